@@ -1,0 +1,86 @@
+"""Build the compiled modules; everything else is in pyproject.toml.
+
+Environment switches, all off by default:
+
+RCMGR_SANITIZE=address,undefined   compile and link with these sanitizers
+RCMGR_COVERAGE=1                   line tracing of the .pyx files, generated C beside them
+RCMGR_DEBUG=1                      no optimisation, debug information, assertions kept
+RCMGR_WERROR=1                     warnings of the C compiler are errors (for our own CI)
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+# module of rcmgr -> the C files it is linked with (headers of ext/ need no entry)
+MODULES: dict[str, list[str]] = {
+}
+
+SANITIZE = os.environ.get("RCMGR_SANITIZE", "")
+COVERAGE = os.environ.get("RCMGR_COVERAGE") == "1"
+DEBUG = os.environ.get("RCMGR_DEBUG") == "1"
+WERROR = os.environ.get("RCMGR_WERROR") == "1"
+
+DIRECTIVES = {
+    "language_level": 3,
+    "binding": True,
+    "embedsignature": True,
+    "freethreading_compatible": True,
+    "auto_pickle": False,
+    "autotestdict": False,
+    "linetrace": COVERAGE,
+}
+
+
+class BuildExt(build_ext):
+    """Choose the flags once the compiler is known."""
+
+    def build_extensions(self) -> None:
+        msvc = self.compiler.compiler_type == "msvc"
+        for extension in self.extensions:
+            extension.extra_compile_args += msvc_flags() if msvc else gcc_flags()
+            if SANITIZE and not msvc:
+                extension.extra_link_args.append(f"-fsanitize={SANITIZE}")
+        super().build_extensions()
+
+
+def msvc_flags() -> list[str]:
+    return ["/std:c11", "/Od" if DEBUG else "/O2", *(["/WX"] if WERROR else [])]
+
+
+def gcc_flags() -> list[str]:
+    flags = ["-std=c11", "-fvisibility=hidden"]
+    flags += ["-O0", "-g3", "-UNDEBUG"] if DEBUG else ["-O3", "-g0"]
+    if SANITIZE:
+        # CPython builds with -fwrapv, which would hide overflow from UBSan
+        flags += [f"-fsanitize={SANITIZE}", "-fno-wrapv", "-fstrict-overflow", "-g"]
+    if WERROR:
+        flags += ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Werror"]
+    return flags
+
+
+def extensions() -> list[Extension]:
+    macros = [("CYTHON_TRACE_NOGIL", "1"), ("CYTHON_USE_SYS_MONITORING", "0")]
+    return cythonize(
+        [
+            Extension(
+                f"rcmgr.{name}",
+                [f"src/rcmgr/{name}.pyx", *sources],
+                include_dirs=["ext"],
+                define_macros=macros if COVERAGE else [],
+            )
+            for name, sources in MODULES.items()
+        ],
+        compiler_directives=DIRECTIVES,
+        include_path=["src"],
+        build_dir=None if COVERAGE else "build/cython",
+        annotate="--annotate" in sys.argv,
+    )
+
+
+setup(ext_modules=extensions(), cmdclass={"build_ext": BuildExt})

@@ -1,0 +1,170 @@
+"""What a denial looks like once somebody asks.
+
+The hot paths answer a refusal with a small value and build none of these. They are made at the
+edge: where an exception has to be raised, or where a person wants to read the reason.
+
+Inside a py-libp2p host the swarm catches `libp2p.rcmgr.exceptions.ResourceLimitExceeded`. Ours is
+a subclass of it as soon as that module is loaded, without importing it ourselves (libp2p takes
+over half a second to import): `link_upstream` replaces the root class below.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Hashable
+from dataclasses import dataclass, fields
+from enum import Enum
+
+__all__ = [
+    "ConnectionLimitExceeded",
+    "ConnectionLimitKind",
+    "MemoryReservationExceeded",
+    "ResourceLimitExceeded",
+    "ResourceScopeClosed",
+    "StreamLimitExceeded",
+    "link_upstream",
+]
+
+_UPSTREAM = "libp2p.rcmgr.exceptions"
+
+
+class ConnectionLimitKind(str, Enum):
+    """Which connection limit refused. The value is the name used in messages, stats and metrics."""
+
+    PENDING_INBOUND = "pending_inbound"
+    PENDING_OUTBOUND = "pending_outbound"
+    ESTABLISHED_INBOUND = "established_inbound"
+    ESTABLISHED_OUTBOUND = "established_outbound"
+    ESTABLISHED_PER_PEER = "established_per_peer"
+    ESTABLISHED_TOTAL = "established_total"
+    CONNECTIONS = "connections"
+    """All connections of the node, pending and established (`ResourceLimits.max_connections`)."""
+
+
+class _LimitRoot(Exception):
+    """Stands in for upstream's ResourceLimitExceeded until libp2p is loaded."""
+
+
+class _ClosedRoot(Exception):
+    """Stands in for upstream's ResourceScopeClosed until libp2p is loaded."""
+
+
+class ResourceLimitExceeded(_LimitRoot):
+    """A limit was reached: nothing was taken, nothing needs to be given back.
+
+    The root of every denial of rcmgr. Caught by `except
+    libp2p.rcmgr.exceptions.ResourceLimitExceeded`. Subclasses are dataclasses whose fields say what
+    happened; the message is made when it is read. They can be pickled.
+    """
+
+    # the attributes upstream's class has, for handlers written against it
+    scope_name: str | None = None
+    resource_type: str | None = None
+    requested: int | None = None
+    available: int | None = None
+
+    def __new__(cls, *args: object, **kwargs: object) -> ResourceLimitExceeded:
+        link_upstream()
+        return super().__new__(cls, *args)
+
+    def __post_init__(self) -> None:
+        # `args` is what pickle rebuilds an exception from
+        self.args = tuple(getattr(self, field.name) for field in fields(self))  # type: ignore[arg-type]
+
+    @property
+    def message(self) -> str:
+        return str(self)
+
+
+@dataclass(eq=False)
+class ConnectionLimitExceeded(ResourceLimitExceeded):
+    """A connection was refused: `current` connections were counted against `limit`."""
+
+    limit: int
+    current: int
+    kind: ConnectionLimitKind
+    connection_id: Hashable | None = None
+    peer_id: Hashable | None = None
+
+    resource_type = "connection"
+
+    def __str__(self) -> str:
+        return (
+            f"Connection limit exceeded: {self.kind.value} "
+            f"(current: {self.current}, limit: {self.limit})"
+        )
+
+
+@dataclass(eq=False)
+class StreamLimitExceeded(ResourceLimitExceeded):
+    """A stream was refused: `current` streams were open against `limit`."""
+
+    limit: int
+    current: int
+    direction: str | None = None
+    peer_id: Hashable | None = None
+
+    resource_type = "stream"
+
+    def __str__(self) -> str:
+        return f"Stream limit exceeded (current: {self.current}, limit: {self.limit})"
+
+
+@dataclass(eq=False)
+class MemoryReservationExceeded(ResourceLimitExceeded):
+    """A reservation of `requested` bytes was refused: `current` of `limit` bytes were reserved."""
+
+    limit: int
+    current: int
+    requested: int
+
+    resource_type = "memory"
+
+    def __str__(self) -> str:
+        return (
+            f"Memory reservation of {self.requested} bytes refused "
+            f"(reserved: {self.current} bytes, limit: {self.limit} bytes)"
+        )
+
+
+class ResourceScopeClosed(_ClosedRoot):
+    """The manager or scope was closed; nothing can be taken from it any more."""
+
+    def __new__(cls, *args: object, **kwargs: object) -> ResourceScopeClosed:
+        link_upstream()
+        return super().__new__(cls, *args)
+
+    def __init__(self, what: str = "resource manager") -> None:
+        self.args = (what,)
+        self.scope_name = what
+
+    @property
+    def message(self) -> str:
+        return str(self)
+
+    def __str__(self) -> str:
+        return f"{self.scope_name} is closed"
+
+
+def link_upstream() -> bool:
+    """Make our errors subclasses of py-libp2p's, if py-libp2p is loaded; True if they are.
+
+    Called whenever an error is made and when a manager is made, so that an error raised inside a
+    host is always caught by the host's own clauses. Idempotent, thread safe, about 100 ns.
+    """
+    upstream = sys.modules.get(_UPSTREAM)
+    if upstream is None:
+        return False
+    for ours, name in (
+        (ResourceLimitExceeded, "ResourceLimitExceeded"),
+        (ResourceScopeClosed, "ResourceScopeClosed"),
+    ):
+        theirs = getattr(upstream, name, None)  # None while that module is still being executed
+        if theirs is None:
+            return False
+        if theirs not in ours.__bases__:
+            ours.__bases__ = (theirs,)
+    return True
+
+
+link_upstream()
