@@ -19,6 +19,8 @@ from setuptools.command.build_ext import build_ext
 
 # module of rcmgr -> the C files it is linked with (headers of ext/ need no entry)
 MODULES: dict[str, list[str]] = {
+    "connection_tracker": [],
+    "counter": [],
 }
 
 SANITIZE = os.environ.get("RCMGR_SANITIZE", "")

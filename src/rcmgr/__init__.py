@@ -1,21 +1,38 @@
-"""rcmgr: a fast resource manager for py-libp2p nodes. Importing it does not import libp2p."""
+"""rcmgr: decides, before a py-libp2p node spends a resource, whether it may.
 
-from __future__ import annotations
+A public name loads its module when it is first used: importing this package costs next to nothing
+and does not import libp2p.
+"""
 
-from .errors import (
-    ConnectionLimitExceeded,
-    ConnectionLimitKind,
-    MemoryReservationExceeded,
-    ResourceLimitExceeded,
-    ResourceScopeClosed,
-    StreamLimitExceeded,
-)
+import importlib
 
-__all__ = [
-    "ConnectionLimitExceeded",
-    "ConnectionLimitKind",
-    "MemoryReservationExceeded",
-    "ResourceLimitExceeded",
-    "ResourceScopeClosed",
-    "StreamLimitExceeded",
-]
+_MODULES = {
+    "connection_lifecycle": ["ConnectionLifecycleManager"],
+    "connection_limits": ["ConnectionLimits"],
+    "connection_scope": ["ConnectionScope"],
+    "connection_tracker": ["ConnectionKind", "ConnectionTracker", "Denial", "TrackerSnapshot"],
+    "errors": [
+        "ConnectionLimitExceeded",
+        "ConnectionLimitKind",
+        "MemoryReservationExceeded",
+        "ResourceLimitExceeded",
+        "ResourceScopeClosed",
+        "StreamLimitExceeded",
+    ],
+    "manager": ["ResourceLimits", "ResourceManager"],
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,130 @@
+/* How many connections are in which state, and whether one more may enter.
+ *
+ * The rules are those of rust-libp2p's connection-limits crate: the direction's limit first, then
+ * the peer's, then the total; a limit refuses when `current >= limit`. Connections of bypassed
+ * peers are exempt: they are present but not counted, and no limit is applied to them (the crate
+ * documents this; its code counts them).
+ *
+ * No Python, no allocation, no system call. Not thread safe: the caller holds a lock. */
+#ifndef RCMGR_CONNECTION_COUNTS_H
+#define RCMGR_CONNECTION_COUNTS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum {
+    RCMGR_PENDING_INBOUND,
+    RCMGR_PENDING_OUTBOUND,
+    RCMGR_ESTABLISHED_INBOUND,
+    RCMGR_ESTABLISHED_OUTBOUND,
+    RCMGR_STATES,
+    RCMGR_CLOSED = RCMGR_STATES,
+};
+
+/* What is limited. The first four are the states; the order is that of ConnectionLimitKind. */
+enum {
+    RCMGR_PER_PEER = RCMGR_STATES,
+    RCMGR_ESTABLISHED_TOTAL,
+    RCMGR_CONNECTIONS, /* pending and established together */
+    RCMGR_LIMITS,
+    RCMGR_ADMITTED = -1,
+};
+
+#define RCMGR_NO_LIMIT INT64_MAX
+
+typedef struct {
+    int64_t at[RCMGR_LIMITS]; /* RCMGR_NO_LIMIT: none */
+} rcmgr_connection_limits;
+
+/* Counted peaks; the same indices as a limit, plus one for everything pending. */
+enum { RCMGR_PEAK_PENDING_TOTAL = RCMGR_LIMITS, RCMGR_PEAKS };
+
+typedef struct {
+    int64_t present[RCMGR_STATES]; /* with the exempt ones */
+    int64_t counted[RCMGR_STATES]; /* without them: what limits are held against */
+    int64_t peak[RCMGR_PEAKS];     /* highest counted value */
+    int64_t denied[RCMGR_LIMITS];
+    int64_t created, established, closed; /* totals since the start */
+} rcmgr_connection_counts;
+
+/* One connection. The two peer_ fields hold for the first connection of a peer's chain only. */
+typedef struct {
+    int64_t since_ns; /* when it entered its state */
+    uint32_t peer_present;
+    unsigned peer_counted : 27;
+    unsigned state : 3;
+    unsigned exempt : 1;
+    unsigned claimed : 1; /* known to the swarm by its id, so reconciliation applies to it */
+} rcmgr_connection_entry;
+
+static inline int64_t rcmgr_counted_pending(const rcmgr_connection_counts *c)
+{
+    return c->counted[RCMGR_PENDING_INBOUND] + c->counted[RCMGR_PENDING_OUTBOUND];
+}
+
+static inline int64_t rcmgr_counted_established(const rcmgr_connection_counts *c)
+{
+    return c->counted[RCMGR_ESTABLISHED_INBOUND] + c->counted[RCMGR_ESTABLISHED_OUTBOUND];
+}
+
+/* What a limit is held against. `of_peer`: the counted connections of the peer in question. */
+static inline int64_t rcmgr_counted(const rcmgr_connection_counts *c, int limit, int64_t of_peer)
+{
+    switch (limit) {
+    case RCMGR_PER_PEER: return of_peer;
+    case RCMGR_ESTABLISHED_TOTAL: return rcmgr_counted_established(c);
+    case RCMGR_CONNECTIONS: return rcmgr_counted_pending(c) + rcmgr_counted_established(c);
+    default: return c->counted[limit];
+    }
+}
+
+/* RCMGR_ADMITTED, or the first limit that refuses one more connection in `state`.
+ * `counted_already`: it is pending and counted, so entering `state` does not add a connection. */
+static inline int rcmgr_refusing_limit(const rcmgr_connection_counts *c,
+                                       const rcmgr_connection_limits *limits, int state,
+                                       int64_t of_peer, bool counted_already)
+{
+    if (c->counted[state] >= limits->at[state])
+        return state;
+    if (state >= RCMGR_ESTABLISHED_INBOUND) {
+        if (of_peer >= limits->at[RCMGR_PER_PEER])
+            return RCMGR_PER_PEER;
+        if (rcmgr_counted_established(c) >= limits->at[RCMGR_ESTABLISHED_TOTAL])
+            return RCMGR_ESTABLISHED_TOTAL;
+    }
+    if (!counted_already
+        && rcmgr_counted(c, RCMGR_CONNECTIONS, 0) >= limits->at[RCMGR_CONNECTIONS])
+        return RCMGR_CONNECTIONS;
+    return RCMGR_ADMITTED;
+}
+
+static inline void rcmgr_raise_peak(int64_t *peak, int64_t value)
+{
+    if (value > *peak)
+        *peak = value;
+}
+
+static inline void rcmgr_enter(rcmgr_connection_counts *c, int state, bool exempt)
+{
+    c->present[state]++;
+    if (state >= RCMGR_ESTABLISHED_INBOUND)
+        c->established++;
+    if (exempt)
+        return;
+    c->counted[state]++;
+    rcmgr_raise_peak(&c->peak[state], c->counted[state]);
+    if (state >= RCMGR_ESTABLISHED_INBOUND)
+        rcmgr_raise_peak(&c->peak[RCMGR_ESTABLISHED_TOTAL], rcmgr_counted_established(c));
+    else
+        rcmgr_raise_peak(&c->peak[RCMGR_PEAK_PENDING_TOTAL], rcmgr_counted_pending(c));
+    rcmgr_raise_peak(&c->peak[RCMGR_CONNECTIONS], rcmgr_counted(c, RCMGR_CONNECTIONS, 0));
+}
+
+static inline void rcmgr_leave(rcmgr_connection_counts *c, int state, bool exempt)
+{
+    c->present[state]--;
+    if (!exempt)
+        c->counted[state]--;
+}
+
+#endif

@@ -1,0 +1,48 @@
+from libc.stdint cimport int64_t, uint32_t
+
+
+cdef extern from "connection_counts.h" nogil:
+    enum:
+        RCMGR_PENDING_INBOUND
+        RCMGR_PENDING_OUTBOUND
+        RCMGR_ESTABLISHED_INBOUND
+        RCMGR_ESTABLISHED_OUTBOUND
+        RCMGR_STATES
+        RCMGR_CLOSED
+        RCMGR_PER_PEER
+        RCMGR_ESTABLISHED_TOTAL
+        RCMGR_CONNECTIONS
+        RCMGR_LIMITS
+        RCMGR_ADMITTED
+        RCMGR_PEAK_PENDING_TOTAL
+    const int64_t RCMGR_NO_LIMIT
+
+    ctypedef struct rcmgr_connection_limits:
+        int64_t[7] at
+
+    ctypedef struct rcmgr_connection_counts:
+        int64_t[4] present
+        int64_t[4] counted
+        int64_t[8] peak
+        int64_t[7] denied
+        int64_t created
+        int64_t established
+        int64_t closed
+
+    ctypedef struct rcmgr_connection_entry:
+        int64_t since_ns
+        uint32_t peer_present
+        unsigned peer_counted
+        unsigned state
+        unsigned exempt
+        unsigned claimed
+
+    int64_t rcmgr_counted_pending(const rcmgr_connection_counts *) noexcept
+    int64_t rcmgr_counted_established(const rcmgr_connection_counts *) noexcept
+    int64_t rcmgr_counted(const rcmgr_connection_counts *, int limit, int64_t of_peer) noexcept
+    int rcmgr_refusing_limit(
+        const rcmgr_connection_counts *, const rcmgr_connection_limits *,
+        int state, int64_t of_peer, bint counted_already) noexcept
+    void rcmgr_raise_peak(int64_t *peak, int64_t value) noexcept
+    void rcmgr_enter(rcmgr_connection_counts *, int state, bint exempt) noexcept
+    void rcmgr_leave(rcmgr_connection_counts *, int state, bint exempt) noexcept

@@ -1,0 +1,79 @@
+"""Limits on connections by their state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+__all__ = ["ConnectionLimits"]
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """How many connections a node may have in each state; the six limits of rust-libp2p's crate.
+
+    Each is a number of connections of 0 or more, or None: no limit. 0 admits nothing. A limit
+    refuses when as many connections as it says exist already. Connections of bypassed peers do not
+    count. Frozen: `with_...` return a changed copy.
+
+    max_established_per_peer: inbound and outbound connections of one peer together.
+    max_established_total: inbound and outbound connections of all peers together.
+
+    Raises TypeError for anything but an int or None, ValueError for a negative number.
+    """
+
+    max_pending_inbound: int | None = None
+    max_pending_outbound: int | None = None
+    max_established_inbound: int | None = None
+    max_established_outbound: int | None = None
+    max_established_per_peer: int | None = None
+    max_established_total: int | None = None
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            check_limit(field.name, getattr(self, field.name))
+
+    def with_max_pending_inbound(self, limit: int | None) -> ConnectionLimits:
+        return replace(self, max_pending_inbound=limit)
+
+    def with_max_pending_outbound(self, limit: int | None) -> ConnectionLimits:
+        return replace(self, max_pending_outbound=limit)
+
+    def with_max_established_inbound(self, limit: int | None) -> ConnectionLimits:
+        return replace(self, max_established_inbound=limit)
+
+    def with_max_established_outbound(self, limit: int | None) -> ConnectionLimits:
+        return replace(self, max_established_outbound=limit)
+
+    def with_max_established_per_peer(self, limit: int | None) -> ConnectionLimits:
+        return replace(self, max_established_per_peer=limit)
+
+    def with_max_established_total(self, limit: int | None) -> ConnectionLimits:
+        return replace(self, max_established_total=limit)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ConnectionLimits:
+        """The limits named in `values`; those not named are None.
+
+        ValueError: an unknown name. TypeError and ValueError as the constructor.
+        """
+        known = [field.name for field in fields(cls)]
+        for name in values:
+            if name not in known:
+                raise ValueError(f"unknown connection limit {name!r}: known are {', '.join(known)}")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, int | None]:
+        """All six limits by name, ready for JSON; None: no limit."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def check_limit(name: str, value: object) -> None:
+    """TypeError or ValueError, naming the field, unless `value` is None or an int of 0 or more."""
+    if value is None:
+        return
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an int or None (no limit), not {value!r}")
+    if value < 0:
+        raise ValueError(f"{name} must be 0 or more, or None (no limit), not {value}")

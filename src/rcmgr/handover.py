@@ -1,0 +1,81 @@
+"""Which calls of py-libp2p's swarm are about the same connection.
+
+For one connection the swarm asks up to three times: `open_connection(None, ...)` before the
+handshake, `open_connection(peer, ...)` after it, and the lifecycle handler of its `add_conn`. No
+call carries anything that names the connection to the others, but the swarm makes them one after
+the other in one task. So what the next call needs is kept in a context variable: each task sees
+only its own.
+
+TCP, WebSocket: pending, open(peer), lifecycle. QUIC: (outbound: pending), lifecycle, open(peer).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from contextvars import ContextVar
+from typing import Any
+
+from rcmgr.connection_tracker import ConnectionRecord, ConnectionTracker
+from rcmgr.peers import peer_key
+
+__all__ = ["Handover"]
+
+_Stack = tuple[ConnectionRecord, Any] | None  # the record on top, and the stack below it
+
+# Pending connections that this task opened, the latest first.
+_pending: ContextVar[_Stack] = ContextVar("rcmgr_pending", default=None)
+# The connection this task established last, if one of scope and swarm does not know it yet.
+_established: ContextVar[ConnectionRecord | None] = ContextVar("rcmgr_established", default=None)
+
+
+class Handover:
+    """Passes a tracker's connections from one call of a task to the next."""
+
+    def __init__(self, tracker: ConnectionTracker) -> None:
+        self._tracker = tracker
+
+    def offer_pending(self, record: ConnectionRecord) -> None:
+        """The handshake of `record` begins in this task."""
+        _pending.set((record, _still_pending(_pending.get())))
+        _established.set(None)
+
+    def take_pending(self, inbound: bool) -> ConnectionRecord | None:
+        """The connection whose handshake this task has under way, if it has that direction."""
+        top = _still_pending(_pending.get())
+        if top is None:
+            return None
+        record = top[0]
+        if record.is_inbound != inbound or not self._tracker.holds(record):
+            return None
+        return record
+
+    def offer_established(self, record: ConnectionRecord) -> None:
+        """`record` was established for a scope, or for the swarm: the other one asks next."""
+        _established.set(record)
+
+    def take_established(
+        self, peer_id: Hashable, inbound: bool, *, claimed: bool
+    ) -> ConnectionRecord | None:
+        """What this task established just before, if it is of that peer and direction.
+
+        claimed: one that the swarm knows already (and has no scope yet); else one that only has a
+        scope yet.
+        """
+        record = _established.get()
+        if record is None:
+            return None
+        _established.set(None)
+        if (
+            record.is_claimed != claimed
+            or record.is_inbound != inbound
+            or peer_key(record.peer_id) != peer_key(peer_id)
+            or not self._tracker.holds(record)
+        ):
+            return None
+        return record
+
+
+def _still_pending(top: _Stack) -> _Stack:
+    while top is not None and not top[0].is_pending:
+        top = top[1]
+    return top

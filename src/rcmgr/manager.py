@@ -1,0 +1,313 @@
+"""The one object that a host holds."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from rcmgr.connection_lifecycle import ConnectionLifecycleManager
+from rcmgr.connection_limits import ConnectionLimits, check_limit
+from rcmgr.connection_scope import ConnectionScope
+from rcmgr.connection_tracker import ConnectionTracker
+from rcmgr.counter import Counter
+from rcmgr.denials import DenialLog
+from rcmgr.errors import (
+    MemoryReservationExceeded,
+    ResourceLimitExceeded,
+    ResourceScopeClosed,
+    StreamLimitExceeded,
+    link_upstream,
+)
+from rcmgr.handover import Handover
+from rcmgr.peers import peer_from_any
+
+__all__ = ["ResourceLimits", "ResourceManager"]
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceLimits:
+    """The limits of a whole node, with py-libp2p's names and defaults.
+
+    max_connections: pending and established connections together; None: no limit.
+    max_memory_mb: MiB that may be reserved with `acquire_memory`; None: no limit.
+    max_streams: streams open at once. py-libp2p's swarm makes a semaphore of this size when it gets
+        the manager, and so it must be a number.
+
+    TypeError: not an int (or None where that is allowed). ValueError: negative.
+    """
+
+    max_connections: int | None = 1000
+    max_memory_mb: int | None = 512
+    max_streams: int = 10000
+
+    def __post_init__(self) -> None:
+        check_limit("max_connections", self.max_connections)
+        check_limit("max_memory_mb", self.max_memory_mb)
+        check_limit("max_streams", self.max_streams)
+        if self.max_streams is None:
+            raise TypeError("max_streams must be an int, not None: the swarm needs a number")
+
+    @property
+    def max_memory_bytes(self) -> int | None:
+        return None if self.max_memory_mb is None else self.max_memory_mb * 1024 * 1024
+
+
+class ResourceManager:
+    """Decides for a node, before a resource is spent, whether it may be.
+
+    Give it to `libp2p.new_host(resource_manager=...)` or `new_swarm`.
+
+    connection_limits: limits by connection state; default none.
+    limits: limits of the whole node; default `ResourceLimits()`.
+    allowlist: peers (`ID`, bytes or base58 text) whose connections and streams are never denied;
+        their connections count toward no limit.
+
+    The methods that a swarm calls are O(1), never block and are thread safe. A denial is a return
+    value (None or False); `last_denial` and `denials` have the reasons.
+    """
+
+    # py-libp2p's swarm reads this attribute; None: the swarm starts no recovery task
+    graceful_degradation: Any = None
+
+    def __init__(
+        self,
+        connection_limits: ConnectionLimits | None = None,
+        limits: ResourceLimits | None = None,
+        allowlist: Iterable[Hashable] = (),
+    ) -> None:
+        link_upstream()
+        self.denials = DenialLog()
+        self.connection_tracker = ConnectionTracker()
+        self._handover = Handover(self.connection_tracker)
+        self.connection_lifecycle = ConnectionLifecycleManager(
+            self.connection_tracker,
+            ConnectionLimits() if connection_limits is None else connection_limits,
+            denials=self.denials,
+            handover=self._handover,
+        )
+        self._streams = Counter()
+        self._memory = Counter()
+        self.limits = ResourceLimits() if limits is None else limits
+        self._ids = itertools.count(1)
+        self._closed = False
+        if isinstance(allowlist, str | bytes):
+            raise TypeError(f"allowlist must be a collection of peers, not {allowlist!r}")
+        for peer in allowlist:
+            self.add_allowed_peer(peer)
+
+    # -- limits --------------------------------------------------------------------------------
+
+    @property
+    def connection_limits(self) -> ConnectionLimits:
+        """Limits by connection state. May be set; holds for new connections only."""
+        return self.connection_lifecycle.limits
+
+    @connection_limits.setter
+    def connection_limits(self, limits: ConnectionLimits) -> None:
+        if not isinstance(limits, ConnectionLimits):
+            raise TypeError(f"connection_limits must be a ConnectionLimits, not {limits!r}")
+        self.connection_lifecycle.limits = limits
+
+    @property
+    def limits(self) -> ResourceLimits:
+        """Limits of the whole node. May be set; holds for what is asked from then on.
+
+        The swarm has read `max_streams` by then: above it streams wait instead of being denied.
+        """
+        return self._limits
+
+    @limits.setter
+    def limits(self, limits: ResourceLimits) -> None:
+        if not isinstance(limits, ResourceLimits):
+            raise TypeError(f"limits must be a ResourceLimits, not {limits!r}")
+        self._limits = limits
+        self.connection_tracker.max_connections = limits.max_connections
+        self._streams.limit = limits.max_streams
+        self._memory.limit = limits.max_memory_bytes
+
+    def add_allowed_peer(self, peer_id: Hashable) -> None:
+        """From now on, no limit is applied to connections and streams of this peer."""
+        self.connection_tracker.add_bypass_peer(peer_from_any(peer_id))
+
+    def remove_allowed_peer(self, peer_id: Hashable) -> bool:
+        """New connections and streams of this peer are limited again; False if it was not allowed.
+        """
+        return self.connection_tracker.remove_bypass_peer(peer_from_any(peer_id))
+
+    # -- connections ---------------------------------------------------------------------------
+
+    def open_connection(
+        self,
+        peer_id: Hashable | None = None,
+        endpoint_ip: str | None = None,
+        direction: Any = "inbound",
+    ) -> ConnectionScope | None:
+        """Ask for a connection; the scope that holds it, or None: denied.
+
+        Without a peer id: before the handshake, and the scope holds a pending connection. With one:
+        after the handshake. Then the connection that this task has pending in that direction
+        becomes established, or one that the lifecycle handler admitted just before is taken over;
+        without either the connection is new. Never raises for a limit, and denies when the manager
+        is closed (the swarm takes an exception for consent).
+
+        direction: "inbound", or a `Direction`; anything else is outbound. endpoint_ip: the remote
+        address; no limit depends on it.
+        """
+        if self._closed:
+            return None
+        inbound = _is_inbound(direction)
+        if peer_id is None:
+            return self._open_pending(inbound)
+        return self._open_established(peer_from_any(peer_id), inbound)
+
+    def _open_pending(self, inbound: bool) -> ConnectionScope | None:
+        tracker = self.connection_tracker
+        connection_id = f"conn-{next(self._ids)}"
+        admit = tracker.admit_pending_inbound if inbound else tracker.admit_pending_outbound
+        denial = admit(connection_id, self.connection_limits)
+        if denial is not None:
+            self.denials.add(denial.to_error, connection_id, None)
+            return None
+        record = tracker.get_connection(connection_id)
+        if record is None:  # closed by another thread in between
+            return None
+        self._handover.offer_pending(record)
+        return ConnectionScope(tracker, record, only_pending=True)
+
+    def _open_established(self, peer_id: Hashable, inbound: bool) -> ConnectionScope | None:
+        tracker = self.connection_tracker
+        record = self._handover.take_established(peer_id, inbound, claimed=True)
+        if record is None:
+            pending = self._handover.take_pending(inbound)
+            if pending is None:
+                connection_id: Hashable = f"conn-{next(self._ids)}"
+            else:
+                connection_id = pending.connection_id
+            admit = (
+                tracker.admit_established_inbound if inbound else tracker.admit_established_outbound
+            )
+            denial = admit(connection_id, peer_id, self.connection_limits, owned=True)
+            if denial is not None:
+                self.denials.add(denial.to_error, connection_id, peer_id)
+                return None
+            record = tracker.get_connection(connection_id)
+            if record is None:  # closed by another thread in between
+                return None
+            self._handover.offer_established(record)
+        return ConnectionScope(tracker, record, only_pending=False)
+
+    # -- streams and memory --------------------------------------------------------------------
+
+    def acquire_stream(self, peer_id: Hashable, direction: Any) -> bool:
+        """Take a stream of this peer; False: denied.
+
+        ResourceScopeClosed: the manager is closed.
+        """
+        self._check_open()
+        exempt = len(self.connection_tracker.bypass_peers) > 0 and (
+            self.connection_tracker.is_bypassed(peer_from_any(peer_id))
+        )
+        if self._streams.take(exempt=exempt):
+            return True
+        streams = self._streams
+        self.denials.add(
+            StreamLimitExceeded,
+            streams.limit,
+            streams.used,
+            "inbound" if _is_inbound(direction) else "outbound",
+            peer_id,
+        )
+        return False
+
+    def release_stream(self, peer_id: Hashable, direction: Any) -> None:
+        """Give a stream back; more than were taken is ignored."""
+        self._streams.give()
+
+    def acquire_memory(self, size: int) -> bool:
+        """Reserve `size` bytes; False: denied.
+
+        ValueError: negative. ResourceScopeClosed: the manager is closed.
+        """
+        self._check_open()
+        if self._memory.take(size):
+            return True
+        memory = self._memory
+        self.denials.add(MemoryReservationExceeded, memory.limit, memory.used, size)
+        return False
+
+    def release_memory(self, size: int) -> None:
+        """Give back reserved bytes; more than were reserved is ignored. ValueError: negative."""
+        self._memory.give(size)
+
+    # -- what there is -------------------------------------------------------------------------
+
+    @property
+    def last_denial(self) -> ResourceLimitExceeded | None:
+        """The error that describes the latest denial; None if nothing was denied yet."""
+        return self.denials.last
+
+    def get_stats(self) -> dict[str, Any]:
+        """Usage, limits, peaks and denials now; ready for JSON.
+
+        "connections", "memory_bytes", "streams" and "limits" are those of libp2p.rcmgr;
+        "connections" are pending and established ones together.
+        """
+        tracker = self.connection_tracker.snapshot()
+        denied = dict(tracker.denied)
+        for kind, counter in (("streams", self._streams), ("memory", self._memory)):
+            if counter.denied:
+                denied[kind] = counter.denied
+        return {
+            "connections": tracker.pending_total + tracker.established_total,
+            "memory_bytes": self._memory.used,
+            "streams": self._streams.used,
+            "limits": {
+                "max_connections": self.limits.max_connections,
+                "max_memory_bytes": self.limits.max_memory_bytes,
+                "max_streams": self.limits.max_streams,
+                **self.connection_limits.to_dict(),
+            },
+            "connection_states": {
+                "pending_inbound": tracker.pending_inbound,
+                "pending_outbound": tracker.pending_outbound,
+                "established_inbound": tracker.established_inbound,
+                "established_outbound": tracker.established_outbound,
+            },
+            "peers": tracker.peers,
+            "peak_connections": tracker.peak_connections,
+            "peak_memory_bytes": self._memory.peak,
+            "peak_streams": self._streams.peak,
+            "streams_admitted": self._streams.admitted,
+            "streams_denied": self._streams.denied,
+            "over_released": {
+                "streams": self._streams.over_released,
+                "memory_bytes": self._memory.over_released,
+            },
+            "denied": denied,
+        }
+
+    # -- the end -------------------------------------------------------------------------------
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def close(self) -> None:
+        """Deny everything from now on and forget what is held; scopes may still be closed."""
+        self._closed = True
+        self.connection_tracker.clear()
+        self._streams.clear()
+        self._memory.clear()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ResourceScopeClosed
+
+    def __repr__(self) -> str:
+        return f"ResourceManager({self.connection_tracker!r}, streams={self._streams.used})"
+
+
+def _is_inbound(direction: Any) -> bool:
+    return str(getattr(direction, "name", direction)).lower() == "inbound"
