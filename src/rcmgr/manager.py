@@ -7,7 +7,6 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from rcmgr.connection_lifecycle import ConnectionLifecycleManager
 from rcmgr.connection_limits import ConnectionLimits, check_limit
 from rcmgr.connection_scope import ConnectionScope
 from rcmgr.connection_tracker import ConnectionTracker
@@ -20,7 +19,7 @@ from rcmgr.errors import (
     StreamLimitExceeded,
     link_upstream,
 )
-from rcmgr.handover import Handover
+from rcmgr.handover import Handover, HostLifecycle
 from rcmgr.host_watch import HostWatch
 from rcmgr.peers import peer_from_any
 
@@ -80,7 +79,7 @@ class ResourceManager:
         self.denials = DenialLog()
         self.connection_tracker = ConnectionTracker()
         self._handover = Handover(self.connection_tracker)
-        self.connection_lifecycle = ConnectionLifecycleManager(
+        self.connection_lifecycle = HostLifecycle(
             self.connection_tracker,
             ConnectionLimits() if connection_limits is None else connection_limits,
             denials=self.denials,
