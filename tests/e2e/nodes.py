@@ -23,7 +23,7 @@ LISTEN = {
     "ws": "/ip4/127.0.0.1/tcp/0/ws",
     "quic": "/ip4/127.0.0.1/udp/0/quic-v1",
 }
-UPGRADE_TIMEOUT = 1.0
+SHORT = 0.5  # seconds a handshake may take, in tests that let one stall
 
 
 @dataclass
@@ -80,6 +80,7 @@ async def running_node(
     node_limits: ResourceLimits | None = None,
     key_pair: KeyPair | None = None,
     allowlist: tuple[ID, ...] = (),
+    upgrade_timeout: float = 10.0,
 ) -> AsyncIterator[Node]:
     manager = ResourceManager(node_limits, allowlist, connection_limits=limits)
     host = new_host(
@@ -94,8 +95,8 @@ async def running_node(
             high_watermark=10_000,
             max_connections=10_000,
             max_connections_per_peer=10_000,
-            inbound_upgrade_timeout=UPGRADE_TIMEOUT,
-            outbound_upgrade_timeout=UPGRADE_TIMEOUT,
+            inbound_upgrade_timeout=upgrade_timeout,
+            outbound_upgrade_timeout=upgrade_timeout,
         ),
     )
     host.get_network().retry_config = RetryConfig(max_retries=0)
