@@ -84,6 +84,7 @@ class Visitor:
         finally:
             with trio.CancelScope(shield=True):
                 await end(process)
+            self.holding = 0
 
     async def go(self) -> None:
         await self._say("go")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections import Counter
@@ -12,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import click
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .stage import Run
     from .watch import Row
 
+BAR_WIDTH = 14
 LINE_EVERY = 1.0
 """Seconds between two lines of plain or JSON output."""
 
@@ -120,31 +121,33 @@ class LiveTable:
 
     def summary(self, run: Run, status: int) -> None:
         self._live.stop()
-        self._console.print(self._picture(run))
+        verdict = Table.grid(padding=(0, 1))
+        verdict.add_column(justify="right", min_width=7)
+        verdict.add_column()
         for mark, line in verdict_lines(run, status):
-            style = {"ok": "green", "FAILED": "bold red"}.get(mark, "")
-            self._console.print(Text.assemble((f"{mark:>6}  ", style), line))
+            style = {"ok": "green", "FAILED": "bold red"}.get(mark, "dim")
+            verdict.add_row(Text(mark, style), line)
+        self._console.print(self._picture(run), "", verdict)
 
     def _picture(self, run: Run) -> Group:
-        facts = Table.grid(padding=(0, 2))
-        facts.add_column(style="dim", no_wrap=True)
-        facts.add_column()
-        facts.add_row("honest peer", honest_peer(run))
-        denial = run.watch.last_denial()
-        facts.add_row("last denial", denial or "none yet")
+        facts = (
+            Text.assemble((" honest peer: ", "dim"), honest_peer(run)),
+            Text.assemble((" denial: ", "dim"), run.watch.last_denial() or "none yet"),
+        )
         title = Text.assemble((" rcmgr demo ", "bold reverse"), " ", headline(run))
-        parts: list[Any] = [title, Text(f" {state(run)}", "dim"), limits_table(run.rows())]
+        bar = "#+." if self._console.options.ascii_only else "█▒·"
+        parts: list[Any] = [title, Text(f" {state(run)}"), "", limits_table(run.rows(), bar), ""]
         if run.attackers:
-            parts.append(attackers_table(run))
-        return Group(*parts, facts)
+            parts += [attackers_table(run), ""]
+        return Group(*parts, *facts)
 
 
-def limits_table(rows: list[Row]) -> Table:
+def limits_table(rows: list[Row], bar: str) -> Table:
     table = Table(box=None, padding=(0, 1), header_style="dim")
     table.add_column("limit on", no_wrap=True)
     for name in ("now", "peak", "limit"):
         table.add_column(name, justify="right", min_width=5)
-    table.add_column("now of limit", width=14)
+    table.add_column(f"{bar[0]} now {bar[1]} peak", width=BAR_WIDTH)
     table.add_column("admitted", justify="right", min_width=8)
     table.add_column("denied", justify="right", min_width=8)
     for row in rows:
@@ -154,14 +157,21 @@ def limits_table(rows: list[Row]) -> Table:
             str(row.now),
             Text(str(row.peak), peak_style),
             limit_text(row.limit),
-            ProgressBar(
-                total=row.limit or 1, completed=row.now if row.limit else 0, width=14,
-                complete_style="cyan", finished_style="yellow",
-            ),
+            Text(filled(row, bar), "cyan"),
             str(row.admitted),
             Text(str(row.denied), "red" if row.denied else "dim"),
         )
     return table
+
+
+def filled(row: Row, bar: str) -> str:
+    """The bar of a limit: up to now, from there to the peak, from there to the limit."""
+    if not row.limit:
+        return ""
+    now, peak = (
+        min(BAR_WIDTH, math.ceil(BAR_WIDTH * count / row.limit)) for count in (row.now, row.peak)
+    )
+    return bar[0] * now + bar[1] * (peak - now) + bar[2] * (BAR_WIDTH - peak)
 
 
 def attackers_table(run: Run) -> Table:

@@ -220,6 +220,9 @@ class StockWatch:
     def remarks(self) -> list[str]:
         configured, now = self._limits.resources.max_connections, self.manager.limits
         remarks = []
+        counted, live = self.manager.connections.now, self._view.measure()["established_total"]
+        if counted > live:
+            remarks.append(f"libp2p.rcmgr counts {counted} connections, the swarm has {live}.")
         if configured is not None and now.max_connections < configured:
             remarks.append(
                 f"libp2p.rcmgr itself lowered max_connections from {configured} to "
