@@ -21,6 +21,7 @@ from rcmgr.errors import (
     link_upstream,
 )
 from rcmgr.handover import Handover
+from rcmgr.host_watch import HostWatch
 from rcmgr.peers import peer_from_any
 
 __all__ = ["ResourceLimits", "ResourceManager"]
@@ -68,9 +69,6 @@ class ResourceManager:
     value (None or False); `last_denial` and `denials` have the reasons.
     """
 
-    # py-libp2p's swarm reads this attribute; None: the swarm starts no recovery task
-    graceful_degradation: Any = None
-
     def __init__(
         self,
         connection_limits: ConnectionLimits | None = None,
@@ -92,6 +90,8 @@ class ResourceManager:
         self.limits = ResourceLimits() if limits is None else limits
         self._ids = itertools.count(1)
         self._closed = False
+        # the name under which the swarm starts it
+        self.graceful_degradation = HostWatch(self._forget_connections)
         if isinstance(allowlist, str | bytes):
             raise TypeError(f"allowlist must be a collection of peers, not {allowlist!r}")
         for peer in allowlist:
@@ -297,9 +297,12 @@ class ResourceManager:
     def close(self) -> None:
         """Deny everything from now on and forget what is held; scopes may still be closed."""
         self._closed = True
+        self._forget_connections()
+        self._memory.clear()
+
+    def _forget_connections(self) -> None:
         self.connection_tracker.clear()
         self._streams.clear()
-        self._memory.clear()
 
     def _check_open(self) -> None:
         if self._closed:
