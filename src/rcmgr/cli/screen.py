@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import textwrap
 import time
 from collections import Counter
 from dataclasses import asdict
@@ -256,7 +257,8 @@ class PlainLines:
             click.echo(f"{role}: {told['tried']} tries, {told['refused']} refused")
         click.echo(f"last denial: {run.watch.last_denial() or 'none'}\n")
         for mark, line in verdict_lines(run, status):
-            click.echo(f"{mark:>6}  {line}")
+            indent = f"{mark:>6}  "
+            click.echo(textwrap.fill(line, 80, initial_indent=indent, subsequent_indent=" " * 8))
 
 
 class JsonLines:

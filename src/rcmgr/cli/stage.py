@@ -76,6 +76,8 @@ class Run:
     """Seconds of attack."""
     signal: int | None = None
     """The signal that ended the attack early."""
+    trouble: str | None = None
+    """Why it could not start."""
     honest: Visitor = field(default_factory=lambda: Visitor(visitors.HONEST))
     attackers: list[Visitor] = field(default_factory=list)
     checks: list[Check] = field(default_factory=list)
@@ -114,7 +116,7 @@ async def perform(play: Play, show: Callable[[Run], None]) -> Run:
     run = Run(play, watch, view)
     run.attackers = [Visitor(ATTACKS[i % len(ATTACKS)]) for i in range(play.attackers)]
     attack = trio.CancelScope()
-    failure: list[Exception] = []  # handed out by hand: a nursery would wrap it in a group
+    print_errors: list[OSError] = []  # handed out by hand: a nursery would wrap it in a group
 
     async def keep_showing() -> None:
         try:
@@ -122,20 +124,19 @@ async def perform(play: Play, show: Callable[[Run], None]) -> Run:
                 show(run)
                 await trio.sleep(REDRAW_EVERY)
         except OSError as error:
-            failure.append(error)
+            print_errors.append(error)
             nursery.cancel_scope.cancel()
 
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(heed_signals, signals, run, attack, nursery.cancel_scope)
             nursery.start_soon(keep_showing)
-            try:
-                await set_stage(run, attack)
-            except CannotStart as error:
-                failure.append(error)
+            await set_stage(run, attack)
             nursery.cancel_scope.cancel()
-    if failure:
-        raise failure[0]
+    if print_errors:
+        raise print_errors[0]
+    if run.trouble is not None:
+        raise CannotStart(run.trouble)
     return run
 
 
@@ -145,6 +146,7 @@ async def heed_signals(
     async for number in signals:
         if run.signal is not None:
             everything.cancel()
+            return
         run.signal = number
         attack.cancel()
 
@@ -177,31 +179,32 @@ async def set_stage(run: Run, attack: trio.CancelScope) -> None:
             for visitor in run.visitors:
                 await nursery.start(visitor.visit, target)
             with attack:
-                await everybody_ready(run)
-                for visitor in run.visitors:
-                    await visitor.go()
-                await under_attack(run, swarm)
+                run.trouble = await wait_for_everybody(run)
+                if run.trouble is None:
+                    for visitor in run.visitors:
+                        await visitor.go()
+                    await under_attack(run, swarm)
             if run.phase != "starting":
                 await take_stock(run)
             nursery.cancel_scope.cancel()
 
 
-async def everybody_ready(run: Run) -> None:
+async def wait_for_everybody(run: Run) -> str | None:
+    """None when all visitors are ready, or why that will not be."""
     with trio.move_on_after(STARTS_WITHIN):
-        while not all(visitor.ready for visitor in run.visitors):
-            for visitor in run.visitors:
-                if visitor.lost is not None:
-                    denial = run.watch.last_denial()
-                    because = f"; last denial: {denial}" if denial else ""
-                    raise CannotStart(
-                        f"the honest peer could not connect ({visitor.lost}){because}"
-                    )
-                if visitor.died is not None:
-                    raise CannotStart(f"the process {visitor.role!r} ended: {visitor.died}")
-            await trio.sleep(0.05)
-        return
+        everybody = run.visitors
+        await until(
+            lambda: all(visitor.ready for visitor in everybody) or any(map(is_gone, everybody))
+        )
+    for visitor in run.visitors:
+        if visitor.lost is not None:
+            denial = run.watch.last_denial()
+            because = "" if denial is None else f"; last denial: {denial}"
+            return f"the honest peer could not connect ({visitor.lost}){because}"
+        if visitor.died is not None:
+            return f"the process {visitor.role!r} ended: {visitor.died}"
     late = ", ".join(visitor.role for visitor in run.visitors if not visitor.ready)
-    raise CannotStart(f"not ready after {STARTS_WITHIN:.0f} s: {late}")
+    return f"not ready after {STARTS_WITHIN:.0f} s: {late}" if late else None
 
 
 async def under_attack(run: Run, swarm: Any) -> None:
