@@ -112,7 +112,7 @@ async def test_the_honest_peer_is_served_if_it_hears_another_pong(autojump_clock
         nursery.start_soon(pong)
         check = await stage.still_served(run)
     assert check.held
-    assert check.detail.startswith("1 of its pings")
+    assert check.detail.startswith("1 pings")
 
 
 async def test_the_honest_peer_without_a_pong_is_not_served(autojump_clock: Any) -> None:

@@ -130,6 +130,10 @@ class LiveTable:
             verdict.add_row(Text(mark, style), line)
         self._console.print(self._picture(run), "", verdict)
 
+    @staticmethod
+    def _hint(run: Run) -> str:
+        return "; Ctrl-C ends it" if run.phase == "under attack" and run.signal is None else ""
+
     def _picture(self, run: Run) -> Group:
         facts = (
             Text.assemble((" honest peer: ", "dim"), honest_peer(run)),
@@ -137,7 +141,7 @@ class LiveTable:
         )
         title = Text.assemble((" rcmgr demo ", "bold reverse"), " ", headline(run))
         bar = "#+." if self._console.options.ascii_only else "█▒·"
-        parts: list[Any] = [title, Text(f" {state(run)}"), "", limits_table(run.rows(), bar), ""]
+        parts: list[Any] = [title, Text(f" {state(run)}{self._hint(run)}"), "", limits_table(run.rows(), bar), ""]
         if run.attackers:
             parts += [attackers_table(run), ""]
         return Group(*parts, *facts)

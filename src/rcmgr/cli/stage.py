@@ -283,7 +283,7 @@ async def still_served(run: Run) -> Check:
         return Check(what, False, f"no answer to its last ping within {PONG_WITHIN:.0f} s")
     if honest.peer_id is None or not run.view.has(ID.from_base58(honest.peer_id)):
         return Check(what, False, "the host has no connection to it any more")
-    return Check(what, True, f"{len(honest.pings_ms)} of its pings answered on one stream")
+    return Check(what, True, f"{len(honest.pings_ms)} pings answered on one stream")
 
 
 async def until(true: Callable[[], bool]) -> None:
