@@ -60,10 +60,10 @@ class ResourceManager:
 
     Give it to `libp2p.new_host(resource_manager=...)` or `new_swarm`.
 
-    connection_limits: limits by connection state; default none.
     limits: limits of the whole node; default `ResourceLimits()`.
     allowlist: peers (`ID`, bytes or base58 text) whose connections and streams are never denied;
-        their connections count toward no limit.
+        their connections count toward no limit. Default none.
+    connection_limits: limits by connection state; default none.
 
     The methods that a swarm calls are O(1), never block and are thread safe. A denial is a return
     value (None or False); `last_denial` and `denials` have the reasons.
@@ -71,9 +71,10 @@ class ResourceManager:
 
     def __init__(
         self,
-        connection_limits: ConnectionLimits | None = None,
         limits: ResourceLimits | None = None,
-        allowlist: Iterable[Hashable] = (),
+        allowlist: Iterable[Hashable] | None = None,
+        *,
+        connection_limits: ConnectionLimits | None = None,
     ) -> None:
         link_upstream()
         self.denials = DenialLog()
@@ -94,7 +95,7 @@ class ResourceManager:
         self.graceful_degradation = HostWatch(self._forget_connections)
         if isinstance(allowlist, str | bytes):
             raise TypeError(f"allowlist must be a collection of peers, not {allowlist!r}")
-        for peer in allowlist:
+        for peer in allowlist or ():
             self.add_allowed_peer(peer)
 
     # -- limits --------------------------------------------------------------------------------
