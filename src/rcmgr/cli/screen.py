@@ -141,7 +141,8 @@ class LiveTable:
         )
         title = Text.assemble((" rcmgr demo ", "bold reverse"), " ", headline(run))
         bar = "#+." if self._console.options.ascii_only else "█▒·"
-        parts: list[Any] = [title, Text(f" {state(run)}{self._hint(run)}"), "", limits_table(run.rows(), bar), ""]
+        now = Text(f" {state(run)}{self._hint(run)}")
+        parts: list[Any] = [title, now, "", limits_table(run.rows(), bar), ""]
         if run.attackers:
             parts += [attackers_table(run), ""]
         return Group(*parts, *facts)

@@ -125,7 +125,9 @@ class GuardedWatch:
     title = "rcmgr"
 
     def __init__(self, limits: Limits) -> None:
-        self.manager = ResourceManager(limits.connections, limits.resources)
+        self.manager = ResourceManager(
+            connection_limits=limits.connections, limits=limits.resources
+        )
 
     def rows(self) -> list[Row]:
         tracker = self.manager.connection_tracker
