@@ -127,13 +127,16 @@ class _Lifecycle:
             )
 
     def run(self, n: int) -> None:
+        drive(self._connect_and_close(n))
+
+    async def _connect_and_close(self, n: int) -> None:
         pend = self.lifecycle.handle_pending_inbound_connection
         establish = self.lifecycle.handle_established_inbound_connection
         close = self.lifecycle.handle_connection_closed
         for connection_id, peer in zip(self.ids[:n], self.peers[:n], strict=True):
-            drive(pend(connection_id, None, None))
-            drive(establish(connection_id, peer, None, None))
-            drive(close(connection_id, peer))
+            await pend(connection_id, None, None)
+            await establish(connection_id, peer, None, None)
+            await close(connection_id, peer)
 
 
 class RcmgrLifecycle(_Lifecycle):
@@ -205,6 +208,9 @@ class _Manager:
             )
 
     def run(self, n: int) -> None:
+        drive(self._connect_and_close(n))
+
+    async def _connect_and_close(self, n: int) -> None:
         """What the swarm asks for one TCP connection, in its order."""
         manager = self.manager
         lifecycle = manager.connection_lifecycle
@@ -212,9 +218,7 @@ class _Manager:
             before = manager.open_connection(None, endpoint_ip="192.0.2.1", direction="inbound")
             scope = manager.open_connection(peer, endpoint_ip="192.0.2.1", direction="inbound")
             before.close()
-            drive(
-                lifecycle.handle_established_inbound_connection(connection_id, peer, None, None)
-            )
+            await lifecycle.handle_established_inbound_connection(connection_id, peer, None, None)
             scope.close()
             lifecycle.notify_connection_closed(connection_id, peer)
 

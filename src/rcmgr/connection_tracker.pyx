@@ -184,6 +184,17 @@ cdef inline ConnectionRecord new_record(object connection_id, object peer_id):
     return record
 
 
+cdef inline bint slot_of(
+        rcmgr_table *table, uint64_t hashed, ConnectionRecord record, size_t *at) noexcept:
+    """Where this very record is in the table; False if it is not."""
+    at[0] = rcmgr_table_home(table, hashed)
+    while rcmgr_table_match(table, hashed, at):
+        if table.slots[at[0]].item is <void *>record:
+            return True
+        at[0] = rcmgr_table_after(table, at[0])
+    return False
+
+
 cdef inline uint64_t hash_of(object key) except? 0:
     return rcmgr_table_mix(PyObject_Hash(key))
 
@@ -229,6 +240,7 @@ class TrackerSnapshot:
 
 
 @cython.final
+@cython.binding(False)  # 5 ns less per call; the clinic format keeps signatures
 cdef class ConnectionTracker:
     """The states of a node's connections, their counts, and admission against limits.
 
@@ -787,7 +799,9 @@ cdef class ConnectionTracker:
                 return False
             if established:
                 key = peer_key(record.peer)
-                head = self._find(&self._peers, hash_of(key), key, &peer_at)
+                head = record
+                if not slot_of(&self._peers, hash_of(key), record, &peer_at):
+                    head = self._find(&self._peers, hash_of(key), key, &peer_at)
             if changes == self._changes():
                 break
         rcmgr_table_remove(&self._connections, at)
@@ -819,11 +833,13 @@ cdef class ConnectionTracker:
         at[0] = rcmgr_table_home(table, hashed)
         while rcmgr_table_match(table, hashed, at):
             held = <PyObject *>table.slots[at[0]].item
-            if table is &self._connections:
-                other = (<ConnectionRecord>held).id
-            else:
-                other = peer_key((<ConnectionRecord>held).peer)
             changes = table.changes
+            if table is not &self._connections:
+                other = peer_key((<ConnectionRecord>held).peer)
+            elif (<ConnectionRecord>held).id is key:
+                return <ConnectionRecord>held
+            else:
+                other = (<ConnectionRecord>held).id
             same = PyObject_RichCompareBool(other, key, Py_EQ)
             if changes != table.changes:
                 at[0] = rcmgr_table_home(table, hashed)
@@ -840,21 +856,17 @@ cdef class ConnectionTracker:
             changes = self._connections.changes
             hashed = hash_of(record.id)
             if changes == self._connections.changes:
-                break
-        at[0] = rcmgr_table_home(&self._connections, hashed)
-        while rcmgr_table_match(&self._connections, hashed, at):
-            if self._connections.slots[at[0]].item is <void *>record:
-                return True
-            at[0] = rcmgr_table_after(&self._connections, at[0])
-        return False
+                return slot_of(&self._connections, hashed, record, at)
 
-    cdef int _fit(self, rcmgr_table *table) except -1:
+    cdef inline int _fit(self, rcmgr_table *table) except -1:
         """Have room for one more, and not much more than is needed."""
         cdef size_t wanted = rcmgr_table_wanted_slots(table)
-        cdef rcmgr_slot *slots
-        if table.slots is not NULL and wanted == table.mask + 1:
-            return 0
-        slots = <rcmgr_slot *>PyMem_RawCalloc(wanted, sizeof(rcmgr_slot))
+        if table.slots is NULL or wanted != table.mask + 1:
+            self._resize(table, wanted)
+        return 0
+
+    cdef int _resize(self, rcmgr_table *table, size_t wanted) except -1:
+        cdef rcmgr_slot *slots = <rcmgr_slot *>PyMem_RawCalloc(wanted, sizeof(rcmgr_slot))
         if slots is not NULL:
             PyMem_RawFree(rcmgr_table_move(table, slots, wanted))
         elif table.slots is NULL or wanted > table.mask + 1:
@@ -953,7 +965,7 @@ cdef class ConnectionTracker:
         with cython.critical_section(self):
             while len(records) != <Py_ssize_t>table.used:
                 # making a list may run the garbage collector, and that anything
-                records = [None] * table.used
+                records = [None] * <Py_ssize_t>table.used
             for at in range(table.mask + 1):
                 if table.slots[at].item is not NULL:
                     records[n] = <ConnectionRecord>table.slots[at].item

@@ -314,4 +314,4 @@ class ResourceManager:
 
 
 def _is_inbound(direction: Any) -> bool:
-    return str(getattr(direction, "name", direction)).lower() == "inbound"
+    return direction == "inbound" or str(getattr(direction, "name", direction)).lower() == "inbound"
