@@ -203,7 +203,8 @@ cdef inline uint64_t hash_of(object key) except? 0:
 class TrackerSnapshot:
     """The tracker at one moment. Counts are connections; the peak_ fields leave out bypassed ones.
 
-    denied: refusals by ConnectionLimitKind value; only those that happened.
+    admitted: how many connections ever entered each state (those of `ConnectionKind`), bypassed
+    ones included. denied: refusals by ConnectionLimitKind value; only those that happened.
     oldest_pending_age: seconds; None if nothing is pending.
     """
 
@@ -225,6 +226,7 @@ class TrackerSnapshot:
     total_established: int
     total_closed: int
     total_denied: int
+    admitted: dict
     denied: dict
     oldest_pending_age: float | None
 
@@ -586,9 +588,12 @@ cdef class ConnectionTracker:
             peak_established_total=c.peak[RCMGR_ESTABLISHED_TOTAL],
             peak_connections=c.peak[RCMGR_CONNECTIONS],
             total_created=c.created,
-            total_established=c.established,
+            total_established=(
+                c.entered[RCMGR_ESTABLISHED_INBOUND] + c.entered[RCMGR_ESTABLISHED_OUTBOUND]
+            ),
             total_closed=c.closed,
             total_denied=sum(denied.values()),
+            admitted={LIMIT_KINDS[i].value: c.entered[i] for i in range(RCMGR_STATES)},
             denied=denied,
             oldest_pending_age=self.oldest_pending_age,
         )
