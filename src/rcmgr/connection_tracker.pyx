@@ -697,11 +697,11 @@ cdef class ConnectionTracker:
         cdef uint64_t peer_hashed = hash_of(key)
         cdef int64_t now = self._now()
         cdef Verdict verdict
-        cdef ConnectionRecord record  # kept alive beyond the lock
+        cdef ConnectionRecord _kept  # a denied one is freed beyond the lock
         with cython.critical_section(self):
             if checked and limits is not self._limits_source:
                 self._read_limits(limits)
-            record = self._try_establish(
+            _kept = self._try_establish(
                 connection_id, hashed, peer_id, key, peer_hashed, state, checked, owned, now,
                 &verdict)
         return self._conclude(&verdict, connection_id, state)
