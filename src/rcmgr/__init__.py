@@ -17,9 +17,24 @@ _MODULES = {
         "MemoryReservationExceeded",
         "ResourceLimitExceeded",
         "ResourceScopeClosed",
+        "ScopeLimitExceeded",
         "StreamLimitExceeded",
     ],
     "manager": ["ResourceLimits", "ResourceManager"],
+    "scope": [
+        "PRIORITY_ALWAYS",
+        "PRIORITY_HIGH",
+        "PRIORITY_LOW",
+        "PRIORITY_MEDIUM",
+        "ConnScope",
+        "Ledger",
+        "Refusal",
+        "Scope",
+        "ScopeStat",
+        "ScopeView",
+        "Span",
+        "StreamScope",
+    ],
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

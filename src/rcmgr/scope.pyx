@@ -668,8 +668,8 @@ cdef class ScopeView(Scope):
     def set_limit(self, limit):
         """Give the group a limit of its own (a `Limit`) from now on; None: the default again.
 
-        It is remembered after the group is gone, until it is set to None. More may be held than
-        it allows; nothing is taken away. TypeError: None for one that exists once (the system, ...).
+        It is remembered after the group is gone, until it is set to None. More may be held than it
+        allows; nothing is taken away. TypeError: None for a group that exists once (the system).
         """
         if self.ledger is None:
             raise ResourceScopeClosed("scope")
@@ -904,7 +904,10 @@ cdef class StreamScope(Scope):
             closed = not self.live()
             misplaced = self.misplaced(kind)
             if not closed and misplaced is None:
-                table = self.ledger.protocol_nodes if kind == PROTOCOL else self.ledger.service_nodes
+                if kind == PROTOCOL:
+                    table = self.ledger.protocol_nodes
+                else:
+                    table = self.ledger.service_nodes
                 group = self.ledger.pinned(table, kind, name, None)
                 member = self.ledger.pinned_member(group, member_kind, self.peer_node.peer)
                 # a dict made for the members may have run the garbage collector, and others
@@ -1011,7 +1014,7 @@ cdef class Ledger:
         self.debug = sys.flags.dev_mode if debug is None else debug
         self.trace_allocations = trace_allocations
         self.peer_nodes, self.protocol_nodes, self.service_nodes = {}, {}, {}
-        self.named = [{} for kind in range(KINDS)]
+        self.named = [{} for _ in range(KINDS)]
         self.overrides, self.places = {}, {}
         self.system_node = self.new_node(SYSTEM, None, None)
         self.transient_node = self.new_node(TRANSIENT, None, None)
@@ -1241,10 +1244,10 @@ cdef class Ledger:
         ask.of[RCMGR_STREAMS_INBOUND if is_inbound else RCMGR_STREAMS_OUTBOUND] = 1
         with cython.critical_section(self):
             node = self.pinned(self.peer_nodes, PEER, None, peer)
+            self.streams_opened += 1
             chain[0], chain[1] = &node.state, &self.system_node.state
             if rcmgr_charge(chain, 2, &ask, RCMGR_PRIORITY_ALWAYS, &why):
                 node.loose[not is_inbound] += 1
-                self.streams_opened += 1
                 self.raise_peaks()
             else:
                 if why.place == 0:
@@ -1353,7 +1356,7 @@ cdef class Ledger:
         cdef list named = []
         cdef int kind
         cdef _Limit limit
-        cdef _Node node, member
+        cdef _Node node
         for kind in range(KINDS):
             default, particular = LIMIT_NAMES[kind]
             read_limit(getattr(limits, default), &defaults[kind])
@@ -1368,7 +1371,7 @@ cdef class Ledger:
         with cython.critical_section(self):
             for kind in range(KINDS):
                 self.defaults[kind] = defaults[kind]
-            old = self.named  # freed after the nodes that use it are bound anew
+            _old = self.named  # freed after the nodes that use it are bound anew
             self.named = named
             everything = [
                 self.system_node, self.transient_node, self.allowlisted_system_node,
@@ -1466,7 +1469,6 @@ cdef class Ledger:
         """
         cdef Row *rows = NULL
         cdef size_t count = 0, room = 0, i
-        cdef _Node node, member
         cdef bint complete = False
         while not complete:
             PyMem_Free(rows)
