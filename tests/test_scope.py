@@ -113,9 +113,9 @@ def test_a_connection_refused_by_a_parent(resource: str, words: str) -> None:
 
 def test_outbound_words() -> None:
     ledger = Ledger(limits(conn=limit(conns_outbound=0), stream=limit(streams_outbound=0)))
-    with pytest.raises(ScopeLimitExceeded, match="^conn-1: cannot reserve outbound connection: "):
+    with pytest.raises(ScopeLimitExceeded, match=r"^conn-1: cannot reserve outbound connection: "):
         ledger.open_connection(False)
-    with pytest.raises(ScopeLimitExceeded, match="^stream-1: cannot reserve outbound stream: "):
+    with pytest.raises(ScopeLimitExceeded, match=r"^stream-1: cannot reserve outbound stream: "):
         ledger.open_stream(PEER, False)
     assert nothing_held(ledger)
 
@@ -344,7 +344,8 @@ def test_the_fixed_scopes_have_no_default_to_go_back_to() -> None:
 
 
 @pytest.mark.parametrize(
-    ("priority", "most"), [(PRIORITY_LOW, 102), (PRIORITY_MEDIUM, 153), (PRIORITY_HIGH, 204), (255, 256)]
+    ("priority", "most"),
+    [(PRIORITY_LOW, 102), (PRIORITY_MEDIUM, 153), (PRIORITY_HIGH, 204), (255, 256)],
 )
 def test_priorities(priority: int, most: int) -> None:
     ledger = Ledger(limits(system=limit(memory=256)))
