@@ -19,6 +19,7 @@ __all__ = [
     "ConnectionLimitExceeded",
     "ConnectionLimitKind",
     "MemoryReservationExceeded",
+    "RateLimitExceeded",
     "ResourceLimitExceeded",
     "ResourceScopeClosed",
     "StreamLimitExceeded",
@@ -124,6 +125,24 @@ class MemoryReservationExceeded(ResourceLimitExceeded):
         return (
             f"Memory reservation of {self.requested} bytes refused "
             f"(reserved: {self.current} bytes, limit: {self.limit} bytes)"
+        )
+
+
+@dataclass(eq=False)
+class RateLimitExceeded(ResourceLimitExceeded):
+    """A peer asked too often; after `retry_after_s` seconds (inf: never) it may ask again."""
+
+    protocol: str
+    operation: str
+    peer_id: Hashable | None
+    retry_after_s: float
+
+    resource_type = "rate"
+
+    def __str__(self) -> str:
+        return (
+            f"Rate limit exceeded: {self.operation} of {self.protocol} by {self.peer_id} "
+            f"(retry after {self.retry_after_s:.3g} s)"
         )
 
 
