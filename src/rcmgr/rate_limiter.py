@@ -47,7 +47,7 @@ class RateLimiter:
     def get_rate_limit_status(self, resource: str) -> dict[str, Any]:
         """Where `resource` stands.
 
-        "limit": refill_rate and burst, or None: unlimited. "available": tokens now, None: unlimited.
+        "limit": refill_rate and burst; None: unlimited. "available": tokens now; None: unlimited.
         "retry_after_s": seconds until it would be granted again, 0 if it would be now.
         "allowed", "denied": requests so far, of all resources that share the default rate, or of
         this one if it has a rate of its own.

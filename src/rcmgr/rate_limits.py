@@ -80,8 +80,10 @@ class RateLimits:
         ValueError: an unknown name. TypeError and ValueError as the constructor.
         """
         _check_names("rate limits", values, [f.name for f in fields(cls)])
-        rates = {
-            name: _rate_from(name, values[name]) for name in ("default", "overall") if name in values
+        rates: dict[str, Any] = {
+            name: _rate_from(name, values[name])
+            for name in ("default", "overall")
+            if name in values
         }
         if "overrides" in values:
             if not isinstance(values["overrides"], Mapping):

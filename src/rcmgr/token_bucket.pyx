@@ -14,7 +14,6 @@ from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree
 from cpython.object cimport Py_EQ, PyObject_Hash, PyObject_RichCompareBool
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memset
 
 from rcmgr._clock cimport rcmgr_now_coarse_ns, rcmgr_now_ns
 from rcmgr._gcra cimport (
@@ -227,8 +226,8 @@ cdef class TokenBucket:
         """Take `tokens`, waiting for them; first come, first served among those who wait.
 
         Under trio or asyncio. A cancelled waiter gives its place back and takes nothing.
-        `try_consume` does not queue and may take what a waiter is waiting for. ValueError: negative,
-        or more than the capacity, which would wait forever.
+        `try_consume` does not queue and may take what a waiter is waiting for. ValueError:
+        negative, or more than the capacity, which would wait forever.
         """
         import anyio
 
@@ -281,7 +280,7 @@ cdef class BucketTable:
     capacity, refill_rate: as for `TokenBucket`; ValueError alike.
     max_peers: buckets kept at most, 1 or more. When there are so many and none is full, a new key
         gets its place by on_full:
-        "evict_fullest": the fullest of 16 others of its shard is forgotten (it gains a full bucket);
+        "evict_fullest": the fullest of 16 others of its shard is forgotten (and so full again);
         "deny_new": the new key is denied. (A full bucket counts as such when the search, 64 slots
         with every new key, has come to it.)
     clock: returns monotonic nanoseconds; default the system's coarse clock (steps of a few ms).
