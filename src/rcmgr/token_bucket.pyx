@@ -173,7 +173,7 @@ cdef class TokenBucket:
         cdef int64_t debt
         cdef bint granted
         with cython.critical_section(self):
-            debt = self._debt(&now)
+            debt = self._debt(&now, now_ns is not None)
             granted = rcmgr_gcra_allows(&self._gcra, debt, amount)
             if granted:
                 self._charge(debt, amount, now)
@@ -185,7 +185,7 @@ cdef class TokenBucket:
         cdef int64_t now = self._read_clock() if now_ns is None else time_of(now_ns)
         cdef int64_t debt
         with cython.critical_section(self):
-            debt = self._debt(&now)
+            debt = self._debt(&now, now_ns is not None)
             if self._gcra.cost != 0:
                 amount = min(amount, rcmgr_gcra_available(&self._gcra, debt))
             self._charge(debt, amount, now)
@@ -196,7 +196,8 @@ cdef class TokenBucket:
         cdef int64_t now = self._read_clock() if now_ns is None else time_of(now_ns)
         cdef int64_t available
         with cython.critical_section(self):
-            available = rcmgr_gcra_available(&self._gcra, self._debt(&now))
+            available = rcmgr_gcra_available(
+                &self._gcra, self._debt(&now, now_ns is not None))
         return available
 
     def time_until(self, tokens=1, now_ns=None):
@@ -208,14 +209,15 @@ cdef class TokenBucket:
         cdef int64_t now = self._read_clock() if now_ns is None else time_of(now_ns)
         cdef int64_t wait
         with cython.critical_section(self):
-            wait = rcmgr_gcra_wait_ns(&self._gcra, self._debt(&now), amount)
+            wait = rcmgr_gcra_wait_ns(
+                &self._gcra, self._debt(&now, now_ns is not None), amount)
         return seconds(wait)
 
     def reset(self, now_ns=None):
         """Make it full."""
         cdef int64_t now = self._read_clock() if now_ns is None else time_of(now_ns)
         with cython.critical_section(self):
-            self._debt(&now)
+            self._debt(&now, now_ns is not None)
             self._full = rcmgr_gcra_full_after(&self._gcra, 0, now)
 
     def refill(self, now_ns=None):
@@ -251,13 +253,16 @@ cdef class TokenBucket:
     cdef inline int64_t _read_clock(self) except? -1:
         return rcmgr_now_ns() if self._clock is None else time_of(self._clock())
 
-    cdef inline int64_t _debt(self, int64_t *now) noexcept:
-        """What is missing at `now`, which is set to the latest time known if it is before that."""
+    cdef inline int64_t _debt(self, int64_t *now, bint explicit) noexcept:
+        """What is missing at `now`, which is set to the latest time known if it is before that.
+
+        The first time that a caller gives may be before the bucket was made.
+        """
         if now[0] < self._latest:
-            if self._started:
-                now[0] = self._latest
-            else:
+            if explicit and not self._started:
                 self._full.full_ns -= self._latest - now[0]
+            else:
+                now[0] = self._latest
         self._started = True
         self._latest = now[0]
         return rcmgr_gcra_debt(&self._gcra, self._full, now[0])
@@ -448,6 +453,21 @@ cdef class BucketTable:
             Py_DECREF(<object>kept)
         return known
 
+    def _longest_search(self):
+        """Slots looked at for the key that is hardest to find, for tests. O(all)."""
+        cdef uint32_t i, at, home
+        cdef rcmgr_shard *shard
+        cdef int64_t longest = 0
+        with cython.critical_section(self):
+            for i in range(self._shard_mask + 1):
+                shard = &self._shards[i]
+                for at in range(shard.count):
+                    if shard.slots[at].key is not NULL:
+                        home = rcmgr_shard_home(shard, shard.slots[at].tag)
+                        longest = max(longest, 1 + (
+                            at - home if at >= home else at + shard.count - home))
+        return longest
+
     def __repr__(self):
         return (f"BucketTable(capacity={self.capacity}, keys={len(self)} of {self.max_peers}, "
                 f"denied={self.denied})")
@@ -496,15 +516,17 @@ cdef class BucketTable:
         cdef void *gone = NULL
         if overall is None:
             with cython.critical_section(self):
-                outcome = self._take(key, hashed, amount, now, None, &gone)
+                outcome = self._take(
+                    key, hashed, amount, now, now_ns is not None, None, &gone)
         else:
             with cython.critical_section(self, overall):
-                outcome = self._take(key, hashed, amount, now, overall, &gone)
+                outcome = self._take(
+                    key, hashed, amount, now, now_ns is not None, overall, &gone)
         if gone is not NULL:
             Py_DECREF(<object>gone)
         return outcome
 
-    cdef int _take(self, object key, uint64_t hashed, int64_t tokens, int64_t now,
+    cdef int _take(self, object key, uint64_t hashed, int64_t tokens, int64_t now, bint explicit,
                    TokenBucket overall, void **gone) except -1:
         """Ask, and take. `gone`: a key that was evicted, for the caller to release."""
         cdef uint32_t at
@@ -520,7 +542,7 @@ cdef class BucketTable:
             self.denied += 1
             return DENIED_BY_KEY
         if overall is not None:
-            overall_debt = overall._debt(&overall_now)
+            overall_debt = overall._debt(&overall_now, explicit)
             if not rcmgr_gcra_allows(&overall._gcra, overall_debt, tokens):
                 if bucket is not NULL:
                     rcmgr_bucket_count_denial(bucket)
