@@ -75,6 +75,7 @@ cdef object NOT_READ = object()
 
 # A swarm that lost count of a connection is believed after this long, at the latest.
 cdef int64_t FULL_PASS_INTERVAL_NS = 30_000_000_000
+cdef double MAX_AGE_SECONDS = 4e9  # over a hundred years, and still an int64_t of nanoseconds
 
 
 @cython.final
@@ -185,6 +186,19 @@ cdef inline ConnectionRecord new_record(object connection_id, object peer_id):
 cdef inline ConnectionRecord lookup(dict table, object key):
     cdef PyObject *found = PyDict_GetItemWithError(table, key)
     return None if found is NULL else <ConnectionRecord>found
+
+
+cdef int discard(dict table, object key) except -1:
+    """Take back an entry that was just made. It is gone even if this raises.
+
+    The hash of an unusual id runs Python code, where a signal handler may raise, once.
+    """
+    try:
+        PyDict_DelItem(table, key)
+    except BaseException:
+        PyDict_DelItem(table, key)
+        raise
+    return 0
 
 
 @dataclass(frozen=True)
@@ -394,7 +408,11 @@ cdef class ConnectionTracker:
                 taken = PyDict_SetDefault(
                     self._connections, connection_id, record) != <PyObject *>record
                 if not taken:
-                    PyDict_DelItem(self._connections, record.id)
+                    try:
+                        PyDict_DelItem(self._connections, record.id)
+                    except BaseException:
+                        discard(self._connections, connection_id)
+                        raise
                     record.id = connection_id
             if present and not taken and record.entry.state >= RCMGR_ESTABLISHED_INBOUND:
                 self._claim(record)
@@ -574,9 +592,13 @@ cdef class ConnectionTracker:
         O(1) as long as nothing can be stale. A pass over all connections is made only if more
         connections are tracked than are live and the surplus is not explained by those established
         since the last pass or too young at it, or if the last pass is 30 s ago.
+
+        ValueError: min_age_seconds is negative or not a number.
         """
+        if not min_age_seconds >= 0:
+            raise ValueError(f"min_age_seconds must be 0 or more, not {min_age_seconds}")
         cdef int64_t now = self._now()
-        cdef int64_t min_age = <int64_t>(min_age_seconds * 1e9)
+        cdef int64_t min_age = <int64_t>(min(min_age_seconds, MAX_AGE_SECONDS) * 1e9)
         cdef int64_t surplus = len(live_ids)
         cdef int64_t unseen = 0, removed = 0
         cdef int64_t oldest_unseen = RCMGR_NO_LIMIT
@@ -688,7 +710,7 @@ cdef class ConnectionTracker:
             return 0
         self._ask(state, checked, exempt, 0, False, verdict)
         if verdict.outcome != RCMGR_ADMITTED:
-            PyDict_DelItem(self._connections, record.id)
+            discard(self._connections, record.id)
             return 0
         self._counts.created += 1
         self._enter(record, state, exempt, now)
@@ -704,11 +726,17 @@ cdef class ConnectionTracker:
             verdict.was = was
             return 0
         cdef bint exempt = self._is_exempt(key)
-        cdef PyObject *head = PyDict_SetDefault(self._peers, key, record)
         if not pending:
             PyDict_SetItem(self._connections, record.id, record)
-        cdef bint first = head is <PyObject *>record
-        cdef int64_t of_peer = 0 if first else (<ConnectionRecord>head).entry.peer_counted
+        cdef ConnectionRecord head
+        try:
+            head = <ConnectionRecord>PyDict_SetDefault(self._peers, key, record)
+        except BaseException:
+            if not pending:
+                discard(self._connections, record.id)
+            raise
+        cdef bint first = head is record
+        cdef int64_t of_peer = 0 if first else head.entry.peer_counted
         cdef bint counted_already = pending and not record.entry.exempt
         self._ask(state, checked, exempt, of_peer, counted_already, verdict)
         if pending:
@@ -718,17 +746,19 @@ cdef class ConnectionTracker:
             record.entry.state = RCMGR_CLOSED
             if pending:
                 self._counts.closed += 1
-            if first:
-                PyDict_DelItem(self._peers, key)
-            PyDict_DelItem(self._connections, record.id)
+            try:
+                if first:
+                    discard(self._peers, key)
+            finally:
+                discard(self._connections, record.id)
             return 0
         if not pending:
             self._counts.created += 1
-        record.peer = peer_id
         self._enter(record, state, exempt, now)
-        self._link_peer(record, <ConnectionRecord>head)
+        self._link_peer(record, head)
         if not owned:
             self._claim(record)
+        record.peer = peer_id
         return 0
 
     cdef inline void _ask(self, int state, bint checked, bint exempt, int64_t of_peer,
@@ -769,7 +799,11 @@ cdef class ConnectionTracker:
         if record.entry.state < RCMGR_ESTABLISHED_INBOUND:
             self._unlink_pending(record)
         else:
-            self._unlink_peer(record)
+            try:
+                self._unlink_peer(record)
+            except BaseException:  # of an unusual peer's hash; then nothing may have changed
+                PyDict_SetItem(self._connections, record.id, record)
+                raise
         rcmgr_leave(&self._counts, record.entry.state, record.entry.exempt)
         self._counts.closed += 1
         self._claimed -= record.entry.claimed
