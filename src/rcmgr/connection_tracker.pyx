@@ -726,15 +726,16 @@ cdef class ConnectionTracker:
             verdict.was = was
             return 0
         cdef bint exempt = self._is_exempt(key)
-        if not pending:
-            PyDict_SetItem(self._connections, record.id, record)
         cdef ConnectionRecord head
-        try:
+        if pending:
             head = <ConnectionRecord>PyDict_SetDefault(self._peers, key, record)
-        except BaseException:
-            if not pending:
+        else:
+            PyDict_SetItem(self._connections, record.id, record)
+            try:
+                head = <ConnectionRecord>PyDict_SetDefault(self._peers, key, record)
+            except BaseException:
                 discard(self._connections, record.id)
-            raise
+                raise
         cdef bint first = head is record
         cdef int64_t of_peer = 0 if first else head.entry.peer_counted
         cdef bint counted_already = pending and not record.entry.exempt
