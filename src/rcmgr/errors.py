@@ -67,6 +67,10 @@ class ResourceLimitExceeded(_LimitRoot):
         link_upstream()
         return super().__new__(cls, *args)
 
+    def __init__(self, *args: object) -> None:
+        # not upstream's constructor: it assigns `message`
+        self.args = args
+
     def __post_init__(self) -> None:
         # `args` is what pickle rebuilds an exception from
         self.args = tuple(getattr(self, field.name) for field in fields(self))  # type: ignore[arg-type]
