@@ -11,6 +11,7 @@ from enum import Enum
 cimport cython
 from cpython.dict cimport (
     PyDict_Contains, PyDict_DelItem, PyDict_GetItemWithError, PyDict_SetItem, PyDict_Size)
+from cpython.long cimport PyLong_AsLongLong
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t
 from libc.string cimport memset
@@ -635,7 +636,10 @@ cdef class ConnectionTracker:
     # -- inside ------------------------------------------------------------------------------
 
     cdef int64_t _now(self) except? -1:
-        return rcmgr_now_coarse_ns() if self._clock is None else self._clock()
+        if self._clock is None:
+            return rcmgr_now_coarse_ns()
+        # not a cast: that would take a clock of float seconds for one of nanoseconds
+        return PyLong_AsLongLong(self._clock())
 
     cdef bint _holds(self, ConnectionRecord record) except -1:
         return (record.entry.state != RCMGR_CLOSED
