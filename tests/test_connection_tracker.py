@@ -457,11 +457,12 @@ def test_ids_whose_hash_or_comparison_always_raises(
         assert everything(tracker) == before
 
 
-def test_a_clock_that_raises_takes_nothing(direction: str) -> None:
+@pytest.mark.parametrize("wrong", ["noon", 12.0, None])  # time.monotonic() is a float
+def test_a_clock_that_is_none_takes_nothing(direction: str, wrong: Any) -> None:
     now: list[Any] = [0]
     tracker = ConnectionTracker(clock=lambda: now[0])
     add_pending(tracker, direction, "c")
-    now[0] = "noon"
+    now[0] = wrong
     calls: list[Callable[[], Any]] = [
         lambda: add_pending(tracker, direction, "d"),
         lambda: move(tracker, direction, "c", PEER),
