@@ -79,5 +79,5 @@ def test_from_dict_and_back() -> None:
     limits = ConnectionLimits.from_dict({"max_established_total": 7})
     assert limits == ConnectionLimits(max_established_total=7)
     assert ConnectionLimits.from_dict(json.loads(json.dumps(limits.to_dict()))) == limits
-    with pytest.raises(ValueError, match="unknown connection limit 'max_pending'.*max_pending_in"):
+    with pytest.raises(ValueError, match=r"unknown connection limit 'max_pending'.*max_pending_in"):
         ConnectionLimits.from_dict({"max_pending": 7})

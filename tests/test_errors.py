@@ -104,7 +104,7 @@ def test_the_root_is_made_like_any_exception() -> None:
     class Mine(ResourceLimitExceeded):
         pass
 
-    with pytest.raises(ResourceLimitExceeded, match="^mine$"):
+    with pytest.raises(ResourceLimitExceeded, match=r"^mine$"):
         raise Mine("mine")
 
 
