@@ -4,7 +4,7 @@ One record per connection; the sets that the API shows are views. Every operatio
 and take is one call (`admit_...`): two threads can never both pass the last free slot.
 """
 
-from collections.abc import Mapping, Set
+from collections.abc import ItemsView, Mapping, Set, ValuesView
 from dataclasses import dataclass
 from enum import Enum
 
@@ -928,7 +928,11 @@ class StateView(Set):
 
 
 class PeerView(Mapping):
-    """Peer id -> the set of its established connection ids, live; the sets are copies."""
+    """Peer id -> the set of its established connection ids, live; the sets are copies.
+
+    Iteration is over the peers of one moment; `items` and `values` leave out those that have gone
+    meanwhile, so that connections may come and go on the way, in other threads too.
+    """
 
     __slots__ = ("_tracker",)
 
@@ -955,8 +959,32 @@ class PeerView(Mapping):
             raise KeyError(peer_id)
         return ids
 
+    def items(self):
+        return PeerItems(self)
+
+    def values(self):
+        return PeerValues(self)
+
     def __repr__(self):
-        return f"established_per_peer({dict(self)!r})"
+        return f"established_per_peer({dict(self.items())!r})"
+
+
+class PeerItems(ItemsView):
+    __slots__ = ()
+
+    def __iter__(self):
+        for peer in self._mapping:
+            ids = self._mapping.get(peer)
+            if ids is not None:
+                yield peer, ids
+
+
+class PeerValues(ValuesView):
+    __slots__ = ()
+
+    def __iter__(self):
+        for _, ids in self._mapping.items():
+            yield ids
 
 
 class BypassView(Set):
