@@ -834,6 +834,39 @@ def test_peer_view_is_a_mapping_and_live(tracker: ConnectionTracker) -> None:
     assert len(view) == 0
 
 
+@pytest.mark.parametrize("what", ["items", "values", "keys", "repr"])
+def test_peers_that_go_while_somebody_looks(tracker: ConnectionTracker, what: str) -> None:
+    def fill() -> None:
+        for i in range(10):
+            tracker.move_to_established_inbound(i, b"peer %d" % i)
+
+    class Meddling:
+        """A peer id whose text is asked for on the way."""
+
+        def __repr__(self) -> str:
+            tracker.clear()
+            return "meddling"
+
+    if what == "repr":
+        tracker.move_to_established_inbound("first", Meddling())
+        fill()
+        assert repr(tracker.established_per_peer)
+        return
+    fill()
+    seen = 0
+    for _ in getattr(tracker.established_per_peer, what)():
+        seen += 1
+        for i in range(10):
+            tracker.remove_connection(i)
+    assert seen == (10 if what == "keys" else 1)
+    fill()
+    view = tracker.established_per_peer
+    assert len(view.items()) == len(view.values()) == 10
+    assert (b"peer 3", {3}) in view.items()
+    assert {3} in view.values()
+    assert list(view.values()) == [{i} for i in range(10)]
+
+
 def test_counts_by_kind_and_by_its_value(tracker: ConnectionTracker) -> None:
     tracker.add_pending_inbound("a")
     tracker.add_pending_outbound("b")
