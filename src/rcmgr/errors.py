@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Hashable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import Enum
 
 __all__ = [
@@ -73,7 +73,7 @@ class ResourceLimitExceeded(_LimitRoot):
 
     def __post_init__(self) -> None:
         # `args` is what pickle rebuilds an exception from
-        self.args = tuple(getattr(self, field.name) for field in fields(self))  # type: ignore[arg-type]
+        self.args = tuple(getattr(self, each.name) for each in fields(self))  # type: ignore[arg-type]
 
     @property
     def message(self) -> str:
@@ -120,7 +120,7 @@ class MemoryReservationExceeded(ResourceLimitExceeded):
 
     limit: int
     current: int
-    requested: int
+    requested: int = field()  # else the root's `requested` would be its default
 
     resource_type = "memory"
 
