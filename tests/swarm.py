@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import trio
-from libp2p.rcmgr.exceptions import ResourceLimitExceeded
 
-from rcmgr import ConnectionScope, ResourceManager
+from rcmgr import ConnectionScope, ResourceLimitExceeded, ResourceManager
 
 # whatever the swarm does between two calls
 Pause = Callable[[], Awaitable[None]]

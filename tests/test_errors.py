@@ -62,6 +62,10 @@ def test_fields() -> None:
     assert str(memory) == (
         "Memory reservation of 20 bytes refused (reserved: 90 bytes, limit: 100 bytes)"
     )
+    for type_, arguments in ((ConnectionLimitExceeded, 3), (StreamLimitExceeded, 2),
+                             (MemoryReservationExceeded, 3)):
+        with pytest.raises(TypeError, match="required positional argument"):
+            type_(*[1] * (arguments - 1))
     assert str(ResourceScopeClosed()) == "resource manager is closed"
     assert ResourceScopeClosed("scope").message == "scope is closed"
 
