@@ -32,6 +32,7 @@ DIRECTIVES = {
     "language_level": 3,
     "binding": True,
     "embedsignature": True,
+    "embedsignature.format": "clinic",
     "freethreading_compatible": True,
     "auto_pickle": False,
     "autotestdict": False,

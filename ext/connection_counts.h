@@ -44,7 +44,8 @@ typedef struct {
     int64_t counted[RCMGR_STATES]; /* without them: what limits are held against */
     int64_t peak[RCMGR_PEAKS];     /* highest counted value */
     int64_t denied[RCMGR_LIMITS];
-    int64_t created, established, closed; /* totals since the start */
+    int64_t entered[RCMGR_STATES]; /* how many ever came into the state */
+    int64_t created, closed;       /* totals since the start */
 } rcmgr_connection_counts;
 
 /* One connection. The two peer_ fields hold for the first connection of a peer's chain only. */
@@ -107,8 +108,7 @@ static inline void rcmgr_raise_peak(int64_t *peak, int64_t value)
 static inline void rcmgr_enter(rcmgr_connection_counts *c, int state, bool exempt)
 {
     c->present[state]++;
-    if (state >= RCMGR_ESTABLISHED_INBOUND)
-        c->established++;
+    c->entered[state]++;
     if (exempt)
         return;
     c->counted[state]++;

@@ -278,7 +278,8 @@ def leaks_sixteen_bytes() -> Cycle:
 CASES: dict[str, Callable[[], Cycle]] = {
     function.__name__: function
     for function in (
-        leaks_sixteen_bytes, tracker_cycle, tracker_peer_with_several, tracker_denied, tracker_wrong_calls,
+        leaks_sixteen_bytes, tracker_cycle, tracker_peer_with_several, tracker_denied,
+        tracker_wrong_calls,
         tracker_views_and_records, tracker_bypass_clear_reconcile, lifecycle_cycle,
         lifecycle_denied, manager_denied, manager_scopes_dropped, manager_overlapping_handshakes,
         manager_allowlist_text, managers_made_and_dropped, counter_cycle,

@@ -69,7 +69,8 @@ class TrackerModel:
         self.max_connections: int | None = None
         self.peaks: Counter[str] = Counter()
         self.denied: Counter[str] = Counter()
-        self.created = self.established = self.closed = 0
+        self.admitted: Counter[str] = Counter()
+        self.created = self.closed = 0
 
     # -- counting ----------------------------------------------------------------------------
 
@@ -134,8 +135,8 @@ class TrackerModel:
         self.connections[connection.id] = connection
         for kind in (*STATES, "pending_total", "established_total", "connections"):
             self.peaks[kind] = max(self.peaks[kind], self.counted(kind))
+        self.admitted[connection.state] += 1
         if is_established(connection.state):
-            self.established += 1
             per_peer = self.counted("established_per_peer", connection.peer)
             self.peaks["established_per_peer"] = max(
                 self.peaks["established_per_peer"], per_peer

@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from libp2p.peer.id import ID
-from model import STATES, Clock, Connection, Refusal, TrackerModel, key
+from model import STATES, Clock, Connection, Refusal, TrackerModel, is_established, key
 
 from rcmgr import ConnectionKind, ConnectionLimitKind, ConnectionLimits, ConnectionTracker, Denial
 from rcmgr.connection_tracker import ConnectionRecord
@@ -251,7 +251,9 @@ class TrackerMachine(RuleBasedStateMachine):
         for limit_kind in ConnectionLimitKind:
             assert self.tracker.denied_count(limit_kind) == model.denied[limit_kind.value]
         totals = (snapshot.total_created, snapshot.total_established, snapshot.total_closed)
-        assert totals == (model.created, model.established, model.closed)
+        established = sum(n for state, n in model.admitted.items() if is_established(state))
+        assert totals == (model.created, established, model.closed)
+        assert snapshot.admitted == {state: model.admitted[state] for state in STATES}
         assert snapshot.total_created - snapshot.total_closed == len(self.tracker)
         assert snapshot.oldest_pending_age == model.oldest_pending_age()
 

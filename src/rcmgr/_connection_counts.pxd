@@ -25,8 +25,8 @@ cdef extern from "connection_counts.h" nogil:
         int64_t[4] counted
         int64_t[8] peak
         int64_t[7] denied
+        int64_t[4] entered
         int64_t created
-        int64_t established
         int64_t closed
 
     ctypedef struct rcmgr_connection_entry:

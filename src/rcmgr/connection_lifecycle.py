@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable
+from collections.abc import Collection, Hashable, Set
 from typing import Any
 
 from rcmgr.connection_limits import ConnectionLimits
 from rcmgr.connection_tracker import ConnectionTracker, Denial
 from rcmgr.denials import DenialLog
-from rcmgr.handover import Handover
 
 __all__ = ["ConnectionLifecycleManager"]
 
@@ -23,7 +22,6 @@ class ConnectionLifecycleManager:
 
     limits may be replaced at any time and then holds for new connections.
     denials: where denials are noted; by default a log of its own.
-    handover: how it learns of connections that a manager's scopes hold already; by default none.
 
     Addresses and errors are accepted for the callers' sake; no limit depends on them. Every call is
     O(1) and thread safe.
@@ -35,14 +33,12 @@ class ConnectionLifecycleManager:
         limits: ConnectionLimits,
         *,
         denials: DenialLog | None = None,
-        handover: Handover | None = None,
     ) -> None:
         if not isinstance(limits, ConnectionLimits):
             raise TypeError(f"limits must be a ConnectionLimits, not {limits!r}")
         self.tracker = tracker
         self.limits = limits
         self.denials = DenialLog() if denials is None else denials
-        self._handover = handover
 
     async def handle_pending_inbound_connection(
         self, connection_id: Hashable, local_addr: Any = None, remote_addr: Any = None
@@ -82,7 +78,14 @@ class ConnectionLifecycleManager:
         A second report of the same connection changes nothing. ConnectionLimitExceeded: refused.
         ValueError: the id is pending outbound, or established for another peer or direction.
         """
-        self._establish(connection_id, peer_id, True)
+        try:
+            denial = self.tracker.admit_established_inbound(connection_id, peer_id, self.limits)
+        except ValueError:
+            if not self._is_known(connection_id, peer_id, self.tracker.established_inbound):
+                raise
+            return
+        if denial is not None:
+            self._deny(denial, connection_id, peer_id)
 
     async def handle_established_outbound_connection(
         self,
@@ -92,7 +95,14 @@ class ConnectionLifecycleManager:
         endpoint: Any = None,
     ) -> None:
         """A dial succeeded; see `handle_established_inbound_connection`."""
-        self._establish(connection_id, peer_id, False)
+        try:
+            denial = self.tracker.admit_established_outbound(connection_id, peer_id, self.limits)
+        except ValueError:
+            if not self._is_known(connection_id, peer_id, self.tracker.established_outbound):
+                raise
+            return
+        if denial is not None:
+            self._deny(denial, connection_id, peer_id)
 
     async def handle_connection_closed(
         self, connection_id: Hashable, peer_id: Hashable | None = None
@@ -136,42 +146,12 @@ class ConnectionLifecycleManager:
         """
         return self.tracker.reconcile(live_ids, min_age_seconds)
 
-    def _establish(self, connection_id: Hashable, peer_id: Hashable, inbound: bool) -> None:
-        tracker = self.tracker
-        handover = self._handover
-        pending = None
-        if handover is not None and connection_id not in tracker:
-            opened = handover.take_established(peer_id, inbound, claimed=False)
-            if opened is not None:
-                tracker.rename(opened, connection_id)
-                return
-            pending = handover.take_pending(inbound)
-        admit = (
-            tracker.admit_established_inbound if inbound else tracker.admit_established_outbound
-        )
-        try:
-            denial = admit(
-                connection_id if pending is None else pending.connection_id, peer_id, self.limits
-            )
-        except ValueError:
-            if self._is_established(connection_id, peer_id, inbound):
-                return
-            raise
-        if denial is not None:
-            self._deny(denial, connection_id, peer_id)
-        if pending is not None:
-            tracker.rename(pending, connection_id)
-        if handover is not None:
-            record = tracker.get_connection(connection_id)
-            if record is not None:
-                handover.offer_established(record)
-
-    def _is_established(self, connection_id: Hashable, peer_id: Hashable, inbound: bool) -> bool:
-        tracker = self.tracker
-        view = tracker.established_inbound if inbound else tracker.established_outbound
-        return connection_id in view and connection_id in tracker.established_per_peer.get(
-            peer_id, ()
-        )
+    def _is_known(
+        self, connection_id: Hashable, peer_id: Hashable, established: Set[Hashable]
+    ) -> bool:
+        """Whether the connection is established in that direction, for that very peer."""
+        of_peer = self.tracker.established_per_peer.get(peer_id, set())
+        return connection_id in established and connection_id in of_peer
 
     def _end_pending(self, connection_id: Hashable) -> None:
         record = self.tracker.get_connection(connection_id)

@@ -83,6 +83,7 @@ class TrackerSnapshot:
     total_established: int
     total_closed: int
     total_denied: int
+    admitted: dict[str, int]
     denied: dict[str, int]
     oldest_pending_age: float | None
     @property

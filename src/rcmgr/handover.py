@@ -15,10 +15,13 @@ from collections.abc import Hashable
 from contextvars import ContextVar
 from typing import Any
 
+from rcmgr.connection_lifecycle import ConnectionLifecycleManager
+from rcmgr.connection_limits import ConnectionLimits
 from rcmgr.connection_tracker import ConnectionRecord, ConnectionTracker
+from rcmgr.denials import DenialLog
 from rcmgr.peers import peer_key
 
-__all__ = ["Handover"]
+__all__ = ["Handover", "HostLifecycle"]
 
 # The record on top; the stack below it; how many may be put on top before ended ones are dropped.
 _Stack = tuple[ConnectionRecord, Any, int] | None
@@ -101,3 +104,61 @@ def _without_ended(stack: _Stack) -> tuple[_Stack, int]:
     for record in reversed(pending):
         stack = (record, stack, room)
     return stack, room
+
+
+class HostLifecycle(ConnectionLifecycleManager):
+    """The lifecycle of a host whose connections may have scopes, or get them right afterwards."""
+
+    def __init__(
+        self,
+        tracker: ConnectionTracker,
+        limits: ConnectionLimits,
+        *,
+        denials: DenialLog,
+        handover: Handover,
+    ) -> None:
+        super().__init__(tracker, limits, denials=denials)
+        self._handover = handover
+
+    async def handle_established_inbound_connection(
+        self,
+        connection_id: Hashable,
+        peer_id: Hashable,
+        local_addr: Any = None,
+        remote_addr: Any = None,
+    ) -> None:
+        new = connection_id not in self.tracker
+        if new and self._take_over(connection_id, peer_id, inbound=True):
+            return
+        await super().handle_established_inbound_connection(connection_id, peer_id)
+        if new:
+            self._offer(connection_id)
+
+    async def handle_established_outbound_connection(
+        self,
+        connection_id: Hashable,
+        peer_id: Hashable,
+        local_addr: Any = None,
+        endpoint: Any = None,
+    ) -> None:
+        new = connection_id not in self.tracker
+        if new and self._take_over(connection_id, peer_id, inbound=False):
+            return
+        await super().handle_established_outbound_connection(connection_id, peer_id)
+        if new:
+            self._offer(connection_id)
+
+    def _take_over(self, connection_id: Hashable, peer_id: Hashable, *, inbound: bool) -> bool:
+        """True: a scope has established it. Else a pending one, if any, gets the id."""
+        established = self._handover.take_established(peer_id, inbound, claimed=False)
+        if established is not None:
+            return self.tracker.rename(established, connection_id)
+        pending = self._handover.take_pending(inbound)
+        if pending is not None:
+            self.tracker.rename(pending, connection_id)
+        return False
+
+    def _offer(self, connection_id: Hashable) -> None:
+        record = self.tracker.get_connection(connection_id)
+        if record is not None:
+            self._handover.offer_established(record)

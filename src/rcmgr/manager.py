@@ -7,7 +7,6 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from rcmgr.connection_lifecycle import ConnectionLifecycleManager
 from rcmgr.connection_limits import ConnectionLimits, check_limit
 from rcmgr.connection_scope import ConnectionScope
 from rcmgr.connection_tracker import ConnectionTracker
@@ -20,7 +19,7 @@ from rcmgr.errors import (
     StreamLimitExceeded,
     link_upstream,
 )
-from rcmgr.handover import Handover
+from rcmgr.handover import Handover, HostLifecycle
 from rcmgr.host_watch import HostWatch
 from rcmgr.peers import peer_from_any
 
@@ -60,10 +59,10 @@ class ResourceManager:
 
     Give it to `libp2p.new_host(resource_manager=...)` or `new_swarm`.
 
-    connection_limits: limits by connection state; default none.
     limits: limits of the whole node; default `ResourceLimits()`.
     allowlist: peers (`ID`, bytes or base58 text) whose connections and streams are never denied;
-        their connections count toward no limit.
+        their connections count toward no limit. Default none.
+    connection_limits: limits by connection state; default none.
 
     The methods that a swarm calls are O(1), never block and are thread safe. A denial is a return
     value (None or False); `last_denial` and `denials` have the reasons.
@@ -71,15 +70,16 @@ class ResourceManager:
 
     def __init__(
         self,
-        connection_limits: ConnectionLimits | None = None,
         limits: ResourceLimits | None = None,
-        allowlist: Iterable[Hashable] = (),
+        allowlist: Iterable[Hashable] | None = None,
+        *,
+        connection_limits: ConnectionLimits | None = None,
     ) -> None:
         link_upstream()
         self.denials = DenialLog()
         self.connection_tracker = ConnectionTracker()
         self._handover = Handover(self.connection_tracker)
-        self.connection_lifecycle = ConnectionLifecycleManager(
+        self.connection_lifecycle = HostLifecycle(
             self.connection_tracker,
             ConnectionLimits() if connection_limits is None else connection_limits,
             denials=self.denials,
@@ -94,7 +94,7 @@ class ResourceManager:
         self.graceful_degradation = HostWatch(self._forget_connections)
         if isinstance(allowlist, str | bytes):
             raise TypeError(f"allowlist must be a collection of peers, not {allowlist!r}")
-        for peer in allowlist:
+        for peer in allowlist or ():
             self.add_allowed_peer(peer)
 
     # -- limits --------------------------------------------------------------------------------
@@ -313,4 +313,4 @@ class ResourceManager:
 
 
 def _is_inbound(direction: Any) -> bool:
-    return str(getattr(direction, "name", direction)).lower() == "inbound"
+    return direction == "inbound" or str(getattr(direction, "name", direction)).lower() == "inbound"

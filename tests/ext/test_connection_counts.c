@@ -100,7 +100,8 @@ static void exempt_ones_are_present_and_not_counted(void)
     }
     for (int i = 0; i < RCMGR_PEAKS; i++)
         CHECK_EQ(c.peak[i], 0);
-    CHECK_EQ(c.established, 2);
+    for (int state = 0; state < RCMGR_STATES; state++)
+        CHECK_EQ(c.entered[state], 1);
     for (int state = 0; state < RCMGR_STATES; state++)
         rcmgr_leave(&c, state, true);
     rcmgr_connection_counts empty = {0};
@@ -131,7 +132,9 @@ static void totals_and_peaks(void)
     CHECK_EQ(c.peak[RCMGR_ESTABLISHED_OUTBOUND], 2);
     CHECK_EQ(c.peak[RCMGR_ESTABLISHED_TOTAL], 3);
     CHECK_EQ(c.peak[RCMGR_CONNECTIONS], 5);
-    CHECK_EQ(c.established, 3);
+    int entered[] = {2, 1, 1, 2};
+    for (int state = 0; state < RCMGR_STATES; state++)
+        CHECK_EQ(c.entered[state], entered[state]);
 }
 
 /* one connection in ten thousand random ones never passes a limit, and all counts come back */

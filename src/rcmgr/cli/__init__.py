@@ -1,0 +1,21 @@
+"""The command line, `rcmgr`. The only room of the package that prints."""
+
+from __future__ import annotations
+
+try:
+    import click
+except ImportError as error:
+    raise SystemExit("The command line needs more packages: pip install 'rcmgr[cli]'") from error
+
+from .demo import demo
+
+__all__ = ["main"]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="rcmgr")
+def main() -> None:
+    """A resource manager for py-libp2p nodes, at the terminal."""
+
+
+main.add_command(demo)

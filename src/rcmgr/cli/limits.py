@@ -1,0 +1,92 @@
+"""The demo's limits: low ones by default, or those of a TOML file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rcmgr.connection_limits import ConnectionLimits
+from rcmgr.manager import ResourceLimits
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = ["DEFAULT_LIMITS", "Limits", "LimitsFileError", "read_limits"]
+
+NO_LIMIT = "none"
+"""What a limits file says for no limit: TOML has no null."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Everything that the demo's host is limited by."""
+
+    connections: ConnectionLimits
+    resources: ResourceLimits
+
+    def changed(self, name: str, value: object) -> Limits:
+        """With one limit set. KeyError: no such limit. TypeError, ValueError: no such value."""
+        for part in ("connections", "resources"):
+            limits = getattr(self, part)
+            if name in (field.name for field in fields(limits)):
+                changes: Mapping[str, Any] = {part: replace(limits, **{name: value})}
+                return replace(self, **changes)
+        raise KeyError(name)
+
+    def to_dict(self) -> dict[str, int | None]:
+        """All limits by name; None: no limit."""
+        return {**self.connections.to_dict(), **asdict(self.resources)}
+
+
+DEFAULT_LIMITS = Limits(
+    ConnectionLimits(
+        max_pending_inbound=12,
+        max_pending_outbound=6,
+        max_established_inbound=24,
+        max_established_outbound=6,
+        max_established_per_peer=3,
+        max_established_total=28,
+    ),
+    ResourceLimits(max_connections=42, max_streams=48),
+)
+"""Low enough that the demo's attackers reach each of them within seconds; the total is less than
+inbound and outbound together, and all connections less than established and pending together."""
+
+
+class LimitsFileError(click.UsageError):
+    """A limits file that cannot be used: `path`, `field` (None: the file as a whole), `reason`."""
+
+    def __init__(self, path: Path, field: str | None, reason: str) -> None:
+        self.path, self.field, self.reason = path, field, reason
+        super().__init__(": ".join(str(part) for part in (path, field, reason) if part is not None))
+
+
+def read_limits(path: Path) -> Limits:
+    """The limits of a TOML file; those it does not name are the demo's.
+
+    LimitsFileError: it cannot be read, is not TOML, or has an unknown name or a bad value.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise LimitsFileError(path, None, error.strerror or str(error)) from error
+    except ValueError as error:  # not TOML, or not UTF-8
+        raise LimitsFileError(path, None, f"not a TOML file: {error}") from error
+    limits = DEFAULT_LIMITS
+    for name, value in values.items():
+        try:
+            limits = limits.changed(name, None if value == NO_LIMIT else value)
+        except KeyError:
+            known = ", ".join(limits.to_dict())
+            raise LimitsFileError(path, name, f"unknown limit; known are {known}") from None
+        except (TypeError, ValueError) as error:
+            reason = str(error).removeprefix(f"{name} ")
+            raise LimitsFileError(path, name, reason) from error
+    return limits

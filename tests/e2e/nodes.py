@@ -1,0 +1,112 @@
+"""Real py-libp2p hosts on loopback sockets, guarded by rcmgr."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import trio
+from libp2p import new_host
+from libp2p.abc import IHost
+from libp2p.crypto.keys import KeyPair
+from libp2p.crypto.secp256k1 import create_new_key_pair
+from libp2p.network.config import ConnectionConfig, RetryConfig
+from libp2p.peer.id import ID
+from libp2p.peer.peerinfo import PeerInfo
+from multiaddr import Multiaddr
+
+from rcmgr import ConnectionLimits, ResourceLimits, ResourceManager
+
+LISTEN = {
+    "tcp": "/ip4/127.0.0.1/tcp/0",
+    "ws": "/ip4/127.0.0.1/tcp/0/ws",
+    "quic": "/ip4/127.0.0.1/udp/0/quic-v1",
+}
+SHORT = 0.5  # seconds a handshake may take, in tests that let one stall
+
+
+@dataclass
+class SilentPeer:
+    """Accepts connections (its kernel does) and never says a word; or not even that."""
+
+    id: ID
+    port: int
+
+    @property
+    def info(self) -> PeerInfo:
+        return PeerInfo(self.id, [Multiaddr(f"/ip4/127.0.0.1/tcp/{self.port}")])
+
+
+@dataclass
+class Node:
+    host: IHost
+    manager: ResourceManager
+
+    @property
+    def id(self) -> ID:
+        return self.host.get_id()
+
+    @property
+    def info(self) -> PeerInfo:
+        return PeerInfo(self.id, self.host.get_addrs())
+
+    @property
+    def port(self) -> int:
+        return int(self.host.get_addrs()[0].value_for_protocol("tcp"))
+
+    def count(self, kind: str) -> int:
+        return self.manager.connection_tracker.get_connection_count(kind)
+
+    @property
+    def counts(self) -> tuple[int, int, int, int]:
+        """Pending in, pending out, established in, established out."""
+        return tuple(self.manager.get_stats()["connection_states"].values())
+
+    async def dial(self, other: Node | SilentPeer) -> bool:
+        """Whether this node's swarm reports a connection (the other one may still refuse it)."""
+        try:
+            await self.host.connect(other.info)
+        except Exception:  # noqa: BLE001 (py-libp2p raises several kinds for a refused dial)
+            return False
+        return True
+
+
+@asynccontextmanager
+async def running_node(
+    transport: str = "tcp",
+    *,
+    limits: ConnectionLimits | None = None,
+    node_limits: ResourceLimits | None = None,
+    key_pair: KeyPair | None = None,
+    allowlist: tuple[ID, ...] = (),
+    upgrade_timeout: float = 10.0,
+) -> AsyncIterator[Node]:
+    manager = ResourceManager(node_limits, allowlist, connection_limits=limits)
+    host = new_host(
+        key_pair=key_pair or create_new_key_pair(),
+        resource_manager=manager,
+        enable_quic=transport == "quic",
+        enable_websocket=transport == "ws",
+        # the swarm's own limits, its retries and its dials of its own out of the way
+        connection_config=ConnectionConfig(
+            min_connections=0,
+            low_watermark=0,
+            high_watermark=10_000,
+            max_connections=10_000,
+            max_connections_per_peer=10_000,
+            inbound_upgrade_timeout=upgrade_timeout,
+            outbound_upgrade_timeout=upgrade_timeout,
+        ),
+    )
+    host.get_network().retry_config = RetryConfig(max_retries=0)
+    async with host.run(listen_addrs=[Multiaddr(LISTEN[transport])]):
+        yield Node(host, manager)
+
+
+async def eventually(condition: Callable[[], bool], seconds: float = 10) -> None:
+    """Wait until the condition holds; the test fails when it does not within `seconds`."""
+    with trio.move_on_after(seconds):
+        while not condition():  # noqa: ASYNC110 (py-libp2p signals none of what is waited for)
+            await trio.sleep(0.01)
+    assert condition()

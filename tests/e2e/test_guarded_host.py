@@ -1,0 +1,299 @@
+"""A real host keeps its limits, and every slot comes back."""
+
+from __future__ import annotations
+
+import gc
+from contextlib import AsyncExitStack
+
+import pytest
+import trio
+from libp2p.crypto.secp256k1 import create_new_key_pair
+from libp2p.custom_types import TProtocol
+from libp2p.peer.id import ID
+from nodes import SHORT, Node, SilentPeer, eventually, running_node
+
+from rcmgr import ConnectionLimits, ResourceLimits
+
+NOTHING = (0, 0, 0, 0)
+
+
+async def dial_all(dialers: list[Node], target: Node) -> None:
+    async with trio.open_nursery() as nursery:
+        for dialer in dialers:
+            nursery.start_soon(dialer.dial, target)
+
+
+async def test_a_connection_is_counted_once_and_given_back(transport: str) -> None:
+    async with running_node(transport) as node, running_node(transport) as peer:
+        assert await peer.dial(node)
+        await eventually(lambda: node.counts == (0, 0, 1, 0) and peer.counts == (0, 0, 0, 1))
+        assert set(node.manager.connection_tracker.established_per_peer) == {peer.id}
+        connection = node.host.get_network().get_connections(peer.id)[0]
+        assert node.manager.connection_tracker.established_per_peer[peer.id] == {
+            str(id(connection.muxed_conn))
+        }
+        await peer.host.disconnect(node.id)
+        await eventually(lambda: node.counts == NOTHING and peer.counts == NOTHING)
+        for side in (node, peer):
+            totals = side.manager.connection_tracker.snapshot()
+            assert (totals.total_created, totals.total_closed, totals.peak_connections) == (1, 1, 1)
+            assert side.manager.get_stats()["streams"] == 0
+
+
+async def test_the_accepting_side_closes(transport: str) -> None:
+    async with running_node(transport) as node, running_node(transport) as peer:
+        assert await peer.dial(node)
+        await eventually(lambda: node.count("established_inbound") == 1)
+        await node.host.disconnect(peer.id)
+        await eventually(lambda: node.counts == NOTHING and peer.counts == NOTHING)
+
+
+@pytest.mark.parametrize("maximum", [1, 3])
+@pytest.mark.parametrize("limit", ["max_established_inbound", "max_established_total"])
+async def test_established_limit_is_reached_never_passed_and_freed(
+    transport: str, limit: str, maximum: int
+) -> None:
+    async with AsyncExitStack() as stack:
+        limits = ConnectionLimits.from_dict({limit: maximum})
+        node = await stack.enter_async_context(running_node(transport, limits=limits))
+        dialers = [
+            await stack.enter_async_context(running_node(transport)) for _ in range(maximum + 2)
+        ]
+        await dial_all(dialers, node)
+        tracker = node.manager.connection_tracker
+        await eventually(lambda: node.counts == (0, 0, maximum, 0))
+        await eventually(lambda: tracker.snapshot().total_denied >= 2)
+        assert tracker.snapshot().peak_established_total == maximum
+        denial = node.manager.last_denial
+        assert denial is not None
+        assert (denial.kind.value, denial.current, denial.limit) == (
+            limit.removeprefix("max_"), maximum, maximum)
+        assert denial.peer_id in [dialer.id for dialer in dialers]
+
+        # a place that becomes free is given to the next one
+        first = next(d for d in dialers if d.id in tracker.established_per_peer)
+        await first.host.disconnect(node.id)
+        await eventually(lambda: node.counts == (0, 0, maximum - 1, 0))
+        newcomer = await stack.enter_async_context(running_node(transport))
+        await newcomer.dial(node)
+        await eventually(lambda: newcomer.id in tracker.established_per_peer)
+        assert tracker.snapshot().peak_established_total == maximum
+
+
+async def test_one_identity_gets_no_more_than_its_share(transport: str) -> None:
+    """A burst of dials by one key: in 0.8.1 the refused ones leak slots for good."""
+    key_pair = create_new_key_pair()
+    limits = ConnectionLimits(max_established_per_peer=2)
+    async with AsyncExitStack() as stack:
+        node = await stack.enter_async_context(running_node(transport, limits=limits))
+        dialers = [
+            await stack.enter_async_context(running_node(transport, key_pair=key_pair))
+            for _ in range(6)
+        ]
+        for _ in range(3):
+            await dial_all(dialers, node)
+            await eventually(lambda: node.count("pending_total") == 0)
+        tracker = node.manager.connection_tracker
+        snapshot = tracker.snapshot()
+        assert snapshot.peak_established_per_peer == 2
+        assert snapshot.denied["established_per_peer"] >= 1
+        for dialer in dialers:
+            await dialer.host.disconnect(node.id)
+        await eventually(lambda: node.counts == NOTHING)
+        # an honest peer is still welcome
+        honest = await stack.enter_async_context(running_node(transport))
+        assert await honest.dial(node)
+        await eventually(lambda: honest.id in tracker.established_per_peer)
+
+
+async def test_max_connections_of_one_admits_one(transport: str) -> None:
+    async with (
+        running_node(transport, node_limits=ResourceLimits(max_connections=1)) as node,
+        running_node(transport) as first,
+        running_node(transport) as second,
+        running_node(transport) as third,  # the swarm does not redial an address that just failed
+    ):
+        assert await first.dial(node)
+        await eventually(lambda: node.counts == (0, 0, 1, 0))
+        await second.dial(node)
+        await eventually(lambda: "connections" in node.manager.get_stats()["denied"])
+        assert node.counts == (0, 0, 1, 0)
+        await first.host.disconnect(node.id)
+        await eventually(lambda: node.counts == NOTHING)
+        assert await third.dial(node)
+        await eventually(lambda: node.counts == (0, 0, 1, 0))
+        assert node.manager.connection_tracker.snapshot().peak_connections == 1
+
+
+async def test_outbound_limit(transport: str) -> None:
+    limits = ConnectionLimits(max_established_outbound=1)
+    async with (
+        running_node(transport, limits=limits) as node,
+        running_node(transport) as first,
+        running_node(transport) as second,
+        running_node(transport) as third,  # the swarm does not redial an address that just failed
+    ):
+        assert await node.dial(first)
+        assert not await node.dial(second)
+        assert node.counts == (0, 0, 0, 1)
+        await eventually(lambda: second.counts == NOTHING)
+        await node.host.disconnect(first.id)
+        await eventually(lambda: node.counts == NOTHING)
+        assert await node.dial(third)
+
+
+async def test_an_allowed_peer_is_never_denied(transport: str) -> None:
+    key_pair = create_new_key_pair()
+    friend_id = ID.from_pubkey(key_pair.public_key)
+    limits = ConnectionLimits(max_established_inbound=0)
+    async with (
+        running_node(transport, limits=limits, allowlist=(friend_id,)) as node,
+        running_node(transport, key_pair=key_pair) as friend,
+        running_node(transport) as stranger,
+    ):
+        await stranger.dial(node)
+        assert await friend.dial(node)
+        await eventually(lambda: set(node.manager.connection_tracker.established_per_peer)
+                         == {friend_id})
+        await eventually(lambda: node.count("pending_total") == 0)
+        assert node.manager.connection_tracker.snapshot().peak_established_inbound == 0
+
+
+@pytest.mark.parametrize("garbage", [b"", b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 4096])
+async def test_half_open_connections_meet_the_pending_limit(garbage: bytes) -> None:
+    limits = ConnectionLimits(max_pending_inbound=3)
+    async with running_node(limits=limits, upgrade_timeout=SHORT) as node:
+        streams = [await trio.open_tcp_stream("127.0.0.1", node.port) for _ in range(8)]
+        for stream in streams:
+            if garbage:
+                await stream.send_all(garbage)
+        tracker = node.manager.connection_tracker
+        await eventually(lambda: tracker.snapshot().total_denied >= 5 or bool(garbage))
+        # the handshakes that stall are ended by the swarm's time-out, the others by their garbage
+        await eventually(lambda: node.counts == NOTHING)
+        assert tracker.snapshot().peak_pending_inbound <= 3
+        if not garbage:
+            assert tracker.snapshot().peak_pending_inbound == 3
+        for stream in streams:
+            await stream.aclose()
+        async with running_node() as honest:
+            assert await honest.dial(node)
+
+
+async def test_half_open_connections_that_leave_free_their_place() -> None:
+    async with running_node(limits=ConnectionLimits(max_pending_inbound=2)) as node:
+        for _ in range(3):
+            streams = [await trio.open_tcp_stream("127.0.0.1", node.port) for _ in range(2)]
+            await eventually(lambda: node.count("pending_inbound") == 2)
+            for stream in streams:
+                await stream.aclose()
+            await eventually(lambda: node.counts == NOTHING)
+        assert node.manager.connection_tracker.snapshot().total_denied == 0
+
+
+async def test_dials_that_stall_or_are_cancelled() -> None:
+    limits = ConnectionLimits(max_pending_outbound=2)
+    async with (
+        running_node(limits=limits, upgrade_timeout=SHORT) as node,
+        trio.open_nursery() as nursery,
+    ):
+        listeners = [await trio.open_tcp_listeners(0, host="127.0.0.1") for _ in range(4)]
+        silent = []
+        for [listener] in listeners:
+            peer_id = ID.from_pubkey(create_new_key_pair().public_key)
+            port = listener.socket.getsockname()[1]
+            silent.append(SilentPeer(peer_id, port))
+        with trio.CancelScope() as dialing:
+            async with trio.open_nursery() as dials:
+                for peer in silent:
+                    dials.start_soon(node.dial, peer)
+                await eventually(lambda: node.count("pending_outbound") == 2)
+                await eventually(
+                    lambda: node.manager.get_stats()["denied"].get("pending_outbound", 0) >= 2
+                )
+                dialing.cancel()
+        await eventually(lambda: node.counts == NOTHING)
+        # and one that runs into the swarm's time-out
+        assert not await node.dial(silent[0])
+        assert node.counts == NOTHING
+        assert node.manager.connection_tracker.snapshot().peak_pending_outbound == 2
+        for [listener] in listeners:
+            await listener.aclose()
+        nursery.cancel_scope.cancel()
+
+
+async def test_refused_dial_and_wrong_peer() -> None:
+    async with running_node() as node, running_node() as other:
+        assert not await node.dial(SilentPeer(other.id, 1))
+        stranger = ID.from_pubkey(create_new_key_pair().public_key)
+        assert not await node.dial(SilentPeer(stranger, other.port))
+        await eventually(lambda: node.counts == NOTHING and other.counts == NOTHING)
+
+
+async def test_streams_are_counted_limited_and_given_back(transport: str) -> None:
+    protocol = TProtocol("/hold/1.0.0")
+    node_limits = ResourceLimits(max_streams=8)
+    async with (
+        running_node(transport, node_limits=node_limits) as node,
+        running_node(transport) as peer,
+    ):
+
+        async def hold(stream: object) -> None:
+            await trio.sleep_forever()
+
+        node.host.set_stream_handler(protocol, hold)
+        assert await peer.dial(node)
+        await trio.sleep(0.5)  # identify opens and closes streams of its own
+        streams = []
+        for _ in range(8):
+            streams.append(await peer.host.new_stream(node.id, [protocol]))
+        await eventually(lambda: node.manager.get_stats()["streams"] == 8)
+        with trio.move_on_after(1):
+            await peer.host.new_stream(node.id, [protocol])
+        assert node.manager.get_stats()["peak_streams"] <= 8
+        for stream in streams:
+            await stream.reset()
+        await peer.host.disconnect(node.id)
+        await eventually(lambda: node.manager.get_stats()["streams"] == 0)
+        await eventually(lambda: peer.manager.get_stats()["streams"] == 0)
+        assert node.manager.get_stats()["over_released"]["streams"] == 0
+
+
+async def test_a_host_closed_in_mid_flood_holds_nothing(transport: str) -> None:
+    async with AsyncExitStack() as stack:
+        dialers = [await stack.enter_async_context(running_node(transport)) for _ in range(4)]
+        async with trio.open_nursery() as nursery:
+            async with running_node(transport, limits=ConnectionLimits(
+                    max_pending_inbound=3, max_established_inbound=2)) as node:
+
+                async def flood(dialer: Node) -> None:
+                    while True:
+                        await dialer.dial(node)
+                        await dialer.host.disconnect(node.id)
+                        await trio.sleep(0.01)
+
+                for dialer in dialers:
+                    nursery.start_soon(flood, dialer)
+                tracker = node.manager.connection_tracker
+                await eventually(lambda: tracker.snapshot().total_established >= 5, 20)
+            gc.collect()
+            assert node.counts == NOTHING
+            nursery.cancel_scope.cancel()
+        snapshot = tracker.snapshot()
+        assert snapshot.peak_pending_inbound <= 3
+        assert snapshot.peak_established_inbound <= 2
+        assert snapshot.total_created == snapshot.total_closed
+
+
+async def test_limits_changed_at_run_time_hold_for_new_connections(transport: str) -> None:
+    async with (
+        running_node(transport) as node,
+        running_node(transport) as first,
+        running_node(transport) as second,
+    ):
+        assert await first.dial(node)
+        await eventually(lambda: node.counts == (0, 0, 1, 0))
+        node.manager.connection_limits = ConnectionLimits(max_established_inbound=1)
+        await second.dial(node)
+        await eventually(lambda: node.manager.last_denial is not None)
+        assert set(node.manager.connection_tracker.established_per_peer) == {first.id}
