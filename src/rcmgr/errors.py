@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Hashable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import Enum
 
 __all__ = [
@@ -68,9 +68,13 @@ class ResourceLimitExceeded(_LimitRoot):
         link_upstream()
         return super().__new__(cls, *args)
 
+    def __init__(self, *args: object) -> None:
+        # not upstream's constructor: it assigns `message`
+        self.args = args
+
     def __post_init__(self) -> None:
         # `args` is what pickle rebuilds an exception from
-        self.args = tuple(getattr(self, field.name) for field in fields(self))  # type: ignore[arg-type]
+        self.args = tuple(getattr(self, each.name) for each in fields(self))  # type: ignore[arg-type]
 
     @property
     def message(self) -> str:
@@ -117,7 +121,7 @@ class MemoryReservationExceeded(ResourceLimitExceeded):
 
     limit: int
     current: int
-    requested: int
+    requested: int = field()  # else the root's `requested` would be its default
 
     resource_type = "memory"
 
