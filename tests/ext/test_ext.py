@@ -8,7 +8,7 @@ import pytest
 from build import EXT, HERE, run_c_test
 
 
-@pytest.mark.parametrize("name", ["test_clock", "test_connection_counts", "test_pointer_table"])
+@pytest.mark.parametrize("name", sorted(path.stem for path in HERE.glob("test_*.c")))
 def test_c(name: str, tmp_path: Path) -> None:
     run_c_test(name, tmp_path)
 
