@@ -15,7 +15,7 @@
 
 #include "gcra.h"
 
-enum { RCMGR_BUCKET_MAX_SHIFT = 16, RCMGR_BUCKET_MIN_SLOTS = 8 };
+enum { RCMGR_BUCKET_MAX_SCALE = 1 << 16, RCMGR_BUCKET_MIN_SLOTS = 8 };
 
 typedef struct {
     uint32_t tag;

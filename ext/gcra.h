@@ -1,9 +1,9 @@
 /* A token bucket as one stored time: the generic cell rate algorithm (ITU-T I.371).
  *
- * The bucket is described by when it will be full again. Time is counted in ticks of 2**-shift
- * nanoseconds, since an interval of whole nanoseconds is too coarse for a million tokens a second:
- * a token costs `cost` ticks, the bucket is `depth` = capacity * cost ticks deep, and what is
- * missing from it now is its debt. Integers only: nothing drifts, whatever the steps of the clock.
+ * The bucket is described by when it will be full again. Time is counted in ticks, `scale` to the
+ * nanosecond, since an interval of whole nanoseconds is too coarse for a million tokens a second: a
+ * token costs `cost` ticks, the bucket is `depth` = capacity * cost ticks deep, and what is missing
+ * from it now is its debt. Integers only: nothing drifts, whatever the steps of the clock.
  *
  * No Python, no allocation, no system call. Not thread safe: the caller holds a lock. */
 #ifndef RCMGR_GCRA_H
@@ -12,7 +12,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { RCMGR_GCRA_MAX_SHIFT = 32 };
+#define RCMGR_GCRA_MAX_SCALE (INT64_C(1) << 32)
 #define RCMGR_GCRA_MAX_DEPTH (INT64_C(1) << 61)
 #define RCMGR_GCRA_MAX_NOW (INT64_C(1) << 61) /* either way, so that sums fit */
 
@@ -20,10 +20,10 @@ typedef struct {
     int64_t capacity; /* tokens, 1 or more */
     int64_t cost;     /* ticks per token; 0: no limit */
     int64_t depth;    /* capacity * cost, at most RCMGR_GCRA_MAX_DEPTH */
-    unsigned shift;
+    int64_t scale;    /* ticks per nanosecond, from 1 to RCMGR_GCRA_MAX_SCALE */
 } rcmgr_gcra;
 
-/* When a bucket is full again: full_ns + ticks * 2**-shift, ticks < 2**shift. */
+/* When a bucket is full again: full_ns and `ticks` more, fewer than a nanosecond has. */
 typedef struct {
     int64_t full_ns;
     uint32_t ticks;
@@ -34,14 +34,14 @@ static inline int64_t rcmgr_gcra_debt(const rcmgr_gcra *g, rcmgr_gcra_time full,
 {
     if (full.full_ns < now)
         return 0;
-    return ((full.full_ns - now) << g->shift) + full.ticks;
+    return (full.full_ns - now) * g->scale + full.ticks;
 }
 
 static inline rcmgr_gcra_time rcmgr_gcra_full_after(const rcmgr_gcra *g, int64_t debt, int64_t now)
 {
     rcmgr_gcra_time full = {
-        now + (debt >> g->shift),
-        (uint32_t)(debt & ((INT64_C(1) << g->shift) - 1)),
+        now + debt / g->scale,
+        (uint32_t)(debt % g->scale),
     };
     return full;
 }
@@ -68,7 +68,7 @@ static inline int64_t rcmgr_gcra_wait_ns(const rcmgr_gcra *g, int64_t debt, int6
     if (tokens > g->capacity)
         return -1;
     int64_t ticks = tokens * g->cost - (g->depth - debt);
-    return (ticks + (INT64_C(1) << g->shift) - 1) >> g->shift;
+    return (ticks + g->scale - 1) / g->scale;
 }
 
 #endif

@@ -171,7 +171,9 @@ def test_a_pending_connection_is_established_once_or_ends_once() -> None:
                 try:
                     tracker.move_to_established_outbound(i, b"peer")
                 except ValueError:
-                    assert record.state in ("established_outbound", "closed")
+                    # this one, or, if it was renamed, a new one that another thread established
+                    holder = tracker.get_connection(i)
+                    assert holder is None or holder.state == "established_outbound"
             elif number % 4 == 1:
                 tracker.remove(record, only_pending=True)
             elif number % 4 == 2:

@@ -2,7 +2,7 @@ from libc.stdint cimport int64_t, uint16_t, uint32_t
 
 
 cdef extern from "gcra.h" nogil:
-    const int RCMGR_GCRA_MAX_SHIFT
+    const int64_t RCMGR_GCRA_MAX_SCALE
     const int64_t RCMGR_GCRA_MAX_DEPTH
     const int64_t RCMGR_GCRA_MAX_NOW
 
@@ -10,7 +10,7 @@ cdef extern from "gcra.h" nogil:
         int64_t capacity
         int64_t cost
         int64_t depth
-        unsigned shift
+        int64_t scale
 
     ctypedef struct rcmgr_gcra_time:
         int64_t full_ns
@@ -24,7 +24,7 @@ cdef extern from "gcra.h" nogil:
 
 
 cdef extern from "bucket_table.h" nogil:
-    const int RCMGR_BUCKET_MAX_SHIFT
+    const int RCMGR_BUCKET_MAX_SCALE
     const int RCMGR_BUCKET_MIN_SLOTS
 
     ctypedef struct rcmgr_bucket:

@@ -5,7 +5,7 @@ at which it will be full again. So a bucket that is full is no different from on
 the table forgets it with nothing lost.
 """
 
-from math import inf
+from math import gcd, inf
 from operator import index
 
 cimport cython
@@ -17,8 +17,8 @@ from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t, uint16_t, uint32_t, uint
 
 from rcmgr._clock cimport rcmgr_now_coarse_ns, rcmgr_now_ns
 from rcmgr._gcra cimport (
-    RCMGR_BUCKET_MAX_SHIFT, RCMGR_BUCKET_MIN_SLOTS, RCMGR_GCRA_MAX_DEPTH, RCMGR_GCRA_MAX_NOW,
-    RCMGR_GCRA_MAX_SHIFT, rcmgr_bucket, rcmgr_bucket_count_denial, rcmgr_bucket_set,
+    RCMGR_BUCKET_MAX_SCALE, RCMGR_BUCKET_MIN_SLOTS, RCMGR_GCRA_MAX_DEPTH, RCMGR_GCRA_MAX_NOW,
+    RCMGR_GCRA_MAX_SCALE, rcmgr_bucket, rcmgr_bucket_count_denial, rcmgr_bucket_set,
     rcmgr_bucket_time, rcmgr_gcra, rcmgr_gcra_allows, rcmgr_gcra_available, rcmgr_gcra_debt,
     rcmgr_gcra_full_after, rcmgr_gcra_time, rcmgr_gcra_wait_ns, rcmgr_shard, rcmgr_shard_after,
     rcmgr_shard_find_full, rcmgr_shard_find_fullest, rcmgr_shard_home, rcmgr_shard_match,
@@ -50,8 +50,8 @@ cdef enum:
     DENIED_BY_OVERALL
 
 
-cdef rcmgr_gcra gcra_of(object capacity, object refill_rate, int max_shift) except *:
-    """The integers of a bucket: as fine as they fit; ValueError if that is not fine enough."""
+cdef rcmgr_gcra gcra_of(object capacity, object refill_rate, int64_t max_scale) except *:
+    """The integers of a bucket: exact, or as fine as fits; ValueError if that is not fine enough."""
     cdef rcmgr_gcra g
     if isinstance(capacity, bool) or not isinstance(capacity, int):
         raise TypeError(f"capacity must be an int, not {capacity!r}")
@@ -63,23 +63,30 @@ cdef rcmgr_gcra gcra_of(object capacity, object refill_rate, int max_shift) exce
         raise ValueError(f"refill_rate must be above 0 tokens per second, not {refill_rate}")
     g.capacity = capacity
     if refill_rate == inf:
-        g.cost = g.depth = g.shift = 0
+        g.cost = g.depth = 0
+        g.scale = 1
         return g
     tokens, seconds = refill_rate.as_integer_ratio()
     if capacity * seconds > MAX_YEARS * SECONDS_PER_YEAR * tokens:
         raise ValueError(
             f"capacity {capacity} at refill_rate {refill_rate} takes more than {MAX_YEARS} years "
             "to fill")
-    for shift in range(max_shift, -1, -1):
-        exact = (1_000_000_000 * seconds) << shift  # ticks per token, times `tokens`
-        cost = -(-exact // tokens)  # up: rather a trifle slower than faster
-        if capacity * cost <= RCMGR_GCRA_MAX_DEPTH:
-            break
-    if capacity * cost > RCMGR_GCRA_MAX_DEPTH or (cost * tokens - exact) * 2_000_000 > exact:
+    # a token takes interval / tokens nanoseconds: the fraction in lowest terms is exact
+    interval = 1_000_000_000 * seconds
+    divisor = gcd(interval, tokens)
+    scale, cost = tokens // divisor, interval // divisor
+    if scale > max_scale:
+        scale = max_scale
+        cost = -(-interval * scale // tokens)  # up: rather a trifle slower than faster
+        while capacity * cost > RCMGR_GCRA_MAX_DEPTH and scale > 1:
+            scale //= 2
+            cost = -(-interval * scale // tokens)
+    error = cost * tokens - interval * scale
+    if capacity * cost > RCMGR_GCRA_MAX_DEPTH or error * 2_000_000 > interval * scale:
         raise ValueError(
             f"capacity {capacity} at refill_rate {refill_rate} does not fit: its times cannot be "
             "held to one part in a million")
-    g.shift = shift
+    g.scale = scale
     g.cost = cost
     g.depth = capacity * cost
     return g
@@ -138,7 +145,7 @@ cdef class TokenBucket:
 
     def __cinit__(self, capacity, refill_rate, initial_tokens=None, *, clock=None):
         cdef int64_t missing = 0
-        self._gcra = gcra_of(capacity, refill_rate, RCMGR_GCRA_MAX_SHIFT)
+        self._gcra = gcra_of(capacity, refill_rate, RCMGR_GCRA_MAX_SCALE)
         if initial_tokens is not None:
             if isinstance(initial_tokens, bool) or not isinstance(initial_tokens, int):
                 raise TypeError(f"initial_tokens must be an int or None, not {initial_tokens!r}")
@@ -161,7 +168,7 @@ cdef class TokenBucket:
         """Tokens per second, as they are counted: up to half a millionth less than was asked."""
         if self._gcra.cost == 0:
             return inf
-        return 1e9 * 2.0 ** self._gcra.shift / self._gcra.cost
+        return 1e9 * self._gcra.scale / self._gcra.cost
 
     def try_consume(self, tokens=1, now_ns=None):
         """Take `tokens` if they are there: True; else False, and nothing is taken.
@@ -322,7 +329,7 @@ cdef class BucketTable:
                   clock=None):
         cdef uint32_t shards = 1
         cdef uint32_t i
-        self._gcra = gcra_of(capacity, refill_rate, RCMGR_BUCKET_MAX_SHIFT)
+        self._gcra = gcra_of(capacity, refill_rate, RCMGR_BUCKET_MAX_SCALE)
         if isinstance(max_peers, bool) or not isinstance(max_peers, int):
             raise TypeError(f"max_peers must be an int, not {max_peers!r}")
         if not 1 <= max_peers <= 1 << 32:
