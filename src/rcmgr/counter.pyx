@@ -10,7 +10,8 @@ __all__ = ["Counter"]
 cdef class Counter:
     """How much of something is in use, and whether more may be.
 
-    limit: 0 or more; None: no limit. May be set at any time; holds for what is taken from then on.
+    limit: 0 or more; None, or 2**63 - 1 and more: no limit. May be set at any time; holds for what
+    is taken from then on.
     Amounts are ints of 0 or more (ValueError below 0, OverflowError from 2**63). O(1), about 30 ns;
     thread safe.
     """
@@ -34,7 +35,7 @@ cdef class Counter:
 
     @limit.setter
     def limit(self, value):
-        cdef int64_t limit = INT64_MAX if value is None else value
+        cdef int64_t limit = INT64_MAX if value is None or value > INT64_MAX else value
         if limit < 0:
             raise ValueError(f"limit must be 0 or more, or None (no limit), not {value}")
         with cython.critical_section(self):
