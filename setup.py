@@ -21,6 +21,7 @@ from setuptools.command.build_ext import build_ext
 MODULES: dict[str, list[str]] = {
     "connection_tracker": [],
     "counter": [],
+    "token_bucket": [],
 }
 
 SANITIZE = os.environ.get("RCMGR_SANITIZE", "")

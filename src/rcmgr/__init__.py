@@ -15,10 +15,15 @@ _MODULES = {
         "ConnectionLimitExceeded",
         "ConnectionLimitKind",
         "MemoryReservationExceeded",
+        "RateLimitExceeded",
         "ResourceLimitExceeded",
         "ResourceScopeClosed",
         "StreamLimitExceeded",
     ],
+    "protocol_rate_limiter": ["ProtocolRateLimiter"],
+    "rate_limiter": ["RateLimiter"],
+    "rate_limits": ["ConnectionRateLimits", "Rate", "RateLimits"],
+    "token_bucket": ["BucketTable", "TokenBucket"],
     "manager": ["ResourceLimits", "ResourceManager"],
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

@@ -12,26 +12,39 @@ from rcmgr.errors import (
     ConnectionLimitExceeded,
     ConnectionLimitKind,
     MemoryReservationExceeded,
+    RateLimitExceeded,
     ResourceLimitExceeded,
     ResourceScopeClosed,
     StreamLimitExceeded,
 )
 from rcmgr.manager import ResourceLimits, ResourceManager
+from rcmgr.protocol_rate_limiter import ProtocolRateLimiter
+from rcmgr.rate_limiter import RateLimiter
+from rcmgr.rate_limits import ConnectionRateLimits, Rate, RateLimits
+from rcmgr.token_bucket import BucketTable, TokenBucket
 
 __all__ = [
+    "BucketTable",
     "ConnectionKind",
     "ConnectionLifecycleManager",
     "ConnectionLimitExceeded",
     "ConnectionLimitKind",
     "ConnectionLimits",
+    "ConnectionRateLimits",
     "ConnectionScope",
     "ConnectionTracker",
     "Denial",
     "MemoryReservationExceeded",
+    "ProtocolRateLimiter",
+    "Rate",
+    "RateLimitExceeded",
+    "RateLimiter",
+    "RateLimits",
     "ResourceLimitExceeded",
     "ResourceLimits",
     "ResourceManager",
     "ResourceScopeClosed",
     "StreamLimitExceeded",
+    "TokenBucket",
     "TrackerSnapshot",
 ]

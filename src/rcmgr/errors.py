@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Hashable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import Enum
 
 __all__ = [
     "ConnectionLimitExceeded",
     "ConnectionLimitKind",
     "MemoryReservationExceeded",
+    "RateLimitExceeded",
     "ResourceLimitExceeded",
     "ResourceScopeClosed",
     "StreamLimitExceeded",
@@ -67,9 +68,13 @@ class ResourceLimitExceeded(_LimitRoot):
         link_upstream()
         return super().__new__(cls, *args)
 
+    def __init__(self, *args: object) -> None:
+        # not upstream's constructor: it assigns `message`
+        self.args = args
+
     def __post_init__(self) -> None:
         # `args` is what pickle rebuilds an exception from
-        self.args = tuple(getattr(self, field.name) for field in fields(self))  # type: ignore[arg-type]
+        self.args = tuple(getattr(self, each.name) for each in fields(self))  # type: ignore[arg-type]
 
     @property
     def message(self) -> str:
@@ -119,7 +124,7 @@ class MemoryReservationExceeded(ResourceLimitExceeded):
 
     limit: int
     current: int
-    requested: int
+    requested: int = field()  # else the root's `requested` would be its default
 
     resource_type = "memory"
 
@@ -127,6 +132,24 @@ class MemoryReservationExceeded(ResourceLimitExceeded):
         return (
             f"Memory reservation of {self.requested} bytes refused "
             f"(reserved: {self.current} bytes, limit: {self.limit} bytes)"
+        )
+
+
+@dataclass(eq=False)
+class RateLimitExceeded(ResourceLimitExceeded):
+    """A peer asked too often; after `retry_after_s` seconds (inf: never) it may ask again."""
+
+    protocol: str
+    operation: str
+    peer_id: Hashable | None
+    retry_after_s: float
+
+    resource_type = "rate"
+
+    def __str__(self) -> str:
+        return (
+            f"Rate limit exceeded: {self.operation} of {self.protocol} by {self.peer_id} "
+            f"(retry after {self.retry_after_s:.3g} s)"
         )
 
 

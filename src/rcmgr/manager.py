@@ -15,6 +15,7 @@ from rcmgr.counter import Counter
 from rcmgr.denials import DenialLog
 from rcmgr.errors import (
     MemoryReservationExceeded,
+    RateLimitExceeded,
     ResourceLimitExceeded,
     ResourceScopeClosed,
     StreamLimitExceeded,
@@ -22,7 +23,11 @@ from rcmgr.errors import (
 )
 from rcmgr.handover import Handover, HostLifecycle
 from rcmgr.host_watch import HostWatch
-from rcmgr.peers import peer_from_any
+from rcmgr.peers import ip_key, peer_from_any
+from rcmgr.protocol_rate_limiter import ProtocolRateLimiter
+from rcmgr.rate_limiter import table_of
+from rcmgr.rate_limits import ConnectionRateLimits, RateLimits
+from rcmgr.token_bucket import BucketTable
 
 __all__ = ["ResourceLimits", "ResourceManager"]
 
@@ -70,6 +75,7 @@ class ResourceManager(_InPlaceOfUpstream):  # type: ignore[misc]
     allowlist: peers (`ID`, bytes or base58 text) whose connections and streams are never denied;
         their connections count toward no limit. Default none.
     connection_limits: limits by connection state; default none.
+    connection_rate_limits: how often one address and one peer may connect; default no limit.
 
     The methods that a swarm calls are O(1), never block and are thread safe. A denial is a return
     value (None or False); `last_denial` and `denials` have the reasons.
@@ -81,6 +87,7 @@ class ResourceManager(_InPlaceOfUpstream):  # type: ignore[misc]
         allowlist: Iterable[Hashable] | None = None,
         *,
         connection_limits: ConnectionLimits | None = None,
+        connection_rate_limits: ConnectionRateLimits | None = None,
     ) -> None:
         link_upstream()
         self.denials = DenialLog()
@@ -95,6 +102,14 @@ class ResourceManager(_InPlaceOfUpstream):  # type: ignore[misc]
         self._streams = Counter()
         self._memory = Counter()
         self.limits = ResourceLimits() if limits is None else limits
+        rates = ConnectionRateLimits() if connection_rate_limits is None else connection_rate_limits
+        if not isinstance(rates, ConnectionRateLimits):
+            raise TypeError(
+                f"connection_rate_limits must be a ConnectionRateLimits, not {rates!r}")
+        self.connection_rate_limits = rates
+        self._ip_rates = table_of(rates.per_ip, rates)
+        self._peer_rates = table_of(rates.per_peer, rates)
+        self.protocol_rate_limiters: dict[str, ProtocolRateLimiter] = {}
         self._ids = itertools.count(1)
         self._closed = False
         # the name under which the swarm starts it
@@ -160,16 +175,22 @@ class ResourceManager(_InPlaceOfUpstream):  # type: ignore[misc]
         is closed (the swarm takes an exception for consent).
 
         direction: "inbound", or a `Direction`; anything else is outbound. endpoint_ip: the remote
-        address; no limit depends on it.
+        address, for `connection_rate_limits`, which hold for inbound connections.
         """
         if self._closed:
             return None
         inbound = _is_inbound(direction)
         if peer_id is None:
-            return self._open_pending(inbound)
+            return self._open_pending(inbound, endpoint_ip)
         return self._open_established(peer_from_any(peer_id), inbound)
 
-    def _open_pending(self, inbound: bool) -> ConnectionScope | None:
+    def _open_pending(self, inbound: bool, endpoint_ip: str | None) -> ConnectionScope | None:
+        rates = self._ip_rates
+        if inbound and rates is not None and endpoint_ip:
+            key = ip_key(endpoint_ip)
+            if not rates.try_consume(key):
+                self.denials.add(_rate_error, rates, "ip address", endpoint_ip, key, None)
+                return None
         tracker = self.connection_tracker
         connection_id = f"conn-{next(self._ids)}"
         admit = tracker.admit_pending_inbound if inbound else tracker.admit_pending_outbound
@@ -186,6 +207,17 @@ class ResourceManager(_InPlaceOfUpstream):  # type: ignore[misc]
     def _open_established(self, peer_id: Hashable, inbound: bool) -> ConnectionScope | None:
         tracker = self.connection_tracker
         record = self._handover.take_established(peer_id, inbound, claimed=True)
+        rates = self._peer_rates
+        if (
+            inbound
+            and rates is not None
+            and not tracker.is_bypassed(peer_id)
+            and not rates.try_consume(peer_id)
+        ):
+            if record is not None:
+                tracker.remove(record)
+            self.denials.add(_rate_error, rates, "peer", peer_id, peer_id, peer_id)
+            return None
         if record is None:
             pending = self._handover.take_pending(inbound)
             if pending is None:
@@ -251,6 +283,30 @@ class ResourceManager(_InPlaceOfUpstream):  # type: ignore[misc]
         """
         self._memory.give(_bytes(size))
 
+    # -- rates ---------------------------------------------------------------------------------
+
+    def add_protocol_rate_limiter(self, protocol: str, limits: RateLimits) -> ProtocolRateLimiter:
+        """Limit the requests of a protocol; replaces its former limiter, if any.
+
+        The manager's allowed peers are exempt. Whoever serves the protocol asks the limiter, or
+        `check_protocol_rate_limit`; `rcmgr.libp2p.limit_protocols` asks for every inbound stream.
+        """
+        limiter = ProtocolRateLimiter(
+            protocol, limits, is_exempt=self.connection_tracker.is_bypassed
+        )
+        self.protocol_rate_limiters[protocol] = limiter
+        return limiter
+
+    def check_protocol_rate_limit(
+        self, protocol: str, peer_id: Hashable, operation: str = "request"
+    ) -> bool:
+        """Whether the peer may do this once more; a protocol without a limiter is not limited."""
+        limiter = self.protocol_rate_limiters.get(protocol)
+        if limiter is None or limiter.check_peer_rate_limit(peer_id, operation):
+            return True
+        self.denials.add(limiter.denial, peer_id, operation)
+        return False
+
     # -- what there is -------------------------------------------------------------------------
 
     @property
@@ -269,6 +325,12 @@ class ResourceManager(_InPlaceOfUpstream):  # type: ignore[misc]
         for kind, counter in (("streams", self._streams), ("memory", self._memory)):
             if counter.denied:
                 denied[kind] = counter.denied
+        for kind, rates in (
+            ("connection_rate_per_ip", self._ip_rates),
+            ("connection_rate_per_peer", self._peer_rates),
+        ):
+            if rates is not None and rates.denied:
+                denied[kind] = rates.denied
         return {
             "connections": tracker.pending_total + tracker.established_total,
             "memory_bytes": self._memory.used,
@@ -296,6 +358,10 @@ class ResourceManager(_InPlaceOfUpstream):  # type: ignore[misc]
                 "memory_bytes": self._memory.over_released,
             },
             "denied": denied,
+            "protocol_rates": {
+                protocol: limiter.get_protocol_stats()
+                for protocol, limiter in self.protocol_rate_limiters.items()
+            },
         }
 
     # -- the end -------------------------------------------------------------------------------
@@ -325,6 +391,17 @@ class ResourceManager(_InPlaceOfUpstream):  # type: ignore[misc]
 def _bytes(size: int) -> int:
     """A size as the counter takes it: peers announce sizes, and some of them are absurd."""
     return min(operator.index(size), _MOST_BYTES)
+
+
+def _rate_error(
+    rates: BucketTable, what: str, who: Any, key: Hashable, peer_id: Hashable | None
+) -> RateLimitExceeded:
+    return RateLimitExceeded(
+        protocol="connections",
+        operation=f"connection of {what} {who}",
+        peer_id=peer_id,
+        retry_after_s=rates.time_until(key),
+    )
 
 
 def _is_inbound(direction: Any) -> bool:
