@@ -381,8 +381,8 @@ cdef class ConnectionTracker:
     def remove_connection(self, connection_id, peer_id=None):
         """Forget a connection in any state; False if it is unknown (nothing changes).
 
-        The peer is the one it was established for; `peer_id` is accepted for the plan's signature
-        and not needed.
+        peer_id is not needed, and not compared: the peer is the one it was established for. It is
+        accepted for callers that report both.
         """
         cdef size_t at
         cdef bint removed = False

@@ -102,7 +102,10 @@ class ConnectionLimitExceeded(ResourceLimitExceeded):
 
 @dataclass(eq=False)
 class StreamLimitExceeded(ResourceLimitExceeded):
-    """A stream was refused: `current` streams were open against `limit`."""
+    """A stream was refused: `current` streams were open against `limit`.
+
+    peer_id: as the caller named it; py-libp2p's swarm gives a stream's peer as base58 text.
+    """
 
     limit: int
     current: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,12 @@ from rcmgr.rate_limits import ConnectionRateLimits, RateLimits
 from rcmgr.token_bucket import BucketTable
 
 __all__ = ["ResourceLimits", "ResourceManager"]
+
+# `new_host` is annotated with the class of libp2p, for which this one stands in without inheriting
+# from it. To a type checker the base is anything: strict code may pass a manager without a cast.
+_InPlaceOfUpstream: Any = object
+
+_MOST_BYTES = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +66,7 @@ class ResourceLimits:
         return None if self.max_memory_mb is None else self.max_memory_mb * 1024 * 1024
 
 
-class ResourceManager:
+class ResourceManager(_InPlaceOfUpstream):  # type: ignore[misc]
     """Decides for a node, before a resource is spent, whether it may be.
 
     Give it to `libp2p.new_host(resource_manager=...)` or `new_swarm`.
@@ -258,20 +265,23 @@ class ResourceManager:
         self._streams.give()
 
     def acquire_memory(self, size: int) -> bool:
-        """Reserve `size` bytes; False: denied.
+        """Reserve `size` bytes; False: denied, however large the size.
 
-        ValueError: negative. ResourceScopeClosed: the manager is closed.
+        TypeError: not an int. ValueError: negative. ResourceScopeClosed: the manager is closed.
         """
         self._check_open()
-        if self._memory.take(size):
+        if self._memory.take(_bytes(size)):
             return True
         memory = self._memory
         self.denials.add(MemoryReservationExceeded, memory.limit, memory.used, size)
         return False
 
     def release_memory(self, size: int) -> None:
-        """Give back reserved bytes; more than were reserved is ignored. ValueError: negative."""
-        self._memory.give(size)
+        """Give back reserved bytes; more than were reserved is ignored.
+
+        TypeError: not an int. ValueError: negative.
+        """
+        self._memory.give(_bytes(size))
 
     # -- rates ---------------------------------------------------------------------------------
 
@@ -376,6 +386,11 @@ class ResourceManager:
 
     def __repr__(self) -> str:
         return f"ResourceManager({self.connection_tracker!r}, streams={self._streams.used})"
+
+
+def _bytes(size: int) -> int:
+    """A size as the counter takes it: peers announce sizes, and some of them are absurd."""
+    return min(operator.index(size), _MOST_BYTES)
 
 
 def _rate_error(
