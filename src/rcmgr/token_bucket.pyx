@@ -51,7 +51,7 @@ cdef enum:
 
 
 cdef rcmgr_gcra gcra_of(object capacity, object refill_rate, int64_t max_scale) except *:
-    """The integers of a bucket: exact, or as fine as fits; ValueError if that is not fine enough."""
+    """The integers of a bucket: exact, or as fine as fits; ValueError if not fine enough."""
     cdef rcmgr_gcra g
     if isinstance(capacity, bool) or not isinstance(capacity, int):
         raise TypeError(f"capacity must be an int, not {capacity!r}")
