@@ -12,12 +12,16 @@ from rcmgr.errors import (
     ConnectionLimitExceeded,
     ConnectionLimitKind,
     MemoryReservationExceeded,
+    MemoryUsageLimitExceeded,
     RateLimitExceeded,
     ResourceLimitExceeded,
     ResourceScopeClosed,
     StreamLimitExceeded,
 )
 from rcmgr.manager import ResourceLimits, ResourceManager
+from rcmgr.memory_bounds import memory_pressure, memory_report, total_memory
+from rcmgr.memory_limits import MemoryConnectionLimits
+from rcmgr.memory_stats import MemoryStatsCache
 from rcmgr.protocol_rate_limiter import ProtocolRateLimiter
 from rcmgr.rate_limiter import RateLimiter
 from rcmgr.rate_limits import ConnectionRateLimits, Rate, RateLimits
@@ -34,7 +38,10 @@ __all__ = [
     "ConnectionScope",
     "ConnectionTracker",
     "Denial",
+    "MemoryConnectionLimits",
     "MemoryReservationExceeded",
+    "MemoryStatsCache",
+    "MemoryUsageLimitExceeded",
     "ProtocolRateLimiter",
     "Rate",
     "RateLimitExceeded",
@@ -47,4 +54,7 @@ __all__ = [
     "StreamLimitExceeded",
     "TokenBucket",
     "TrackerSnapshot",
+    "memory_pressure",
+    "memory_report",
+    "total_memory",
 ]

@@ -19,6 +19,7 @@ __all__ = [
     "ConnectionLimitExceeded",
     "ConnectionLimitKind",
     "MemoryReservationExceeded",
+    "MemoryUsageLimitExceeded",
     "RateLimitExceeded",
     "ResourceLimitExceeded",
     "ResourceScopeClosed",
@@ -132,6 +133,23 @@ class MemoryReservationExceeded(ResourceLimitExceeded):
         return (
             f"Memory reservation of {self.requested} bytes refused "
             f"(reserved: {self.current} bytes, limit: {self.limit} bytes)"
+        )
+
+
+@dataclass(eq=False)
+class MemoryUsageLimitExceeded(ResourceLimitExceeded):
+    """The process used more memory than it may; `percentage` is of `max_allowed_bytes`."""
+
+    process_memory_bytes: int
+    max_allowed_bytes: int
+    percentage: float
+
+    resource_type = "memory"
+
+    def __str__(self) -> str:
+        return (
+            f"Memory usage limit exceeded: {self.process_memory_bytes} bytes > "
+            f"{self.max_allowed_bytes} bytes ({self.percentage:.1f}%)"
         )
 
 

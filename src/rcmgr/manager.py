@@ -23,6 +23,7 @@ from rcmgr.errors import (
 )
 from rcmgr.handover import Handover, HostLifecycle
 from rcmgr.host_watch import HostWatch
+from rcmgr.memory_limits import MemoryConnectionLimits
 from rcmgr.peers import ip_key, peer_from_any
 from rcmgr.protocol_rate_limiter import ProtocolRateLimiter
 from rcmgr.rate_limiter import table_of
@@ -76,6 +77,8 @@ class ResourceManager(_InPlaceOfUpstream):  # type: ignore[misc]
         their connections count toward no limit. Default none.
     connection_limits: limits by connection state; default none.
     connection_rate_limits: how often one address and one peer may connect; default no limit.
+    memory_limits: what the process may use before connections and reservations are refused;
+        default no limit. See also `set_memory_limits`.
 
     The methods that a swarm calls are O(1), never block and are thread safe. A denial is a return
     value (None or False); `last_denial` and `denials` have the reasons.
@@ -88,6 +91,7 @@ class ResourceManager(_InPlaceOfUpstream):  # type: ignore[misc]
         *,
         connection_limits: ConnectionLimits | None = None,
         connection_rate_limits: ConnectionRateLimits | None = None,
+        memory_limits: MemoryConnectionLimits | None = None,
     ) -> None:
         link_upstream()
         self.denials = DenialLog()
@@ -110,6 +114,8 @@ class ResourceManager(_InPlaceOfUpstream):  # type: ignore[misc]
         self._ip_rates = table_of(rates.per_ip, rates)
         self._peer_rates = table_of(rates.per_peer, rates)
         self.protocol_rate_limiters: dict[str, ProtocolRateLimiter] = {}
+        self.memory_limits = memory_limits
+        self._refused_for_memory = 0
         self._ids = itertools.count(1)
         self._closed = False
         # the name under which the swarm starts it
@@ -131,6 +137,38 @@ class ResourceManager(_InPlaceOfUpstream):  # type: ignore[misc]
         if not isinstance(limits, ConnectionLimits):
             raise TypeError(f"connection_limits must be a ConnectionLimits, not {limits!r}")
         self.connection_lifecycle.limits = limits
+
+    @property
+    def memory_limits(self) -> MemoryConnectionLimits | None:
+        """What the process may use. May be set; None: no limit."""
+        return self._memory_limits
+
+    @memory_limits.setter
+    def memory_limits(self, limits: MemoryConnectionLimits | None) -> None:
+        if limits is not None and not isinstance(limits, MemoryConnectionLimits):
+            raise TypeError(f"memory_limits must be a MemoryConnectionLimits, not {limits!r}")
+        self._memory_limits = limits
+
+    def set_memory_limits(
+        self, max_bytes: int | None = None, max_percentage: float | None = None
+    ) -> None:
+        """Change how much the process may use, and nothing else of `memory_limits`.
+
+        TypeError, ValueError: as `MemoryConnectionLimits`; then nothing has changed.
+        """
+        limits = self._memory_limits or MemoryConnectionLimits()
+        self._memory_limits = limits.with_max_bytes(max_bytes).with_max_percentage(max_percentage)
+
+    def _check_memory_limits(self, *, new_peer: bool = False) -> bool:
+        """Whether the process's memory lets anything be added; False is noted as a denial."""
+        if self._memory_limits is None:
+            return True
+        excess = self._memory_limits.excess(new_peer=new_peer)
+        if excess is None:
+            return True
+        self._refused_for_memory += 1
+        self.denials.add(excess.to_error)
+        return False
 
     @property
     def limits(self) -> ResourceLimits:
@@ -185,6 +223,8 @@ class ResourceManager(_InPlaceOfUpstream):  # type: ignore[misc]
         return self._open_established(peer_from_any(peer_id), inbound)
 
     def _open_pending(self, inbound: bool, endpoint_ip: str | None) -> ConnectionScope | None:
+        if not self._check_memory_limits():
+            return None
         rates = self._ip_rates
         if inbound and rates is not None and endpoint_ip:
             key = ip_key(endpoint_ip)
@@ -207,16 +247,9 @@ class ResourceManager(_InPlaceOfUpstream):  # type: ignore[misc]
     def _open_established(self, peer_id: Hashable, inbound: bool) -> ConnectionScope | None:
         tracker = self.connection_tracker
         record = self._handover.take_established(peer_id, inbound, claimed=True)
-        rates = self._peer_rates
-        if (
-            inbound
-            and rates is not None
-            and not tracker.is_bypassed(peer_id)
-            and not rates.try_consume(peer_id)
-        ):
+        if not self._may_connect(peer_id, inbound, known=record is not None):
             if record is not None:
                 tracker.remove(record)
-            self.denials.add(_rate_error, rates, "peer", peer_id, peer_id, peer_id)
             return None
         if record is None:
             pending = self._handover.take_pending(inbound)
@@ -236,6 +269,22 @@ class ResourceManager(_InPlaceOfUpstream):  # type: ignore[misc]
                 return None
             self._handover.offer_established(record)
         return ConnectionScope(tracker, record, only_pending=False)
+
+    def _may_connect(self, peer_id: Hashable, inbound: bool, *, known: bool) -> bool:
+        """Ask the limits that depend on the peer; `known`: this connection is counted already."""
+        rates = self._peer_rates if inbound else None
+        if rates is None and self._memory_limits is None:
+            return True
+        tracker = self.connection_tracker
+        if tracker.is_bypassed(peer_id):
+            return True
+        new_peer = tracker.get_peer_connection_count(peer_id) <= known
+        if not self._check_memory_limits(new_peer=new_peer):
+            return False
+        if rates is None or rates.try_consume(peer_id):
+            return True
+        self.denials.add(_rate_error, rates, "peer", peer_id, peer_id, peer_id)
+        return False
 
     # -- streams and memory --------------------------------------------------------------------
 
@@ -270,6 +319,8 @@ class ResourceManager(_InPlaceOfUpstream):  # type: ignore[misc]
         TypeError: not an int. ValueError: negative. ResourceScopeClosed: the manager is closed.
         """
         self._check_open()
+        if not self._check_memory_limits():
+            return False
         if self._memory.take(_bytes(size)):
             return True
         memory = self._memory
@@ -325,6 +376,8 @@ class ResourceManager(_InPlaceOfUpstream):  # type: ignore[misc]
         for kind, counter in (("streams", self._streams), ("memory", self._memory)):
             if counter.denied:
                 denied[kind] = counter.denied
+        if self._refused_for_memory:
+            denied["memory_usage"] = self._refused_for_memory
         for kind, rates in (
             ("connection_rate_per_ip", self._ip_rates),
             ("connection_rate_per_peer", self._peer_rates),
