@@ -5,7 +5,9 @@
  * daemons close descriptors they do not know, and their numbers are used again: what is read is
  * parsed strictly, and if it is not statm the file is opened once more before giving up. Such a
  * foreign descriptor is not closed: it is not ours any more. */
+#ifndef _GNU_SOURCE
 #define _GNU_SOURCE
+#endif
 #include "rss.h"
 
 #include <fcntl.h>

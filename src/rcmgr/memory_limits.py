@@ -32,8 +32,8 @@ class MemoryConnectionLimits:
     """No new connections while the process uses more memory than this.
 
     max_bytes: resident bytes, 0 or more.
-    max_percentage: a fraction of `total_memory()`, above 0 and up to 1 (0.9 is ninety percent, as in
-        rust-libp2p's memory-connection-limits).
+    max_percentage: a fraction of `total_memory()`, above 0 and up to 1 (0.9 is ninety percent, as
+        in rust-libp2p's memory-connection-limits).
     The tighter of the two holds; None: no limit. `used > limit` refuses, as in the crate.
 
     Beyond the crate:
