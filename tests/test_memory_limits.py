@@ -7,6 +7,9 @@ import pickle
 import pytest
 
 from rcmgr import (
+    ConnectionLifecycleManager,
+    ConnectionLimits,
+    ConnectionTracker,
     MemoryConnectionLimits,
     MemoryStatsCache,
     MemoryUsageLimitExceeded,
@@ -158,6 +161,47 @@ async def test_a_quic_connection_that_is_refused_for_memory_holds_nothing() -> N
     await manager.connection_lifecycle.handle_established_inbound_connection("1", PEER)
     assert manager.open_connection(PEER) is None
     assert manager.get_stats()["connections"] == 0
+
+
+async def test_the_lifecycle_asks_before_pending_connections() -> None:
+    memory = Memory(2_000)
+    tracker = ConnectionTracker()
+    tracker.add_bypass_peer(OTHER)
+    lifecycle = ConnectionLifecycleManager(
+        tracker, ConnectionLimits(), limits_of(memory, 1_000))
+    with pytest.raises(MemoryUsageLimitExceeded):
+        await lifecycle.handle_pending_inbound_connection("1")
+    with pytest.raises(MemoryUsageLimitExceeded):
+        await lifecycle.handle_pending_outbound_connection("2", PEER)
+    assert len(tracker) == 0
+    assert len(lifecycle.denials) == 2
+    await lifecycle.handle_pending_outbound_connection("3", OTHER)
+    memory.used = 100
+    await lifecycle.handle_pending_inbound_connection("1")
+    assert len(tracker) == 2
+
+
+def test_a_reading_is_judged_once() -> None:
+    """What was found fine stays so until the memory is read again, by whomever."""
+    now = [0]
+    used = [100]
+    cache = MemoryStatsCache(0.1, clock=lambda: now[0], probe=lambda: used[0])
+    limits = MemoryConnectionLimits(1_000, cache=cache)
+    limits.check_limit()
+    assert limits.is_fine()
+    used[0] = 2_000
+    limits.check_limit()
+    cache.force_refresh()
+    assert not limits.is_fine()
+    with pytest.raises(MemoryUsageLimitExceeded):
+        limits.check_limit()
+    used[0] = 100
+    now[0] += 100_000_000
+    limits.check_limit()
+    used[0] = 2_000
+    now[0] += 100_000_000
+    with pytest.raises(MemoryUsageLimitExceeded):
+        limits.check_limit()
 
 
 def test_set_at_run_time() -> None:

@@ -141,13 +141,13 @@ class ResourceManager(_InPlaceOfUpstream):  # type: ignore[misc]
     @property
     def memory_limits(self) -> MemoryConnectionLimits | None:
         """What the process may use. May be set; None: no limit."""
-        return self._memory_limits
+        return self.connection_lifecycle.memory_limits
 
     @memory_limits.setter
     def memory_limits(self, limits: MemoryConnectionLimits | None) -> None:
         if limits is not None and not isinstance(limits, MemoryConnectionLimits):
             raise TypeError(f"memory_limits must be a MemoryConnectionLimits, not {limits!r}")
-        self._memory_limits = limits
+        self.connection_lifecycle.memory_limits = limits
 
     def set_memory_limits(
         self, max_bytes: int | None = None, max_percentage: float | None = None
@@ -156,14 +156,15 @@ class ResourceManager(_InPlaceOfUpstream):  # type: ignore[misc]
 
         TypeError, ValueError: as `MemoryConnectionLimits`; then nothing has changed.
         """
-        limits = self._memory_limits or MemoryConnectionLimits()
-        self._memory_limits = limits.with_max_bytes(max_bytes).with_max_percentage(max_percentage)
+        limits = self.memory_limits or MemoryConnectionLimits()
+        self.memory_limits = limits.with_max_bytes(max_bytes).with_max_percentage(max_percentage)
 
     def _check_memory_limits(self, *, new_peer: bool = False) -> bool:
         """Whether the process's memory lets anything be added; False is noted as a denial."""
-        if self._memory_limits is None:
+        limits = self.memory_limits
+        if limits is None:
             return True
-        excess = self._memory_limits.excess(new_peer=new_peer)
+        excess = limits.excess(new_peer=new_peer)
         if excess is None:
             return True
         self._refused_for_memory += 1
@@ -273,7 +274,7 @@ class ResourceManager(_InPlaceOfUpstream):  # type: ignore[misc]
     def _may_connect(self, peer_id: Hashable, inbound: bool, *, known: bool) -> bool:
         """Ask the limits that depend on the peer; `known`: this connection is counted already."""
         rates = self._peer_rates if inbound else None
-        if rates is None and self._memory_limits is None:
+        if rates is None and self.memory_limits is None:
             return True
         tracker = self.connection_tracker
         if tracker.is_bypassed(peer_id):

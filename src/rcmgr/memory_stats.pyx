@@ -16,7 +16,13 @@ cdef extern from "rss.h" nogil:
     int64_t rcmgr_rss_bytes() noexcept
 
 
-__all__ = ["MemoryStatsCache", "UnknownMemoryWarning", "default_cache", "read_memory_usage"]
+__all__ = [
+    "MemoryGate",
+    "MemoryStatsCache",
+    "UnknownMemoryWarning",
+    "default_cache",
+    "read_memory_usage",
+]
 
 
 class UnknownMemoryWarning(RuntimeWarning):
@@ -125,8 +131,8 @@ cdef class MemoryStatsCache:
         self._stale_at_ns = -(1 << 62)
 
     def _noop(self):
-        """Does nothing but read the clock: the baseline of the benchmarks."""
-        self._now()
+        """Returns what is known: the baseline of the benchmarks."""
+        return self._used
 
     cdef inline int64_t _now(self) except? -1:
         return rcmgr_now_coarse_ns() if self._clock is None else self._clock()
@@ -157,6 +163,42 @@ cdef class MemoryStatsCache:
         self._reading = threading.Lock()  # the thread that held the old one is not in the child
         self._stale_at_ns = -(1 << 62)
         return 0
+
+
+@cython.binding(False)
+cdef class MemoryGate:
+    """Remembers, as long as a reading of the memory holds, that it was found to be no problem.
+
+    The base of `MemoryConnectionLimits`: what makes asking again cost next to nothing.
+    """
+
+    cdef MemoryStatsCache _cache
+    cdef int64_t _fine_at  # the reading that was found fine, by its number; -1: none
+
+    def __cinit__(self, *args, **kwargs):
+        self._fine_at = -1
+
+    cdef inline bint _holds(self) except -1:
+        return (self._cache.refreshes == self._fine_at
+                and self._cache._now() < self._cache._stale_at_ns)
+
+    def check_limit(self):
+        """MemoryUsageLimitExceeded if more memory is used than is allowed. 10 ns when fresh."""
+        if not self._holds():
+            self._check()
+
+    def is_fine(self):
+        """Whether the last reading still holds and no more was used than is allowed. 10 ns."""
+        return self._holds()
+
+    def _noop(self):
+        """Does nothing: the baseline of the benchmarks."""
+
+    def _attach(self, MemoryStatsCache cache not None):
+        self._cache = cache
+
+    def _found_fine(self):
+        self._fine_at = self._cache.refreshes
 
 
 def _after_fork():
