@@ -17,7 +17,6 @@ from libp2p.rcmgr.memory_limits import MemoryConnectionLimits as UpstreamLimits
 
 from rcmgr import MemoryConnectionLimits, MemoryStatsCache
 
-
 Calls = dict[str, tuple[Callable[[], object], int]]  # the call, and how often in a round
 
 

@@ -1,6 +1,8 @@
 from collections.abc import Callable
 from typing import final
 
+from typing_extensions import disjoint_base
+
 __all__ = [
     "MemoryGate",
     "MemoryStatsCache",
@@ -40,6 +42,7 @@ class MemoryStatsCache:
     def forget(self) -> None: ...
     def _noop(self) -> int: ...
 
+@disjoint_base
 class MemoryGate:
     def check_limit(self) -> None: ...
     def is_fine(self) -> bool: ...
