@@ -17,11 +17,16 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
+# sys.platform -> the suffix of its C files in ext/; others get *_unknown.c
+SYSTEMS = {"linux": "linux", "darwin": "macos", "win32": "windows"}
+
 # module of rcmgr -> the C files it is linked with (headers of ext/ need no entry)
 MODULES: dict[str, list[str]] = {
     "connection_tracker": [],
     "counter": [],
+    "memory_stats": [f"ext/rss_{SYSTEMS.get(sys.platform, 'unknown')}.c"],
     "scope": [],
+    "token_bucket": [],
 }
 
 SANITIZE = os.environ.get("RCMGR_SANITIZE", "")

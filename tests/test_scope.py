@@ -17,11 +17,9 @@ from model_scopes import limit
 import rcmgr.scope
 from rcmgr.errors import ResourceLimitExceeded, ResourceScopeClosed, ScopeLimitExceeded
 from rcmgr.scope import (
-    PRIORITY_HIGH,
-    PRIORITY_LOW,
-    PRIORITY_MEDIUM,
     ConnScope,
     Ledger,
+    Priority,
     Refusal,
     Scope,
     ScopeView,
@@ -345,7 +343,7 @@ def test_the_fixed_scopes_have_no_default_to_go_back_to() -> None:
 
 @pytest.mark.parametrize(
     ("priority", "most"),
-    [(PRIORITY_LOW, 102), (PRIORITY_MEDIUM, 153), (PRIORITY_HIGH, 204), (255, 256)],
+    [(Priority.LOW, 102), (Priority.MEDIUM, 153), (Priority.HIGH, 204), (255, 256)],
 )
 def test_priorities(priority: int, most: int) -> None:
     ledger = Ledger(limits(system=limit(memory=256)))

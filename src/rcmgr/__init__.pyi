@@ -12,19 +12,24 @@ from rcmgr.errors import (
     ConnectionLimitExceeded,
     ConnectionLimitKind,
     MemoryReservationExceeded,
+    MemoryUsageLimitExceeded,
+    RateLimitExceeded,
     ResourceLimitExceeded,
     ResourceScopeClosed,
     ScopeLimitExceeded,
     StreamLimitExceeded,
 )
 from rcmgr.manager import ResourceLimits, ResourceManager
+from rcmgr.memory_bounds import memory_pressure, memory_report, total_memory
+from rcmgr.memory_limits import MemoryConnectionLimits
+from rcmgr.memory_stats import MemoryStatsCache
+from rcmgr.protocol_rate_limiter import ProtocolRateLimiter
+from rcmgr.rate_limiter import RateLimiter
+from rcmgr.rate_limits import ConnectionRateLimits, Rate, RateLimits
 from rcmgr.scope import (
-    PRIORITY_ALWAYS,
-    PRIORITY_HIGH,
-    PRIORITY_LOW,
-    PRIORITY_MEDIUM,
     ConnScope,
     Ledger,
+    Priority,
     Refusal,
     Scope,
     ScopeStat,
@@ -32,23 +37,31 @@ from rcmgr.scope import (
     Span,
     StreamScope,
 )
+from rcmgr.token_bucket import BucketTable, TokenBucket
 
 __all__ = [
-    "PRIORITY_ALWAYS",
-    "PRIORITY_HIGH",
-    "PRIORITY_LOW",
-    "PRIORITY_MEDIUM",
+    "BucketTable",
     "ConnScope",
     "ConnectionKind",
     "ConnectionLifecycleManager",
     "ConnectionLimitExceeded",
     "ConnectionLimitKind",
     "ConnectionLimits",
+    "ConnectionRateLimits",
     "ConnectionScope",
     "ConnectionTracker",
     "Denial",
     "Ledger",
+    "MemoryConnectionLimits",
     "MemoryReservationExceeded",
+    "MemoryStatsCache",
+    "MemoryUsageLimitExceeded",
+    "Priority",
+    "ProtocolRateLimiter",
+    "Rate",
+    "RateLimitExceeded",
+    "RateLimiter",
+    "RateLimits",
     "Refusal",
     "ResourceLimitExceeded",
     "ResourceLimits",
@@ -61,5 +74,9 @@ __all__ = [
     "Span",
     "StreamLimitExceeded",
     "StreamScope",
+    "TokenBucket",
     "TrackerSnapshot",
+    "memory_pressure",
+    "memory_report",
+    "total_memory",
 ]

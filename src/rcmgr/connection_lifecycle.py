@@ -8,6 +8,7 @@ from typing import Any
 from rcmgr.connection_limits import ConnectionLimits
 from rcmgr.connection_tracker import ConnectionTracker, Denial
 from rcmgr.denials import DenialLog
+from rcmgr.memory_limits import MemoryConnectionLimits
 
 __all__ = ["ConnectionLifecycleManager"]
 
@@ -20,7 +21,8 @@ class ConnectionLifecycleManager:
     (py-libp2p's ResourceLimitExceeded) and takes nothing; a denied establishment also ends the
     pending state.
 
-    limits may be replaced at any time and then holds for new connections.
+    limits, memory_limits: may be replaced at any time and then hold for new connections. The memory
+        is asked before pending connections (MemoryUsageLimitExceeded); None: no limit.
     denials: where denials are noted; by default a log of its own.
 
     Addresses and errors are accepted for the callers' sake; no limit depends on them. Every call is
@@ -31,6 +33,7 @@ class ConnectionLifecycleManager:
         self,
         tracker: ConnectionTracker,
         limits: ConnectionLimits,
+        memory_limits: MemoryConnectionLimits | None = None,
         *,
         denials: DenialLog | None = None,
     ) -> None:
@@ -38,6 +41,7 @@ class ConnectionLifecycleManager:
             raise TypeError(f"limits must be a ConnectionLimits, not {limits!r}")
         self.tracker = tracker
         self.limits = limits
+        self.memory_limits = memory_limits
         self.denials = DenialLog() if denials is None else denials
 
     async def handle_pending_inbound_connection(
@@ -47,6 +51,8 @@ class ConnectionLifecycleManager:
 
         ConnectionLimitExceeded: refused. ValueError: the id is established, or pending outbound.
         """
+        if self.memory_limits is not None:
+            self._check_memory(self.memory_limits)
         denial = self.tracker.admit_pending_inbound(connection_id, self.limits)
         if denial is not None:
             self._deny(denial, connection_id, None)
@@ -62,6 +68,10 @@ class ConnectionLifecycleManager:
 
         ConnectionLimitExceeded: refused. ValueError: the id is established, or pending inbound.
         """
+        if self.memory_limits is not None and not (
+            peer_id is not None and self.tracker.is_bypassed(peer_id)
+        ):
+            self._check_memory(self.memory_limits)
         denial = self.tracker.admit_pending_outbound(connection_id, self.limits, peer_id)
         if denial is not None:
             self._deny(denial, connection_id, peer_id)
@@ -145,6 +155,12 @@ class ConnectionLifecycleManager:
         stale; see `ConnectionTracker.reconcile`.
         """
         return self.tracker.reconcile(live_ids, min_age_seconds)
+
+    def _check_memory(self, limits: MemoryConnectionLimits) -> None:
+        excess = limits.excess()
+        if excess is not None:
+            self.denials.add(excess.to_error)
+            raise excess.to_error()
 
     def _is_known(
         self, connection_id: Hashable, peer_id: Hashable, established: Set[Hashable]

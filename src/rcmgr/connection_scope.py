@@ -58,7 +58,8 @@ class ConnectionScope:
         self.close()
 
     def __del__(self) -> None:
-        self.close()
+        if hasattr(self, "_only_pending"):  # else the constructor failed
+            self.close()
 
     def __repr__(self) -> str:
         return f"ConnectionScope({self._record!r}{', closed' if self.closed else ''})"

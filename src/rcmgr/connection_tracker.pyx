@@ -4,12 +4,13 @@ One record per connection; the sets that the API shows are views. Every operatio
 and take is one call (`admit_...`): two threads can never both pass the last free slot.
 """
 
-from collections.abc import Mapping, Set
+from collections.abc import ItemsView, Mapping, Set, ValuesView
 from dataclasses import dataclass
 from enum import Enum
 
 cimport cython
 from cpython.dict cimport PyDict_Contains, PyDict_Size
+from cpython.long cimport PyLong_AsLongLong
 from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree
 from cpython.object cimport Py_EQ, PyObject, PyObject_Hash, PyObject_RichCompareBool
 from cpython.ref cimport Py_DECREF, Py_INCREF
@@ -77,6 +78,7 @@ cdef object NOT_READ = object()
 
 # A swarm that lost count of a connection is believed after this long, at the latest.
 cdef int64_t FULL_PASS_INTERVAL_NS = 30_000_000_000
+cdef double MAX_AGE_SECONDS = 4e9  # over a hundred years, and still an int64_t of nanoseconds
 
 
 @cython.final
@@ -379,8 +381,8 @@ cdef class ConnectionTracker:
     def remove_connection(self, connection_id, peer_id=None):
         """Forget a connection in any state; False if it is unknown (nothing changes).
 
-        The peer is the one it was established for; `peer_id` is accepted for the plan's signature
-        and not needed.
+        peer_id is not needed, and not compared: the peer is the one it was established for. It is
+        accepted for callers that report both.
         """
         cdef size_t at
         cdef bint removed = False
@@ -422,8 +424,8 @@ cdef class ConnectionTracker:
         cdef ConnectionRecord other
         previous_id = record.id  # kept alive beyond the lock
         with cython.critical_section(self):
-            self._fit(&self._connections)
             while True:
+                self._fit(&self._connections)
                 changes = self._changes()
                 present = self._slot_of(record, &old_at)
                 other = self._find(&self._connections, hashed, connection_id, &at)
@@ -619,9 +621,13 @@ cdef class ConnectionTracker:
         O(1) as long as nothing can be stale. A pass over all connections is made only if more
         connections are tracked than are live and the surplus is not explained by those established
         since the last pass or too young at it, or if the last pass is 30 s ago.
+
+        ValueError: min_age_seconds is negative or not a number.
         """
+        if not min_age_seconds >= 0:
+            raise ValueError(f"min_age_seconds must be 0 or more, not {min_age_seconds}")
         cdef int64_t now = self._now()
-        cdef int64_t min_age = <int64_t>(min_age_seconds * 1e9)
+        cdef int64_t min_age = <int64_t>(min(min_age_seconds, MAX_AGE_SECONDS) * 1e9)
         cdef int64_t surplus = len(live_ids)
         cdef int64_t unseen = 0, removed = 0
         cdef int64_t oldest_unseen = RCMGR_NO_LIMIT
@@ -656,7 +662,10 @@ cdef class ConnectionTracker:
     # -- inside ------------------------------------------------------------------------------
 
     cdef int64_t _now(self) except? -1:
-        return rcmgr_now_coarse_ns() if self._clock is None else self._clock()
+        if self._clock is None:
+            return rcmgr_now_coarse_ns()
+        # not a cast: that would take a clock of float seconds for one of nanoseconds
+        return PyLong_AsLongLong(self._clock())
 
     cdef int _read_limits(self, object limits) except -1:
         """Keep the numbers of a frozen ConnectionLimits, so that asking again costs nothing."""
@@ -684,7 +693,7 @@ cdef class ConnectionTracker:
         with cython.critical_section(self):
             if checked and limits is not self._limits_source:
                 self._read_limits(limits)
-            self._try_pend(record, hashed, key, state, checked, now, &verdict)
+            self._try_pend(record, hashed, key, state, limits, checked, now, &verdict)
         return self._conclude(&verdict, connection_id, state)
 
     cdef object _establish(self, object connection_id, object peer_id, int state, object limits,
@@ -702,8 +711,8 @@ cdef class ConnectionTracker:
             if checked and limits is not self._limits_source:
                 self._read_limits(limits)
             _kept = self._try_establish(
-                connection_id, hashed, peer_id, key, peer_hashed, state, checked, owned, now,
-                &verdict)
+                connection_id, hashed, peer_id, key, peer_hashed, state, limits, checked, owned,
+                now, &verdict)
         return self._conclude(&verdict, connection_id, state)
 
     cdef inline object _conclude(self, Verdict *verdict, object connection_id, int state):
@@ -721,16 +730,22 @@ cdef class ConnectionTracker:
     # threads in. Between the last lookup and the end of a change, therefore, there is none.
 
     cdef int _try_pend(self, ConnectionRecord record, uint64_t hashed, object key, int state,
-                       bint checked, int64_t now, Verdict *verdict) except -1:
+                       object limits, bint checked, int64_t now, Verdict *verdict) except -1:
+        cdef ConnectionRecord held
         cdef size_t at
-        self._fit(&self._connections)
+        cdef uint64_t changes
         cdef bint exempt = key is not None and self._is_exempt(key)
-        cdef ConnectionRecord held = self._find(&self._connections, hashed, record.id, &at)
+        while True:
+            self._fit(&self._connections)
+            changes = self._changes()
+            held = self._find(&self._connections, hashed, record.id, &at)
+            if changes == self._changes():
+                break
         if held is not None:
             verdict.outcome = CONFLICT
             verdict.was = held.entry.state
             return 0
-        self._ask(state, checked, exempt, 0, False, verdict)
+        self._ask(state, checked, limits, exempt, 0, False, verdict)
         if verdict.outcome == RCMGR_ADMITTED:
             Py_INCREF(record)
             rcmgr_table_put(&self._connections, at, hashed, <void *>record)
@@ -741,15 +756,15 @@ cdef class ConnectionTracker:
 
     cdef ConnectionRecord _try_establish(
             self, object connection_id, uint64_t hashed, object peer_id, object key,
-            uint64_t peer_hashed, int state, bint checked, bint owned, int64_t now,
-            Verdict *verdict):
+            uint64_t peer_hashed, int state, object limits, bint checked, bint owned,
+            int64_t now, Verdict *verdict):
         cdef ConnectionRecord record, head
         cdef size_t at, peer_at
         cdef uint64_t changes
-        self._fit(&self._connections)
-        self._fit(&self._peers)
         cdef bint exempt = self._is_exempt(key)
         while True:
+            self._fit(&self._connections)
+            self._fit(&self._peers)
             changes = self._changes()
             record = self._find(&self._connections, hashed, connection_id, &at)
             head = self._find(&self._peers, peer_hashed, key, &peer_at)
@@ -760,7 +775,7 @@ cdef class ConnectionTracker:
             verdict.outcome = CONFLICT
             verdict.was = record.entry.state
             return record
-        self._ask(state, checked, exempt, 0 if head is None else head.entry.peer_counted,
+        self._ask(state, checked, limits, exempt, 0 if head is None else head.entry.peer_counted,
                   pending and not record.entry.exempt, verdict)
         if pending:
             self._unlink_pending(record)
@@ -804,6 +819,8 @@ cdef class ConnectionTracker:
                     head = self._find(&self._peers, hash_of(key), key, &peer_at)
             if changes == self._changes():
                 break
+        if established and head is None:
+            raise RuntimeError(f"the hash of peer {record.peer!r} has changed")
         rcmgr_table_remove(&self._connections, at)
         Py_DECREF(record)
         if established:
@@ -833,7 +850,8 @@ cdef class ConnectionTracker:
         at[0] = rcmgr_table_home(table, hashed)
         while rcmgr_table_match(table, hashed, at):
             held = <PyObject *>table.slots[at[0]].item
-            changes = table.changes
+            # of both tables: a peer's first connection may be replaced in its slot
+            changes = self._changes()
             if table is not &self._connections:
                 other = peer_key((<ConnectionRecord>held).peer)
             elif (<ConnectionRecord>held).id is key:
@@ -841,7 +859,7 @@ cdef class ConnectionTracker:
             else:
                 other = (<ConnectionRecord>held).id
             same = PyObject_RichCompareBool(other, key, Py_EQ)
-            if changes != table.changes:
+            if changes != self._changes():
                 at[0] = rcmgr_table_home(table, hashed)
             elif same:
                 return <ConnectionRecord>held
@@ -873,11 +891,13 @@ cdef class ConnectionTracker:
             raise MemoryError
         return 0
 
-    cdef inline void _ask(self, int state, bint checked, bint exempt, int64_t of_peer,
-                          bint counted_already, Verdict *verdict) noexcept:
+    cdef inline int _ask(self, int state, bint checked, object limits, bint exempt,
+                         int64_t of_peer, bint counted_already, Verdict *verdict) except -1:
         verdict.outcome = RCMGR_ADMITTED
         if not checked or exempt:
-            return
+            return 0
+        if limits is not self._limits_source:  # another thread asked with its own meanwhile
+            self._read_limits(limits)
         cdef int refusing = rcmgr_refusing_limit(
             &self._counts, &self._limits, state, of_peer, counted_already)
         if refusing != RCMGR_ADMITTED:
@@ -885,6 +905,7 @@ cdef class ConnectionTracker:
             verdict.current = rcmgr_counted(&self._counts, refusing, of_peer)
             verdict.limit = self._limits.at[refusing]
             self._counts.denied[refusing] += 1
+        return 0
 
     cdef inline void _enter(self, ConnectionRecord record, int state, bint exempt,
                             int64_t now) noexcept:
@@ -1031,7 +1052,11 @@ class StateView(Set):
 
 
 class PeerView(Mapping):
-    """Peer id -> the set of its established connection ids, live; the sets are copies."""
+    """Peer id -> the set of its established connection ids, live; the sets are copies.
+
+    Iteration is over the peers of one moment; `items` and `values` leave out those that have gone
+    meanwhile, so that connections may come and go on the way, in other threads too.
+    """
 
     __slots__ = ("_tracker",)
 
@@ -1056,8 +1081,32 @@ class PeerView(Mapping):
             raise KeyError(peer_id)
         return ids
 
+    def items(self):
+        return PeerItems(self)
+
+    def values(self):
+        return PeerValues(self)
+
     def __repr__(self):
-        return f"established_per_peer({dict(self)!r})"
+        return f"established_per_peer({dict(self.items())!r})"
+
+
+class PeerItems(ItemsView):
+    __slots__ = ()
+
+    def __iter__(self):
+        for peer in self._mapping:
+            ids = self._mapping.get(peer)
+            if ids is not None:
+                yield peer, ids
+
+
+class PeerValues(ValuesView):
+    __slots__ = ()
+
+    def __iter__(self):
+        for _, ids in self._mapping.items():
+            yield ids
 
 
 class BypassView(Set):

@@ -1,6 +1,7 @@
 """One amount that is taken and given back, under one limit."""
 
 cimport cython
+from cpython.long cimport PyLong_AsLongLong
 from libc.stdint cimport INT64_MAX, int64_t
 
 __all__ = ["Counter"]
@@ -10,9 +11,10 @@ __all__ = ["Counter"]
 cdef class Counter:
     """How much of something is in use, and whether more may be.
 
-    limit: 0 or more; None: no limit. May be set at any time; holds for what is taken from then on.
-    Amounts are ints of 0 or more (ValueError below 0, OverflowError from 2**63). O(1), about 30 ns;
-    thread safe.
+    limit: 0 or more; None, or more than 2**63: no limit. May be set at any time; holds for what is
+    taken from then on.
+    Amounts are ints of 0 or more (TypeError for others, ValueError below 0, OverflowError from
+    2**63). O(1), about 30 ns; thread safe.
     """
 
     cdef int64_t _limit
@@ -34,24 +36,25 @@ cdef class Counter:
 
     @limit.setter
     def limit(self, value):
-        cdef int64_t limit = INT64_MAX if value is None else value
+        cdef int64_t limit = INT64_MAX
+        if value is not None and not value > INT64_MAX:
+            limit = PyLong_AsLongLong(value)
         if limit < 0:
             raise ValueError(f"limit must be 0 or more, or None (no limit), not {value}")
         with cython.critical_section(self):
             self._limit = limit
 
-    def take(self, int64_t amount=1, *, bint exempt=False):
+    def take(self, amount=1, *, bint exempt=False):
         """Take `amount` if the limit allows it; False if not, and nothing is taken.
 
         exempt: the limit does not apply (the amount counts as used).
         """
         cdef bint admit
-        if amount < 0:
-            raise ValueError(f"amount must be 0 or more, not {amount}")
+        cdef int64_t wanted = amount_of(amount)
         with cython.critical_section(self):
-            admit = amount <= (INT64_MAX if exempt else self._limit) - self.used
+            admit = wanted <= (INT64_MAX if exempt else self._limit) - self.used
             if admit:
-                self.used += amount
+                self.used += wanted
                 self.admitted += 1
                 if self.used > self.peak:
                     self.peak = self.used
@@ -59,14 +62,13 @@ cdef class Counter:
                 self.denied += 1
         return admit
 
-    def give(self, int64_t amount=1):
+    def give(self, amount=1):
         """Give back what was taken; False if it was more than is in use: then all of that is."""
         cdef int64_t excess
-        if amount < 0:
-            raise ValueError(f"amount must be 0 or more, not {amount}")
+        cdef int64_t given = amount_of(amount)
         with cython.critical_section(self):
-            excess = max(0, amount - self.used)
-            self.used -= amount - excess
+            excess = max(0, given - self.used)
+            self.used -= given - excess
             self.over_released += excess
         return excess == 0
 
@@ -77,3 +79,11 @@ cdef class Counter:
 
     def __repr__(self):
         return f"Counter({self.used} of {self.limit})"
+
+
+cdef inline int64_t amount_of(object value) except -1:
+    # not a cast: that would cut a float down to an int
+    cdef int64_t amount = PyLong_AsLongLong(value)
+    if amount < 0:
+        raise ValueError(f"amount must be 0 or more, not {value}")
+    return amount

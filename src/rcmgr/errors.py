@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Hashable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import Enum
 
 __all__ = [
     "ConnectionLimitExceeded",
     "ConnectionLimitKind",
     "MemoryReservationExceeded",
+    "MemoryUsageLimitExceeded",
+    "RateLimitExceeded",
     "ResourceLimitExceeded",
     "ResourceScopeClosed",
     "ScopeLimitExceeded",
@@ -68,9 +70,13 @@ class ResourceLimitExceeded(_LimitRoot):
         link_upstream()
         return super().__new__(cls, *args)
 
+    def __init__(self, *args: object) -> None:
+        # not upstream's constructor: it assigns `message`
+        self.args = args
+
     def __post_init__(self) -> None:
         # `args` is what pickle rebuilds an exception from
-        self.args = tuple(getattr(self, field.name) for field in fields(self))  # type: ignore[arg-type]
+        self.args = tuple(getattr(self, each.name) for each in fields(self))  # type: ignore[arg-type]
 
     @property
     def message(self) -> str:
@@ -98,7 +104,10 @@ class ConnectionLimitExceeded(ResourceLimitExceeded):
 
 @dataclass(eq=False)
 class StreamLimitExceeded(ResourceLimitExceeded):
-    """A stream was refused: `current` streams were open against `limit`."""
+    """A stream was refused: `current` streams were open against `limit`.
+
+    peer_id: as the caller named it; py-libp2p's swarm gives a stream's peer as base58 text.
+    """
 
     limit: int
     current: int
@@ -117,7 +126,7 @@ class MemoryReservationExceeded(ResourceLimitExceeded):
 
     limit: int
     current: int
-    requested: int
+    requested: int = field()  # else the root's `requested` would be its default
 
     resource_type = "memory"
 
@@ -162,6 +171,41 @@ class ScopeLimitExceeded(ResourceLimitExceeded):
         return (
             f"{path}: {what}resource limit exceeded "
             f"(current: {self.current}, attempted: {self.attempted}, limit: {self.limit})"
+        )
+
+
+@dataclass(eq=False)
+class MemoryUsageLimitExceeded(ResourceLimitExceeded):
+    """The process used more memory than it may; `percentage` is of `max_allowed_bytes`."""
+
+    process_memory_bytes: int
+    max_allowed_bytes: int
+    percentage: float
+
+    resource_type = "memory"
+
+    def __str__(self) -> str:
+        return (
+            f"Memory usage limit exceeded: {self.process_memory_bytes} bytes > "
+            f"{self.max_allowed_bytes} bytes ({self.percentage:.1f}%)"
+        )
+
+
+@dataclass(eq=False)
+class RateLimitExceeded(ResourceLimitExceeded):
+    """A peer asked too often; after `retry_after_s` seconds (inf: never) it may ask again."""
+
+    protocol: str
+    operation: str
+    peer_id: Hashable | None
+    retry_after_s: float
+
+    resource_type = "rate"
+
+    def __str__(self) -> str:
+        return (
+            f"Rate limit exceeded: {self.operation} of {self.protocol} by {self.peer_id} "
+            f"(retry after {self.retry_after_s:.3g} s)"
         )
 
 

@@ -23,9 +23,11 @@ from rcmgr.peers import peer_key
 
 __all__ = ["Handover", "HostLifecycle"]
 
-_Stack = tuple[ConnectionRecord, Any] | None  # the record on top, and the stack below it
+# The record on top; the stack below it; how many may be put on top before ended ones are dropped.
+_Stack = tuple[ConnectionRecord, Any, int] | None
+_ROOM = 16
 
-# Pending connections that this task opened, the latest first.
+# Pending connections that this task opened, the latest first, of all managers.
 _pending: ContextVar[_Stack] = ContextVar("rcmgr_pending", default=None)
 # The connection this task established last, if one of scope and swarm does not know it yet.
 _established: ContextVar[ConnectionRecord | None] = ContextVar("rcmgr_established", default=None)
@@ -39,18 +41,22 @@ class Handover:
 
     def offer_pending(self, record: ConnectionRecord) -> None:
         """The handshake of `record` begins in this task."""
-        _pending.set((record, _still_pending(_pending.get())))
+        stack = _still_pending(_pending.get())
+        room = _ROOM if stack is None else stack[2] - 1
+        if room < 0:
+            stack, room = _without_ended(stack)
+        _pending.set((record, stack, room))
         _established.set(None)
 
     def take_pending(self, inbound: bool) -> ConnectionRecord | None:
         """The connection whose handshake this task has under way, if it has that direction."""
-        top = _still_pending(_pending.get())
-        if top is None:
-            return None
-        record = top[0]
-        if record.is_inbound != inbound or not self._tracker.holds(record):
-            return None
-        return record
+        stack = _still_pending(_pending.get())
+        _pending.set(stack)
+        while stack is not None:
+            record, stack, _ = stack
+            if record.is_pending and self._tracker.holds(record):
+                return record if record.is_inbound == inbound else None
+        return None
 
     def offer_established(self, record: ConnectionRecord) -> None:
         """`record` was established for a scope, or for the swarm: the other one asks next."""
@@ -78,10 +84,26 @@ class Handover:
         return record
 
 
-def _still_pending(top: _Stack) -> _Stack:
-    while top is not None and not top[0].is_pending:
-        top = top[1]
-    return top
+def _still_pending(stack: _Stack) -> _Stack:
+    while stack is not None and not stack[0].is_pending:
+        stack = stack[1]
+    return stack
+
+
+def _without_ended(stack: _Stack) -> tuple[_Stack, int]:
+    """Also those further down; as much room as is left in it, so that the cost is O(1) amortised.
+
+    Without this, a task whose handshakes overlap for ever would remember all of them.
+    """
+    pending = []
+    while stack is not None:
+        record, stack, _ = stack
+        if record.is_pending:
+            pending.append(record)
+    room = max(_ROOM, len(pending))
+    for record in reversed(pending):
+        stack = (record, stack, room)
+    return stack, room
 
 
 class HostLifecycle(ConnectionLifecycleManager):

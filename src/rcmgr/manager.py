@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from rcmgr.counter import Counter
 from rcmgr.denials import DenialLog
 from rcmgr.errors import (
     MemoryReservationExceeded,
+    RateLimitExceeded,
     ResourceLimitExceeded,
     ResourceScopeClosed,
     StreamLimitExceeded,
@@ -21,9 +23,20 @@ from rcmgr.errors import (
 )
 from rcmgr.handover import Handover, HostLifecycle
 from rcmgr.host_watch import HostWatch
-from rcmgr.peers import peer_from_any
+from rcmgr.memory_limits import MemoryConnectionLimits
+from rcmgr.peers import ip_key, peer_from_any
+from rcmgr.protocol_rate_limiter import ProtocolRateLimiter
+from rcmgr.rate_limiter import table_of
+from rcmgr.rate_limits import ConnectionRateLimits, RateLimits
+from rcmgr.token_bucket import BucketTable
 
 __all__ = ["ResourceLimits", "ResourceManager"]
+
+# `new_host` is annotated with the class of libp2p, for which this one stands in without inheriting
+# from it. To a type checker the base is anything: strict code may pass a manager without a cast.
+_InPlaceOfUpstream: Any = object
+
+_MOST_BYTES = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +67,7 @@ class ResourceLimits:
         return None if self.max_memory_mb is None else self.max_memory_mb * 1024 * 1024
 
 
-class ResourceManager:
+class ResourceManager(_InPlaceOfUpstream):  # type: ignore[misc]
     """Decides for a node, before a resource is spent, whether it may be.
 
     Give it to `libp2p.new_host(resource_manager=...)` or `new_swarm`.
@@ -63,6 +76,9 @@ class ResourceManager:
     allowlist: peers (`ID`, bytes or base58 text) whose connections and streams are never denied;
         their connections count toward no limit. Default none.
     connection_limits: limits by connection state; default none.
+    connection_rate_limits: how often one address and one peer may connect; default no limit.
+    memory_limits: what the process may use before connections and reservations are refused;
+        default no limit. See also `set_memory_limits`.
 
     The methods that a swarm calls are O(1), never block and are thread safe. A denial is a return
     value (None or False); `last_denial` and `denials` have the reasons.
@@ -74,6 +90,8 @@ class ResourceManager:
         allowlist: Iterable[Hashable] | None = None,
         *,
         connection_limits: ConnectionLimits | None = None,
+        connection_rate_limits: ConnectionRateLimits | None = None,
+        memory_limits: MemoryConnectionLimits | None = None,
     ) -> None:
         link_upstream()
         self.denials = DenialLog()
@@ -88,6 +106,16 @@ class ResourceManager:
         self._streams = Counter()
         self._memory = Counter()
         self.limits = ResourceLimits() if limits is None else limits
+        rates = ConnectionRateLimits() if connection_rate_limits is None else connection_rate_limits
+        if not isinstance(rates, ConnectionRateLimits):
+            raise TypeError(
+                f"connection_rate_limits must be a ConnectionRateLimits, not {rates!r}")
+        self.connection_rate_limits = rates
+        self._ip_rates = table_of(rates.per_ip, rates)
+        self._peer_rates = table_of(rates.per_peer, rates)
+        self.protocol_rate_limiters: dict[str, ProtocolRateLimiter] = {}
+        self.memory_limits = memory_limits
+        self._refused_for_memory = 0
         self._ids = itertools.count(1)
         self._closed = False
         # the name under which the swarm starts it
@@ -109,6 +137,39 @@ class ResourceManager:
         if not isinstance(limits, ConnectionLimits):
             raise TypeError(f"connection_limits must be a ConnectionLimits, not {limits!r}")
         self.connection_lifecycle.limits = limits
+
+    @property
+    def memory_limits(self) -> MemoryConnectionLimits | None:
+        """What the process may use. May be set; None: no limit."""
+        return self.connection_lifecycle.memory_limits
+
+    @memory_limits.setter
+    def memory_limits(self, limits: MemoryConnectionLimits | None) -> None:
+        if limits is not None and not isinstance(limits, MemoryConnectionLimits):
+            raise TypeError(f"memory_limits must be a MemoryConnectionLimits, not {limits!r}")
+        self.connection_lifecycle.memory_limits = limits
+
+    def set_memory_limits(
+        self, max_bytes: int | None = None, max_percentage: float | None = None
+    ) -> None:
+        """Change how much the process may use, and nothing else of `memory_limits`.
+
+        TypeError, ValueError: as `MemoryConnectionLimits`; then nothing has changed.
+        """
+        limits = self.memory_limits or MemoryConnectionLimits()
+        self.memory_limits = limits.with_max_bytes(max_bytes).with_max_percentage(max_percentage)
+
+    def _check_memory_limits(self, *, new_peer: bool = False) -> bool:
+        """Whether the process's memory lets anything be added; False is noted as a denial."""
+        limits = self.memory_limits
+        if limits is None:
+            return True
+        excess = limits.excess(new_peer=new_peer)
+        if excess is None:
+            return True
+        self._refused_for_memory += 1
+        self.denials.add(excess.to_error)
+        return False
 
     @property
     def limits(self) -> ResourceLimits:
@@ -153,16 +214,24 @@ class ResourceManager:
         is closed (the swarm takes an exception for consent).
 
         direction: "inbound", or a `Direction`; anything else is outbound. endpoint_ip: the remote
-        address; no limit depends on it.
+        address, for `connection_rate_limits`, which hold for inbound connections.
         """
         if self._closed:
             return None
         inbound = _is_inbound(direction)
         if peer_id is None:
-            return self._open_pending(inbound)
+            return self._open_pending(inbound, endpoint_ip)
         return self._open_established(peer_from_any(peer_id), inbound)
 
-    def _open_pending(self, inbound: bool) -> ConnectionScope | None:
+    def _open_pending(self, inbound: bool, endpoint_ip: str | None) -> ConnectionScope | None:
+        if not self._check_memory_limits():
+            return None
+        rates = self._ip_rates
+        if inbound and rates is not None and endpoint_ip:
+            key = ip_key(endpoint_ip)
+            if not rates.try_consume(key):
+                self.denials.add(_rate_error, rates, "ip address", endpoint_ip, key, None)
+                return None
         tracker = self.connection_tracker
         connection_id = f"conn-{next(self._ids)}"
         admit = tracker.admit_pending_inbound if inbound else tracker.admit_pending_outbound
@@ -179,6 +248,10 @@ class ResourceManager:
     def _open_established(self, peer_id: Hashable, inbound: bool) -> ConnectionScope | None:
         tracker = self.connection_tracker
         record = self._handover.take_established(peer_id, inbound, claimed=True)
+        if not self._may_connect(peer_id, inbound, known=record is not None):
+            if record is not None:
+                tracker.remove(record)
+            return None
         if record is None:
             pending = self._handover.take_pending(inbound)
             if pending is None:
@@ -197,6 +270,22 @@ class ResourceManager:
                 return None
             self._handover.offer_established(record)
         return ConnectionScope(tracker, record, only_pending=False)
+
+    def _may_connect(self, peer_id: Hashable, inbound: bool, *, known: bool) -> bool:
+        """Ask the limits that depend on the peer; `known`: this connection is counted already."""
+        rates = self._peer_rates if inbound else None
+        if rates is None and self.memory_limits is None:
+            return True
+        tracker = self.connection_tracker
+        if tracker.is_bypassed(peer_id):
+            return True
+        new_peer = tracker.get_peer_connection_count(peer_id) <= known
+        if not self._check_memory_limits(new_peer=new_peer):
+            return False
+        if rates is None or rates.try_consume(peer_id):
+            return True
+        self.denials.add(_rate_error, rates, "peer", peer_id, peer_id, peer_id)
+        return False
 
     # -- streams and memory --------------------------------------------------------------------
 
@@ -226,20 +315,49 @@ class ResourceManager:
         self._streams.give()
 
     def acquire_memory(self, size: int) -> bool:
-        """Reserve `size` bytes; False: denied.
+        """Reserve `size` bytes; False: denied, however large the size.
 
-        ValueError: negative. ResourceScopeClosed: the manager is closed.
+        TypeError: not an int. ValueError: negative. ResourceScopeClosed: the manager is closed.
         """
         self._check_open()
-        if self._memory.take(size):
+        if not self._check_memory_limits():
+            return False
+        if self._memory.take(_bytes(size)):
             return True
         memory = self._memory
         self.denials.add(MemoryReservationExceeded, memory.limit, memory.used, size)
         return False
 
     def release_memory(self, size: int) -> None:
-        """Give back reserved bytes; more than were reserved is ignored. ValueError: negative."""
-        self._memory.give(size)
+        """Give back reserved bytes; more than were reserved is ignored.
+
+        TypeError: not an int. ValueError: negative.
+        """
+        self._memory.give(_bytes(size))
+
+    # -- rates ---------------------------------------------------------------------------------
+
+    def add_protocol_rate_limiter(self, protocol: str, limits: RateLimits) -> ProtocolRateLimiter:
+        """Limit the requests of a protocol; replaces its former limiter, if any.
+
+        The manager's allowed peers are exempt. Whoever serves the protocol asks the limiter, or
+        `check_protocol_rate_limit`; `rcmgr.libp2p.limit_protocols` asks for every inbound stream.
+        """
+        limiter = ProtocolRateLimiter(
+            protocol, limits, is_exempt=self.connection_tracker.is_bypassed
+        )
+        self.protocol_rate_limiters[protocol] = limiter
+        return limiter
+
+    def check_protocol_rate_limit(
+        self, protocol: str, peer_id: Hashable, operation: str = "request"
+    ) -> bool:
+        """Whether the peer may do this once more; a protocol without a limiter is not limited."""
+        limiter = self.protocol_rate_limiters.get(protocol)
+        if limiter is None or limiter.check_peer_rate_limit(peer_id, operation):
+            return True
+        self.denials.add(limiter.denial, peer_id, operation)
+        return False
 
     # -- what there is -------------------------------------------------------------------------
 
@@ -259,6 +377,14 @@ class ResourceManager:
         for kind, counter in (("streams", self._streams), ("memory", self._memory)):
             if counter.denied:
                 denied[kind] = counter.denied
+        if self._refused_for_memory:
+            denied["memory_usage"] = self._refused_for_memory
+        for kind, rates in (
+            ("connection_rate_per_ip", self._ip_rates),
+            ("connection_rate_per_peer", self._peer_rates),
+        ):
+            if rates is not None and rates.denied:
+                denied[kind] = rates.denied
         return {
             "connections": tracker.pending_total + tracker.established_total,
             "memory_bytes": self._memory.used,
@@ -286,6 +412,10 @@ class ResourceManager:
                 "memory_bytes": self._memory.over_released,
             },
             "denied": denied,
+            "protocol_rates": {
+                protocol: limiter.get_protocol_stats()
+                for protocol, limiter in self.protocol_rate_limiters.items()
+            },
         }
 
     # -- the end -------------------------------------------------------------------------------
@@ -310,6 +440,22 @@ class ResourceManager:
 
     def __repr__(self) -> str:
         return f"ResourceManager({self.connection_tracker!r}, streams={self._streams.used})"
+
+
+def _bytes(size: int) -> int:
+    """A size as the counter takes it: peers announce sizes, and some of them are absurd."""
+    return min(operator.index(size), _MOST_BYTES)
+
+
+def _rate_error(
+    rates: BucketTable, what: str, who: Any, key: Hashable, peer_id: Hashable | None
+) -> RateLimitExceeded:
+    return RateLimitExceeded(
+        protocol="connections",
+        operation=f"connection of {what} {who}",
+        peer_id=peer_id,
+        retry_after_s=rates.time_until(key),
+    )
 
 
 def _is_inbound(direction: Any) -> bool:

@@ -1,11 +1,12 @@
-"""How py-libp2p names a peer in its calls: as an `ID`, as the bytes of one, or as base58 text."""
+"""How py-libp2p names peers and addresses in its calls, and what of it our tables use as keys."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable
 from functools import lru_cache
+from socket import AF_INET, AF_INET6, inet_pton
 
-__all__ = ["peer_from_any", "peer_key"]
+__all__ = ["ip_key", "peer_from_any", "peer_key"]
 
 # texts of the shortest and the usual peer ids: sha2-256 multihash, inlined public keys
 _TEXT_PREFIXES = ("Qm", "12D3Koo", "16Uiu2H")
@@ -33,3 +34,22 @@ def _peer_from_text(text: str) -> Hashable:
         return base58.b58decode(text)
     except ValueError:
         return text
+
+
+_MAPPED_IPV4 = bytes(10) + b"\xff\xff"
+
+
+def ip_key(address: str) -> bytes:
+    """What counts as one address: an IPv4 address (also IPv4-mapped), or the /64 of an IPv6 one.
+
+    A text that is no address counts as itself.
+    """
+    try:
+        return inet_pton(AF_INET, address)
+    except OSError:
+        pass
+    try:
+        packed = inet_pton(AF_INET6, address.partition("%")[0])
+    except OSError:
+        return address.encode()
+    return packed[12:] if packed.startswith(_MAPPED_IPV4) else packed[:8]

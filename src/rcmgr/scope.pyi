@@ -1,16 +1,16 @@
 from collections.abc import Hashable
+from enum import IntEnum
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, TypeVar, final
+
+from typing_extensions import disjoint_base
 
 from rcmgr.errors import ScopeLimitExceeded
 
 __all__ = [
-    "PRIORITY_ALWAYS",
-    "PRIORITY_HIGH",
-    "PRIORITY_LOW",
-    "PRIORITY_MEDIUM",
     "ConnScope",
     "Ledger",
+    "Priority",
     "Refusal",
     "Scope",
     "ScopeStat",
@@ -19,13 +19,14 @@ __all__ = [
     "StreamScope",
 ]
 
-PRIORITY_LOW: int
-PRIORITY_MEDIUM: int
-PRIORITY_HIGH: int
-PRIORITY_ALWAYS: int
-
 _S = TypeVar("_S", bound=Scope)
 _Key = bytes | str | int
+
+class Priority(IntEnum):
+    LOW = 101
+    MEDIUM = 152
+    HIGH = 203
+    ALWAYS = 255
 
 class ScopeStat(NamedTuple):
     memory: int
@@ -54,6 +55,7 @@ class Refusal:
     def __bool__(self) -> Literal[False]: ...
     def to_error(self) -> ScopeLimitExceeded: ...
 
+@disjoint_base
 class Scope:
     @property
     def name(self) -> str: ...

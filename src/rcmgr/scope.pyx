@@ -24,6 +24,7 @@ from libc.string cimport memset
 import logging
 import sys
 from collections import namedtuple
+from enum import IntEnum
 
 from rcmgr.errors import ResourceScopeClosed, ScopeLimitExceeded
 
@@ -51,12 +52,9 @@ from rcmgr._scope cimport (
 )
 
 __all__ = [
-    "PRIORITY_ALWAYS",
-    "PRIORITY_HIGH",
-    "PRIORITY_LOW",
-    "PRIORITY_MEDIUM",
     "ConnScope",
     "Ledger",
+    "Priority",
     "Refusal",
     "Scope",
     "ScopeStat",
@@ -65,16 +63,23 @@ __all__ = [
     "StreamScope",
 ]
 
-PRIORITY_LOW = 101
-PRIORITY_MEDIUM = 152
-PRIORITY_HIGH = 203
-PRIORITY_ALWAYS = RCMGR_PRIORITY_ALWAYS
+
+class Priority(IntEnum):
+    """How much of a memory limit a reservation may fill: (1 + priority) / 256. Any int of 0 to 255.
+    """
+
+    LOW = 101  # 40 %
+    MEDIUM = 152  # 60 %
+    HIGH = 203  # 80 %
+    ALWAYS = RCMGR_PRIORITY_ALWAYS
+
 
 ScopeStat = namedtuple(
     "ScopeStat",
     [
         "memory", "streams_inbound", "streams_outbound", "conns_inbound", "conns_outbound", "fd",
     ],
+    module="rcmgr.scope",
 )
 ScopeStat.__doc__ = "What a scope holds: bytes, and numbers of streams, connections, descriptors."
 

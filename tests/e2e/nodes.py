@@ -16,14 +16,14 @@ from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import PeerInfo
 from multiaddr import Multiaddr
 
-from rcmgr import ConnectionLimits, ResourceLimits, ResourceManager
+from rcmgr import ConnectionLimits, ConnectionRateLimits, ResourceLimits, ResourceManager
 
 LISTEN = {
     "tcp": "/ip4/127.0.0.1/tcp/0",
     "ws": "/ip4/127.0.0.1/tcp/0/ws",
     "quic": "/ip4/127.0.0.1/udp/0/quic-v1",
 }
-SHORT = 0.5  # seconds a handshake may take, in tests that let one stall
+SHORT = 1.0  # seconds a handshake may take, in tests that let one stall (below 1 is no limit)
 
 
 @dataclass
@@ -81,8 +81,11 @@ async def running_node(
     key_pair: KeyPair | None = None,
     allowlist: tuple[ID, ...] = (),
     upgrade_timeout: float = 10.0,
+    rates: ConnectionRateLimits | None = None,
 ) -> AsyncIterator[Node]:
-    manager = ResourceManager(node_limits, allowlist, connection_limits=limits)
+    manager = ResourceManager(
+        node_limits, allowlist, connection_limits=limits, connection_rate_limits=rates
+    )
     host = new_host(
         key_pair=key_pair or create_new_key_pair(),
         resource_manager=manager,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from contextlib import AsyncExitStack
 
 import pytest
@@ -276,8 +275,8 @@ async def test_a_host_closed_in_mid_flood_holds_nothing(transport: str) -> None:
                     nursery.start_soon(flood, dialer)
                 tracker = node.manager.connection_tracker
                 await eventually(lambda: tracker.snapshot().total_established >= 5, 20)
-            gc.collect()
-            assert node.counts == NOTHING
+            # handshakes that end while the host stops take a moment more
+            await eventually(lambda: node.counts == NOTHING)
             nursery.cancel_scope.cancel()
         snapshot = tracker.snapshot()
         assert snapshot.peak_pending_inbound <= 3

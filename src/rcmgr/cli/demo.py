@@ -49,7 +49,7 @@ def finite(_context: click.Context, _parameter: click.Parameter, value: float) -
     return value
 
 
-@click.command(help=HELP)
+@click.command(help=HELP, short_help="Show a guarded host under attack.")
 @click.option(
     "--seconds",
     type=click.FloatRange(min=1),

@@ -87,6 +87,7 @@ def read_limits(path: Path) -> Limits:
             known = ", ".join(limits.to_dict())
             raise LimitsFileError(path, name, f"unknown limit; known are {known}") from None
         except (TypeError, ValueError) as error:
-            reason = str(error).removeprefix(f"{name} ")
+            # a limits file has a word of its own for None
+            reason = str(error).removeprefix(f"{name} ").replace("None (no", f'"{NO_LIMIT}" (no')
             raise LimitsFileError(path, name, reason) from error
     return limits

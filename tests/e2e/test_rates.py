@@ -1,0 +1,113 @@
+"""Rates in a real host: over them a stream is reset, a connection refused; nobody else notices."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from libp2p.crypto.secp256k1 import create_new_key_pair
+from libp2p.custom_types import TProtocol
+from libp2p.host.exceptions import StreamFailure
+from libp2p.host.ping import ID as PING
+from libp2p.host.ping import handle_ping
+from libp2p.network.stream.exceptions import StreamError
+from nodes import Node, eventually, running_node
+
+from rcmgr import ConnectionRateLimits, Rate, RateLimits
+from rcmgr.libp2p import limit_protocols
+
+
+async def ping(node: Node, target: Node) -> bool:
+    """One ping on a stream of its own; whether it was answered."""
+    try:
+        stream = await node.host.new_stream(target.id, [PING])
+        await stream.write(b"p" * 32)
+        answered = await stream.read(32) == b"p" * 32
+        await stream.reset()
+    except (StreamFailure, StreamError, trio.BrokenResourceError, trio.ClosedResourceError):
+        return False
+    return answered
+
+
+@pytest.mark.parametrize("set_before", [True, False])
+async def test_a_flooding_peer_is_cut_and_an_honest_one_not(
+    transport: str, set_before: bool
+) -> None:
+    async with (
+        running_node(transport) as node,
+        running_node(transport) as flooder,
+        running_node(transport) as honest,
+    ):
+        if set_before:
+            node.host.set_stream_handler(PING, handle_ping)
+        limited = limit_protocols(node.host, node.manager)
+        node.manager.add_protocol_rate_limiter(PING, RateLimits(default=Rate(0.001, 5)))
+        if not set_before:
+            node.host.remove_stream_handler(PING)
+            node.host.set_stream_handler(PING, handle_ping)
+        assert await flooder.dial(node)
+        assert await honest.dial(node)
+        answers = [await ping(flooder, node) for _ in range(12)]
+        assert answers == [True] * 5 + [False] * 7
+        assert [await ping(honest, node) for _ in range(5)] == [True] * 5
+        # the connection of the flooder stays, and every slot came back
+        assert node.counts == (0, 0, 2, 0)
+        await eventually(lambda: node.manager.get_stats()["streams"] == 0)
+        stats = node.manager.get_stats()["protocol_rates"][PING]
+        assert (stats["allowed"], stats["denied"], stats["tracked_peers"]) == (10, 7, 2)
+        assert stats["most_denied"] == [(flooder.id.to_bytes(), None, 7)]
+        assert "stream of /ipfs/ping/1.0.0" in str(node.manager.last_denial)
+        limited.undo()
+        assert await ping(flooder, node)
+
+
+async def test_other_protocols_are_not_touched() -> None:
+    echo = TProtocol("/echo/1.0.0")
+
+    async def answer(stream: object) -> None:
+        await stream.write(b"here")  # type: ignore[attr-defined]
+
+    async with running_node() as node, running_node() as peer:
+        limit_protocols(node.host, node.manager)
+        node.manager.add_protocol_rate_limiter(PING, RateLimits(default=Rate(0.001, 1)))
+        node.host.set_stream_handler(echo, answer)
+        assert await peer.dial(node)
+        for _ in range(5):
+            stream = await peer.host.new_stream(node.id, [echo])
+            assert await stream.read(4) == b"here"
+            await stream.reset()
+
+
+async def test_an_address_connects_only_so_often() -> None:
+    rates = ConnectionRateLimits(per_ip=Rate(0.001, 3))
+    async with running_node(rates=rates) as node:
+        for _ in range(6):
+            stream = await trio.open_tcp_stream("127.0.0.1", node.port)
+            await stream.aclose()
+        await eventually(
+            lambda: node.manager.get_stats()["denied"].get("connection_rate_per_ip") == 3
+        )
+        await eventually(lambda: node.counts == (0, 0, 0, 0))
+        assert node.manager.connection_tracker.snapshot().total_created == 3
+        assert "connection of ip address 127.0.0.1" in str(node.manager.last_denial)
+
+
+async def test_a_peer_connects_only_so_often(transport: str) -> None:
+    rates = ConnectionRateLimits(per_peer=Rate(0.001, 2))
+    key_pair = create_new_key_pair()
+    async with running_node(transport, rates=rates) as node:
+        for _ in range(2):
+            async with running_node(transport, key_pair=key_pair) as peer:
+                assert await peer.dial(node)
+                await eventually(lambda: node.counts == (0, 0, 1, 0))
+                await peer.host.disconnect(node.id)
+                await eventually(lambda: node.counts == (0, 0, 0, 0))
+        async with (
+            running_node(transport, key_pair=key_pair) as peer,
+            running_node(transport) as other,
+        ):
+            await peer.dial(node)
+            denied = "connection_rate_per_peer"
+            await eventually(lambda: denied in node.manager.get_stats()["denied"])
+            await eventually(lambda: node.counts == (0, 0, 0, 0))
+            assert await other.dial(node)
+            await eventually(lambda: node.counts == (0, 0, 1, 0))

@@ -1,0 +1,33 @@
+#include "clock.h"
+
+#include "check.h"
+
+#define ROUNDS 200000
+
+int main(void)
+{
+    int64_t start = rcmgr_now_ns(), last = start, last_coarse = rcmgr_now_coarse_ns();
+    int steps = 0, coarse_steps = 0;
+    CHECK(start > 0);
+    for (int i = 0; i < ROUNDS; i++) {
+        int64_t coarse = rcmgr_now_coarse_ns(), now = rcmgr_now_ns();
+        CHECK(now >= last);
+        CHECK(coarse >= last_coarse);
+        /* one time line: the coarse clock is behind the exact one, never ahead of it */
+        CHECK(coarse <= now);
+        steps += now > last;
+        coarse_steps += coarse > last_coarse;
+        last = now;
+        last_coarse = coarse;
+    }
+    CHECK(steps > 0);
+
+    /* nanoseconds: a wait by the system's own clock takes as long by ours */
+    struct timespec wait = {0, 50000000};
+    int64_t before = rcmgr_now_ns(), coarse_before = rcmgr_now_coarse_ns();
+    CHECK_EQ(nanosleep(&wait, NULL), 0);
+    CHECK(rcmgr_now_ns() - before >= 50000000);
+    CHECK(rcmgr_now_coarse_ns() - coarse_before >= 50000000 - 20000000);
+    CHECK(coarse_steps > 0 || rcmgr_now_coarse_ns() > last_coarse);
+    return 0;
+}

@@ -1,0 +1,196 @@
+#include "pointer_table.h"
+
+#include <string.h>
+
+#include "check.h"
+
+typedef struct {
+    int64_t key;
+    uint64_t hash;
+    bool in;
+} item;
+
+static void fit(rcmgr_table *table)
+{
+    size_t wanted = rcmgr_table_wanted_slots(table);
+    if (table->slots == NULL || wanted != table->mask + 1) {
+        rcmgr_slot *slots = calloc(wanted, sizeof(rcmgr_slot));
+        CHECK(slots != NULL);
+        free(rcmgr_table_move(table, slots, wanted));
+    }
+}
+
+/* The item with this key and its slot, or NULL and the slot where it belongs. */
+static item *find(const rcmgr_table *table, int64_t key, uint64_t hash, size_t *at)
+{
+    *at = rcmgr_table_home(table, hash);
+    for (; rcmgr_table_match(table, hash, at); *at = rcmgr_table_after(table, *at)) {
+        item *found = table->slots[*at].item;
+        if (found->key == key)
+            return found;
+    }
+    return NULL;
+}
+
+static void add(rcmgr_table *table, item *it)
+{
+    size_t at;
+    fit(table);
+    CHECK(find(table, it->key, it->hash, &at) == NULL);
+    rcmgr_table_put(table, at, it->hash, it);
+    it->in = true;
+}
+
+static void drop(rcmgr_table *table, item *it)
+{
+    size_t at;
+    CHECK(find(table, it->key, it->hash, &at) == it);
+    rcmgr_table_remove(table, at);
+    it->in = false;
+}
+
+/* Every item is where a search finds it, or nowhere; there is a free slot; `used` is right. */
+static void check_whole(const rcmgr_table *table, item *items, size_t count)
+{
+    size_t in = 0, taken = 0, at;
+    for (size_t i = 0; i < count; i++) {
+        CHECK(find(table, items[i].key, items[i].hash, &at) == (items[i].in ? &items[i] : NULL));
+        in += items[i].in;
+    }
+    for (size_t i = 0; i <= table->mask; i++)
+        taken += table->slots[i].item != NULL;
+    CHECK_EQ(table->used, in);
+    CHECK_EQ(taken, in);
+    CHECK(taken <= table->mask);
+    CHECK_EQ(table->mask & (table->mask + 1), 0);
+    CHECK_EQ(UINT64_C(1) << (64 - table->shift), table->mask + 1);
+}
+
+static uint64_t random_state;
+
+static uint64_t next_random(void)
+{
+    random_state ^= random_state << 13;
+    random_state ^= random_state >> 7;
+    random_state ^= random_state << 17;
+    return random_state;
+}
+
+/* How the hashes of the items are made: spread, mixed from small ints, all in few, all the same,
+ * all at the end of the table so that searches wrap around. */
+enum { SPREAD, SMALL_INTS, FEW, ONE, LAST, WAYS };
+
+static uint64_t make_hash(int way, size_t i)
+{
+    switch (way) {
+    case SPREAD: return next_random();
+    case SMALL_INTS: return rcmgr_table_mix((int64_t)i);
+    case FEW: return rcmgr_table_mix((int64_t)(i % 5));
+    case ONE: return 0;
+    default: return UINT64_MAX - i % 3;
+    }
+}
+
+#define COUNT 60
+
+/* Any order of additions and removals, checked whole after each step. */
+static void random_life(int way, uint64_t seed)
+{
+    item items[COUNT];
+    rcmgr_table table;
+    memset(&table, 0, sizeof(table));
+    random_state = seed;
+    for (size_t i = 0; i < COUNT; i++)
+        items[i] = (item){(int64_t)i, make_hash(way, i), false};
+    fit(&table);
+    CHECK_EQ(table.mask + 1, RCMGR_TABLE_MIN_SLOTS);
+    for (int step = 0; step < 1500; step++) {
+        /* now more of the one, now of the other, so that it grows and shrinks */
+        bool growing = step / 150 % 2 == 0;
+        item *it = &items[next_random() % COUNT];
+        uint64_t changes = table.changes;
+        if (it->in == growing && next_random() % 4 != 0)
+            continue;
+        if (it->in)
+            drop(&table, it);
+        else
+            add(&table, it);
+        CHECK(table.changes > changes);
+        check_whole(&table, items, COUNT);
+    }
+    for (size_t i = 0; i < COUNT; i++)
+        if (items[i].in)
+            drop(&table, &items[i]);
+    check_whole(&table, items, COUNT);
+    free(table.slots);
+}
+
+/* Load stays at three quarters and below; a table that was large becomes small again. */
+static void size_follows_use(void)
+{
+    enum { MANY = 20000 };
+    item *items = calloc(MANY, sizeof(item));
+    rcmgr_table table;
+    memset(&table, 0, sizeof(table));
+    for (size_t i = 0; i < MANY; i++) {
+        items[i] = (item){(int64_t)i, rcmgr_table_mix((int64_t)i), false};
+        add(&table, &items[i]);
+        CHECK(4 * table.used <= 3 * (table.mask + 1));
+    }
+    CHECK_EQ(table.mask + 1, 32768);
+    check_whole(&table, items, MANY);
+    for (size_t i = 0; i < MANY; i++) {
+        fit(&table);
+        drop(&table, &items[i]);
+        CHECK(table.mask + 1 <= RCMGR_TABLE_MIN_SLOTS || 20 * table.used >= table.mask / 4);
+    }
+    fit(&table);
+    while (table.mask + 1 > RCMGR_TABLE_MIN_SLOTS)
+        fit(&table);
+    check_whole(&table, items, MANY);
+    free(table.slots);
+    free(items);
+}
+
+/* Adding and removing at a size where it just grew does not make it shrink and grow in turn. */
+static void no_thrashing(void)
+{
+    item items[64];
+    rcmgr_table table;
+    memset(&table, 0, sizeof(table));
+    for (size_t i = 0; i < 64; i++)
+        items[i] = (item){(int64_t)i, rcmgr_table_mix((int64_t)i), false};
+    for (size_t i = 0; i < 25; i++)
+        add(&table, &items[i]);
+    rcmgr_slot *slots = table.slots;
+    for (int i = 0; i < 100; i++) {
+        drop(&table, &items[24]);
+        add(&table, &items[24]);
+        CHECK(table.slots == slots);
+    }
+    free(table.slots);
+}
+
+/* The hashes of Python's small ints do not end up side by side in a few slots. */
+static void mixing_spreads_small_ints(void)
+{
+    unsigned char taken[1024] = {0};
+    int different = 0;
+    for (int64_t i = 0; i < 512; i++) {
+        size_t home = (size_t)(rcmgr_table_mix(i) >> 54);
+        different += !taken[home];
+        taken[home] = 1;
+    }
+    CHECK(different > 400);
+}
+
+int main(void)
+{
+    for (int way = 0; way < WAYS; way++)
+        for (uint64_t seed = 1; seed <= 8; seed++)
+            random_life(way, seed * UINT64_C(88172645463325252));
+    size_follows_use();
+    no_thrashing();
+    mixing_spreads_small_ints();
+    return 0;
+}

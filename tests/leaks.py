@@ -1,0 +1,325 @@
+"""What test_leaks.py runs, each case in a process of its own: `python leaks.py CASE`.
+
+A case returns one cycle: something taken and given back. Prints how many bytes a cycle leaves
+behind, by the process's resident size and by tracemalloc.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import json
+import sys
+import tracemalloc
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+from swarm import Swarm, finish, no_pause
+
+from rcmgr import (
+    ConnectionLifecycleManager,
+    ConnectionLimitExceeded,
+    ConnectionLimits,
+    ConnectionTracker,
+    ResourceLimits,
+    ResourceManager,
+)
+from rcmgr.counter import Counter
+
+Cycle = Callable[[int], Any]
+
+NO_LIMITS = ConnectionLimits()
+NOTHING = ConnectionLimits(0, 0, 0, 0, 0, 0)
+WARM_UP, CYCLES, TRACED_CYCLES = 20_000, 100_000, 20_000
+
+
+def tracker_cycle() -> Cycle:
+    tracker = ConnectionTracker()
+
+    def cycle(i: int) -> None:
+        connection_id, peer = f"connection {i}", b"peer %d" % i
+        tracker.admit_pending_inbound(connection_id, NO_LIMITS)
+        tracker.admit_established_inbound(connection_id, peer, NO_LIMITS)
+        tracker.remove_connection(connection_id)
+
+    return cycle
+
+
+def tracker_peer_with_several() -> Cycle:
+    tracker = ConnectionTracker()
+
+    def cycle(i: int) -> None:
+        peer = b"peer %d" % i
+        for part in range(3):
+            tracker.move_to_established_outbound((i, part), peer)
+        for part in (1, 0, 2):
+            tracker.remove_connection((i, part))
+
+    return cycle
+
+
+def tracker_denied() -> Cycle:
+    tracker = ConnectionTracker()
+    some = ConnectionLimits(max_established_total=0)
+
+    def cycle(i: int) -> None:
+        connection_id, peer = f"connection {i}", b"peer %d" % i
+        assert tracker.admit_pending_inbound(connection_id, NOTHING) is not None
+        assert tracker.admit_established_inbound(connection_id, peer, NOTHING) is not None
+        tracker.admit_pending_outbound(connection_id, some)
+        denial = tracker.admit_established_outbound(connection_id, peer, some)
+        assert denial is not None
+        str(denial.to_error(connection_id, peer))
+
+    return cycle
+
+
+def tracker_wrong_calls() -> Cycle:
+    tracker = ConnectionTracker()
+    tracker.add_pending_inbound("pending")
+    tracker.move_to_established_inbound("live", b"peer")
+
+    def cycle(i: int) -> None:
+        for call in (
+            lambda: tracker.add_pending_outbound("pending"),
+            lambda: tracker.move_to_established_inbound("live", b"other %d" % i),
+            lambda: tracker.admit_established_inbound([], b"peer", NO_LIMITS),  # type: ignore[arg-type]
+            lambda: tracker.rename(tracker.get_connection("live"), "pending"),  # type: ignore[arg-type]
+        ):
+            try:
+                call()
+            except (TypeError, ValueError):
+                continue
+            raise AssertionError
+
+    return cycle
+
+
+def tracker_views_and_records() -> Cycle:
+    tracker = ConnectionTracker()
+
+    def cycle(i: int) -> None:
+        tracker.admit_established_inbound(i, b"peer", NO_LIMITS, owned=True)
+        record = tracker.get_connection(i)
+        assert record is not None
+        tracker.rename(record, ("renamed", i))
+        set(tracker.established_inbound)
+        dict(tracker.established_per_peer)
+        tracker.snapshot()
+        repr(record)
+        tracker.remove(record)
+
+    return cycle
+
+
+def tracker_bypass_clear_reconcile() -> Cycle:
+    now = [0]
+    tracker = ConnectionTracker(clock=lambda: now[0])
+
+    def cycle(i: int) -> None:
+        peer = b"peer %d" % i
+        now[0] += 10**9
+        tracker.add_bypass_peer(peer)
+        tracker.move_to_established_inbound(i, peer)
+        tracker.reconcile(set(), 0.0)
+        tracker.add_pending_inbound(i, peer)
+        tracker.clear()
+        tracker.remove_bypass_peer(peer)
+
+    return cycle
+
+
+def lifecycle_cycle() -> Cycle:
+    manager = ConnectionLifecycleManager(ConnectionTracker(), NO_LIMITS)
+
+    def cycle(i: int) -> None:
+        connection_id, peer = f"connection {i}", b"peer %d" % i
+        finish(manager.handle_pending_inbound_connection(connection_id))
+        finish(manager.handle_established_inbound_connection(connection_id, peer))
+        finish(manager.handle_established_inbound_connection(connection_id, peer))
+        finish(manager.handle_connection_closed(connection_id, peer))
+        finish(manager.handle_pending_outbound_connection(connection_id, peer))
+        finish(manager.handle_dial_failure(connection_id, peer))
+
+    return cycle
+
+
+def lifecycle_denied() -> Cycle:
+    manager = ConnectionLifecycleManager(ConnectionTracker(), NOTHING)
+
+    def cycle(i: int) -> None:
+        for call in (
+            manager.handle_pending_inbound_connection(f"connection {i}"),
+            manager.handle_established_outbound_connection(f"connection {i}", b"peer %d" % i),
+        ):
+            try:
+                finish(call)
+            except ConnectionLimitExceeded as error:
+                str(error)
+            else:
+                raise AssertionError
+        assert len(manager.denials) <= 256
+
+    return cycle
+
+
+def manager_cycle(transport: str, direction: str) -> Cycle:
+    manager = ResourceManager()
+    swarm = Swarm(manager, no_pause)
+
+    def cycle(i: int) -> None:
+        connection = finish(swarm.connect(b"peer %d" % i, direction, transport))
+        manager.acquire_stream(connection.peer, direction)
+        manager.release_stream(connection.peer, direction)
+        manager.acquire_memory(5)
+        manager.release_memory(5)
+        swarm.disconnect(connection)
+
+    return cycle
+
+
+def manager_denied() -> Cycle:
+    before = ResourceManager(connection_limits=NOTHING)
+    after = ResourceManager(
+        limits=ResourceLimits(max_streams=0, max_memory_mb=0),
+        connection_limits=ConnectionLimits(max_established_total=0),
+    )
+
+    def cycle(i: int) -> None:
+        assert before.open_connection(None) is None
+        scope = after.open_connection(None)
+        assert scope is not None
+        assert after.open_connection(b"peer %d" % i) is None
+        scope.close()
+        assert not after.acquire_stream(b"peer %d" % i, "inbound")
+        assert not after.acquire_memory(i + 1)
+        str(after.last_denial)
+
+    return cycle
+
+
+def manager_scopes_dropped() -> Cycle:
+    """Nobody closes anything, as stock py-libp2p after a lifecycle denial."""
+    manager = ResourceManager(limits=ResourceLimits(max_connections=3))
+
+    def cycle(i: int) -> None:
+        scopes = [manager.open_connection(None), manager.open_connection(b"peer %d" % i)]
+        assert None not in scopes
+        del scopes
+        assert len(manager.connection_tracker) == 0
+
+    return cycle
+
+
+def manager_overlapping_handshakes() -> Cycle:
+    """One task whose handshakes never all end at once."""
+    manager = ResourceManager()
+    window: list[Any] = []
+
+    def cycle(i: int) -> None:
+        window.append(manager.open_connection(None, direction="outbound"))
+        if len(window) > 3:
+            window.pop(0).close()
+
+    return cycle
+
+
+def manager_allowlist_text() -> Cycle:
+    """Peers by their text: those decoded last are kept, and no more."""
+    import base58
+
+    manager = ResourceManager()
+
+    def cycle(i: int) -> None:
+        name = base58.b58encode(b"\x12\x20" + i.to_bytes(32, "big")).decode()
+        manager.add_allowed_peer(name)
+        manager.acquire_stream(name, "inbound")
+        manager.release_stream(name, "inbound")
+        manager.remove_allowed_peer(name)
+
+    return cycle
+
+
+def managers_made_and_dropped() -> Cycle:
+    def cycle(i: int) -> None:
+        manager = ResourceManager()
+        scope = manager.open_connection(None)
+        other = manager.open_connection(b"peer %d" % i)
+        manager.acquire_stream(b"peer", "inbound")
+        del scope, other, manager
+
+    return cycle
+
+
+def counter_cycle() -> Cycle:
+    counter = Counter(100_000_000_000)
+
+    def cycle(i: int) -> None:
+        counter.take(1_000_000 + i)
+        counter.give(2_000_000 + i)
+        repr(counter)
+        Counter(i)
+
+    return cycle
+
+
+def leaks_sixteen_bytes() -> Cycle:
+    """Not ours: shows that the measurement would see it."""
+    kept: list[object] = [None] * 200_000
+    places = iter(range(len(kept)))
+
+    def cycle(i: int) -> None:
+        kept[next(places)] = object()  # the smallest thing that there is
+
+    return cycle
+
+
+CASES: dict[str, Callable[[], Cycle]] = {
+    function.__name__: function
+    for function in (
+        leaks_sixteen_bytes, tracker_cycle, tracker_peer_with_several, tracker_denied,
+        tracker_wrong_calls,
+        tracker_views_and_records, tracker_bypass_clear_reconcile, lifecycle_cycle,
+        lifecycle_denied, manager_denied, manager_scopes_dropped, manager_overlapping_handshakes,
+        manager_allowlist_text, managers_made_and_dropped, counter_cycle,
+    )
+}
+for _transport in ("tcp", "quic"):
+    for _direction in ("inbound", "outbound"):
+        CASES[f"manager_{_transport}_{_direction}"] = functools.partial(
+            manager_cycle, _transport, _direction
+        )
+
+
+def resident() -> int:
+    gc.collect()
+    size: int = psutil.Process().memory_info().rss
+    return size
+
+
+def traced() -> int:
+    gc.collect()
+    return tracemalloc.get_traced_memory()[0]
+
+
+def measure(cycle: Cycle) -> dict[str, float]:
+    numbers = iter(range(1_000_000, 10_000_000))  # all of one size
+
+    def run(count: int) -> None:
+        for _ in range(count):
+            cycle(next(numbers))
+
+    run(WARM_UP)
+    before = resident()
+    run(CYCLES)
+    resident_bytes = (resident() - before) / CYCLES
+    tracemalloc.start()
+    run(TRACED_CYCLES // 4)
+    before = traced()
+    run(TRACED_CYCLES)
+    return {"resident": resident_bytes, "traced": (traced() - before) / TRACED_CYCLES}
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(CASES[sys.argv[1]]())))

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+
+from rcmgr import ConnectionLimits, ConnectionScope, ConnectionTracker
+
+# a finaliser that raises is only a warning
+pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+
+PEER = b"peer"
+NO_LIMITS = ConnectionLimits()
+
+
+@pytest.fixture
+def tracker() -> ConnectionTracker:
+    return ConnectionTracker()
+
+
+def pending_scope(tracker: ConnectionTracker, connection_id: str = "c") -> ConnectionScope:
+    assert tracker.admit_pending_inbound(connection_id, NO_LIMITS) is None
+    record = tracker.get_connection(connection_id)
+    assert record is not None
+    return ConnectionScope(tracker, record, only_pending=True)
+
+
+def established_scope(tracker: ConnectionTracker, connection_id: str = "c") -> ConnectionScope:
+    assert tracker.admit_established_inbound(connection_id, PEER, NO_LIMITS, owned=True) is None
+    record = tracker.get_connection(connection_id)
+    assert record is not None
+    return ConnectionScope(tracker, record, only_pending=False)
+
+
+@pytest.mark.parametrize("make", [pending_scope, established_scope])
+def test_close_gives_back_exactly_once(tracker: ConnectionTracker, make: type) -> None:
+    others = [make(tracker, f"other {i}") for i in range(2)]
+    scope = make(tracker)
+    assert not scope.closed
+    for _ in range(3):
+        scope.close()
+        assert scope.closed
+        assert len(tracker) == 2
+    assert tracker.snapshot().total_closed == 1
+    del others
+
+
+@pytest.mark.parametrize("make", [pending_scope, established_scope])
+def test_garbage_gives_back(tracker: ConnectionTracker, make: type) -> None:
+    scope = make(tracker)
+    del scope
+    gc.collect()
+    assert len(tracker) == 0
+    assert tracker.snapshot().total_closed == 1
+
+
+def test_garbage_in_a_cycle_gives_back(tracker: ConnectionTracker) -> None:
+    class MuxedConnection:
+        pass
+
+    connection = MuxedConnection()
+    connection.scope = established_scope(tracker)  # type: ignore[attr-defined]
+    connection.itself = connection  # type: ignore[attr-defined]
+    del connection
+    gc.collect()
+    assert len(tracker) == 0
+
+
+@pytest.mark.parametrize("make", [pending_scope, established_scope])
+def test_garbage_after_close_takes_nothing_from_others(
+    tracker: ConnectionTracker, make: type
+) -> None:
+    scope = make(tracker)
+    scope.close()
+    successor = make(tracker)  # the same id again
+    del scope
+    gc.collect()
+    assert not successor.closed
+    assert len(tracker) == 1
+
+
+def test_a_pending_scope_lets_go_of_what_is_established(tracker: ConnectionTracker) -> None:
+    scope = pending_scope(tracker)
+    assert scope.peer_id is None
+    assert tracker.admit_established_inbound("c", PEER, NO_LIMITS) is None
+    assert scope.closed
+    assert scope.peer_id == PEER
+    scope.close()
+    del scope
+    gc.collect()
+    assert set(tracker.established_inbound) == {"c"}
+
+
+def test_a_scope_follows_its_connection_to_a_new_id(tracker: ConnectionTracker) -> None:
+    scope = established_scope(tracker)
+    record = tracker.get_connection("c")
+    assert record is not None
+    tracker.rename(record, "swarm's id")
+    assert scope.connection_id == "swarm's id"
+    assert not scope.closed
+    scope.close()
+    assert len(tracker) == 0
+
+
+@pytest.mark.parametrize("make", [pending_scope, established_scope])
+def test_closed_by_others(tracker: ConnectionTracker, make: type) -> None:
+    scope = make(tracker)
+    tracker.clear()
+    assert scope.closed
+    scope.close()
+    assert tracker.snapshot().total_closed == 1
+
+
+def test_with(tracker: ConnectionTracker) -> None:
+    with established_scope(tracker) as scope:
+        assert len(tracker) == 1
+    assert scope.closed
+    with pytest.raises(RuntimeError, match="boom"), pending_scope(tracker):
+        raise RuntimeError("boom")
+    assert len(tracker) == 0
+
+
+def test_a_scope_that_could_not_be_made(tracker: ConnectionTracker) -> None:
+    """Nothing to give back: its finaliser must not raise."""
+    with pytest.raises(TypeError):
+        ConnectionScope()  # type: ignore[call-arg]
+    bare = ConnectionScope.__new__(ConnectionScope)
+    del bare
+    gc.collect()
+    assert len(tracker) == 0
+
+
+def test_repr_and_truth(tracker: ConnectionTracker) -> None:
+    scope = established_scope(tracker)
+    assert scope  # the swarm tests its truth
+    assert repr(scope) == (
+        "ConnectionScope(ConnectionRecord('c', established_inbound, peer=b'peer'))"
+    )
+    scope.close()
+    assert scope
+    assert repr(scope) == "ConnectionScope(ConnectionRecord('c', closed, peer=b'peer'), closed)"
+
+
+def test_it_is_no_cycle_and_can_be_referred_to_weakly(tracker: ConnectionTracker) -> None:
+    gc.disable()
+    try:
+        scope = established_scope(tracker)
+        reference = weakref.ref(scope)
+        del scope
+        assert reference() is None
+        assert len(tracker) == 0
+    finally:
+        gc.enable()

@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import copy
+import pickle
+import subprocess
+import sys
+import textwrap
+from typing import Any
+
+import pytest
+from libp2p.peer.id import ID
+
+from rcmgr import (
+    ConnectionLimitExceeded,
+    ConnectionLimitKind,
+    MemoryReservationExceeded,
+    ResourceLimitExceeded,
+    ResourceScopeClosed,
+    StreamLimitExceeded,
+)
+from rcmgr.errors import link_upstream
+
+PEER = ID(b"\x00\x01peer")
+
+ERRORS = [
+    ConnectionLimitExceeded(10, 11, ConnectionLimitKind.PENDING_INBOUND, "c", PEER),
+    StreamLimitExceeded(5, 5, "inbound", PEER),
+    MemoryReservationExceeded(100, 90, 20),
+    ResourceLimitExceeded("full"),
+    ResourceScopeClosed("manager"),
+]
+
+
+@pytest.mark.parametrize("kind", ConnectionLimitKind)
+def test_message_of_a_connection_denial(kind: ConnectionLimitKind) -> None:
+    """The enhancement plan's 4.1."""
+    error = ConnectionLimitExceeded(limit=10, current=11, kind=kind)
+    expected = f"Connection limit exceeded: {kind.value} (current: 11, limit: 10)"
+    assert str(error) == error.message == expected
+    assert (error.connection_id, error.peer_id) == (None, None)
+
+
+def test_kinds() -> None:
+    assert [kind.value for kind in ConnectionLimitKind] == [
+        "pending_inbound", "pending_outbound", "established_inbound", "established_outbound",
+        "established_per_peer", "established_total", "connections",
+    ]
+
+
+def test_fields() -> None:
+    error = ConnectionLimitExceeded(1, 2, ConnectionLimitKind.CONNECTIONS, "c", PEER)
+    assert (error.limit, error.current, error.kind, error.connection_id, error.peer_id) == (
+        1, 2, ConnectionLimitKind.CONNECTIONS, "c", PEER)
+    assert error.resource_type == "connection"
+    assert "connection_id='c'" in repr(error)
+    stream = StreamLimitExceeded(5, 6, "inbound", PEER)
+    assert (stream.limit, stream.current, stream.direction, stream.peer_id) == (
+        5, 6, "inbound", PEER)
+    assert str(stream) == "Stream limit exceeded (current: 6, limit: 5)"
+    memory = MemoryReservationExceeded(100, 90, 20)
+    assert (memory.limit, memory.current, memory.requested) == (100, 90, 20)
+    assert str(memory) == (
+        "Memory reservation of 20 bytes refused (reserved: 90 bytes, limit: 100 bytes)"
+    )
+    for type_, arguments in ((ConnectionLimitExceeded, 3), (StreamLimitExceeded, 2),
+                             (MemoryReservationExceeded, 3)):
+        with pytest.raises(TypeError, match="required positional argument"):
+            type_(*[1] * (arguments - 1))
+    assert str(ResourceScopeClosed()) == "resource manager is closed"
+    assert ResourceScopeClosed("scope").message == "scope is closed"
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_pickle_and_copy(error: Any) -> None:
+    for twin in (pickle.loads(pickle.dumps(error)), copy.copy(error), copy.deepcopy(error)):
+        assert type(twin) is type(error)
+        assert (str(twin), repr(twin), twin.args) == (str(error), repr(error), error.args)
+        assert twin.__dict__ == error.__dict__
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_raised_and_caught(error: Any) -> None:
+    import libp2p.rcmgr.exceptions as upstream
+
+    theirs = (
+        upstream.ResourceScopeClosed
+        if isinstance(error, ResourceScopeClosed)
+        else upstream.ResourceLimitExceeded
+    )
+    with pytest.raises(theirs) as caught:
+        raise error
+    assert caught.value is error
+    assert isinstance(error, upstream.ResourceManagerException)
+    # what handlers written against upstream's class read
+    assert error.message == str(error)
+    assert error.scope_name is None or isinstance(error.scope_name, str)
+
+
+def test_the_root_is_made_like_any_exception() -> None:
+    """With libp2p loaded too, whose constructor sets a `message` of its own."""
+    import libp2p.rcmgr  # noqa: F401
+
+    assert link_upstream()
+    assert str(ResourceLimitExceeded("full")) == "full"
+    assert ResourceLimitExceeded("full").message == "full"
+    assert ResourceLimitExceeded("full").args == ("full",)
+
+    class Mine(ResourceLimitExceeded):
+        pass
+
+    with pytest.raises(ResourceLimitExceeded, match=r"^mine$"):
+        raise Mine("mine")
+
+
+def test_a_denial_does_not_catch_others() -> None:
+    from libp2p.rcmgr.exceptions import ResourceLimitExceeded as Upstream
+
+    assert issubclass(ConnectionLimitExceeded, Upstream)
+    assert not issubclass(Upstream, ResourceLimitExceeded)
+    assert not issubclass(ResourceScopeClosed, Upstream)
+
+
+def run(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+CATCH = """
+import sys
+from libp2p.rcmgr.exceptions import ResourceLimitExceeded, ResourceScopeClosed
+for error, theirs in (
+    (rcmgr.ConnectionLimitExceeded(1, 1, kind), ResourceLimitExceeded),
+    (rcmgr.StreamLimitExceeded(1, 1), ResourceLimitExceeded),
+    (rcmgr.MemoryReservationExceeded(1, 1, 1), ResourceLimitExceeded),
+    (rcmgr.ResourceLimitExceeded("full"), ResourceLimitExceeded),
+    (rcmgr.ResourceScopeClosed(), ResourceScopeClosed),
+):
+    try:
+        raise error
+    except theirs as caught:
+        assert caught is error and caught.message == str(error)
+"""
+
+
+def test_caught_by_libp2ps_clause_when_libp2p_came_first() -> None:
+    run(f"""
+import libp2p, rcmgr
+kind = rcmgr.ConnectionLimitKind.PENDING_INBOUND
+{CATCH}
+""")
+
+
+def test_caught_by_libp2ps_clause_when_libp2p_comes_later() -> None:
+    """Errors made, raised and caught before; then libp2p is loaded; then it must catch ours."""
+    run(f"""
+import sys, rcmgr
+kind = rcmgr.ConnectionLimitKind.PENDING_INBOUND
+for error in (rcmgr.ConnectionLimitExceeded(1, 1, kind), rcmgr.ResourceLimitExceeded("full")):
+    try:
+        raise error
+    except rcmgr.ResourceLimitExceeded as caught:
+        assert caught is error and caught.message == str(error)
+assert "libp2p" not in sys.modules
+import libp2p
+early = error
+{CATCH}
+try:
+    raise early
+except ResourceLimitExceeded as caught:
+    assert caught is early and caught.message == "full"
+""")
+
+
+def test_a_denial_of_a_tracker_made_before_libp2p_was_loaded() -> None:
+    run("""
+import sys, rcmgr
+manager = rcmgr.ResourceManager(connection_limits=rcmgr.ConnectionLimits(0, 0, 0, 0, 0, 0))
+assert "libp2p" not in sys.modules
+from libp2p.rcmgr.exceptions import ResourceLimitExceeded
+handler = manager.connection_lifecycle.handle_established_inbound_connection("c", b"peer")
+try:
+    handler.send(None)
+except ResourceLimitExceeded as error:
+    assert str(error) == (
+        "Connection limit exceeded: established_inbound (current: 0, limit: 0)")
+""")
+
+
+def test_pickled_with_libp2p_and_read_without_it() -> None:
+    error = ConnectionLimitExceeded(1, 2, ConnectionLimitKind.PENDING_INBOUND, "c", b"peer")
+    data = pickle.dumps(error)
+    out = run(f"""
+import pickle, sys
+error = pickle.loads({data!r})
+assert "libp2p" not in sys.modules
+print(repr(error))
+""")
+    assert out.strip() == repr(error)

@@ -1,0 +1,39 @@
+"""100,000 cycles of everything leave no memory behind; see leaks.py for the cases."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from leaks import CASES
+
+# Bytes per cycle. The smallest object has 16. Measured on clean code: traced, below 0.02; resident,
+# up to 2.1, as the system counts whole pages.
+TRACED_SLACK = 2.0
+RESIDENT_SLACK = 8.0
+
+
+def measure(case: str) -> dict[str, float]:
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("leaks.py")), case],
+        capture_output=True, text=True, check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    measured: dict[str, float] = json.loads(done.stdout)
+    return measured
+
+
+@pytest.mark.parametrize("case", sorted(CASES.keys() - {"leaks_sixteen_bytes"}))
+def test_nothing_is_left_behind(case: str) -> None:
+    measured = measure(case)
+    assert measured["traced"] < TRACED_SLACK
+    assert measured["resident"] < RESIDENT_SLACK
+
+
+def test_that_a_leak_of_sixteen_bytes_is_seen() -> None:
+    measured = measure("leaks_sixteen_bytes")
+    assert measured["traced"] > 2 * TRACED_SLACK
+    assert measured["resident"] > RESIDENT_SLACK * 1.5

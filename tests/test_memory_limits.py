@@ -1,0 +1,220 @@
+"""Limits on the process's memory: by themselves, in the manager."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from rcmgr import (
+    ConnectionLifecycleManager,
+    ConnectionLimits,
+    ConnectionTracker,
+    MemoryConnectionLimits,
+    MemoryStatsCache,
+    MemoryUsageLimitExceeded,
+    ResourceManager,
+)
+
+PEER = b"\x00\x25" + bytes(36)
+OTHER = b"\x00\x25" + bytes(35) + b"\x01"
+
+
+class Memory:
+    """What the process uses, as these tests say."""
+
+    def __init__(self, used: int | None = 0) -> None:
+        self.used = used
+        self.cache = MemoryStatsCache(0, probe=lambda: self.used)
+
+
+def limits_of(memory: Memory, *args: object, **kwargs: object) -> MemoryConnectionLimits:
+    kwargs.setdefault("total", lambda: 1_000)
+    return MemoryConnectionLimits(*args, cache=memory.cache, **kwargs)  # type: ignore[arg-type]
+
+
+def test_more_than_the_limit_is_denied_as_much_is_not() -> None:
+    memory = Memory(100)
+    limits = limits_of(memory, 100)
+    limits.check_limit()
+    memory.used = 101
+    with pytest.raises(MemoryUsageLimitExceeded) as caught:
+        limits.check_limit()
+    error = caught.value
+    assert (error.process_memory_bytes, error.max_allowed_bytes) == (101, 100)
+    assert str(error) == "Memory usage limit exceeded: 101 bytes > 100 bytes (101.0%)"
+    again = pickle.loads(pickle.dumps(error))
+    assert str(again) == str(error)
+
+
+def test_a_fraction_of_the_total_and_the_tighter_of_both() -> None:
+    memory = Memory()
+    assert limits_of(memory, None, 0.25).max_allowed_bytes == 250
+    assert limits_of(memory, 300, 0.25).max_allowed_bytes == 250
+    assert limits_of(memory, 200, 0.25).max_allowed_bytes == 200
+    assert limits_of(memory, None, 1).max_allowed_bytes == 1_000
+    assert limits_of(memory).max_allowed_bytes is None
+    limits_of(Memory(10**15)).check_limit()
+
+
+def test_with_makes_another_and_keeps_the_rest() -> None:
+    memory = Memory(500)
+    limits = limits_of(memory, 100, hysteresis=0.5, deny_new_peers_above=0.5)
+    other = limits.with_max_bytes(None).with_max_percentage(0.6)
+    assert (limits.max_allowed_bytes, other.max_allowed_bytes) == (100, 600)
+    assert (other.hysteresis, other.deny_new_peers_above) == (0.5, 0.5)
+    other.check_limit()
+
+
+def test_a_node_at_the_edge_does_not_flap() -> None:
+    memory = Memory(1_001)
+    limits = limits_of(memory, 1_000, hysteresis=0.1)
+    assert limits.excess() is not None
+    for used, refused in ((1_000, True), (901, True), (900, False), (1_000, False), (1_001, True)):
+        memory.used = used
+        assert (limits.excess() is not None) == refused, used
+
+
+def test_above_the_soft_mark_only_new_peers_are_refused() -> None:
+    memory = Memory(850)
+    limits = limits_of(memory, 1_000, deny_new_peers_above=0.8, hysteresis=0)
+    assert limits.excess() is None
+    assert limits.excess(new_peer=True) == (850, 800)
+    memory.used = 800
+    assert limits.excess(new_peer=True) is None
+    memory.used = 1_001
+    assert limits.excess() == (1_001, 1_000)
+
+
+def test_pressure_refuses_new_peers() -> None:
+    memory = Memory(10)
+    for pressure, refused in ((10.0, False), (10.1, True), (None, False)):
+        limits = limits_of(memory, 1_000, max_pressure=10, pressure=lambda p=pressure: p)
+        assert (limits.excess(new_peer=True) is not None) == refused
+        assert limits.excess() is None
+    assert limits_of(memory, max_pressure=10, pressure=lambda: 50.0).excess(new_peer=True)
+
+
+def test_unknown_memory_never_denies() -> None:
+    memory = Memory(None)
+    with pytest.warns(RuntimeWarning, match="cannot be read"):
+        limits_of(memory, 0).check_limit()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"max_bytes": -1}, ValueError, "max_bytes must be 0 or more bytes, not -1"),
+        ({"max_bytes": 1.5}, TypeError, "max_bytes must be an int"),
+        ({"max_bytes": True}, TypeError, "max_bytes must be an int"),
+        ({"max_percentage": 90}, ValueError, "fraction above 0 and up to 1, not 90: 0.9 is ninety"),
+        ({"max_percentage": 1.01}, ValueError, "max_percentage must be a fraction"),
+        ({"max_percentage": 0}, ValueError, "max_percentage must be a fraction"),
+        ({"max_percentage": float("nan")}, ValueError, "max_percentage must be a fraction"),
+        ({"max_percentage": "0.9"}, TypeError, "max_percentage must be a fraction"),
+        ({"deny_new_peers_above": 1}, ValueError, "deny_new_peers_above must be a fraction"),
+        ({"hysteresis": 1}, ValueError, "hysteresis must be a fraction above 0 and below 1"),
+        ({"max_pressure": 101}, ValueError, "max_pressure must be from 0 to 100"),
+    ],
+)
+def test_bad_values(arguments: dict[str, object], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        MemoryConnectionLimits(**arguments)  # type: ignore[arg-type]
+
+
+def test_the_manager_asks_before_connections_and_reservations() -> None:
+    memory = Memory(1_001)
+    manager = ResourceManager(allowlist=[OTHER], memory_limits=limits_of(memory, 1_000))
+    for direction in ("inbound", "outbound"):
+        assert manager.open_connection(None, direction=direction) is None
+        assert manager.open_connection(PEER, direction=direction) is None
+        assert manager.open_connection(OTHER, direction=direction) is not None
+    assert not manager.acquire_memory(1)
+    assert manager.get_stats()["denied"] == {"memory_usage": 5}
+    assert isinstance(manager.last_denial, MemoryUsageLimitExceeded)
+    assert manager.get_stats()["memory_bytes"] == 0
+    memory.used = 500
+    assert manager.open_connection(None) is not None
+    assert manager.acquire_memory(1)
+
+
+def test_the_manager_lets_known_peers_in_above_the_soft_mark() -> None:
+    memory = Memory(100)
+    limits = limits_of(memory, 1_000, deny_new_peers_above=0.5)
+    manager = ResourceManager(allowlist=[OTHER], memory_limits=limits)
+    first = manager.open_connection(PEER)
+    assert first is not None
+    memory.used = 600
+    pending = manager.open_connection(None)
+    assert pending is not None  # nobody knows yet whose it is
+    second = manager.open_connection(PEER)
+    assert second is not None
+    assert manager.open_connection(b"\x00\x25" + b"n" * 36) is None
+    assert manager.open_connection(OTHER) is not None
+    assert manager.get_stats()["denied"] == {"memory_usage": 1}
+
+
+async def test_a_quic_connection_that_is_refused_for_memory_holds_nothing() -> None:
+    """The handler admits it before the scope is asked for."""
+    memory = Memory(2_000)
+    manager = ResourceManager(memory_limits=limits_of(memory, 1_000))
+    await manager.connection_lifecycle.handle_established_inbound_connection("1", PEER)
+    assert manager.open_connection(PEER) is None
+    assert manager.get_stats()["connections"] == 0
+
+
+async def test_the_lifecycle_asks_before_pending_connections() -> None:
+    memory = Memory(2_000)
+    tracker = ConnectionTracker()
+    tracker.add_bypass_peer(OTHER)
+    lifecycle = ConnectionLifecycleManager(
+        tracker, ConnectionLimits(), limits_of(memory, 1_000))
+    with pytest.raises(MemoryUsageLimitExceeded):
+        await lifecycle.handle_pending_inbound_connection("1")
+    with pytest.raises(MemoryUsageLimitExceeded):
+        await lifecycle.handle_pending_outbound_connection("2", PEER)
+    assert len(tracker) == 0
+    assert len(lifecycle.denials) == 2
+    await lifecycle.handle_pending_outbound_connection("3", OTHER)
+    memory.used = 100
+    await lifecycle.handle_pending_inbound_connection("1")
+    assert len(tracker) == 2
+
+
+def test_a_reading_is_judged_once() -> None:
+    """What was found fine stays so until the memory is read again, by whomever."""
+    now = [0]
+    used = [100]
+    cache = MemoryStatsCache(0.1, clock=lambda: now[0], probe=lambda: used[0])
+    limits = MemoryConnectionLimits(1_000, cache=cache)
+    limits.check_limit()
+    assert limits.is_fine()
+    used[0] = 2_000
+    limits.check_limit()
+    cache.force_refresh()
+    assert not limits.is_fine()
+    with pytest.raises(MemoryUsageLimitExceeded):
+        limits.check_limit()
+    used[0] = 100
+    now[0] += 100_000_000
+    limits.check_limit()
+    used[0] = 2_000
+    now[0] += 100_000_000
+    with pytest.raises(MemoryUsageLimitExceeded):
+        limits.check_limit()
+
+
+def test_set_at_run_time() -> None:
+    manager = ResourceManager()
+    assert manager.open_connection(None) is not None
+    manager.set_memory_limits(max_bytes=1)
+    assert manager.open_connection(None) is None
+    with pytest.raises(ValueError, match="max_percentage"):
+        manager.set_memory_limits(max_bytes=10**12, max_percentage=90)
+    assert manager.open_connection(None) is None
+    manager.set_memory_limits(max_percentage=1.0)
+    assert manager.open_connection(None) is not None
+    manager.memory_limits = None
+    assert manager.open_connection(None) is not None
+    with pytest.raises(TypeError, match="memory_limits must be"):
+        manager.memory_limits = 5  # type: ignore[assignment]

@@ -1,0 +1,230 @@
+"""Rates by name and by peer; their settings; the manager's part."""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+
+import pytest
+
+from rcmgr import (
+    ConnectionRateLimits,
+    ProtocolRateLimiter,
+    Rate,
+    RateLimiter,
+    RateLimitExceeded,
+    RateLimits,
+    ResourceManager,
+)
+from rcmgr.peers import ip_key
+
+SECOND = 1_000_000_000
+PEER = b"\x00\x25" + bytes(36)
+OTHER = b"\x00\x25" + bytes(35) + b"\x01"
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 10 * SECOND
+
+    def __call__(self) -> int:
+        return self.now
+
+
+LIMITS = RateLimits(
+    default=Rate(1.0, 3),
+    overrides={"dear": Rate(0.5, 2), "free": None},
+    overall=Rate(10.0, 8),
+    costs={"bulk": 3, "ping": 0},
+    max_peers=50,
+    on_full="deny_new",
+)
+
+
+def test_settings_there_and_back() -> None:
+    written = json.loads(json.dumps(LIMITS.to_dict()))
+    assert RateLimits.from_dict(written) == LIMITS
+    assert written["overrides"] == {"dear": {"refill_rate": 0.5, "burst": 2}, "free": None}
+    assert RateLimits.from_dict({}) == RateLimits()
+    with pytest.raises(TypeError):
+        LIMITS.costs["bulk"] = 1  # type: ignore[index]
+    assert hash(Rate(1.0, 3)) == hash(Rate(1.0, 3))
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "message"),
+    [
+        ({"defualt": None}, ValueError, "unknown name 'defualt' in rate limits: known are default"),
+        ({"default": 5}, TypeError, "default must be a table of refill_rate and burst, not 5"),
+        ({"default": {"burst": 1}}, ValueError, "default: a rate needs 'refill_rate'"),
+        (
+            {"default": {"refill_rate": 1, "burst": 1, "per": "day"}},
+            ValueError,
+            "default: unknown name 'per' in a rate",
+        ),
+        (
+            {"overrides": {"op": {"refill_rate": 0, "burst": 1}}},
+            ValueError,
+            r"overrides\['op'\]: refill_rate must be above 0 tokens per second, not 0",
+        ),
+        ({"overall": {"refill_rate": 1, "burst": 0}}, ValueError, "overall: burst must be from 1"),
+        ({"overrides": 1}, TypeError, "overrides must be a table"),
+        ({"costs": {"op": -1}}, ValueError, r"costs\['op'\] must be 0 or more, not -1"),
+        ({"costs": {"op": 1.5}}, TypeError, r"costs\['op'\] must be an int, not 1.5"),
+        ({"max_peers": 0}, ValueError, "max_peers must be 1 or more, not 0"),
+        ({"on_full": "x"}, ValueError, "on_full must be one of evict_fullest, deny_new, not 'x'"),
+    ],
+)
+def test_bad_settings(values: dict[str, object], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        RateLimits.from_dict(values)
+
+
+def test_a_resource_has_its_own_rate_the_default_or_none() -> None:
+    clock = Clock()
+    limiter = RateLimiter(RateLimits(default=Rate(1.0, 3), overrides={"dear": Rate(0.5, 1),
+                                                                      "free": None},
+                                     costs={"bulk": 2}), clock=clock)
+    assert [limiter.check_rate_limit("one") for _ in range(4)] == [True, True, True, False]
+    assert limiter.check_rate_limit("two")
+    assert [limiter.check_rate_limit("dear") for _ in range(2)] == [True, False]
+    assert all(limiter.check_rate_limit("free") for _ in range(100))
+    assert [limiter.check_rate_limit("bulk") for _ in range(2)] == [True, False]
+    assert limiter.check_rate_limit("bulk", 1)
+    clock.now += SECOND
+    assert limiter.check_rate_limit("one")
+    assert limiter.get_rate_limit_status("dear") == {
+        "limit": {"refill_rate": 0.5, "burst": 1},
+        "available": 0,
+        "retry_after_s": 1.0,
+        "allowed": 1,
+        "denied": 1,
+    }
+    assert limiter.get_rate_limit_status("free") == {
+        "limit": None, "available": None, "retry_after_s": 0.0, "allowed": 0, "denied": 0}
+    assert all(RateLimiter(RateLimits()).check_rate_limit("x") for _ in range(100))
+
+
+def test_the_overall_rate_of_resources() -> None:
+    limiter = RateLimiter(RateLimits(default=Rate(1.0, 3), overall=Rate(1.0, 4)), clock=Clock())
+    assert [limiter.check_rate_limit("a") for _ in range(4)] == [True] * 3 + [False]
+    assert [limiter.check_rate_limit("b") for _ in range(2)] == [True, False]
+    status = limiter.get_rate_limit_status("b")
+    assert (status["available"], status["retry_after_s"]) == (2, 1.0)
+
+
+def test_peers_operations_costs_and_the_overall_rate() -> None:
+    clock = Clock()
+    limiter = ProtocolRateLimiter("/test/1", LIMITS, clock=clock)
+    check = limiter.check_peer_rate_limit
+    assert [check(PEER, "a"), check(PEER, "b"), check(PEER), check(PEER)] == [True] * 3 + [False]
+    assert [check(PEER, "dear") for _ in range(3)] == [True, True, False]
+    assert check(PEER, "ping")
+    assert check(OTHER, "bulk")  # the eighth token of the overall bucket
+    assert not check(OTHER, "dear")  # denied by the overall one, which takes nothing of its own
+    assert not check(OTHER, "free")
+    clock.now += SECOND
+    assert [check(OTHER, "dear") for _ in range(3)] == [True, True, False]
+    stats = limiter.get_protocol_stats()
+    assert stats["denied_overall"] == 2
+    assert stats["most_denied"][0] == (PEER, None, 1)
+    assert stats["tracked_peers"] == 4
+
+
+def test_a_denial_by_one_takes_nothing_from_the_other() -> None:
+    limiter = ProtocolRateLimiter(
+        "/test/1", RateLimits(default=Rate(1.0, 2), overall=Rate(1.0, 3)), clock=Clock())
+    check = limiter.check_peer_rate_limit
+    for _ in range(10):
+        check(PEER)
+    assert check(OTHER)
+    for _ in range(10):
+        assert not check(OTHER)
+    assert limiter._default is not None
+    assert limiter._default.get_available_tokens(OTHER) == 1
+
+
+def test_exempt_peers() -> None:
+    limiter = ProtocolRateLimiter(
+        "/test/1", RateLimits(default=Rate(1.0, 1)), exempt_peers=[PEER], clock=Clock())
+    assert all(limiter.check_peer_rate_limit(PEER) for _ in range(10))
+    assert limiter.retry_after(PEER) == 0
+    limiter.remove_exempt_peer(PEER)
+    assert [limiter.check_peer_rate_limit(PEER) for _ in range(2)] == [True, False]
+    limiter.add_exempt_peer(PEER)
+    assert limiter.check_peer_rate_limit(PEER)
+    assert limiter.get_protocol_stats()["exempted"] == 11
+
+
+async def test_around_a_request() -> None:
+    limiter = ProtocolRateLimiter("/test/1", RateLimits(default=Rate(0.5, 1)), clock=Clock())
+    async with limiter.request(PEER, "get"):
+        pass
+    served = False
+    with pytest.raises(RateLimitExceeded) as caught:
+        async with limiter.request(PEER, "get"):
+            served = True
+    assert not served
+    error = caught.value
+    assert (error.protocol, error.operation, error.peer_id, error.retry_after_s) == (
+        "/test/1", "get", PEER, 2.0)
+    assert "get of /test/1" in str(error)
+    assert "retry after 2 s" in str(error)
+    again = pickle.loads(pickle.dumps(error))
+    assert (again.protocol, again.retry_after_s) == ("/test/1", 2.0)
+    with pytest.raises(ZeroDivisionError):
+        async with limiter.request(OTHER, "get"):
+            _ = 1 / 0
+
+
+def test_in_the_manager() -> None:
+    manager = ResourceManager(allowlist=[OTHER])
+    assert manager.check_protocol_rate_limit("/test/1", PEER)
+    manager.add_protocol_rate_limiter("/test/1", RateLimits(default=Rate(0.001, 2)))
+    checks = [manager.check_protocol_rate_limit("/test/1", PEER, "op") for _ in range(3)]
+    assert checks == [True, True, False]
+    assert all(manager.check_protocol_rate_limit("/test/1", OTHER, "op") for _ in range(10))
+    assert isinstance(manager.last_denial, RateLimitExceeded)
+    assert manager.last_denial.retry_after_s > 900
+    assert manager.get_stats()["protocol_rates"]["/test/1"]["denied"] == 1
+
+
+def test_connections_by_address_and_peer() -> None:
+    manager = ResourceManager(
+        allowlist=[OTHER],
+        connection_rate_limits=ConnectionRateLimits(per_ip=Rate(0.001, 2),
+                                                    per_peer=Rate(0.001, 1)))
+
+    def connect(ip: str | None, direction: str = "inbound") -> bool:
+        scope = manager.open_connection(None, endpoint_ip=ip, direction=direction)
+        if scope is not None:
+            scope.close()
+        return scope is not None
+
+    assert [connect("192.0.2.1") for _ in range(3)] == [True, True, False]
+    assert connect("192.0.2.2")
+    assert all(connect("192.0.2.1", "outbound") for _ in range(5))
+    assert all(connect(None) for _ in range(5))
+    assert [connect(f"2001:db8::{i}") for i in range(3)] == [True, True, False]
+    assert connect("2001:db8:0:1::1")
+    assert not connect("::ffff:192.0.2.1")
+    first = manager.open_connection(PEER, direction="inbound")
+    assert first is not None
+    assert manager.open_connection(PEER, direction="inbound") is None
+    assert all(manager.open_connection(OTHER, direction="inbound") for _ in range(3))
+    denied = manager.get_stats()["denied"]
+    assert (denied["connection_rate_per_ip"], denied["connection_rate_per_peer"]) == (3, 1)
+    first.close()
+    assert manager.get_stats()["connections"] == 0
+
+
+def test_what_counts_as_one_address() -> None:
+    assert ip_key("192.0.2.1") == ip_key("::ffff:192.0.2.1") == bytes([192, 0, 2, 1])
+    assert ip_key("2001:db8::1") == ip_key("2001:db8::ffff%eth0") != ip_key("2001:db8:0:1::1")
+    assert ip_key("no address") == b"no address"
+
+
+def test_an_infinite_rate_is_no_limit() -> None:
+    limiter = RateLimiter(RateLimits(default=Rate(math.inf, 1)))
+    assert all(limiter.check_rate_limit("x") for _ in range(100))
