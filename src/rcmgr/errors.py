@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, fields
 from enum import Enum
 
 __all__ = [
+    "AddressLimitExceeded",
     "ConnectionLimitExceeded",
     "ConnectionLimitKind",
     "MemoryReservationExceeded",
@@ -134,6 +135,24 @@ class MemoryReservationExceeded(ResourceLimitExceeded):
         return (
             f"Memory reservation of {self.requested} bytes refused "
             f"(reserved: {self.current} bytes, limit: {self.limit} bytes)"
+        )
+
+
+@dataclass(eq=False)
+class AddressLimitExceeded(ResourceLimitExceeded):
+    """A connection was refused: `current` of `limit` connections were from its `network`."""
+
+    address: str
+    network: str
+    current: int
+    limit: int
+
+    resource_type = "connection"
+
+    def __str__(self) -> str:
+        return (
+            f"connections per ip limit exceeded for {self.address} "
+            f"(network: {self.network}, current: {self.current}, limit: {self.limit})"
         )
 
 
