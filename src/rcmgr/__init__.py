@@ -7,11 +7,21 @@ and does not import libp2p.
 import importlib
 
 _MODULES = {
+    "address_limits": [
+        "AddressGate",
+        "AddressRateLimiter",
+        "AddressRates",
+        "AddressRefusal",
+        "SubnetLimiter",
+        "SubnetLimits",
+    ],
+    "addresses": ["Allowlist"],
     "connection_lifecycle": ["ConnectionLifecycleManager"],
     "connection_limits": ["ConnectionLimits"],
     "connection_scope": ["ConnectionScope"],
     "connection_tracker": ["ConnectionKind", "ConnectionTracker", "Denial", "TrackerSnapshot"],
     "errors": [
+        "AddressLimitExceeded",
         "ConnectionLimitExceeded",
         "ConnectionLimitKind",
         "MemoryReservationExceeded",
@@ -29,6 +39,22 @@ _MODULES = {
     "rate_limiter": ["RateLimiter"],
     "rate_limits": ["ConnectionRateLimits", "Rate", "RateLimits"],
     "token_bucket": ["BucketTable", "TokenBucket"],
+    "limit_files": [
+        "LimitsFile",
+        "LimitsFileError",
+        "NodeLimits",
+        "ProcessMemoryLimits",
+    ],
+    "limits": [
+        "ConcreteLimits",
+        "Limit",
+        "LimitIncrease",
+        "PartialLimit",
+        "PartialLimits",
+        "ScalingLimit",
+        "ScalingLimits",
+        "autoscale",
+    ],
     "manager": ["ResourceLimits", "ResourceManager"],
     "scope": [
         "ConnScope",

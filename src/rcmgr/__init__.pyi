@@ -1,4 +1,13 @@
 
+from rcmgr.address_limits import (
+    AddressGate,
+    AddressRateLimiter,
+    AddressRates,
+    AddressRefusal,
+    SubnetLimiter,
+    SubnetLimits,
+)
+from rcmgr.addresses import Allowlist
 from rcmgr.connection_lifecycle import ConnectionLifecycleManager
 from rcmgr.connection_limits import ConnectionLimits
 from rcmgr.connection_scope import ConnectionScope
@@ -9,6 +18,7 @@ from rcmgr.connection_tracker import (
     TrackerSnapshot,
 )
 from rcmgr.errors import (
+    AddressLimitExceeded,
     ConnectionLimitExceeded,
     ConnectionLimitKind,
     MemoryReservationExceeded,
@@ -18,6 +28,22 @@ from rcmgr.errors import (
     ResourceScopeClosed,
     ScopeLimitExceeded,
     StreamLimitExceeded,
+)
+from rcmgr.limit_files import (
+    LimitsFile,
+    LimitsFileError,
+    NodeLimits,
+    ProcessMemoryLimits,
+)
+from rcmgr.limits import (
+    ConcreteLimits,
+    Limit,
+    LimitIncrease,
+    PartialLimit,
+    PartialLimits,
+    ScalingLimit,
+    ScalingLimits,
+    autoscale,
 )
 from rcmgr.manager import ResourceLimits, ResourceManager
 from rcmgr.memory_bounds import memory_pressure, memory_report, total_memory
@@ -40,7 +66,14 @@ from rcmgr.scope import (
 from rcmgr.token_bucket import BucketTable, TokenBucket
 
 __all__ = [
+    "AddressGate",
+    "AddressLimitExceeded",
+    "AddressRateLimiter",
+    "AddressRates",
+    "AddressRefusal",
+    "Allowlist",
     "BucketTable",
+    "ConcreteLimits",
     "ConnScope",
     "ConnectionKind",
     "ConnectionLifecycleManager",
@@ -52,11 +85,19 @@ __all__ = [
     "ConnectionTracker",
     "Denial",
     "Ledger",
+    "Limit",
+    "LimitIncrease",
+    "LimitsFile",
+    "LimitsFileError",
     "MemoryConnectionLimits",
     "MemoryReservationExceeded",
     "MemoryStatsCache",
     "MemoryUsageLimitExceeded",
+    "NodeLimits",
+    "PartialLimit",
+    "PartialLimits",
     "Priority",
+    "ProcessMemoryLimits",
     "ProtocolRateLimiter",
     "Rate",
     "RateLimitExceeded",
@@ -67,6 +108,8 @@ __all__ = [
     "ResourceLimits",
     "ResourceManager",
     "ResourceScopeClosed",
+    "ScalingLimit",
+    "ScalingLimits",
     "Scope",
     "ScopeLimitExceeded",
     "ScopeStat",
@@ -74,8 +117,11 @@ __all__ = [
     "Span",
     "StreamLimitExceeded",
     "StreamScope",
+    "SubnetLimiter",
+    "SubnetLimits",
     "TokenBucket",
     "TrackerSnapshot",
+    "autoscale",
     "memory_pressure",
     "memory_report",
     "total_memory",
