@@ -279,7 +279,9 @@ def _bucket(rate: Rate | None, clock: Callable[[], int] | None) -> TokenBucket |
     return None if rate is None else TokenBucket(rate.burst, rate.refill_rate, clock=clock)
 
 
-def verify_source_rates(limits: SubnetLimits) -> tuple[AddressRates, dict[str, bool]]:
+def verify_source_rates(
+    limits: SubnetLimits, max_networks: int
+) -> tuple[AddressRates, dict[str, bool]]:
     """How often a network may begin a handshake before it has to prove its address.
 
     0.1 per s (one per two handshakes of 5 s), bursts of half the connections it may have. And of
@@ -287,7 +289,7 @@ def verify_source_rates(limits: SubnetLimits) -> tuple[AddressRates, dict[str, b
     """
     always = {network: limit is not None and limit < 2
               for network, limit in limits.overrides.items()}
-    rates: dict[str, Any] = {"overrides": {
+    rates: dict[str, Any] = {"max_networks": max_networks, "overrides": {
         network: None if limit is None or limit < 2 else Rate(0.1, limit // 2)
         for network, limit in limits.overrides.items()
     }}
@@ -318,7 +320,10 @@ class AddressGate:
         self.allowlist = Allowlist() if allowlist is None else allowlist
         self.subnets = None if subnets is None else SubnetLimiter(subnets)
         self.rates = None if rates is None else AddressRateLimiter(rates, clock=clock)
-        verify, always = verify_source_rates(SubnetLimits() if subnets is None else subnets)
+        verify, always = verify_source_rates(
+            SubnetLimits() if subnets is None else subnets,
+            (AddressRates() if rates is None else rates).max_networks,
+        )
         self._verify = AddressRateLimiter(verify, clock=clock)
         self._always_verify: PrefixTable[bool] = PrefixTable()
         for network, must in always.items():
