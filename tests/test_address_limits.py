@@ -210,6 +210,20 @@ def test_the_gate_counts_until_it_is_left_once() -> None:
     assert entrance.subnets.over_released == 0
 
 
+def test_what_was_forgotten_is_not_given_back() -> None:
+    entrance = gate()
+    before = entrance.try_enter("1.2.3.4", False)
+    assert entrance.subnets is not None
+    entrance.subnets.clear()
+    after = entrance.try_enter("1.2.3.4", False)
+    assert isinstance(before, Entered)
+    assert isinstance(after, Entered)
+    before.close()
+    assert len(entrance.subnets) == 1
+    after.close()
+    assert len(entrance.subnets) == entrance.subnets.over_released == 0
+
+
 def test_refusals_are_ordinary_denials() -> None:
     entrance = gate()
     address = "/ip4/1.2.3.4/tcp/1"

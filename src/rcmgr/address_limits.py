@@ -7,7 +7,7 @@ purpose, docs/scopes.md says why.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
@@ -145,19 +145,24 @@ class AddressRefusal(NamedTuple):
         )
 
 
+# what a connection is counted as: a key and the limit that holds for it
+_Counted = Sequence[tuple[bytes, "int | None"]]
+
+
 class Entered:
     """A connection that an `AddressGate` let in, until `close`; closing again does nothing."""
 
-    __slots__ = ("_ip", "_subnets")
+    __slots__ = ("_counted", "_epoch", "_subnets")
 
-    def __init__(self, subnets: SubnetLimiter | None = None, ip: bytes | None = None) -> None:
+    def __init__(self, subnets: SubnetLimiter | None = None, counted: _Counted = ()) -> None:
         self._subnets = subnets
-        self._ip = ip
+        self._counted = counted
+        self._epoch = 0 if subnets is None else subnets._epoch
 
     def close(self) -> None:
         subnets, self._subnets = self._subnets, None
-        if subnets is not None and self._ip is not None:
-            subnets.remove(self._ip)
+        if subnets is not None and self._epoch == subnets._epoch:
+            subnets._give_back(self._counted)
 
 
 _UNCOUNTED: Final = Entered()
@@ -169,51 +174,58 @@ class SubnetLimiter:
     def __init__(self, limits: SubnetLimits | None = None) -> None:
         self.limits = SubnetLimits() if limits is None else limits
         self._lock = threading.Lock()
-        self._counts: dict[tuple[int, bytes], int] = {}
+        self._counts: dict[bytes, int] = {}
+        self._epoch = 0
         self._overrides: PrefixTable[tuple[int | None]] = PrefixTable()
         for network, limit in self.limits.overrides.items():
             self._overrides.set(Network.parse(network), (limit,))
         self.over_released = 0
         """Connections given back that had not been taken: a defect of the caller."""
 
-    def _keys(self, ip: bytes) -> list[tuple[int, bytes, int | None]]:
+    def _counted_as(self, ip: bytes) -> _Counted:
         override = self._overrides.longest(ip)
         if override is not None:
             bits, (limit,) = override
             # counted apart from a network of that length without an override
-            return [(-1 - bits, prefix_of(ip, bits) + bytes([len(ip)]), limit)]
+            return [(b"%c%c!%b" % (len(ip), bits, prefix_of(ip, bits)), limit)]
         pairs = self.limits.ipv4 if len(ip) == 4 else self.limits.ipv6
-        return [(bits, prefix_of(ip, bits) + bytes([len(ip)]), limit) for bits, limit in pairs]
+        return [(b"%c%c=%b" % (len(ip), bits, prefix_of(ip, bits)), limit) for bits, limit in pairs]
 
     def try_add(self, ip: bytes) -> tuple[Network, int] | None:
         """Count a connection of this address; else the network that is full and its limit."""
-        keys = self._keys(ip)
+        return self._try_take(ip, self._counted_as(ip))
+
+    def _try_take(self, ip: bytes, counted: _Counted) -> tuple[Network, int] | None:
         counts = self._counts
         with self._lock:
-            for bits, prefix, limit in keys:
-                if limit is not None and counts.get((bits, prefix), 0) >= limit:
-                    return Network.of(ip, bits if bits >= 0 else -1 - bits), limit
-            for bits, prefix, _ in keys:
-                counts[bits, prefix] = counts.get((bits, prefix), 0) + 1
+            for key, limit in counted:
+                if limit is not None and counts.get(key, 0) >= limit:
+                    return Network.of(ip, key[1]), limit
+            for key, _ in counted:
+                counts[key] = counts.get(key, 0) + 1
         return None
 
     def remove(self, ip: bytes) -> None:
         """Give a connection of this address back."""
+        self._give_back(self._counted_as(ip))
+
+    def _give_back(self, counted: _Counted) -> None:
         counts = self._counts
         with self._lock:
-            for bits, prefix, _ in self._keys(ip):
-                count = counts.get((bits, prefix), 0)
+            for key, _ in counted:
+                count = counts.get(key, 0)
                 if count > 1:
-                    counts[bits, prefix] = count - 1
+                    counts[key] = count - 1
                 elif count == 1:
-                    del counts[bits, prefix]
+                    del counts[key]
                 else:
                     self.over_released += 1
 
     def clear(self) -> None:
-        """Forget all connections."""
+        """Forget all connections; closing them later changes nothing."""
         with self._lock:
             self._counts.clear()
+            self._epoch += 1
 
     def __len__(self) -> int:
         """Networks that have a connection."""
@@ -338,12 +350,14 @@ class AddressGate:
             late = self.rates.try_take(ip)
             if late is not None:
                 return AddressRefusal(late[0], None, late[1], address)
-        if self.subnets is None:
+        subnets = self.subnets
+        if subnets is None:
             return _UNCOUNTED
-        full = self.subnets.try_add(ip)
+        counted = subnets._counted_as(ip)
+        full = subnets._try_take(ip, counted)
         if full is not None:
             return AddressRefusal(full[0], full[1], 0.0, address)
-        return Entered(self.subnets, ip)
+        return Entered(subnets, counted)
 
     def verify_source_address(self, address: str) -> bool:
         """Whether this address should prove that it is its own before anything is spent on it.

@@ -103,9 +103,10 @@ class Network(NamedTuple):
 
 
 def prefix_of(ip: bytes, bits: int) -> bytes:
-    whole, rest = divmod(bits, 8)
+    rest = bits & 7
     if rest == 0:
-        return ip[:whole]
+        return ip[: bits >> 3]
+    whole = bits >> 3
     return ip[:whole] + bytes([ip[whole] & (0xFF00 >> rest & 0xFF)])
 
 
