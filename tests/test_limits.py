@@ -56,10 +56,10 @@ def test_scales_as_go_does(case: Any) -> None:
     assert {go: row(getattr(scaled, ours)) for go, ours in GO_NAMES.items()} == expected
 
 
-def test_the_services_are_gos_but_for_a_slip_of_units() -> None:
+def test_the_services_are_gos_but_for_the_memory_of_some_peers() -> None:
     memory, fds, expected = GO["services"]
     scaled = DEFAULT_LIMITS.scale(memory, fds)
-    differ = set()
+    differ = {}
     for go, ours in (
         ("Service", "service"), ("ServicePeer", "service_peer"),
         ("Protocol", "protocol"), ("ProtocolPeer", "protocol_peer"),
@@ -68,12 +68,16 @@ def test_the_services_are_gos_but_for_a_slip_of_units() -> None:
             mine = row(getattr(scaled, ours)[name])
             assert mine[:-1] == values[:-1]
             if mine != values:
-                differ.add((ours, name))
-                assert values[-1] == 32 * (256 * 2**20 + 16 * 2**10)
-                assert mine[-1] == 32 * (256 * 2**10 + 16 * 2**10)
+                differ[ours, name] = values[-1], mine[-1]
+    slip = 32 * (256 * 2**20 + 16 * 2**10)
+    hop, stop = (f"/libp2p/circuit/relay/0.2.0/{end}" for end in ("hop", "stop"))
     assert differ == {
-        ("service_peer", "libp2p.ping"), ("protocol_peer", "/ipfs/ping/1.0.0"),
-        ("protocol_peer", "/ipfs/id/1.0.0"), ("protocol_peer", "/ipfs/id/push/1.0.0"),
+        ("service_peer", "libp2p.ping"): (slip, 2**20),
+        ("protocol_peer", "/ipfs/ping/1.0.0"): (slip, 2**20),
+        ("protocol_peer", "/ipfs/id/1.0.0"): (slip, 2**20),
+        ("protocol_peer", "/ipfs/id/push/1.0.0"): (slip, 2**20),
+        ("protocol_peer", hop): (2**25, 2**23),
+        ("protocol_peer", stop): (2**25, 2**23),
     }
 
 

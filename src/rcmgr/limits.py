@@ -40,7 +40,7 @@ MAX_LIMIT: Final = 2**63 - 1
 UNLIMITED_FDS: Final = 1 << 20
 """What a descriptor limit of "unlimited" counts as: Linux's own ceiling (fs.nr_open)."""
 
-_KIB, _MIB, _GIB = 1 << 10, 1 << 20, 1 << 30
+_MIB, _GIB = 1 << 20, 1 << 30
 
 
 class Default(Enum):
@@ -375,9 +375,9 @@ def _entry(base: tuple[int, int, int, int], more: tuple[int, int, int, int] = (0
 
 
 # What go-libp2p's host sets for the services that it brings, and values in the same spirit for
-# those that py-libp2p brings. In Go, the per-peer memory of ping and identify multiplies MiB where
-# KiB was meant (8 GiB for one peer); here it is KiB.
-_MESSAGES = 32 * (256 * _KIB + 16 * _KIB)
+# those that py-libp2p brings. Of the per-peer memory, Go's ping and identify have 8 GiB (a slip of
+# units) and its relay protocols twice what the protocol as a whole has on a small machine, which no
+# peer could use; here it is 1 MiB as for other small services, and half of the whole.
 _IDENTIFY = _entry((64, 64, 128, 4 * _MIB), (64, 64, 128, 4 * _MIB))
 _PING = _entry((64, 64, 64, 4 * _MIB), (64, 64, 64, 4 * _MIB))
 _AUTONAT = _entry((64, 64, 64, 4 * _MIB), (4, 4, 4, 2 * _MIB))
@@ -388,8 +388,8 @@ _KAD = _entry((256, 512, 512, 32 * _MIB), (128, 256, 256, 32 * _MIB))
 _GOSSIP = _entry((256, 256, 512, 64 * _MIB), (128, 128, 256, 64 * _MIB))
 _BITSWAP = _entry((256, 512, 512, 64 * _MIB), (256, 512, 512, 64 * _MIB))
 
-_PER_PEER_IDENTIFY = (16, 16, 32)
-_PER_PEER_PING = (2, 3, 4)
+_PER_PEER_IDENTIFY = _entry((16, 16, 32, _MIB))
+_PER_PEER_PING = _entry((2, 3, 4, _MIB))
 _PER_PEER_TWO = _entry((2, 2, 2, _MIB))
 _PER_PEER_KAD = _entry((16, 32, 32, 4 * _MIB))
 _PER_PEER_GOSSIP = _entry((4, 4, 8, 8 * _MIB))
@@ -408,12 +408,11 @@ class _Service:
 _BUNDLED: Final = {
     "libp2p.identify": _Service(
         ("/ipfs/id/1.0.0", "/ipfs/id/push/1.0.0"),
-        _IDENTIFY, _entry((*_PER_PEER_IDENTIFY, _MIB)),
-        _IDENTIFY, _entry((*_PER_PEER_IDENTIFY, _MESSAGES)),
+        _IDENTIFY, _PER_PEER_IDENTIFY, _IDENTIFY, _PER_PEER_IDENTIFY,
     ),
     "libp2p.ping": _Service(
         ("/ipfs/ping/1.0.0",),
-        _PING, _entry((*_PER_PEER_PING, _MESSAGES)), _PING, _entry((*_PER_PEER_PING, _MESSAGES)),
+        _PING, _PER_PEER_PING, _PING, _PER_PEER_PING,
     ),
     "libp2p.autonat": _Service(
         ("/libp2p/autonat/1.0.0",), _AUTONAT, _PER_PEER_TWO, _AUTONAT, _PER_PEER_TWO
@@ -423,7 +422,7 @@ _BUNDLED: Final = {
     ),
     "libp2p.relay/v2": _Service(
         ("/libp2p/circuit/relay/0.2.0/hop", "/libp2p/circuit/relay/0.2.0/stop"),
-        _RELAY, _entry((64, 64, 64, _MIB)), _HOP, _entry((128, 128, 128, 32 * _MIB)),
+        _RELAY, _entry((64, 64, 64, _MIB)), _HOP, _entry((128, 128, 128, 8 * _MIB)),
     ),
     "libp2p.kad-dht": _Service(
         ("/ipfs/kad/1.0.0",), _KAD, _PER_PEER_KAD, _KAD, _PER_PEER_KAD

@@ -1,0 +1,269 @@
+"""`rcmgr limits`: the limits of a node, where they come from, and whether they make sense."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import click
+
+from rcmgr.limit_conflicts import conflicts
+from rcmgr.limit_files import LimitsFile, LimitsFileError, NodeLimits
+from rcmgr.limits import DEFAULT, DEFAULT_LIMITS, Limit, autoscale, soft_fd_limit
+from rcmgr.memory_bounds import total_memory
+
+__all__ = ["limits"]
+
+_UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+_DECIMAL = {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_COLUMNS = (
+    ("streams_inbound", "str in"), ("streams_outbound", "str out"), ("streams", "streams"),
+    ("conns_inbound", "conn in"), ("conns_outbound", "conn out"), ("conns", "conns"),
+    ("fd", "fd"), ("memory", "memory"),
+)
+_MARKS = {"default": " ", "scaled": "+", "file": "*"}
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+class Size(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2 only
+    """Bytes: 8GiB, 512 MiB, 8GB (decimal), 1073741824."""
+
+    name = "size"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        match = re.fullmatch(r"\s*([0-9]{1,15})\s*([KMGT]?)(i?B)?\s*", str(value), re.IGNORECASE)
+        if match is None:
+            self.fail(f"{value!r} is not a size such as 8GiB or 512MiB", param, ctx)
+        number, unit, suffix = match.groups()
+        unit, suffix = unit.upper(), (suffix or "").lower()
+        if suffix == "b" and unit:
+            return int(number) * _DECIMAL[unit]
+        return int(number) << _UNITS[unit]
+
+
+class Machine(NamedTuple):
+    memory: int
+    fds: int
+
+
+def _options(*, lenient: bool = True) -> Callable[[_Command], _Command]:
+    def decorate(command: _Command) -> _Command:
+        command = click.option(
+            "--fds", type=click.IntRange(min=0), metavar="NUMBER",
+            help="File descriptors that a process may open. Default: this machine's.",
+        )(command)
+        command = click.option(
+            "--memory", type=Size(), metavar="SIZE",
+            help="Memory of the machine, as 8GiB. Default: this one's, or its container's.",
+        )(command)
+        if lenient:
+            command = click.option(
+                "--lenient", is_flag=True,
+                help="Read JSON as go-libp2p does: unknown keys are ignored.",
+            )(command)
+        return command
+
+    return decorate
+
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+def _machine(memory: int | None, fds: int | None) -> Machine:
+    return Machine(
+        total_memory() if memory is None else memory, soft_fd_limit() if fds is None else fds
+    )
+
+
+def _read(path: Path | None, lenient: bool) -> LimitsFile:
+    if path is None:
+        return LimitsFile()
+    try:
+        return LimitsFile.read(path, lenient=lenient)
+    except LimitsFileError as error:
+        raise click.ClickException(f"{path}: {error}") from error
+    except OSError as error:
+        raise click.ClickException(f"{path}: {error.strerror or error}") from error
+
+
+class Row(NamedTuple):
+    """One limit of one scope."""
+
+    scope: str
+    field: str
+    value: int | None
+    origin: str
+
+
+def _limits_of(tree: Any) -> Iterator[tuple[str, Any]]:
+    """Names and limits of all scopes, those by name after their class."""
+    for name in tree.scopes():
+        yield name, getattr(tree, name)
+        kind = name.removesuffix("_default")
+        if kind in tree.MAPPINGS:
+            for key, limit in getattr(tree, kind).items():
+                yield f"{kind}[{_text(key)}]", limit
+
+
+def _text(key: bytes | str | int) -> str:
+    if isinstance(key, bytes):
+        import base58
+
+        return base58.b58encode(key).decode()
+    return str(key)
+
+
+def _rows(file: LimitsFile, machine: Machine) -> list[Row]:
+    scaled = autoscale(memory=machine.memory, fds=machine.fds)
+    bases = {name: limit.base for name, limit in _limits_of(DEFAULT_LIMITS)}
+    changed = dict(_limits_of(file.scopes))
+    rows = []
+    for name, limit in _limits_of(file.scopes.build(scaled)):
+        for each in fields(Limit):
+            value = getattr(limit, each.name)
+            base = bases.get(name) or bases[f"{name.partition('[')[0]}_default"]
+            if getattr(changed.get(name), each.name, DEFAULT) is not DEFAULT:
+                origin = "file"
+            elif getattr(base, each.name) == value:
+                origin = "default"
+            else:
+                origin = "scaled"
+            rows.append(Row(name, each.name, value, origin))
+    return rows
+
+
+def _shown(field: str, value: int | None) -> str:
+    if value is None:
+        return "unlimited"
+    if field != "memory" or value < 1 << 20:
+        return str(value)
+    for unit, shift in (("TiB", 40), ("GiB", 30), ("MiB", 20)):
+        if value >= 1 << shift:
+            return f"{value / (1 << shift):.4g} {unit}"
+    return str(value)
+
+
+def _table(rows: list[Row]) -> Iterator[str]:
+    scopes: dict[str, dict[str, str]] = {}
+    for row in rows:
+        shown = _shown(row.field, row.value) + _MARKS[row.origin]
+        scopes.setdefault(row.scope, {})[row.field] = shown
+    width = max(map(len, scopes))
+    widths = {
+        field: max(len(title) + 1, *(len(cells[field]) for cells in scopes.values()))
+        for field, title in _COLUMNS
+    }
+    yield " " * width + "".join(f"  {title + ' ':>{widths[field]}}" for field, title in _COLUMNS)
+    for scope, cells in scopes.items():
+        yield f"{scope:<{width}}" + "".join(
+            f"  {cells[field]:>{widths[field]}}" for field, _ in _COLUMNS
+        ).rstrip()
+
+
+@click.group()
+def limits() -> None:
+    """What a node may hold: effective limits, scaled to a machine, checked, compared."""
+
+
+@limits.command()
+@click.argument("file", type=_FILE, required=False)
+@_options()
+@click.option("--json", "as_json", is_flag=True, help="Every limit with its origin, as JSON.")
+def show(
+    file: Path | None, memory: int | None, fds: int | None, lenient: bool, as_json: bool
+) -> None:
+    """Show the effective limits, with FILE's changes, and where each comes from."""
+    machine = _machine(memory, fds)
+    read = _read(file, lenient)
+    rows = _rows(read, machine)
+    if as_json:
+        tree: dict[str, Any] = {"memory": machine.memory, "fds": machine.fds, "scopes": {}}
+        for row in rows:
+            cell = {"limit": row.value, "origin": row.origin}
+            tree["scopes"].setdefault(row.scope, {})[row.field] = cell
+        click.echo(json.dumps(tree, indent=2))
+        return
+    click.echo(
+        f"{_shown('memory', machine.memory)} of memory and {machine.fds} descriptors: "
+        f"limits for an eighth and a half of them."
+    )
+    for line in _table(rows):
+        click.echo(line)
+    click.echo("+ scaled to the machine, * from the file, others as for the smallest machine")
+    rest = LimitsFile.of(read.build(NodeLimits.default(memory=memory, fds=fds))).to_dict()
+    for section in ("Connections", "ProcessMemory", "Subnets", "Rates"):
+        if section in rest:
+            origin = "file" if section in read.to_dict() else "default"
+            click.echo(f"{section} ({origin}): {json.dumps(rest[section])}")
+
+
+@limits.command()
+@_options(lenient=False)
+@click.option("--toml", is_flag=True, help="Write TOML instead of JSON.")
+def scale(memory: int | None, fds: int | None, toml: bool) -> None:
+    """Write the limits for a machine as a file that can be edited and read again."""
+    machine = _machine(memory, fds)
+    file = LimitsFile.of(NodeLimits.default(memory=machine.memory, fds=machine.fds))
+    click.echo(file.to_toml() if toml else file.to_json(), nl=False)
+
+
+@limits.command()
+@click.argument("file", type=_FILE, required=False)
+@_options()
+@click.option("--high-watermark", type=click.IntRange(min=0), metavar="NUMBER",
+              help="Connections up to which the connection manager lets the node grow.")
+def check(
+    file: Path | None, memory: int | None, fds: int | None, lenient: bool,
+    high_watermark: int | None,
+) -> None:
+    """Say which limits contradict each other or the machine; exit status 1 if any do."""
+    machine = _machine(memory, fds)
+    node = _read(file, lenient).build(
+        NodeLimits.default(memory=machine.memory, fds=machine.fds)
+    )
+    found = conflicts(
+        node, memory=machine.memory, fds=machine.fds, high_watermark=high_watermark
+    )
+    for conflict in found:
+        click.echo(str(conflict))
+    if found:
+        raise SystemExit(1)
+    click.echo("no conflicts")
+
+
+@limits.command()
+@click.argument("file", type=_FILE)
+@click.argument("other", type=_FILE, required=False)
+@_options()
+def diff(
+    file: Path, other: Path | None, memory: int | None, fds: int | None, lenient: bool
+) -> None:
+    """Show what FILE changes of the defaults, or what OTHER changes of FILE."""
+    machine = _machine(memory, fds)
+    fallback = NodeLimits.default(memory=machine.memory, fds=machine.fds)
+    first = fallback if other is None else _read(file, lenient).build(fallback)
+    second = _read(file if other is None else other, lenient).build(fallback)
+    before, after = _flat(first), _flat(second)
+    for name in [*before, *(name for name in after if name not in before)]:
+        old, new = before.get(name), after.get(name)
+        if old != new:
+            click.echo(f"{name}: {old or 'not there'} -> {new or 'not there'}")
+
+
+def _flat(node: NodeLimits) -> dict[str, str]:
+    """Every limit by its place, as a file would say it."""
+
+    def walk(path: str, value: Any) -> Iterator[tuple[str, str]]:
+        if isinstance(value, dict):
+            for key, each in value.items():
+                yield from walk(f"{path}.{key}".lstrip("."), each)
+        else:
+            yield path, str(value)
+
+    return dict(walk("", LimitsFile.of(node).to_dict()))

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from rcmgr.cli.limit_commands import limits
+from rcmgr.limit_files import LimitsFile, NodeLimits
+
+MACHINE = "--memory", "64GiB", "--fds", "32768"
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(limits, [str(each) for each in arguments])
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "limits.json"
+    path.write_text(
+        '{"Protocol": {"/x": {"Streams": 7}}, "System": {"Conns": 100, "ConnsInbound": 90,'
+        ' "ConnsOutbound": 90}, "Transient": {"Conns": 50, "ConnsInbound": 50,'
+        ' "ConnsOutbound": 50},'
+        ' "Connections": {"max_pending_inbound": 9}}'
+    )
+    return path
+
+
+def test_show_says_where_each_limit_comes_from(file: Path) -> None:
+    result = run("show", file, *MACHINE)
+    assert result.exit_code == 0, result.output
+    lines = {line.split()[0]: line.split()[1:] for line in result.output.splitlines()}
+    assert lines["system"] == [
+        "9216+", "18432+", "18432+", "90*", "90*", "100*", "16384+", "8.125", "GiB+",
+    ]
+    assert lines["conn"] == ["0", "0", "0", "1", "1", "1", "1", "32", "MiB"]
+    assert lines["protocol[/x]"][2] == "7*"
+    assert 'Connections (file): {"max_pending_inbound": 9' in result.output
+    assert "Subnets (default)" in result.output
+
+
+def test_show_as_json(file: Path) -> None:
+    shown = json.loads(run("show", file, *MACHINE, "--json").output)
+    assert (shown["memory"], shown["fds"]) == (64 << 30, 32768)
+    system = shown["scopes"]["system"]
+    assert system["conns"] == {"limit": 100, "origin": "file"}
+    assert system["fd"] == {"limit": 16384, "origin": "scaled"}
+    assert shown["scopes"]["peer_default"]["conns"] == {"limit": 8, "origin": "default"}
+
+
+@pytest.mark.parametrize("toml", [False, True])
+def test_scale_writes_a_file_that_is_read_again(toml: bool, tmp_path: Path) -> None:
+    result = run("scale", *MACHINE, *(["--toml"] if toml else []))
+    path = tmp_path / ("limits.toml" if toml else "limits.json")
+    path.write_text(result.output)
+    expected = NodeLimits.default(memory=64 << 30, fds=32768)
+    assert LimitsFile.read(path).build(NodeLimits()) == expected
+    assert run("diff", path, *MACHINE).output == ""
+    assert run("check", path, *MACHINE).output == "no conflicts\n"
+
+
+def test_check(file: Path) -> None:
+    assert run("check", *MACHINE).exit_code == 0
+    result = run("check", file, *MACHINE, "--high-watermark", "200")
+    assert result.exit_code == 1
+    assert "high watermark: 200 is above system.conns, 100" in result.output
+
+
+def test_diff(file: Path, tmp_path: Path) -> None:
+    result = run("diff", file, *MACHINE)
+    assert "System.Conns: 1152 -> 100" in result.output.splitlines()
+    assert "Protocol./x.Streams: not there -> 7" in result.output.splitlines()
+    assert "Connections.max_pending_inbound: unlimited -> 9" in result.output.splitlines()
+    other = tmp_path / "other.toml"
+    other.write_text("[System]\nConns = 99\n")
+    lines = run("diff", file, other, *MACHINE).output.splitlines()
+    assert "System.Conns: 100 -> 99" in lines
+    assert "Protocol./x.Streams: 7 -> not there" in lines
+
+
+def test_a_bad_file_says_where(tmp_path: Path) -> None:
+    path = tmp_path / "limits.json"
+    path.write_text('{"system": {"Conns": 5}}')
+    result = run("show", path)
+    assert result.exit_code == 1
+    assert "system: unknown key; did you mean 'System'?" in result.output
+    assert run("show", path, "--lenient").exit_code == 0
+    assert run("show", tmp_path / "none.json").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("8GiB", 8 << 30), ("8 gib", 8 << 30), ("8G", 8 << 30), ("8GB", 8 * 10**9), ("5", 5),
+     ("5B", 5), ("1TiB", 1 << 40)],
+)
+def test_sizes(text: str, size: int) -> None:
+    assert json.loads(run("show", "--json", "--memory", text, "--fds", 1).output)["memory"] == size
+
+
+@pytest.mark.parametrize("text", ["", "GiB", "-5", "5X", "1.5GiB", "9" * 16])
+def test_no_sizes(text: str) -> None:
+    result = run("show", "--memory", text)
+    assert result.exit_code == 2
+    assert "is not a size such as 8GiB" in result.output
+
+
+def test_this_machine_by_default() -> None:
+    assert run("show").exit_code == 0
+    assert run("scale").exit_code == 0
