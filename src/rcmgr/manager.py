@@ -379,10 +379,11 @@ class ResourceManager(_InPlaceOfUpstream):  # type: ignore[misc]
 
         As in libp2p.rcmgr: "connections" (pending and established together), "memory_bytes"
         (reserved), "streams", "limits". Besides: "connection_states" (count by state), "peers",
-        "peak_connections", "peak_memory_bytes", "peak_streams", "streams_admitted",
-        "streams_denied", "over_released" (given back too often), "denied" (count by limit; only
-        those that refused), "protocol_rates" (`ProtocolRateLimiter.get_protocol_stats` by
-        protocol). O(1), but for the protocol rates: O(peers they track).
+        "peak_connections", "peak_memory_bytes", "peak_streams", "memory_admitted" (reservations),
+        "streams_admitted", "streams_denied", "over_released" (given back too often), "denied"
+        (count by limit; only those that refused), "protocol_rates"
+        (`ProtocolRateLimiter.get_protocol_stats` by protocol). O(1), but for the protocol rates:
+        O(peers they track).
         """
         tracker = self.connection_tracker.snapshot()
         denied = dict(tracker.denied)
@@ -417,6 +418,7 @@ class ResourceManager(_InPlaceOfUpstream):  # type: ignore[misc]
             "peak_connections": tracker.peak_connections,
             "peak_memory_bytes": self._memory.peak,
             "peak_streams": self._streams.peak,
+            "memory_admitted": self._memory.admitted,
             "streams_admitted": self._streams.admitted,
             "streams_denied": self._streams.denied,
             "over_released": {
