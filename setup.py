@@ -25,6 +25,7 @@ MODULES: dict[str, list[str]] = {
     "connection_tracker": [],
     "counter": [],
     "memory_stats": [f"ext/rss_{SYSTEMS.get(sys.platform, 'unknown')}.c"],
+    "scope": [],
     "token_bucket": [],
 }
 

@@ -18,18 +18,32 @@ import psutil
 from swarm import Swarm, finish, no_pause
 
 from rcmgr import (
+    AddressGate,
+    AddressRates,
+    AddressRefusal,
+    Allowlist,
+    ConcreteLimits,
     ConnectionLifecycleManager,
     ConnectionLimitExceeded,
     ConnectionLimits,
     ConnectionTracker,
+    Ledger,
+    Limit,
+    LimitsFile,
+    LimitsFileError,
+    NodeLimits,
+    Refusal,
     ResourceLimits,
     ResourceManager,
+    ScopeLimitExceeded,
+    SubnetLimits,
 )
 from rcmgr.counter import Counter
 
 Cycle = Callable[[int], Any]
 
 NO_LIMITS = ConnectionLimits()
+NO_SCOPE_LIMITS = ConcreteLimits()
 NOTHING = ConnectionLimits(0, 0, 0, 0, 0, 0)
 WARM_UP, CYCLES, TRACED_CYCLES = 20_000, 100_000, 20_000
 
@@ -264,6 +278,109 @@ def counter_cycle() -> Cycle:
     return cycle
 
 
+def ledger_lives() -> Cycle:
+    ledger = Ledger(NO_SCOPE_LIMITS)
+
+    def cycle(i: int) -> None:
+        peer, protocol = b"peer %d" % i, f"/protocol/{i}"
+        with ledger.open_connection() as connection, ledger.open_stream(peer) as stream:
+            connection.set_peer(peer)
+            stream.set_protocol(protocol)
+            stream.set_service("service")
+            with stream.begin_span() as span:
+                span.reserve_memory(i)
+        ledger.acquire_stream(peer, True)
+        ledger.release_stream(peer, True)
+
+    return cycle
+
+
+def ledger_refusals() -> Cycle:
+    none = Limit(0, 0, 0, 0, 0, 0, 0, 0)
+    before = Ledger(ConcreteLimits(system=none))
+    after = Ledger(ConcreteLimits(peer_default=none, protocol_default=none))
+
+    def cycle(i: int) -> None:
+        peer = b"peer %d" % i
+        refusals = [before.try_open_connection(), before.try_open_stream(peer)]
+        with after.open_connection() as connection:
+            refusals += [connection.try_set_peer(peer), after.acquire_stream(peer, False)]
+        for refusal in refusals:
+            assert isinstance(refusal, Refusal)
+            str(refusal.to_error())
+        try:
+            before.system().reserve_memory(i)
+        except ScopeLimitExceeded as error:
+            str(error)
+
+    return cycle
+
+
+def ledger_views_limits_snapshots() -> Cycle:
+    ledger = Ledger(NO_SCOPE_LIMITS)
+
+    def cycle(i: int) -> None:
+        peer = b"peer %d" % i
+        with ledger.peer(peer) as view, ledger.service_peer("service", peer) as member:
+            view.set_limit(Limit(memory=i))
+            view.reserve_memory(i)
+            member.reserve_memory(i)
+            ledger.snapshot()
+            view.set_limit(None)
+            repr(view)
+        ledger.set_limits(ConcreteLimits(peer={peer: Limit(i)}))
+
+    return cycle
+
+
+def ledger_dropped_and_cleared() -> Cycle:
+    ledger = Ledger(NO_SCOPE_LIMITS)
+
+    def cycle(i: int) -> None:
+        kept = [ledger.open_stream(b"peer %d" % i), ledger.protocol("/x").begin_span()]
+        kept[0].set_protocol(f"/protocol/{i}")  # type: ignore[attr-defined]
+        ledger.open_connection()
+        if i % 2:
+            ledger.clear()
+        del kept
+        Ledger(NO_SCOPE_LIMITS).open_stream(b"peer").set_protocol("/x")
+
+    return cycle
+
+
+def gate_and_allowlist() -> Cycle:
+    allowlist = Allowlist()
+    gate = AddressGate(SubnetLimits(), AddressRates(max_networks=1000), allowlist)
+
+    def cycle(i: int) -> None:
+        address = f"/ip4/10.{i >> 16 & 255}.{i >> 8 & 255}.{i & 255}/tcp/{i}"
+        allowlist.add(address)
+        allowlist.remove(address)
+        entered = gate.try_enter(address, True)
+        if isinstance(entered, AddressRefusal):
+            str(entered.to_error())
+        else:
+            entered.close()
+        gate.verify_source_address(address)
+
+    return cycle
+
+
+def limits_file() -> Cycle:
+    text = LimitsFile.of(NodeLimits.default(memory=2**33, fds=1024)).to_json()
+
+    def cycle(i: int) -> None:
+        if i % 200:  # a file takes a millisecond
+            return
+        LimitsFile.from_json(text)
+        try:
+            LimitsFile.from_json(text.replace("Streams", f"Stream{i}"))
+        except LimitsFileError as error:
+            str(error)
+
+    return cycle
+
+
 def leaks_sixteen_bytes() -> Cycle:
     """Not ours: shows that the measurement would see it."""
     kept: list[object] = [None] * 200_000
@@ -282,7 +399,9 @@ CASES: dict[str, Callable[[], Cycle]] = {
         tracker_wrong_calls,
         tracker_views_and_records, tracker_bypass_clear_reconcile, lifecycle_cycle,
         lifecycle_denied, manager_denied, manager_scopes_dropped, manager_overlapping_handshakes,
-        manager_allowlist_text, managers_made_and_dropped, counter_cycle,
+        manager_allowlist_text, managers_made_and_dropped, counter_cycle, ledger_lives,
+        ledger_refusals, ledger_views_limits_snapshots, ledger_dropped_and_cleared,
+        gate_and_allowlist, limits_file,
     )
 }
 for _transport in ("tcp", "quic"):

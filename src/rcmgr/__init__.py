@@ -7,6 +7,15 @@ and does not import libp2p.
 import importlib
 
 _MODULES = {
+    "address_limits": [
+        "AddressGate",
+        "AddressRateLimiter",
+        "AddressRates",
+        "AddressRefusal",
+        "SubnetLimiter",
+        "SubnetLimits",
+    ],
+    "addresses": ["Allowlist"],
     "connection_lifecycle": ["ConnectionLifecycleManager"],
     "connection_limits": ["ConnectionLimits"],
     "connection_scope": ["ConnectionScope"],
@@ -19,6 +28,7 @@ _MODULES = {
     ],
     "denials": ["DenialLog"],
     "errors": [
+        "AddressLimitExceeded",
         "ConnectionLimitExceeded",
         "ConnectionLimitKind",
         "MemoryReservationExceeded",
@@ -26,6 +36,7 @@ _MODULES = {
         "RateLimitExceeded",
         "ResourceLimitExceeded",
         "ResourceScopeClosed",
+        "ScopeLimitExceeded",
         "StreamLimitExceeded",
     ],
     "memory_limits": ["MemoryConnectionLimits"],
@@ -35,7 +46,34 @@ _MODULES = {
     "rate_limiter": ["RateLimiter"],
     "rate_limits": ["ConnectionRateLimits", "Rate", "RateLimits"],
     "token_bucket": ["BucketTable", "TokenBucket"],
+    "limit_files": [
+        "LimitsFile",
+        "LimitsFileError",
+        "NodeLimits",
+        "ProcessMemoryLimits",
+    ],
+    "limits": [
+        "ConcreteLimits",
+        "Limit",
+        "LimitIncrease",
+        "PartialLimit",
+        "PartialLimits",
+        "ScalingLimit",
+        "ScalingLimits",
+        "autoscale",
+    ],
     "manager": ["ResourceLimits", "ResourceManager"],
+    "scope": [
+        "ConnScope",
+        "Ledger",
+        "Priority",
+        "Refusal",
+        "Scope",
+        "ScopeStat",
+        "ScopeView",
+        "Span",
+        "StreamScope",
+    ],
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

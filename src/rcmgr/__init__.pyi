@@ -1,4 +1,13 @@
 
+from rcmgr.address_limits import (
+    AddressGate,
+    AddressRateLimiter,
+    AddressRates,
+    AddressRefusal,
+    SubnetLimiter,
+    SubnetLimits,
+)
+from rcmgr.addresses import Allowlist
 from rcmgr.connection_lifecycle import ConnectionLifecycleManager
 from rcmgr.connection_limits import ConnectionLimits
 from rcmgr.connection_scope import ConnectionScope
@@ -11,6 +20,7 @@ from rcmgr.connection_tracker import (
 )
 from rcmgr.denials import DenialLog
 from rcmgr.errors import (
+    AddressLimitExceeded,
     ConnectionLimitExceeded,
     ConnectionLimitKind,
     MemoryReservationExceeded,
@@ -18,7 +28,24 @@ from rcmgr.errors import (
     RateLimitExceeded,
     ResourceLimitExceeded,
     ResourceScopeClosed,
+    ScopeLimitExceeded,
     StreamLimitExceeded,
+)
+from rcmgr.limit_files import (
+    LimitsFile,
+    LimitsFileError,
+    NodeLimits,
+    ProcessMemoryLimits,
+)
+from rcmgr.limits import (
+    ConcreteLimits,
+    Limit,
+    LimitIncrease,
+    PartialLimit,
+    PartialLimits,
+    ScalingLimit,
+    ScalingLimits,
+    autoscale,
 )
 from rcmgr.manager import ResourceLimits, ResourceManager
 from rcmgr.memory_bounds import memory_pressure, memory_report, total_memory
@@ -27,10 +54,29 @@ from rcmgr.memory_stats import MemoryStatsCache
 from rcmgr.protocol_rate_limiter import ProtocolRateLimiter
 from rcmgr.rate_limiter import RateLimiter
 from rcmgr.rate_limits import ConnectionRateLimits, Rate, RateLimits
+from rcmgr.scope import (
+    ConnScope,
+    Ledger,
+    Priority,
+    Refusal,
+    Scope,
+    ScopeStat,
+    ScopeView,
+    Span,
+    StreamScope,
+)
 from rcmgr.token_bucket import BucketTable, TokenBucket
 
 __all__ = [
+    "AddressGate",
+    "AddressLimitExceeded",
+    "AddressRateLimiter",
+    "AddressRates",
+    "AddressRefusal",
+    "Allowlist",
     "BucketTable",
+    "ConcreteLimits",
+    "ConnScope",
     "ConnectionKind",
     "ConnectionLifecycleManager",
     "ConnectionLimitExceeded",
@@ -42,22 +88,44 @@ __all__ = [
     "ConnectionTracker",
     "Denial",
     "DenialLog",
+    "Ledger",
+    "Limit",
+    "LimitIncrease",
+    "LimitsFile",
+    "LimitsFileError",
     "MemoryConnectionLimits",
     "MemoryReservationExceeded",
     "MemoryStatsCache",
     "MemoryUsageLimitExceeded",
+    "NodeLimits",
+    "PartialLimit",
+    "PartialLimits",
+    "Priority",
+    "ProcessMemoryLimits",
     "ProtocolRateLimiter",
     "Rate",
     "RateLimitExceeded",
     "RateLimiter",
     "RateLimits",
+    "Refusal",
     "ResourceLimitExceeded",
     "ResourceLimits",
     "ResourceManager",
     "ResourceScopeClosed",
+    "ScalingLimit",
+    "ScalingLimits",
+    "Scope",
+    "ScopeLimitExceeded",
+    "ScopeStat",
+    "ScopeView",
+    "Span",
     "StreamLimitExceeded",
+    "StreamScope",
+    "SubnetLimiter",
+    "SubnetLimits",
     "TokenBucket",
     "TrackerSnapshot",
+    "autoscale",
     "memory_pressure",
     "memory_report",
     "total_memory",

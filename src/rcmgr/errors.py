@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, fields
 from enum import Enum
 
 __all__ = [
+    "AddressLimitExceeded",
     "ConnectionLimitExceeded",
     "ConnectionLimitKind",
     "MemoryReservationExceeded",
@@ -23,6 +24,7 @@ __all__ = [
     "RateLimitExceeded",
     "ResourceLimitExceeded",
     "ResourceScopeClosed",
+    "ScopeLimitExceeded",
     "StreamLimitExceeded",
     "link_upstream",
 ]
@@ -133,6 +135,61 @@ class MemoryReservationExceeded(ResourceLimitExceeded):
         return (
             f"Memory reservation of {self.requested} bytes refused "
             f"(reserved: {self.current} bytes, limit: {self.limit} bytes)"
+        )
+
+
+@dataclass(eq=False)
+class AddressLimitExceeded(ResourceLimitExceeded):
+    """A connection was refused: `current` of `limit` connections were from its `network`."""
+
+    address: str
+    network: str
+    current: int
+    limit: int
+
+    resource_type = "connection"
+
+    def __str__(self) -> str:
+        return (
+            f"connections per ip limit exceeded for {self.address} "
+            f"(network: {self.network}, current: {self.current}, limit: {self.limit})"
+        )
+
+
+@dataclass(eq=False)
+class ScopeLimitExceeded(ResourceLimitExceeded):
+    """A scope refused: it held `current`, `attempted` more were asked for, against `limit`.
+
+    scope: the scope to blame, by go-libp2p's names ("system", "peer:12D3K...", "conn-7").
+    resource: "memory" (bytes), "inbound stream", "stream" (both directions), "outbound connection",
+        "file descriptor", ...
+    priority: of a memory reservation; (1 + priority) / 256 of the limit were open to it.
+    asked_by: the scope that asked, if it is another one and has a name.
+
+    The message begins with the words of go-libp2p's error.
+    """
+
+    scope: str
+    resource: str
+    current: int
+    attempted: int
+    limit: int
+    priority: int = 255
+    asked_by: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.scope_name = self.scope
+        self.resource_type = self.resource
+        self.requested = self.attempted
+        self.available = max(0, self.limit - self.current)
+
+    def __str__(self) -> str:
+        path = self.scope if self.asked_by is None else f"{self.asked_by}: {self.scope}"
+        what = "" if self.resource == "memory" else f"cannot reserve {self.resource}: "
+        return (
+            f"{path}: {what}resource limit exceeded "
+            f"(current: {self.current}, attempted: {self.attempted}, limit: {self.limit})"
         )
 
 

@@ -1,0 +1,169 @@
+/* What scopes hold, and whether a chain of them may hold more.
+ *
+ * A request is charged to every scope of a chain or to none: all are asked first, in order, so that
+ * there is never anything to roll back, and the first that refuses is the one to blame. The rules
+ * are those of go-libp2p's resource manager: memory first, then streams, then connections, then
+ * file descriptors; of streams and connections first the direction, then the total; refused when
+ * `held + asked > limit`. What is not asked for is not checked, so that a scope whose limit was
+ * lowered under what it holds refuses only more of that.
+ *
+ * Amounts are 64-bit and never wrap: an amount that would pass INT64_MAX is refused, whatever the
+ * limit. What a scope holds, each later scope of its chain holds too: giving back cannot go below
+ * zero as long as a leaf gives back no more than it holds.
+ *
+ * No Python, no allocation, no system call. Not thread safe: the caller holds a lock. */
+#ifndef RCMGR_SCOPE_H
+#define RCMGR_SCOPE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum {
+    RCMGR_MEMORY, /* bytes */
+    RCMGR_STREAMS_INBOUND,
+    RCMGR_STREAMS_OUTBOUND,
+    RCMGR_CONNS_INBOUND,
+    RCMGR_CONNS_OUTBOUND,
+    RCMGR_FD, /* file descriptors */
+    RCMGR_AMOUNTS,
+    /* limited, but the sum of two amounts */
+    RCMGR_STREAMS = RCMGR_AMOUNTS,
+    RCMGR_CONNS,
+    RCMGR_RESOURCES,
+    RCMGR_NOT_REFUSED = -1,
+};
+
+enum { RCMGR_PRIORITY_ALWAYS = 255 };
+
+#define RCMGR_UNLIMITED INT64_MAX
+
+typedef struct {
+    int64_t of[RCMGR_AMOUNTS];
+} rcmgr_amounts;
+
+typedef struct {
+    int64_t of[RCMGR_RESOURCES]; /* 0 or more; RCMGR_UNLIMITED: no limit */
+} rcmgr_limit;
+
+typedef struct {
+    rcmgr_amounts held;
+    const rcmgr_limit *limit;
+} rcmgr_scope;
+
+typedef struct {
+    int resource; /* RCMGR_NOT_REFUSED, or what there was too much of */
+    int place;    /* which scope of the chain refused */
+    int64_t held, asked, limit;
+} rcmgr_refusal;
+
+/* a + b for amounts of 0 or more; INT64_MAX if it is more than that */
+static inline int64_t rcmgr_sum(int64_t a, int64_t b)
+{
+    return a > INT64_MAX - b ? INT64_MAX : a + b;
+}
+
+/* The part of a memory limit that a priority of 0..255 may fill: limit * (1 + priority) / 256,
+ * rounded down, without overflow. */
+static inline int64_t rcmgr_memory_ceiling(int64_t limit, int priority)
+{
+    int64_t part = priority + 1;
+    if (limit == RCMGR_UNLIMITED)
+        return limit;
+    return limit / 256 * part + limit % 256 * part / 256;
+}
+
+/* Whether `asked` more than `held` is too much. Written so that nothing can overflow. */
+static inline bool rcmgr_exceeds(int64_t held, int64_t asked, int64_t limit)
+{
+    return asked > 0 && (held > limit || asked > limit - held);
+}
+
+/* RCMGR_NOT_REFUSED, or the resource that `scope` has too little of. */
+static inline int rcmgr_scope_refuses(const rcmgr_scope *scope, const rcmgr_amounts *ask,
+                                      int priority, rcmgr_refusal *why)
+{
+    static const struct {
+        int first, second, total;
+    } pairs[2] = {
+        {RCMGR_STREAMS_INBOUND, RCMGR_STREAMS_OUTBOUND, RCMGR_STREAMS},
+        {RCMGR_CONNS_INBOUND, RCMGR_CONNS_OUTBOUND, RCMGR_CONNS},
+    };
+    const int64_t *held = scope->held.of, *asked = ask->of, *limit = scope->limit->of;
+    int64_t ceiling = rcmgr_memory_ceiling(limit[RCMGR_MEMORY], priority);
+
+#define RCMGR_REFUSE_IF_TOO_MUCH(what, held_of_it, asked_of_it, ceiling_of_it) \
+    if (rcmgr_exceeds(held_of_it, asked_of_it, ceiling_of_it)) {               \
+        why->resource = (what);                                                \
+        why->held = (held_of_it);                                              \
+        why->asked = (asked_of_it);                                            \
+        why->limit = limit[what];                                              \
+        return what;                                                           \
+    }
+
+    RCMGR_REFUSE_IF_TOO_MUCH(RCMGR_MEMORY, held[RCMGR_MEMORY], asked[RCMGR_MEMORY], ceiling)
+    for (int i = 0; i < 2; i++) {
+        int a = pairs[i].first, b = pairs[i].second, total = pairs[i].total;
+        int64_t asked_total = rcmgr_sum(asked[a], asked[b]);
+        if (asked_total == 0)
+            continue;
+        RCMGR_REFUSE_IF_TOO_MUCH(a, held[a], asked[a], limit[a])
+        RCMGR_REFUSE_IF_TOO_MUCH(b, held[b], asked[b], limit[b])
+        int64_t held_total = rcmgr_sum(held[a], held[b]);
+        RCMGR_REFUSE_IF_TOO_MUCH(total, held_total, asked_total, limit[total])
+    }
+    RCMGR_REFUSE_IF_TOO_MUCH(RCMGR_FD, held[RCMGR_FD], asked[RCMGR_FD], limit[RCMGR_FD])
+#undef RCMGR_REFUSE_IF_TOO_MUCH
+    return RCMGR_NOT_REFUSED;
+}
+
+static inline void rcmgr_add(rcmgr_amounts *to, const rcmgr_amounts *what)
+{
+    for (int i = 0; i < RCMGR_AMOUNTS; i++)
+        to->of[i] += what->of[i];
+}
+
+static inline void rcmgr_subtract(rcmgr_amounts *from, const rcmgr_amounts *what)
+{
+    for (int i = 0; i < RCMGR_AMOUNTS; i++)
+        from->of[i] -= what->of[i];
+}
+
+static inline bool rcmgr_is_nothing(const rcmgr_amounts *what)
+{
+    int64_t any = 0;
+    for (int i = 0; i < RCMGR_AMOUNTS; i++)
+        any |= what->of[i];
+    return any == 0;
+}
+
+/* True if none of the `count` scopes refuses; else `why` says which and what. Changes nothing. */
+static inline bool rcmgr_chain_admits(rcmgr_scope *const *chain, int count,
+                                      const rcmgr_amounts *ask, int priority, rcmgr_refusal *why)
+{
+    for (int i = 0; i < count; i++) {
+        if (rcmgr_scope_refuses(chain[i], ask, priority, why) != RCMGR_NOT_REFUSED) {
+            why->place = i;
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Charge the whole chain (true) or nothing (false). */
+static inline bool rcmgr_charge(rcmgr_scope *const *chain, int count, const rcmgr_amounts *ask,
+                                int priority, rcmgr_refusal *why)
+{
+    if (!rcmgr_chain_admits(chain, count, ask, priority, why))
+        return false;
+    for (int i = 0; i < count; i++)
+        rcmgr_add(&chain[i]->held, ask);
+    return true;
+}
+
+static inline void rcmgr_give_back(rcmgr_scope *const *chain, int count, const rcmgr_amounts *what)
+{
+    for (int i = 0; i < count; i++)
+        rcmgr_subtract(&chain[i]->held, what);
+}
+
+#endif

@@ -1,0 +1,39 @@
+from libc.stdint cimport int64_t
+
+
+cdef extern from "scope.h" nogil:
+    enum:
+        RCMGR_MEMORY
+        RCMGR_STREAMS_INBOUND
+        RCMGR_STREAMS_OUTBOUND
+        RCMGR_CONNS_INBOUND
+        RCMGR_CONNS_OUTBOUND
+        RCMGR_FD
+        RCMGR_AMOUNTS
+        RCMGR_STREAMS
+        RCMGR_CONNS
+        RCMGR_RESOURCES
+        RCMGR_PRIORITY_ALWAYS
+    const int64_t RCMGR_UNLIMITED
+
+    ctypedef struct rcmgr_amounts:
+        int64_t[6] of
+
+    ctypedef struct rcmgr_limit:
+        int64_t[8] of
+
+    ctypedef struct rcmgr_scope:
+        rcmgr_amounts held
+        const rcmgr_limit *limit
+
+    ctypedef struct rcmgr_refusal:
+        int resource
+        int place
+        int64_t held
+        int64_t asked
+        int64_t limit
+
+    bint rcmgr_is_nothing(const rcmgr_amounts *) noexcept
+    bint rcmgr_charge(rcmgr_scope **chain, int count, const rcmgr_amounts *ask,
+                      int priority, rcmgr_refusal *why) noexcept
+    void rcmgr_give_back(rcmgr_scope **chain, int count, const rcmgr_amounts *what) noexcept
