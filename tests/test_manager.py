@@ -67,7 +67,6 @@ def test_open_and_close(manager: ResourceManager) -> None:
         (Direction.OUTBOUND, False),
         (Direction.UNKNOWN, False),
         ("unknown", False),
-        (None, False),
     ],
 )
 def test_direction(manager: ResourceManager, direction: Any, inbound: bool) -> None:
@@ -79,6 +78,18 @@ def test_direction(manager: ResourceManager, direction: Any, inbound: bool) -> N
     after.close()
     assert manager.acquire_stream(PEER, direction)
     manager.release_stream(PEER, direction)
+    check_nothing_held(manager)
+
+
+@pytest.mark.parametrize("direction", [None, "inbuond", "", 3])
+def test_what_is_no_direction_takes_nothing(manager: ResourceManager, direction: Any) -> None:
+    for ask in (
+        lambda: manager.open_connection(None, direction=direction),
+        lambda: manager.open_connection(PEER, direction=direction),
+        lambda: manager.acquire_stream(PEER, direction),
+    ):
+        with pytest.raises(ValueError, match="direction must be 'inbound'"):
+            ask()
     check_nothing_held(manager)
 
 

@@ -183,6 +183,76 @@ def test_a_child_never_reports_its_parent() -> None:
     assert parent_after > 300
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_while_a_thread_reads() -> None:
+    """The child has neither the thread nor the reading it had under way."""
+    output = run(
+        """
+        import os, threading, warnings
+        from rcmgr.memory_stats import MemoryStatsCache, read_memory_usage
+        warnings.simplefilter("ignore", DeprecationWarning)  # fork with threads, from 3.12 on
+        entered, go_on = threading.Event(), threading.Event()
+        main = threading.get_ident()
+        def probe():
+            if threading.get_ident() != main:
+                entered.set()
+                go_on.wait()
+            return read_memory_usage()
+        cache = MemoryStatsCache(0, probe=probe)
+        thread = threading.Thread(target=cache.get_memory_usage)
+        thread.start()
+        entered.wait()
+        read, write = os.pipe()
+        if os.fork() == 0:
+            os.write(write, b"%d" % (cache.get_memory_usage() > 0))
+            os._exit(0)
+        os.wait()
+        go_on.set()
+        thread.join()
+        print(os.read(read, 9).decode())
+        """
+    )
+    assert output == "1"
+
+
+def test_a_spawned_process_reports_itself() -> None:
+    output = run(
+        """
+        import subprocess, sys
+        block = bytearray(300 << 20)
+        code = "from rcmgr.memory_stats import default_cache as c; print(c().get_memory_usage())"
+        print(int(subprocess.check_output([sys.executable, "-c", code])) >> 20)
+        """
+    )
+    assert int(output) < 100
+
+
+@linux
+def test_growth_and_shrinkage_are_seen_within_the_age() -> None:
+    """Pages touched one by one, then given back to the system."""
+    output = run(
+        """
+        import mmap, time
+        from rcmgr.memory_stats import MemoryStatsCache
+        cache = MemoryStatsCache()
+        def seen(true):
+            deadline = time.monotonic() + 5
+            while not true(cache.get_memory_usage()):
+                assert time.monotonic() < deadline
+            return True
+        before = cache.get_memory_usage()
+        size = 128 << 20
+        area = mmap.mmap(-1, size)
+        for at in range(0, size, mmap.PAGESIZE):
+            area[at] = 1
+        print(seen(lambda used: used - before > size * 9 // 10))
+        area.close()
+        print(seen(lambda used: used - before < size // 10))
+        """
+    )
+    assert output.split() == ["True", "True"]
+
+
 @linux
 def test_a_descriptor_that_others_took_is_not_believed() -> None:
     output = run(

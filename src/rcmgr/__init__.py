@@ -19,7 +19,14 @@ _MODULES = {
     "connection_lifecycle": ["ConnectionLifecycleManager"],
     "connection_limits": ["ConnectionLimits"],
     "connection_scope": ["ConnectionScope"],
-    "connection_tracker": ["ConnectionKind", "ConnectionTracker", "Denial", "TrackerSnapshot"],
+    "connection_tracker": [
+        "ConnectionKind",
+        "ConnectionRecord",
+        "ConnectionTracker",
+        "Denial",
+        "TrackerSnapshot",
+    ],
+    "denials": ["DenialLog"],
     "errors": [
         "AddressLimitExceeded",
         "ConnectionLimitExceeded",

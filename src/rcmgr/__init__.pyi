@@ -13,10 +13,12 @@ from rcmgr.connection_limits import ConnectionLimits
 from rcmgr.connection_scope import ConnectionScope
 from rcmgr.connection_tracker import (
     ConnectionKind,
+    ConnectionRecord,
     ConnectionTracker,
     Denial,
     TrackerSnapshot,
 )
+from rcmgr.denials import DenialLog
 from rcmgr.errors import (
     AddressLimitExceeded,
     ConnectionLimitExceeded,
@@ -81,9 +83,11 @@ __all__ = [
     "ConnectionLimitKind",
     "ConnectionLimits",
     "ConnectionRateLimits",
+    "ConnectionRecord",
     "ConnectionScope",
     "ConnectionTracker",
     "Denial",
+    "DenialLog",
     "Ledger",
     "Limit",
     "LimitIncrease",

@@ -6,7 +6,7 @@ from collections.abc import Hashable
 from functools import lru_cache
 from socket import AF_INET, AF_INET6, inet_pton
 
-__all__ = ["ip_key", "peer_from_any", "peer_key"]
+__all__ = ["ip_key", "peer_from_any", "peer_key", "peer_text"]
 
 # texts of the shortest and the usual peer ids: sha2-256 multihash, inlined public keys
 _TEXT_PREFIXES = ("Qm", "12D3Koo", "16Uiu2H")
@@ -22,6 +22,13 @@ def peer_key(peer: Hashable) -> Hashable:
 def peer_from_any(peer: Hashable) -> Hashable:
     """The bytes of a peer id given as base58 text; an `ID`, bytes or another hashable as it is."""
     return _peer_from_text(peer) if isinstance(peer, str) else peer
+
+
+def peer_text(peer: bytes | str) -> str:
+    """A peer id for people and JSON: base58, as py-libp2p writes it; text as it is."""
+    import base58
+
+    return peer if isinstance(peer, str) else base58.b58encode(peer).decode()
 
 
 @lru_cache(maxsize=4096)

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from rcmgr.errors import RateLimitExceeded
-from rcmgr.peers import peer_from_any, peer_key
+from rcmgr.peers import peer_from_any, peer_key, peer_text
 from rcmgr.rate_limiter import bucket_of, table_of
 from rcmgr.rate_limits import RateLimits
 
@@ -108,10 +108,10 @@ class ProtocolRateLimiter:
         yield
 
     def get_protocol_stats(self) -> dict[str, Any]:
-        """Totals and who was denied most; ready for JSON but for the peer ids (bytes).
+        """Totals and who was denied most; ready for JSON.
 
         "most_denied": the ten peers with the most denials since their bucket was last full, as
-        (peer id, operation or None for the default rate, denials). O(tracked peers).
+        (peer id as base58 text, operation or None for the default rate, denials). O(tracked peers).
         """
         tables = {
             operation: table
@@ -119,7 +119,7 @@ class ProtocolRateLimiter:
             if table is not None
         }
         most_denied = [
-            (peer, operation, denials)
+            (peer_text(peer), operation, denials)
             for operation, table in tables.items()
             for peer, denials in table.most_denied(10)
         ]

@@ -1014,12 +1014,12 @@ cdef class Ledger:
 
     def __cinit__(self, limits=None, *, trace_allocations=False, debug=None):
         cdef int kind
-        for kind in range(KINDS):
+        for kind in range(<int>KINDS):
             self.defaults[kind] = NO_LIMIT
         self.debug = sys.flags.dev_mode if debug is None else debug
         self.trace_allocations = trace_allocations
         self.peer_nodes, self.protocol_nodes, self.service_nodes = {}, {}, {}
-        self.named = [{} for _ in range(KINDS)]
+        self.named = [{} for _ in range(<int>KINDS)]
         self.overrides, self.places = {}, {}
         self.system_node = self.new_node(SYSTEM, None, None)
         self.transient_node = self.new_node(TRANSIENT, None, None)
@@ -1362,7 +1362,7 @@ cdef class Ledger:
         cdef int kind
         cdef _Limit limit
         cdef _Node node
-        for kind in range(KINDS):
+        for kind in range(<int>KINDS):
             default, particular = LIMIT_NAMES[kind]
             read_limit(getattr(limits, default), &defaults[kind])
             table = {}
@@ -1374,7 +1374,7 @@ cdef class Ledger:
                     table[exact] = limit
             named.append(table)
         with cython.critical_section(self):
-            for kind in range(KINDS):
+            for kind in range(<int>KINDS):
                 self.defaults[kind] = defaults[kind]
             _old = self.named  # freed after the nodes that use it are bound anew
             self.named = named
@@ -1441,7 +1441,7 @@ cdef class Ledger:
         cdef int64_t refusals[KINDS][RCMGR_RESOURCES]
         cdef int kind, what
         with cython.critical_section(self):
-            for kind in range(KINDS):
+            for kind in range(<int>KINDS):
                 for what in range(RCMGR_RESOURCES):
                     refusals[kind][what] = self.refusals[kind][what]
         shown = {
@@ -1449,7 +1449,7 @@ cdef class Ledger:
                 RESOURCE_TEXTS[what]: refusals[kind][what]
                 for what in range(RCMGR_RESOURCES) if refusals[kind][what]
             }
-            for kind in range(KINDS)
+            for kind in range(<int>KINDS)
         }
         return {name: counts for name, counts in shown.items() if counts}
 

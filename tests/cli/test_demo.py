@@ -150,7 +150,7 @@ def test_the_limits_hold_and_everything_is_given_back(family: Family) -> None:
     assert [sample["phase"] for sample in samples].count("under attack") >= 3
     assert summary["event"] == "summary"
     assert summary["exit_status"] == 0
-    assert len(summary["checks"]) == 4
+    assert len(summary["checks"]) == 5
     assert all(check["held"] for check in summary["checks"])
     assert set(summary["limits"]) == {
         "pending_inbound", "pending_outbound", "established_inbound", "established_outbound",
@@ -165,6 +165,10 @@ def test_the_limits_hold_and_everything_is_given_back(family: Family) -> None:
     assert sum(row["denied"] for row in reached) > 50
     assert summary["honest_peer"]["pings"] > 10
     assert summary["honest_peer"]["ping_median_ms"] <= summary["honest_peer"]["ping_p99_ms"]
+    memory = summary["memory_mib"]
+    assert 0 < memory["now"] <= memory["peak"] <= memory["limit"] + 16
+    assert memory["admitted"] > 0
+    assert summary["attackers"]["memory"]["tried"] > 0
     for role in ("half-open", "identities", "one-identity", "streams"):
         assert summary["attackers"][role]["processes"] == 1
         assert summary["attackers"][role]["tried"] > 0, role
@@ -212,14 +216,14 @@ def test_a_table_in_a_terminal(family: Family, columns: int) -> None:
     for name in ("pending inbound", "established per peer", "all connections", "streams"):
         assert re.search(rf"^ {name} +0 +\d+ +\d+  [█▒·]{{14}} +\d+ +\d+ *$", last, re.MULTILINE)
     assert re.search(r"honest peer: ping median \d+\.\d ms, 99th percentile \d+\.\d ms", last)
-    assert last.count(" ok ") == 4
+    assert last.count(" ok ") == 5
     assert "Exit status 0." in last
 
 
 def test_ctrl_c_ends_the_attack_and_still_sums_up(family: Family) -> None:
     terminal = Terminal(family, "--seconds", "600")
     terminal.see("under attack for 1 of")
-    assert len(family.visitors()) == 5
+    assert len(family.visitors()) == 6
     terminal.press(b"\x03")
     assert terminal.end() == 128 + signal.SIGINT
     assert "Ended by signal 2 during the attack." in plain(terminal.text)
@@ -229,7 +233,7 @@ def test_ctrl_c_ends_the_attack_and_still_sums_up(family: Family) -> None:
 
 def test_ctrl_c_before_the_attack(family: Family) -> None:
     terminal = Terminal(family, "--seconds", "600")
-    terminal.see("starting: 0 of 5")
+    terminal.see("starting: 0 of 6")
     terminal.press(b"\x03")
     assert terminal.end() == 128 + signal.SIGINT
     assert "Traceback" not in terminal.text
@@ -239,7 +243,7 @@ def start(family: Family, *arguments: str, **streams: Any) -> subprocess.Popen[s
     process = subprocess.Popen(
         DEMO + list(arguments), env=family.environment, text=True, **streams
     )
-    family.wait_for(5)
+    family.wait_for(6)
     return process
 
 

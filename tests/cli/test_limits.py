@@ -19,7 +19,7 @@ def write(folder: Path, text: str | bytes) -> Path:
     return path
 
 
-def test_names_are_the_nine_limits() -> None:
+def test_names_are_all_limits() -> None:
     assert NAMES == [
         "max_pending_inbound",
         "max_pending_outbound",
@@ -30,6 +30,7 @@ def test_names_are_the_nine_limits() -> None:
         "max_connections",
         "max_memory_mb",
         "max_streams",
+        "memory_growth_mb",
     ]
 
 

@@ -23,12 +23,18 @@ class FixedWatch:
 
     title = "a test"
     manager = None
+    memory_peak = 100
 
     def __init__(self, *rows: Row) -> None:
         self._rows = list(rows)
 
     def rows(self) -> list[Row]:
         return self._rows
+
+    def limit_memory(self) -> None: ...
+
+    def memory(self) -> Row:
+        return Row("memory", 90, self.memory_peak, 100, 7, 3, slack=16)
 
     def last_denial(self) -> str | None:
         return None
@@ -79,6 +85,15 @@ def test_the_swarm_is_believed_against_the_manager() -> None:
     check = stage.no_limit_passed(run)
     assert not check.held
     assert check.detail == "established_inbound 6 of 5 in the swarm"
+
+
+@pytest.mark.parametrize(("peak", "held"), [(100, True), (116, True), (117, False)])
+def test_memory_may_pass_its_limit_by_what_comes_in_a_moment(peak: int, held: bool) -> None:
+    run = a_run()
+    run.watch.memory_peak = peak
+    check = stage.memory_kept(run)
+    assert check.held is held
+    assert check.detail == f"peak {peak} of 100 MiB, 3 refusals for it"
 
 
 def test_what_is_still_counted_is_named() -> None:

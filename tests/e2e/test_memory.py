@@ -34,3 +34,14 @@ async def test_above_the_limit_nobody_is_admitted(transport: str) -> None:
         node.manager.set_memory_limits(max_percentage=1.0)
         assert await later.dial(node)
         await eventually(lambda: node.counts == (0, 0, 2, 0))
+
+
+async def test_above_the_limit_the_host_does_not_dial(transport: str) -> None:
+    async with running_node(transport) as node, running_node(transport) as peer:
+        node.manager.set_memory_limits(max_bytes=1)
+        assert not await node.dial(peer)
+        assert isinstance(node.manager.last_denial, MemoryUsageLimitExceeded)
+        assert node.counts == peer.counts == (0, 0, 0, 0)
+        async with running_node(transport) as another:
+            node.manager.set_memory_limits(max_percentage=1.0)
+            assert await node.dial(another)

@@ -54,7 +54,7 @@ async def test_a_flooding_peer_is_cut_and_an_honest_one_not(
         await eventually(lambda: node.manager.get_stats()["streams"] == 0)
         stats = node.manager.get_stats()["protocol_rates"][PING]
         assert (stats["allowed"], stats["denied"], stats["tracked_peers"]) == (10, 7, 2)
-        assert stats["most_denied"] == [(flooder.id.to_bytes(), None, 7)]
+        assert stats["most_denied"] == [(str(flooder.id), None, 7)]
         assert "stream of /ipfs/ping/1.0.0" in str(node.manager.last_denial)
         limited.undo()
         assert await ping(flooder, node)

@@ -17,13 +17,14 @@ _LIMITS = "\n".join(f"  {name} = {value}" for name, value in DEFAULT_LIMITS.to_d
 HELP = f"""A py-libp2p host on loopback keeps its limits while other processes attack it.
 
 The host speaks Noise and yamux over TCP. To it come, each in a process of its own, one honest peer
-that pings it, and attackers of four kinds, in turn:
+that pings it, and attackers of five kinds, in turn:
 
 \b
   half-open     opens sockets and never says a word; never answers a dial
   identities    forty peers that want in, a dozen that want to be dialed
   one-identity  one peer that opens connection after connection
   streams       one connection, stream after stream
+  memory        streams that send, to a host that keeps what it is sent
 
 The host dials what they advertise, as discovery would. A table shows for every limit how much is
 held now, the peak, and how many were admitted and denied.
@@ -31,11 +32,13 @@ held now, the peak, and how many were admitted and denied.
 \b
 A limits file is TOML; a name left out keeps the demo's value, "none" is no limit:
 {_LIMITS}
+memory_growth_mb is what the host's process may grow by under attack (it may be passed by
+what comes in within 100 ms).
 
 \b
 Exit status:
-  {PASSED}    no peak passed its limit, the honest peer stayed connected, every attacker
-       worked to the end, and every count was zero after all peers had left
+  {PASSED}    no peak passed its limit, memory included, the honest peer stayed connected,
+       every attacker worked to the end, and every count was zero after all peers left
   {FAILED}    one of these did not hold; the summary says which
   2    wrong options, or a limits file that cannot be used
   {COULD_NOT_START}    the host or a visitor could not start
@@ -61,7 +64,7 @@ def finite(_context: click.Context, _parameter: click.Parameter, value: float) -
 @click.option(
     "--attackers",
     type=click.IntRange(0, 64),
-    default=4,
+    default=5,
     show_default=True,
     help="How many attacking processes.",
 )

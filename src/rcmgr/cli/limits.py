@@ -6,11 +6,11 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 
-from rcmgr.connection_limits import ConnectionLimits
+from rcmgr.connection_limits import ConnectionLimits, check_limit
 from rcmgr.manager import ResourceLimits
 
 if sys.version_info >= (3, 11):
@@ -30,6 +30,13 @@ class Limits:
 
     connections: ConnectionLimits
     resources: ResourceLimits
+    memory_growth_mb: int = 48
+    """MiB that the process may grow by under attack."""
+
+    def __post_init__(self) -> None:
+        check_limit("memory_growth_mb", self.memory_growth_mb)
+        if self.memory_growth_mb is None:
+            raise TypeError("memory_growth_mb must be an int, not None")
 
     def changed(self, name: str, value: object) -> Limits:
         """With one limit set. KeyError: no such limit. TypeError, ValueError: no such value."""
@@ -38,11 +45,17 @@ class Limits:
             if name in (field.name for field in fields(limits)):
                 changes: Mapping[str, Any] = {part: replace(limits, **{name: value})}
                 return replace(self, **changes)
+        if name == "memory_growth_mb":
+            return replace(self, memory_growth_mb=cast(int, value))
         raise KeyError(name)
 
     def to_dict(self) -> dict[str, int | None]:
         """All limits by name; None: no limit."""
-        return {**self.connections.to_dict(), **asdict(self.resources)}
+        return {
+            **self.connections.to_dict(),
+            **asdict(self.resources),
+            "memory_growth_mb": self.memory_growth_mb,
+        }
 
 
 DEFAULT_LIMITS = Limits(

@@ -32,6 +32,7 @@ WHAT_THEY_DO = {
     visitors.IDENTITIES: "many peers, in and out",
     visitors.ONE_IDENTITY: "connection after connection",
     visitors.STREAMS: "stream after stream",
+    visitors.MEMORY: "sends what the host has to keep",
 }
 
 
@@ -56,7 +57,8 @@ def screen_for(*, plain: bool, as_json: bool) -> Screen:
 
 
 def label(name: str) -> str:
-    return "all connections" if name == "connections" else name.replace("_", " ")
+    names = {"connections": "all connections", "memory": "memory, MiB"}
+    return names.get(name, name.replace("_", " "))
 
 
 def headline(run: Run) -> str:
@@ -142,7 +144,8 @@ class LiveTable:
         title = Text.assemble((" rcmgr demo ", "bold reverse"), " ", headline(run))
         bar = "#+." if self._console.options.ascii_only else "█▒·"
         now = Text(f" {state(run)}{self._hint(run)}")
-        parts: list[Any] = [title, now, "", limits_table(run.rows(), bar), ""]
+        rows = [*run.rows(), run.watch.memory()]
+        parts: list[Any] = [title, now, "", limits_table(rows, bar), ""]
         if run.attackers:
             parts += [attackers_table(run), ""]
         return Group(*parts, *facts)
@@ -212,8 +215,8 @@ class PlainLines:
     """One line a second, then the table as text."""
 
     HEAD = (
-        "second     pending         established             all streams denied   ping",
-        "          in    out     in    out   peer  total",
+        "    s       pending                 established    all streams denied  ping  MiB",
+        "          in    out     in    out   peer  total                          ms",
     )
 
     def __init__(self) -> None:
@@ -229,7 +232,7 @@ class PlainLines:
         if not self._begun and run.port:
             self._begun = True
             click.echo(f"rcmgr demo: {headline(run)}")
-            click.echo("Every second: now/limit, denials so far, the honest peer's median ping.\n")
+            click.echo("Every second: now/limit, denials, median ping, memory of the host.\n")
             for line in self.HEAD:
                 click.echo(line)
         if run.phase == "under attack" and time.monotonic() >= self._next:
@@ -242,9 +245,9 @@ class PlainLines:
         cells = [f"{row.now}/{limit_text(row.limit)}" for row in rows]
         denied = sum(row.denied for row in rows)
         return (
-            f"{run.elapsed:>6.1f}"
+            f"{run.elapsed:>5.1f}"
             + "".join(f" {cell:>6}" for cell in cells)
-            + f" {denied:>6} {f'{ping[0]:.1f} ms' if ping else '-':>9}"
+            + f" {denied:>6} {f'{ping[0]:.1f}' if ping else '-':>6} {run.watch.memory().now:>4}"
         )
 
     def summary(self, run: Run, status: int) -> None:
@@ -252,7 +255,7 @@ class PlainLines:
         click.echo(
             f"{'limit on':<22}{'now':>7}{'peak':>7}{'limit':>7}{'admitted':>10}{'denied':>10}"
         )
-        for row in run.rows():
+        for row in [*run.rows(), run.watch.memory()]:
             click.echo(
                 f"{label(row.name):<22}{row.now:>7}{row.peak:>7}{limit_text(row.limit):>7}"
                 f"{row.admitted:>10}{row.denied:>10}"
@@ -304,6 +307,7 @@ def facts(run: Run) -> dict[str, Any]:
         "phase": run.phase,
         "elapsed_seconds": round(run.elapsed, 3),
         "limits": {row.name: without_name(row) for row in run.rows()},
+        "memory_mib": without_name(run.watch.memory()),
         "honest_peer": {
             "peer_id": run.honest.peer_id,
             "pings": len(run.honest.pings_ms),
@@ -318,5 +322,5 @@ def facts(run: Run) -> dict[str, Any]:
 
 def without_name(row: Row) -> dict[str, int | None]:
     values = asdict(row)
-    del values["name"]
+    del values["name"], values["slack"]
     return values

@@ -6,18 +6,24 @@ Imports libp2p.
 from __future__ import annotations
 
 import math
+import mmap
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import trio
 from libp2p import new_host
+from libp2p.abc import INetStream
 from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.custom_types import TProtocol
 from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.network.exceptions import SwarmException
+from libp2p.network.stream.exceptions import StreamError
 from libp2p.peer.id import ID
+from libp2p.stream_muxer.exceptions import MuxedStreamError
 from multiaddr import Multiaddr
 
 from . import visitors
@@ -26,7 +32,15 @@ from .processes import Target, Visitor
 from .watch import GuardedWatch, Row, StockWatch, SwarmView, Watch
 
 HOST = "127.0.0.1"
-ATTACKS = (visitors.HALF_OPEN, visitors.IDENTITIES, visitors.ONE_IDENTITY, visitors.STREAMS)
+ATTACKS = (
+    visitors.HALF_OPEN,
+    visitors.IDENTITIES,
+    visitors.ONE_IDENTITY,
+    visitors.STREAMS,
+    visitors.MEMORY,
+)
+BLOCK = 1024 * 1024
+"""Bytes of an upload that are reserved and kept at a time."""
 
 STARTS_WITHIN = 60.0
 """Seconds for all processes to start; py-libp2p alone takes a second of CPU in each."""
@@ -170,6 +184,7 @@ async def set_stage(run: Run, attack: trio.CancelScope) -> None:
     # manager, and the host's own streams wait behind the flood.
     swarm.set_resource_manager(run.watch.manager, enable_stream_semaphore=False)
     swarm.retry_config = RetryConfig(max_retries=0)
+    host.set_stream_handler(TProtocol(visitors.UPLOAD), partial(keep_upload, run.watch.manager))
     run.view.watch(swarm)
     run.host_id = host.get_id().to_base58()
     async with host.run([Multiaddr(f"/ip4/{HOST}/tcp/0")]):
@@ -209,6 +224,7 @@ async def wait_for_everybody(run: Run) -> str | None:
 
 async def under_attack(run: Run, swarm: Any) -> None:
     run.phase = "under attack"
+    run.watch.limit_memory()
     started = time.monotonic()
     try:
         with trio.move_on_after(run.play.seconds):
@@ -216,9 +232,33 @@ async def under_attack(run: Run, swarm: Any) -> None:
                 nursery.start_soon(dial_strangers, run, swarm)
                 while True:
                     run.elapsed = time.monotonic() - started
+                    run.watch.memory()  # for its peak
                     await trio.sleep(0.05)
     finally:
         run.elapsed = time.monotonic() - started
+
+
+async def keep_upload(manager: Any, stream: INetStream) -> None:
+    """A protocol that keeps what it is sent, and asks before it takes memory for it."""
+    blocks: list[mmap.mmap] = []
+    try:
+        while True:
+            if not manager.acquire_memory(BLOCK):
+                await stream.reset()
+                return
+            block = mmap.mmap(-1, BLOCK)  # given back to the system when it is closed
+            blocks.append(block)
+            while block.tell() < BLOCK:
+                data = await stream.read(BLOCK - block.tell())
+                if not data:
+                    return
+                block.write(data)
+    except (StreamError, MuxedStreamError):
+        return  # it hung up
+    finally:
+        manager.release_memory(BLOCK * len(blocks))
+        for block in blocks:
+            block.close()
 
 
 async def dial_strangers(run: Run, swarm: Any) -> None:
@@ -267,7 +307,7 @@ async def take_stock(run: Run) -> None:
         await visitor.leave()
     with trio.move_on_after(EMPTIES_WITHIN):
         await until(lambda: not any(row.now for row in run.rows()))
-    run.checks = [no_limit_passed(run), served, all_given_back(run), working]
+    run.checks = [no_limit_passed(run), memory_kept(run), served, all_given_back(run), working]
     run.phase = "over"
 
 
@@ -319,6 +359,12 @@ def no_limit_passed(run: Run) -> Check:
         return Check(what, False, ", ".join(dict.fromkeys(passed)))
     reached = sum(row.reached for row in run.rows())
     return Check(what, True, f"{reached} of {len(limits)} limits were reached")
+
+
+def memory_kept(run: Run) -> Check:
+    memory = run.watch.memory()
+    detail = f"peak {memory.peak} of {memory.limit} MiB, {memory.denied} refusals for it"
+    return Check("The process's memory stayed at its limit", not memory.passed, detail)
 
 
 def all_given_back(run: Run) -> Check:

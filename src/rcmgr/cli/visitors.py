@@ -1,4 +1,4 @@
-"""Who comes to the demo's host, each in a process of its own: four attackers and one honest peer.
+"""Who comes to the demo's host, each in a process of its own: five attackers and one honest peer.
 
     python -m rcmgr.cli.visitors ROLE
 
@@ -32,7 +32,11 @@ if TYPE_CHECKING:
     from libp2p.peer.id import ID
 
 HALF_OPEN, IDENTITIES, ONE_IDENTITY, STREAMS = "half-open", "identities", "one-identity", "streams"
+MEMORY = "memory"
 HONEST = "honest"
+
+UPLOAD = "/rcmgr-demo/upload/1.0.0"
+"""A protocol of the demo's host, which keeps in memory what it is sent on it."""
 
 CUT_WITHIN = 0.05
 """Seconds after which an attacker notices that the host has cut it off."""
@@ -278,6 +282,50 @@ async def streams(visit: Visit) -> None:
         await trio.sleep(0.5)
 
 
+async def memory(visit: Visit) -> None:
+    """One connection, on it streams that send and send, to a host that keeps it all."""
+    from libp2p.custom_types import TProtocol
+    from libp2p.protocol_muxer.multiselect_client import MultiselectClient
+    from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
+
+    at_once, hold = 3, 6.0
+    data = bytes(64 * 1024)
+    identity = Identity()
+
+    async def pour(conn: IMuxedConn) -> None:
+        async def one() -> bool:
+            stream: Any = await conn.open_stream()
+            try:
+                with trio.move_on_after(hold) as scope:
+                    await MultiselectClient().select_one_of(
+                        [TProtocol(UPLOAD)], MultiselectCommunicator(stream)
+                    )
+                    while True:
+                        await stream.write(data)
+                return scope.cancelled_caught
+            finally:
+                with trio.move_on_after(1) as last:
+                    last.shield = True
+                    await stream.reset()
+
+        async def insist() -> None:
+            while True:
+                await visit.attempt(one)
+                await trio.sleep(random.uniform(0.3, 1.0))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(at_once):
+                nursery.start_soon(insist)
+
+    async def connect() -> bool:
+        return await stay(await identity.call(visit), float("inf"), pour)
+
+    await visit.ready()
+    while True:
+        await visit.attempt(connect)
+        await trio.sleep(0.5)
+
+
 async def honest(visit: Visit) -> None:
     """A real host with one connection and one ping stream, which it never renews."""
     from libp2p import new_host
@@ -316,6 +364,7 @@ ROLES: dict[str, Callable[[Visit], Awaitable[None]]] = {
     IDENTITIES: identities,
     ONE_IDENTITY: one_identity,
     STREAMS: streams,
+    MEMORY: memory,
     HONEST: honest,
 }
 

@@ -25,6 +25,7 @@ from libp2p.rcmgr.exceptions import ResourceLimitExceeded
 from multiaddr import Multiaddr
 
 from rcmgr.manager import ResourceManager
+from rcmgr.memory_stats import read_memory_usage
 
 from .limits import Limits
 
@@ -34,6 +35,10 @@ ESTABLISHED = (
     "established_per_peer",
     "established_total",
 )
+
+
+MEMORY_SLACK = 16
+"""MiB that come in within the 100 ms that a limit on memory may be behind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,8 @@ class Row:
     limit: int | None
     admitted: int
     denied: int
+    slack: int = 0
+    """How far a peak may pass the limit, where it is asked on numbers that are a little old."""
 
     @property
     def reached(self) -> bool:
@@ -53,7 +60,33 @@ class Row:
 
     @property
     def passed(self) -> bool:
-        return self.limit is not None and self.peak > self.limit
+        return self.limit is not None and self.peak > self.limit + self.slack
+
+
+class ProcessMemory:
+    """What the process uses since it was first asked, and what it may, in MiB."""
+
+    def __init__(self, growth: int) -> None:
+        self._growth = growth
+        self._start: int | None = None
+        self._peak = 0
+
+    @property
+    def limit(self) -> int:
+        if self._start is None:
+            self._start = mebibytes_used()
+        return self._start + self._growth
+
+    def measure(self, admitted: int, denied: int) -> Row:
+        """admitted, denied: how often something was or was not let in because of it."""
+        limit = self.limit
+        now = mebibytes_used()
+        self._peak = max(self._peak, now)
+        return Row("memory", now, self._peak, limit, admitted, denied, slack=MEMORY_SLACK)
+
+
+def mebibytes_used() -> int:
+    return (read_memory_usage() or 0) >> 20
 
 
 class Watch(Protocol):
@@ -65,6 +98,12 @@ class Watch(Protocol):
     def manager(self) -> Any: ...
 
     def rows(self) -> list[Row]: ...
+
+    def limit_memory(self) -> None:
+        """From now on, the process may grow by so much."""
+
+    def memory(self) -> Row:
+        """The process's memory now, in MiB; not among `rows`, as it never is given back whole."""
 
     def last_denial(self) -> str | None: ...
 
@@ -125,6 +164,7 @@ class GuardedWatch:
     title = "rcmgr"
 
     def __init__(self, limits: Limits) -> None:
+        self._process = ProcessMemory(limits.memory_growth_mb)
         self.manager = ResourceManager(
             connection_limits=limits.connections, limits=limits.resources
         )
@@ -168,6 +208,15 @@ class GuardedWatch:
             ),
         ]
 
+    def limit_memory(self) -> None:
+        self.manager.set_memory_limits(max_bytes=self._process.limit << 20)
+
+    def memory(self) -> Row:
+        stats = self.manager.get_stats()
+        return self._process.measure(
+            stats["memory_admitted"], stats["denied"].get("memory_usage", 0)
+        )
+
     def last_denial(self) -> str | None:
         denial = self.manager.last_denial
         return None if denial is None else str(denial)
@@ -187,6 +236,7 @@ class StockWatch:
 
     def __init__(self, limits: Limits, view: SwarmView) -> None:
         self._limits, self._view = limits, view
+        self._process = ProcessMemory(limits.memory_growth_mb)
         self.manager = CountingManager(limits)
 
     def rows(self) -> list[Row]:
@@ -215,6 +265,13 @@ class StockWatch:
             )
             for name, tally in tallies.items()
         ]
+
+    def limit_memory(self) -> None:
+        """Nothing in libp2p 0.8.1 asks the memory limits that its manager can be given."""
+
+    def memory(self) -> Row:
+        manager = self.manager
+        return self._process.measure(manager.memory_admitted, manager.denied["memory"])
 
     def last_denial(self) -> str | None:
         return self.manager.last_denial
@@ -260,6 +317,7 @@ class CountingManager(StockResourceManager):
         self.pending = {"inbound": Tally(), "outbound": Tally()}
         self.connections = Tally()
         self.streams = Tally()
+        self.memory_admitted = 0
         self.denied: Counter[str] = Counter()
         self.last_denial: str | None = None
         unlimited = 1 << 40
@@ -302,6 +360,13 @@ class CountingManager(StockResourceManager):
     def release_connection(self, *args: Any, **kwargs: Any) -> None:
         super().release_connection(*args, **kwargs)
         self.connections.now = self._current_connections
+
+    def acquire_memory(self, size: int) -> bool:
+        acquired = super().acquire_memory(size)
+        self.memory_admitted += acquired
+        if not acquired:
+            self.refused("memory", "memory (libp2p.rcmgr gives no reason)")
+        return acquired
 
     def acquire_stream(self, peer_id: str, direction: Direction) -> bool:
         acquired = super().acquire_stream(peer_id, direction)
