@@ -384,6 +384,22 @@ def test_an_over_release_takes_from_nobody(caplog: pytest.LogCaptureFixture) -> 
     assert "conn-1 gave back 20 bytes more than it held" in caplog.text
 
 
+def test_what_a_span_gave_back_is_its_owners_again() -> None:
+    ledger = Ledger(debug=True)
+    conn = ledger.open_connection()
+    span = conn.begin_span()
+    inner = span.begin_span()
+    for scope in (conn, span, inner):
+        scope.reserve_memory(10)
+    inner.release_memory(4)
+    inner.close()
+    span.release_memory(10)
+    conn.release_memory(10)
+    assert conn.stat().memory == 0
+    with pytest.raises(ValueError, match="1 bytes more"):
+        span.release_memory(1)
+
+
 def test_an_over_release_raises_in_debug() -> None:
     ledger = Ledger(debug=True)
     conn = ledger.open_connection()
