@@ -22,19 +22,6 @@ static atomic_int descriptor = STALE;
 static pthread_once_t prepared = PTHREAD_ONCE_INIT;
 static int64_t page_bytes;
 
-static void after_fork_in_child(void)
-{
-    int fd = atomic_exchange(&descriptor, STALE);
-    if (fd >= 0)
-        close(fd);
-}
-
-static void prepare(void)
-{
-    page_bytes = sysconf(_SC_PAGESIZE);
-    pthread_atfork(NULL, NULL, after_fork_in_child);
-}
-
 /* The second of seven numbers, or -1 if this is not the text of a statm. */
 static int64_t resident_pages(const char *text, ssize_t length)
 {
@@ -64,6 +51,20 @@ static int64_t read_pages(int fd)
     char text[256];
     ssize_t length = pread(fd, text, sizeof text, 0);
     return length < 0 ? -1 : resident_pages(text, length);
+}
+
+/* In the child only what still is a statm is closed: the number may be another file's by now. */
+static void after_fork_in_child(void)
+{
+    int fd = atomic_exchange(&descriptor, STALE);
+    if (fd >= 0 && read_pages(fd) >= 0)
+        close(fd);
+}
+
+static void prepare(void)
+{
+    page_bytes = sysconf(_SC_PAGESIZE);
+    pthread_atfork(NULL, NULL, after_fork_in_child);
 }
 
 int64_t rcmgr_rss_bytes(void)

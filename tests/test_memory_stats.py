@@ -285,6 +285,30 @@ def test_a_descriptor_that_others_took_is_not_believed() -> None:
 
 
 @linux
+def test_a_child_closes_no_file_of_others() -> None:
+    output = run(
+        """
+        import os
+        from rcmgr.memory_stats import read_memory_usage
+        read_memory_usage()
+        for fd in range(3, 64):
+            try:
+                if os.readlink(f"/proc/self/fd/{fd}").endswith("/statm"):
+                    break
+            except OSError:
+                pass
+        other = os.open("/tmp", os.O_RDWR | os.O_TMPFILE)
+        os.write(other, b"mine")
+        os.dup2(other, fd)
+        if os.fork() == 0:
+            os._exit(os.pread(fd, 9, 0) != b"mine")
+        print(os.waitstatus_to_exitcode(os.wait()[1]))
+        """
+    )
+    assert output == "0"
+
+
+@linux
 def test_without_proc_it_is_unknown() -> None:
     """A process in a root of its own, without /proc: needs to be root to make one."""
     if os.geteuid() != 0:
