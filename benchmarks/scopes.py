@@ -275,7 +275,7 @@ def main() -> int:
             least[what] = min(least.get(what, ours), ours)
             if count <= 10 and ours > MOST_NS.get(what, ours):
                 missed.append(f"{what}: {ours:.0f} ns")
-            if ours > MOST_TIMES_SLOWER * least[what]:
+            if what in MOST_NS and ours > MOST_TIMES_SLOWER * least[what]:
                 missed.append(f"{what} with {count:,} peers: {ours / least[what]:.1f} times slower")
             if what in LEAST_TIMES and times[f"libp2p/{what}"] < LEAST_TIMES[what] * ours:
                 missed.append(f"{what}: {times[f'libp2p/{what}'] / ours:.1f} times libp2p's speed")
