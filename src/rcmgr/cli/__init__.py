@@ -8,6 +8,7 @@ except ImportError as error:
     raise SystemExit("The command line needs more packages: pip install 'rcmgr[cli]'") from error
 
 from .demo import demo
+from .limit_commands import limits
 
 __all__ = ["main"]
 
@@ -19,3 +20,4 @@ def main() -> None:
 
 
 main.add_command(demo)
+main.add_command(limits)
