@@ -4,7 +4,7 @@
  * fork makes the descriptor stale, and the next call opens a new one. Programs that turn into
  * daemons close descriptors they do not know, and their numbers are used again: what is read is
  * parsed strictly, and if it is not statm the file is opened once more before giving up. Such a
- * foreign descriptor is not closed: it is not ours any more. */
+ * foreign descriptor is never closed, here or in a child: it is not ours any more. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -21,19 +21,6 @@ enum { STALE = -1 };
 static atomic_int descriptor = STALE;
 static pthread_once_t prepared = PTHREAD_ONCE_INIT;
 static int64_t page_bytes;
-
-static void after_fork_in_child(void)
-{
-    int fd = atomic_exchange(&descriptor, STALE);
-    if (fd >= 0)
-        close(fd);
-}
-
-static void prepare(void)
-{
-    page_bytes = sysconf(_SC_PAGESIZE);
-    pthread_atfork(NULL, NULL, after_fork_in_child);
-}
 
 /* The second of seven numbers, or -1 if this is not the text of a statm. */
 static int64_t resident_pages(const char *text, ssize_t length)
@@ -64,6 +51,19 @@ static int64_t read_pages(int fd)
     char text[256];
     ssize_t length = pread(fd, text, sizeof text, 0);
     return length < 0 ? -1 : resident_pages(text, length);
+}
+
+static void after_fork_in_child(void)
+{
+    int fd = atomic_exchange(&descriptor, STALE);
+    if (fd >= 0 && read_pages(fd) >= 0)
+        close(fd);
+}
+
+static void prepare(void)
+{
+    page_bytes = sysconf(_SC_PAGESIZE);
+    pthread_atfork(NULL, NULL, after_fork_in_child);
 }
 
 int64_t rcmgr_rss_bytes(void)

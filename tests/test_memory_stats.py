@@ -285,6 +285,30 @@ def test_a_descriptor_that_others_took_is_not_believed() -> None:
 
 
 @linux
+def test_a_child_keeps_what_took_the_number_of_the_descriptor() -> None:
+    """A daemon closed what it did not know, opened its own, and forks workers."""
+    output = run(
+        """
+        import os
+        from rcmgr.memory_stats import read_memory_usage
+        read_memory_usage()
+        kept = next(
+            int(fd) for fd in os.listdir("/proc/self/fd")
+            if os.path.exists(f"/proc/self/fd/{fd}")
+            and os.readlink(f"/proc/self/fd/{fd}").endswith("/statm"))
+        read, write = os.pipe()
+        os.dup2(write, kept)
+        if os.fork() == 0:
+            os.write(kept, b"%d" % (read_memory_usage() > 0))
+            os._exit(0)
+        assert os.wait()[1] == 0
+        print(os.read(read, 9).decode())
+        """
+    )
+    assert output == "1"
+
+
+@linux
 def test_without_proc_it_is_unknown() -> None:
     """A process in a root of its own, without /proc: needs to be root to make one."""
     if os.geteuid() != 0:
