@@ -204,6 +204,23 @@ def test_a_reading_is_judged_once() -> None:
         limits.check_limit()
 
 
+def test_a_reading_that_comes_while_another_is_judged_is_judged_too() -> None:
+    used = [100]
+    cache = MemoryStatsCache(0.1, clock=lambda: 0, probe=lambda: used[0])
+
+    def total() -> int:
+        """Another thread reads, after the old value was taken and before it is found fine."""
+        used[0] = 2_000
+        cache.force_refresh()
+        return 1_000
+
+    limits = MemoryConnectionLimits(max_percentage=1.0, cache=cache, total=total)
+    limits.check_limit()
+    assert not limits.is_fine()
+    with pytest.raises(MemoryUsageLimitExceeded):
+        limits.check_limit()
+
+
 def test_set_at_run_time() -> None:
     manager = ResourceManager()
     assert manager.open_connection(None) is not None
