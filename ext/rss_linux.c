@@ -4,7 +4,7 @@
  * fork makes the descriptor stale, and the next call opens a new one. Programs that turn into
  * daemons close descriptors they do not know, and their numbers are used again: what is read is
  * parsed strictly, and if it is not statm the file is opened once more before giving up. Such a
- * foreign descriptor is not closed: it is not ours any more. */
+ * foreign descriptor is never closed, here or in a child: it is not ours any more. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif

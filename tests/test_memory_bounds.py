@@ -146,3 +146,9 @@ def test_here() -> None:
     assert 0 < total_memory() <= PHYSICAL
     assert memory_report().total_bytes == total_memory()
     assert str(memory_report()).startswith("100 % of memory is ")
+
+
+@pytest.mark.parametrize(
+    "text", ["some avg10=x\n", "some avg10=\n", "some\n", "full avg10=9\n", ""])
+def test_pressure_that_says_nothing(tmp_path: Path, text: str) -> None:
+    assert memory_pressure(tree(tmp_path, {"proc/pressure/memory": text})) is None

@@ -163,6 +163,26 @@ async def test_a_quic_connection_that_is_refused_for_memory_holds_nothing() -> N
     assert manager.get_stats()["connections"] == 0
 
 
+async def test_every_refusal_is_counted_whoever_asked() -> None:
+    manager = ResourceManager(memory_limits=limits_of(Memory(2_000), 1_000))
+    with pytest.raises(MemoryUsageLimitExceeded):
+        await manager.connection_lifecycle.handle_pending_inbound_connection("1")
+    assert manager.open_connection(None) is None
+    assert not manager.acquire_memory(1)
+    assert manager.get_stats()["denied"] == {"memory_usage": 3}
+    assert len(manager.denials) == 3
+
+
+@pytest.mark.parametrize(("size", "error"), [(-5, ValueError), ("x", TypeError), (1.5, TypeError)])
+def test_what_is_no_size_is_refused_as_such_above_the_limit_too(
+    size: object, error: type[Exception]
+) -> None:
+    manager = ResourceManager(memory_limits=limits_of(Memory(2_000), 1_000))
+    with pytest.raises(error):
+        manager.acquire_memory(size)  # type: ignore[arg-type]
+    assert len(manager.denials) == 0
+
+
 async def test_the_lifecycle_asks_before_pending_connections() -> None:
     memory = Memory(2_000)
     tracker = ConnectionTracker()
@@ -200,6 +220,23 @@ def test_a_reading_is_judged_once() -> None:
     limits.check_limit()
     used[0] = 2_000
     now[0] += 100_000_000
+    with pytest.raises(MemoryUsageLimitExceeded):
+        limits.check_limit()
+
+
+def test_a_reading_that_comes_while_another_is_judged_is_judged_too() -> None:
+    used = [100]
+    cache = MemoryStatsCache(0.1, clock=lambda: 0, probe=lambda: used[0])
+
+    def total() -> int:
+        """Another thread reads, after the old value was taken and before it is found fine."""
+        used[0] = 2_000
+        cache.force_refresh()
+        return 1_000
+
+    limits = MemoryConnectionLimits(max_percentage=1.0, cache=cache, total=total)
+    limits.check_limit()
+    assert not limits.is_fine()
     with pytest.raises(MemoryUsageLimitExceeded):
         limits.check_limit()
 

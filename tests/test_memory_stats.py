@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from rcmgr.memory_stats import (
+    MemoryGate,
     MemoryStatsCache,
     UnknownMemoryWarning,
     default_cache,
@@ -95,6 +96,31 @@ def test_unknown_memory_keeps_the_last_value_warns_once_and_counts() -> None:
             clock.now += 100_000_000
             assert cache.get_memory_usage() == expected
     assert (cache.refreshes, cache.failures) == (2, 3)
+
+
+def test_unknown_memory_never_raises_even_where_warnings_are_errors(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A swarm would take the exception for consent."""
+    seen: list[BaseException | None] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda args: seen.append(args.exc_value))
+    cache = MemoryStatsCache(0, probe=lambda: None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert [cache.get_memory_usage(), cache.force_refresh()] == [0, 0]
+        assert not cache.refresh_if_needed()
+    assert [type(error) for error in seen] == [UnknownMemoryWarning]
+    assert cache.failures == 3
+
+
+def test_a_gate_of_its_own() -> None:
+    """Made without the constructor of its subclass: it has a cache all the same."""
+    gate = MemoryGate.__new__(MemoryGate)
+    default_cache().force_refresh()
+    assert not gate.is_fine()
+    gate._found_fine(default_cache().refreshes)
+    default_cache().force_refresh()
+    assert not gate.is_fine()
 
 
 def test_a_probe_that_raises_does_not_lock_the_cache() -> None:
@@ -181,6 +207,33 @@ def test_a_child_never_reports_its_parent() -> None:
     assert child < 100
     assert 90 <= grandchild_grew <= 120
     assert parent_after > 300
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_child_that_cannot_read_its_memory_knows_nothing() -> None:
+    output = run(
+        """
+        import os, warnings
+        from rcmgr import MemoryConnectionLimits
+        from rcmgr.memory_stats import MemoryStatsCache
+        warnings.simplefilter("ignore")
+        values = [500, None]
+        cache = MemoryStatsCache(1000, probe=lambda: values.pop(0))
+        limits = MemoryConnectionLimits(400, cache=cache)
+        assert limits.excess() is not None
+        read, write = os.pipe()
+        if os.fork() == 0:
+            before = cache.cached_memory_bytes, cache.is_known, cache.last_refresh
+            limits.check_limit()
+            after = cache.get_memory_usage(), cache.is_known, cache.failures
+            os.write(write, repr((before, after)).encode())
+            os._exit(0)
+        assert os.wait()[1] == 0
+        assert cache.get_memory_usage() == 500
+        print(os.read(read, 99).decode())
+        """
+    )
+    assert output == "((0, False, 0.0), (0, False, 1))"
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -285,27 +338,27 @@ def test_a_descriptor_that_others_took_is_not_believed() -> None:
 
 
 @linux
-def test_a_child_closes_no_file_of_others() -> None:
+def test_a_child_keeps_what_took_the_number_of_the_descriptor() -> None:
+    """A daemon closed what it did not know, opened its own, and forks workers."""
     output = run(
         """
         import os
         from rcmgr.memory_stats import read_memory_usage
         read_memory_usage()
-        for fd in range(3, 64):
-            try:
-                if os.readlink(f"/proc/self/fd/{fd}").endswith("/statm"):
-                    break
-            except OSError:
-                pass
-        other = os.open("/tmp", os.O_RDWR | os.O_TMPFILE)
-        os.write(other, b"mine")
-        os.dup2(other, fd)
+        kept = next(
+            int(fd) for fd in os.listdir("/proc/self/fd")
+            if os.path.exists(f"/proc/self/fd/{fd}")
+            and os.readlink(f"/proc/self/fd/{fd}").endswith("/statm"))
+        read, write = os.pipe()
+        os.dup2(write, kept)
         if os.fork() == 0:
-            os._exit(os.pread(fd, 9, 0) != b"mine")
-        print(os.waitstatus_to_exitcode(os.wait()[1]))
+            os.write(kept, b"%d" % (read_memory_usage() > 0))
+            os._exit(0)
+        assert os.wait()[1] == 0
+        print(os.read(read, 9).decode())
         """
     )
-    assert output == "0"
+    assert output == "1"
 
 
 @linux
@@ -316,11 +369,19 @@ def test_without_proc_it_is_unknown() -> None:
     output = run(
         """
         import os, tempfile, warnings
-        from rcmgr import MemoryConnectionLimits
+        from rcmgr import MemoryConnectionLimits, ResourceManager, memory_report
         from rcmgr.memory_stats import MemoryStatsCache, read_memory_usage
         cache = MemoryStatsCache(0)
         limits = MemoryConnectionLimits(max_bytes=1, cache=cache)
-        os.chroot(tempfile.mkdtemp())
+        total = memory_report().bounds[0]
+        used = MemoryStatsCache(0, probe=lambda: total.bytes)
+        manager = ResourceManager(memory_limits=MemoryConnectionLimits(
+            max_percentage=0.5, cache=used))
+        with tempfile.TemporaryDirectory() as folder:
+            os.chroot(folder)
+        # the machine's memory is known all the same, and a share of it holds
+        assert memory_report().bounds == (total,)
+        assert manager.open_connection(None) is None
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             print(read_memory_usage(), cache.get_memory_usage(), cache.failures)

@@ -7,8 +7,9 @@ from typing import Any
 
 from rcmgr.connection_limits import ConnectionLimits
 from rcmgr.connection_tracker import ConnectionTracker, Denial
+from rcmgr.counter import Counter
 from rcmgr.denials import DenialLog
-from rcmgr.memory_limits import MemoryConnectionLimits
+from rcmgr.memory_limits import MemoryConnectionLimits, MemoryExcess
 
 __all__ = ["ConnectionLifecycleManager"]
 
@@ -43,6 +44,24 @@ class ConnectionLifecycleManager:
         self.limits = limits
         self.memory_limits = memory_limits
         self.denials = DenialLog() if denials is None else denials
+        self._refused_for_memory = Counter()
+
+    @property
+    def refused_for_memory(self) -> int:
+        """How often more memory was in use than `memory_limits` allows when something was asked."""
+        return self._refused_for_memory.used
+
+    def memory_excess(self, *, new_peer: bool = False) -> MemoryExcess | None:
+        """None, or why `memory_limits` refuses to add anything now, noted as a denial.
+
+        new_peer: ask about a peer that holds no connection yet.
+        """
+        limits = self.memory_limits
+        excess = None if limits is None else limits.excess(new_peer=new_peer)
+        if excess is not None:
+            self._refused_for_memory.take()
+            self.denials.add(excess.to_error)
+        return excess
 
     async def handle_pending_inbound_connection(
         self, connection_id: Hashable, local_addr: Any = None, remote_addr: Any = None
@@ -52,7 +71,7 @@ class ConnectionLifecycleManager:
         ConnectionLimitExceeded: refused. ValueError: the id is established, or pending outbound.
         """
         if self.memory_limits is not None:
-            self._check_memory(self.memory_limits)
+            self._check_memory()
         denial = self.tracker.admit_pending_inbound(connection_id, self.limits)
         if denial is not None:
             self._deny(denial, connection_id, None)
@@ -71,7 +90,7 @@ class ConnectionLifecycleManager:
         if self.memory_limits is not None and not (
             peer_id is not None and self.tracker.is_bypassed(peer_id)
         ):
-            self._check_memory(self.memory_limits)
+            self._check_memory()
         denial = self.tracker.admit_pending_outbound(connection_id, self.limits, peer_id)
         if denial is not None:
             self._deny(denial, connection_id, peer_id)
@@ -156,10 +175,9 @@ class ConnectionLifecycleManager:
         """
         return self.tracker.reconcile(live_ids, min_age_seconds)
 
-    def _check_memory(self, limits: MemoryConnectionLimits) -> None:
-        excess = limits.excess()
+    def _check_memory(self) -> None:
+        excess = self.memory_excess()
         if excess is not None:
-            self.denials.add(excess.to_error)
             raise excess.to_error()
 
     def _is_known(

@@ -117,7 +117,6 @@ class ResourceManager(_InPlaceOfUpstream):  # type: ignore[misc]
         self._peer_rates = table_of(rates.per_peer, rates)
         self.protocol_rate_limiters: dict[str, ProtocolRateLimiter] = {}
         self.memory_limits = memory_limits
-        self._refused_for_memory = 0
         self._ids = itertools.count(1)
         self._closed = False
         # the name under which the swarm starts it
@@ -163,15 +162,8 @@ class ResourceManager(_InPlaceOfUpstream):  # type: ignore[misc]
 
     def _check_memory_limits(self, *, new_peer: bool = False) -> bool:
         """Whether the process's memory lets anything be added; False is noted as a denial."""
-        limits = self.memory_limits
-        if limits is None:
-            return True
-        excess = limits.excess(new_peer=new_peer)
-        if excess is None:
-            return True
-        self._refused_for_memory += 1
-        self.denials.add(excess.to_error)
-        return False
+        lifecycle = self.connection_lifecycle
+        return lifecycle.memory_limits is None or lifecycle.memory_excess(new_peer=new_peer) is None
 
     @property
     def limits(self) -> ResourceLimits:
@@ -328,9 +320,10 @@ class ResourceManager(_InPlaceOfUpstream):  # type: ignore[misc]
         TypeError: not an int. ValueError: negative. ResourceScopeClosed: the manager is closed.
         """
         self._check_open()
+        amount = _bytes(size)
         if not self._check_memory_limits():
             return False
-        if self._memory.take(_bytes(size)):
+        if self._memory.take(amount):
             return True
         memory = self._memory
         self.denials.add(MemoryReservationExceeded, memory.limit, memory.used, size)
@@ -390,8 +383,8 @@ class ResourceManager(_InPlaceOfUpstream):  # type: ignore[misc]
         for kind, counter in (("streams", self._streams), ("memory", self._memory)):
             if counter.denied:
                 denied[kind] = counter.denied
-        if self._refused_for_memory:
-            denied["memory_usage"] = self._refused_for_memory
+        if self.connection_lifecycle.refused_for_memory:
+            denied["memory_usage"] = self.connection_lifecycle.refused_for_memory
         for kind, rates in (
             ("connection_rate_per_ip", self._ip_rates),
             ("connection_rate_per_peer", self._peer_rates),
@@ -459,7 +452,10 @@ class ResourceManager(_InPlaceOfUpstream):  # type: ignore[misc]
 
 def _bytes(size: int) -> int:
     """A size as the counter takes it: peers announce sizes, and some of them are absurd."""
-    return min(operator.index(size), _MOST_BYTES)
+    amount = min(operator.index(size), _MOST_BYTES)
+    if amount < 0:
+        raise ValueError(f"size must be 0 or more bytes, not {size}")
+    return amount
 
 
 def _rate_error(

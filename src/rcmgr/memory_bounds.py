@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -108,7 +109,12 @@ def memory_pressure(root: Path = Path("/")) -> float | None:
 def _physical_memory() -> int:
     import psutil
 
-    return int(psutil.virtual_memory().total)
+    try:
+        # /proc/meminfo first: in some containers it is their own
+        return int(psutil.virtual_memory().total)
+    except OSError:
+        # hidden, as by systemd's ProcSubset=pid; the limits must hold all the same
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _address_space_limit() -> int | None:
@@ -189,8 +195,15 @@ def _some_avg10(file: Path) -> float | None:
         if line.startswith("some "):
             for field in line.split():
                 if field.startswith("avg10="):
-                    return float(field.removeprefix("avg10="))
+                    return _number(field.removeprefix("avg10="))
     return None
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def _lines(file: Path) -> list[str]:

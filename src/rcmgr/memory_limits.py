@@ -135,17 +135,22 @@ class MemoryConnectionLimits(MemoryGate):
 
         new_peer: ask about a peer that holds no connection yet.
         """
+        if self.deny_new_peers_above is None and self.max_pressure is None:
+            new_peer = False
         if not new_peer and self.is_fine():
             return None
-        used = self._stats.get_memory_usage()
-        if not self._stats.is_known:
+        stats = self._stats
+        stats.refresh_if_needed()
+        reading = stats.refreshes  # before the value: a later reading must be judged by itself
+        used = stats.cached_memory_bytes
+        if not stats.is_known:
             return None
         limit = self.max_allowed_bytes
         if limit is not None:
             self._refusing = used > self._mark(limit, self._refusing)
             if self._refusing:
                 return MemoryExcess(used, limit)
-        self._found_fine()
+        self._found_fine(reading)
         if not new_peer:
             return None
         if limit is not None and self.deny_new_peers_above is not None:

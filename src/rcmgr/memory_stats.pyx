@@ -2,7 +2,6 @@
 
 import os
 import sys
-import threading
 import warnings
 from weakref import WeakSet
 
@@ -14,6 +13,8 @@ from rcmgr._clock cimport rcmgr_now_coarse_ns
 
 cdef extern from "rss.h" nogil:
     int64_t rcmgr_rss_bytes() noexcept
+
+cdef int64_t NEVER = -(1 << 62)
 
 
 __all__ = [
@@ -59,8 +60,9 @@ cdef class MemoryStatsCache:
     TypeError, ValueError: max_stale_duration is not such a number.
 
     When the memory is unknown, the last known value stays (0 before the first), a warning is given
-    once, and `failures` counts. Several threads that find it stale make one reading, and those
-    that do not make it use the old value: nobody waits. After a fork the child's next call reads.
+    once, and `failures` counts; where warnings are errors, it goes to `sys.unraisablehook`. Several
+    threads that find it stale make one reading, and those that do not make it use the old value:
+    nobody waits. A forked child knows nothing until it has read its own.
 
     5 to 15 ns when fresh. Thread safe. Use `default_cache()` unless you need another age: then a
     hundred limits make one reading per 100 ms.
@@ -71,8 +73,10 @@ cdef class MemoryStatsCache:
     cdef int64_t _used
     cdef object _clock
     cdef object _probe
-    cdef object _reading  # a lock
+    cdef bint _reading
     cdef bint _warned
+    cdef readonly bint is_known
+    """Whether this process's memory was ever read."""
     cdef readonly double last_refresh
     """Time of the last successful reading, in seconds on the clock; 0.0: never."""
     cdef readonly int64_t refreshes
@@ -90,8 +94,7 @@ cdef class MemoryStatsCache:
         self._max_stale_ns = <int64_t>(max_stale_duration * 1e9)
         self._clock = clock
         self._probe = read_memory_usage if probe is None else probe
-        self._reading = threading.Lock()
-        self._stale_at_ns = -(1 << 62)
+        self._stale_at_ns = NEVER
         live_caches.add(self)
 
     @property
@@ -104,31 +107,37 @@ cdef class MemoryStatsCache:
         """What is known, however old; 0: nothing yet."""
         return self._used
 
-    @property
-    def is_known(self):
-        """Whether the memory was ever read."""
-        return self.refreshes > 0
-
     def get_memory_usage(self):
         """Bytes, at most `max_stale_duration` old unless unknown."""
+        cdef int64_t used
+        cdef bint stale
         cdef int64_t now = self._now()
-        if now >= self._stale_at_ns:
+        with cython.critical_section(self):
+            stale = now >= self._stale_at_ns
+            used = self._used
+        if stale:
             self._refresh(now)
-        return self._used
+            with cython.critical_section(self):
+                used = self._used
+        return used
 
     def refresh_if_needed(self):
         """Read if what is known is too old; True if a reading succeeded."""
+        cdef bint stale
         cdef int64_t now = self._now()
-        return now >= self._stale_at_ns and self._refresh(now)
+        with cython.critical_section(self):
+            stale = now >= self._stale_at_ns
+        return stale and self._refresh(now)
 
     def force_refresh(self):
         """Read now, unless another thread does; bytes."""
         self._refresh(self._now())
-        return self._used
+        return self.cached_memory_bytes
 
     def forget(self):
         """Make the next call read."""
-        self._stale_at_ns = -(1 << 62)
+        with cython.critical_section(self):
+            self._stale_at_ns = NEVER
 
     def _noop(self):
         """Returns what is known: the baseline of the benchmarks."""
@@ -138,31 +147,53 @@ cdef class MemoryStatsCache:
         return rcmgr_now_coarse_ns() if self._clock is None else self._clock()
 
     cdef bint _refresh(self, int64_t now) except -1:
-        if not self._reading.acquire(False):
+        cdef bint mine, known, warn
+        cdef int64_t used = 0
+        with cython.critical_section(self):
+            mine = not self._reading
+            self._reading = True
+        if not mine:
             return False
         try:
-            used = self._probe()
+            found = self._probe()
+            known = found is not None
+            if known:
+                used = found
+        except BaseException:
+            with cython.critical_section(self):
+                self._reading = False
+            raise
+        with cython.critical_section(self):
+            self._reading = False
             # a reading that fails is tried again no sooner than one that does not
             self._stale_at_ns = now + self._max_stale_ns
-            if used is None:
-                self.failures += 1
-            else:
+            warn = not known and not self._warned
+            if known:
                 self._used = used
+                self.is_known = True
                 self.refreshes += 1
                 self.last_refresh = now / 1e9
-        finally:
-            self._reading.release()
-        if used is None and not self._warned:
-            self._warned = True
-            warnings.warn(
-                "the memory of this process cannot be read: memory limits do not deny until it can",
-                UnknownMemoryWarning, stacklevel=2)
-        return used is not None
+            else:
+                self.failures += 1
+                self._warned = True
+        if warn:
+            warn_unknown()
+        return known
 
-    cdef int _after_fork(self) except -1:
-        self._reading = threading.Lock()  # the thread that held the old one is not in the child
-        self._stale_at_ns = -(1 << 62)
-        return 0
+    cdef void _after_fork(self) noexcept:
+        """The reading a thread had under way, and what was known, were the parent's."""
+        self._reading = False
+        self._stale_at_ns = NEVER
+        self._used = 0
+        self.is_known = False
+        self.last_refresh = 0.0
+
+
+cdef void warn_unknown() noexcept:
+    # noexcept: py-libp2p takes whatever is raised while it asks for a connection for consent
+    warnings.warn(
+        "the memory of this process cannot be read: memory limits do not deny until it can",
+        UnknownMemoryWarning)
 
 
 @cython.binding(False)
@@ -176,11 +207,16 @@ cdef class MemoryGate:
     cdef int64_t _fine_at  # the reading that was found fine, by its number; -1: none
 
     def __cinit__(self, *args, **kwargs):
+        self._cache = _default
         self._fine_at = -1
 
     cdef inline bint _holds(self) except -1:
-        return (self._cache.refreshes == self._fine_at
-                and self._cache._now() < self._cache._stale_at_ns)
+        cdef MemoryStatsCache cache = self._cache
+        cdef bint holds
+        cdef int64_t now = cache._now()
+        with cython.critical_section(cache):
+            holds = cache.refreshes == self._fine_at and now < cache._stale_at_ns
+        return holds
 
     def check_limit(self):
         """MemoryUsageLimitExceeded if more memory is used than is allowed. 10 ns when fresh."""
@@ -197,8 +233,10 @@ cdef class MemoryGate:
     def _attach(self, MemoryStatsCache cache not None):
         self._cache = cache
 
-    def _found_fine(self):
-        self._fine_at = self._cache.refreshes
+    def _found_fine(self, int64_t reading):
+        """The reading of that number (`refreshes`) allows more to be used."""
+        with cython.critical_section(self._cache):
+            self._fine_at = reading
 
 
 def _after_fork():
@@ -209,7 +247,7 @@ def _after_fork():
 live_caches = WeakSet()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
-_default = MemoryStatsCache()
+cdef MemoryStatsCache _default = MemoryStatsCache()
 
 
 def default_cache():
