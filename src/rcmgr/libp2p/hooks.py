@@ -1,0 +1,82 @@
+"""Named, reversible replacements of py-libp2p's functions, for what stock has no hook for."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+__all__ = ["Hook", "Libp2pMismatch", "UnverifiedLibp2pWarning", "check_version"]
+
+VERIFIED = ("0.8.1",)
+
+
+class Libp2pMismatch(RuntimeError):
+    """What a hook stands in for is not there, or not as in the libp2p it was written for."""
+
+
+class UnverifiedLibp2pWarning(UserWarning):
+    """This libp2p is newer than what the hooks were tried with."""
+
+
+_warned: set[str] = set()
+
+
+def check_version(what: str) -> None:
+    """Warn, once for each `what`, if `what` was not tried with the libp2p that is installed."""
+    found = version("libp2p")
+    if found not in VERIFIED and what not in _warned:
+        _warned.add(what)
+        warnings.warn(
+            f"{what} was verified with libp2p {', '.join(VERIFIED)}, not with {found}",
+            UnverifiedLibp2pWarning,
+            stacklevel=3,
+        )
+
+
+class Hook:
+    """`owner.attribute` is `make(original)` until `undo`.
+
+    owner: a module, a class, or an object, whose own attribute then hides its class's.
+    Hooks on one attribute may be undone in any order: one that is not on top hands every call on to
+    what was there before it.
+
+    Libp2pMismatch: the owner has no such callable; nothing has changed.
+    """
+
+    def __init__(
+        self, owner: Any, attribute: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]
+    ) -> None:
+        where = f"{getattr(owner, '__qualname__', None) or type(owner).__qualname__}.{attribute}"
+        check_version(f"the hook on {where}")
+        original = getattr(owner, attribute, None)
+        if not callable(original):
+            raise Libp2pMismatch(
+                f"there is no {where} to hook: written for libp2p {', '.join(VERIFIED)}, "
+                f"found {version('libp2p')}"
+            )
+        self.active = True
+        self._owner = owner
+        self._attribute = attribute
+        self._original = original
+        self._inherited = attribute not in vars(owner)
+        replacement = make(original)
+
+        @functools.wraps(original)
+        def hooked(*args: Any, **kwargs: Any) -> Any:
+            return (replacement if self.active else original)(*args, **kwargs)
+
+        self._hooked = hooked
+        setattr(owner, attribute, hooked)
+
+    def undo(self) -> None:
+        """Put back what was there; nothing happens the second time."""
+        self.active = False
+        if vars(self._owner).get(self._attribute) is not self._hooked:
+            return
+        if self._inherited:
+            delattr(self._owner, self._attribute)
+        else:
+            setattr(self._owner, self._attribute, self._original)

@@ -1,0 +1,83 @@
+"""Replacing py-libp2p's functions, and putting them back."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from rcmgr.libp2p import hooks
+from rcmgr.libp2p.hooks import Hook, Libp2pMismatch, UnverifiedLibp2pWarning
+
+
+class Base:
+    def inherited(self) -> str:
+        return "base"
+
+
+class Thing(Base):
+    number = 3
+
+    def greet(self, name: str) -> str:
+        """Says hello."""
+        return f"hello {name}"
+
+
+def louder(original: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *args: original(*args) + "!"
+
+
+def test_a_class_is_hooked_and_put_back() -> None:
+    before = vars(Thing)["greet"]
+    hook = Hook(Thing, "greet", louder)
+    assert Thing().greet("a") == "hello a!"
+    assert Thing.greet.__doc__ == "Says hello."
+    hook.undo()
+    hook.undo()
+    assert vars(Thing)["greet"] is before
+
+
+def test_an_object_is_hooked_alone() -> None:
+    thing, other = Thing(), Thing()
+    hook = Hook(thing, "greet", louder)
+    assert thing.greet("a") == "hello a!"
+    assert other.greet("a") == "hello a"
+    hook.undo()
+    assert not vars(thing)
+
+
+def test_what_a_class_inherits_is_inherited_again() -> None:
+    hook = Hook(Thing, "inherited", louder)
+    assert (Thing().inherited(), Base().inherited()) == ("base!", "base")
+    hook.undo()
+    assert "inherited" not in vars(Thing)
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_hooks_are_undone_in_any_order(order: tuple[int, int]) -> None:
+    thing = Thing()
+    both = [Hook(thing, "greet", louder), Hook(thing, "greet", louder)]
+    assert thing.greet("a") == "hello a!!"
+    both[order[0]].undo()
+    assert thing.greet("a") == "hello a!"
+    both[order[1]].undo()
+    assert thing.greet("a") == "hello a"
+
+
+@pytest.mark.parametrize("attribute", ["absent", "number"])
+def test_what_is_not_there_is_said_at_once(attribute: str) -> None:
+    with pytest.raises(Libp2pMismatch, match=rf"no Thing\.{attribute} to hook.*0\.8\.1"):
+        Hook(Thing, attribute, louder)
+
+
+def test_an_unknown_libp2p_is_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hooks, "version", lambda _: "9.9.9")
+    monkeypatch.setattr(hooks, "_warned", set())
+    thing = Thing()
+    with pytest.warns(UnverifiedLibp2pWarning, match=r"Thing\.greet.*0\.8\.1, not with 9\.9\.9"):
+        Hook(thing, "greet", louder).undo()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Hook(thing, "greet", louder).undo()
