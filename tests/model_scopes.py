@@ -166,13 +166,17 @@ class ModelLedger:
 
     # -- operations ----------------------------------------------------------------------------
 
-    def open_connection(self, inbound: bool, fd: bool, allowlisted: bool) -> Handle | Refused:
+    def open_connection(
+        self, inbound: bool, fd: bool, allowlisted: bool, peer: str | None
+    ) -> Handle | Refused:
         self.connections += 1
         groups = ["transient", "system"]
         if allowlisted:
             groups = ["allowlistedTransient", "allowlistedSystem"]
+        if peer is not None:
+            groups[0] = f"peer:{peer}"
         conn = Handle(
-            f"conn-{self.connections}", groups, is_leaf=True, allowlisted=allowlisted
+            f"conn-{self.connections}", groups, is_leaf=True, allowlisted=allowlisted, peer=peer
         )
         ask = amounts(fd=int(fd))
         ask["conns_inbound" if inbound else "conns_outbound"] = 1
@@ -202,16 +206,13 @@ class ModelLedger:
         return refused
 
     def set_peer(self, conn: Handle, peer: str, allowlisted: bool | None) -> Refused | None:
-        system = "allowlistedSystem" if conn.allowlisted else "system"
-        new = [f"peer:{peer}"]
-        leaves = conn.allowlisted and allowlisted is False
-        if leaves:
-            system = "system"
-            new.append(system)
+        allowed = conn.allowlisted if allowlisted is None else allowlisted
+        system = "allowlistedSystem" if allowed else "system"
+        new = [f"peer:{peer}"] + ([system] if allowed != conn.allowlisted else [])
         refused = self.hand_over(conn, new, [f"peer:{peer}", system])
         if refused is None:
             conn.peer = peer
-            conn.allowlisted = conn.allowlisted and not leaves
+            conn.allowlisted = allowed
         return refused
 
     def set_protocol(self, stream: Handle, protocol: str) -> Refused | None:
@@ -256,9 +257,10 @@ class ModelLedger:
         handle.own["memory"] -= given
         self.over_released += size - given
 
-    def acquire_stream(self, peer: str, inbound: bool) -> Refused | None:
+    def acquire_stream(self, peer: str, inbound: bool, allowlisted: bool) -> Refused | None:
         self.streams += 1
-        stream = Handle("", [f"peer:{peer}", "system"], peer=peer)
+        system = "allowlistedSystem" if allowlisted else "system"
+        stream = Handle("", [f"peer:{peer}", system], allowlisted=allowlisted, peer=peer)
         ask = amounts(**{"streams_inbound" if inbound else "streams_outbound": 1})
         refused = self.charge(stream, ask)
         if refused is None:
@@ -267,7 +269,7 @@ class ModelLedger:
 
     def release_stream(self, peer: str, inbound: bool) -> bool:
         what = "streams_inbound" if inbound else "streams_outbound"
-        for handle in self.handles:
+        for handle in sorted(self.handles, key=lambda handle: handle.allowlisted):
             if handle.name == "" and handle.peer == peer and handle.own[what] and handle.is_open:
                 handle.is_open = False
                 return True

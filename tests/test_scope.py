@@ -282,6 +282,30 @@ def test_an_allowlisted_connection_whose_peer_is_not() -> None:
     assert ledger.system().stat() == ledger.peer(PEER).stat() == conn.stat()
 
 
+def test_a_connection_whose_peer_turns_out_to_be_allowlisted() -> None:
+    ledger = Ledger(limits(allowlisted_system=limit(conns=1)))
+    conn = ledger.open_connection()
+    conn.reserve_memory(7)
+    conn.set_peer(PEER, allowlisted=True)
+    assert conn.allowlisted
+    assert not any(ledger.system().stat())
+    assert ledger.allowlisted_system().stat() == ledger.peer(PEER).stat() == conn.stat()
+    second = ledger.open_connection()
+    refusal = second.try_set_peer(PEER, allowlisted=True)
+    assert refusal.scope == "allowlistedSystem"
+    assert not second.allowlisted
+    assert ledger.transient().stat() == ledger.system().stat() == second.stat()
+
+
+def test_a_connection_of_a_known_peer_is_never_transient() -> None:
+    ledger = Ledger(limits(transient=limit(conns=0), peer_default=limit(conns=1)))
+    conn = ledger.open_connection(peer=PEER)
+    assert conn.peer == PEER
+    assert ledger.try_open_connection(peer=PEER).scope.startswith("peer:")
+    conn.close()
+    assert ledger.peers() == []
+
+
 def test_allowlisted_peers_get_in_when_the_system_is_full() -> None:
     ledger = Ledger(limits(system=limit(conns=1, streams=0)))
     first = ledger.open_connection()

@@ -101,10 +101,14 @@ class Scopes(RuleBasedStateMachine):
             found = [pair for pair in found if pair[1].owner is None]
         return found[pick % len(found)] if found else None
 
-    @rule(inbound=st.booleans(), fd=st.booleans(), allowlisted=st.booleans())
-    def open_connection(self, inbound: bool, fd: bool, allowlisted: bool) -> None:
-        real = self.ledger.try_open_connection(inbound, fd=fd, allowlisted=allowlisted)
-        self.both(real, self.model.open_connection(inbound, fd, allowlisted))
+    @rule(inbound=st.booleans(), fd=st.booleans(), allowlisted=st.booleans(),
+          peer=st.one_of(st.none(), PEERS))
+    def open_connection(
+        self, inbound: bool, fd: bool, allowlisted: bool, peer: str | None
+    ) -> None:
+        real = self.ledger.try_open_connection(
+            inbound, fd=fd, allowlisted=allowlisted, peer=peer)
+        self.both(real, self.model.open_connection(inbound, fd, allowlisted, peer))
 
     @rule(peer=PEERS, inbound=st.booleans(), allowlisted=st.booleans())
     def open_stream(self, peer: str, inbound: bool, allowlisted: bool) -> None:
@@ -207,10 +211,10 @@ class Scopes(RuleBasedStateMachine):
             assert model.live
             self.both(span, self.model.begin_span(model))
 
-    @rule(peer=PEERS, inbound=st.booleans())
-    def acquire_stream(self, peer: str, inbound: bool) -> None:
-        real = self.ledger.acquire_stream(peer, inbound)
-        self.both(real, self.model.acquire_stream(peer, inbound))
+    @rule(peer=PEERS, inbound=st.booleans(), allowlisted=st.booleans())
+    def acquire_stream(self, peer: str, inbound: bool, allowlisted: bool) -> None:
+        real = self.ledger.acquire_stream(peer, inbound, allowlisted)
+        self.both(real, self.model.acquire_stream(peer, inbound, allowlisted))
 
     @rule(peer=PEERS, inbound=st.booleans())
     def release_stream(self, peer: str, inbound: bool) -> None:

@@ -146,10 +146,20 @@ class Ledger:
     @property
     def leaked_at(self) -> dict[str, int]: ...
     def try_open_connection(
-        self, inbound: bool = True, *, fd: bool = True, allowlisted: bool = False
+        self,
+        inbound: bool = True,
+        *,
+        fd: bool = True,
+        allowlisted: bool = False,
+        peer: Hashable | None = None,
     ) -> ConnScope | Refusal: ...
     def open_connection(
-        self, inbound: bool = True, *, fd: bool = True, allowlisted: bool = False
+        self,
+        inbound: bool = True,
+        *,
+        fd: bool = True,
+        allowlisted: bool = False,
+        peer: Hashable | None = None,
     ) -> ConnScope: ...
     def try_open_stream(
         self, peer: Hashable, inbound: bool = True, *, allowlisted: bool = False
@@ -157,7 +167,9 @@ class Ledger:
     def open_stream(
         self, peer: Hashable, inbound: bool = True, *, allowlisted: bool = False
     ) -> StreamScope: ...
-    def acquire_stream(self, peer: Hashable, inbound: bool) -> Literal[True] | Refusal: ...
+    def acquire_stream(
+        self, peer: Hashable, inbound: bool, allowlisted: bool = False
+    ) -> Literal[True] | Refusal: ...
     def release_stream(self, peer: Hashable, inbound: bool) -> bool: ...
     def system(self) -> ScopeView: ...
     def transient(self) -> ScopeView: ...

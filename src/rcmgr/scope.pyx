@@ -221,7 +221,7 @@ cdef class _Node:
     cdef dict members  # of a service or protocol that has had any: its nodes by peer
     cdef _Node group   # of such a member, which pins it
     cdef uint32_t pins
-    cdef uint32_t loose[2]  # streams without a handle, inbound and outbound
+    cdef uint32_t loose[2][2]  # streams without a handle: [allowlisted][outbound]
     cdef int kind
 
     cdef str text(self):
@@ -723,9 +723,9 @@ cdef class ConnScope(Scope):
     def try_set_peer(self, peer, *, allowlisted=None):
         """Move from transient to the peer: True, or a `Refusal`, and nothing has changed.
 
-        allowlisted: False takes an allowlisted connection to the normal system scope in the same
-        step (its address was allowed, but not for this peer). RuntimeError: it has a peer.
-        ResourceScopeClosed: closed.
+        allowlisted: whether it is charged to the allowlisted system from now on, in the same step
+        (who it is may allow what the address did not, or the reverse); None: as before.
+        RuntimeError: it has a peer. ResourceScopeClosed: closed.
         """
         refusal = self.take_peer(peer, allowlisted)
         return True if refusal is None else refusal
@@ -741,10 +741,12 @@ cdef class ConnScope(Scope):
         cdef rcmgr_scope *new[2]
         cdef rcmgr_refusal why
         cdef Refusal refusal = None
-        cdef _Node node
-        cdef bint leave = allowlisted is not None and not is_true("allowlisted", allowlisted)
+        cdef _Node node, system
+        cdef bint allowed = self.allowlisted
         cdef bint closed, attached = False
         cdef int count
+        if allowlisted is not None:
+            allowed = is_true("allowlisted", allowlisted)
         peer = exact_peer(peer)
         if self.ledger is None:
             raise ResourceScopeClosed("scope")
@@ -759,22 +761,20 @@ cdef class ConnScope(Scope):
                 if closed or attached:
                     self.ledger.unpin(node)
                 else:
-                    leave = leave and self.allowlisted
                     new[0] = &node.state
                     old[0] = &(<_Node>self.ledger.transient_of(self.allowlisted)).state
+                    system = <_Node>self.ledger.system_of(allowed)
                     count = 1
-                    if leave:
-                        new[1] = &self.ledger.system_node.state
-                        old[1] = &self.ledger.allowlisted_system_node.state
+                    if allowed != self.allowlisted:
+                        new[1] = &system.state
+                        old[1] = &(<_Node>self.ledger.system_of(self.allowlisted)).state
                         count = 2
                     if self.ledger.hand_over(&self.state.held, old, count, new, count, &why):
                         self.peer_node = node
-                        if leave:
-                            self.allowlisted = False
+                        self.allowlisted = allowed
                     else:
                         refusal = self.refused(
-                            &why, RCMGR_PRIORITY_ALWAYS, True,
-                            node if why.place == 0 else self.ledger.system_node,
+                            &why, RCMGR_PRIORITY_ALWAYS, True, node if why.place == 0 else system
                         )
                         self.ledger.unpin(node)
         if closed:
@@ -1152,7 +1152,7 @@ cdef class Ledger:
 
     # -- leaves ----------------------------------------------------------------------------------
 
-    cdef object take_connection(self, object inbound, bint fd, bint allowlisted):
+    cdef object take_connection(self, object inbound, bint fd, bint allowlisted, object peer):
         cdef rcmgr_scope *chain[LONGEST_CHAIN]
         cdef rcmgr_amounts ask
         cdef rcmgr_refusal why
@@ -1161,10 +1161,14 @@ cdef class Ledger:
         scope.inbound = is_true("inbound", inbound)
         scope.allowlisted = allowlisted
         scope.start(self, CONN, &self.defaults[<int>CONN])
+        if peer is not None:
+            peer = exact_peer(peer)
         memset(&ask, 0, sizeof(ask))
         ask.of[RCMGR_CONNS_INBOUND if scope.inbound else RCMGR_CONNS_OUTBOUND] = 1
         ask.of[RCMGR_FD] = fd
         with cython.critical_section(self):
+            if peer is not None:
+                scope.peer_node = self.pinned(self.peer_nodes, PEER, None, peer)
             self.connections_opened += 1
             scope.number = self.connections_opened
             scope.epoch = self.epoch
@@ -1176,19 +1180,24 @@ cdef class Ledger:
                 result = scope.refused(
                     &why, RCMGR_PRIORITY_ALWAYS, False, scope.node_at(chain[why.place])
                 )
+                if scope.peer_node is not None:
+                    self.unpin(scope.peer_node)
         return result
 
-    def try_open_connection(self, inbound=True, *, bint fd=True, bint allowlisted=False):
+    def try_open_connection(
+        self, inbound=True, *, bint fd=True, bint allowlisted=False, peer=None
+    ):
         """Charge a connection to transient and system: a `ConnScope`, or a `Refusal`.
 
         fd: it uses a file descriptor (TCP does, QUIC and relayed ones do not).
         allowlisted: charge the allowlisted pair of scopes instead.
+        peer: whose it is, if that is known by now: charge the peer instead of transient.
         """
-        return self.take_connection(inbound, fd, allowlisted)
+        return self.take_connection(inbound, fd, allowlisted, peer)
 
-    def open_connection(self, inbound=True, *, bint fd=True, bint allowlisted=False):
+    def open_connection(self, inbound=True, *, bint fd=True, bint allowlisted=False, peer=None):
         """As `try_open_connection`, but raises ScopeLimitExceeded when refused."""
-        result = self.take_connection(inbound, fd, allowlisted)
+        result = self.take_connection(inbound, fd, allowlisted, peer)
         if type(result) is Refusal:
             raise (<Refusal>result).to_error()
         return result
@@ -1232,16 +1241,16 @@ cdef class Ledger:
             raise (<Refusal>result).to_error()
         return result
 
-    def acquire_stream(self, peer, inbound):
+    def acquire_stream(self, peer, inbound, bint allowlisted=False):
         """A stream that nobody holds a handle of: True, or a `Refusal`.
 
-        Charged to the peer and the system. For callers that only count, as libp2p.rcmgr's API;
-        give it back with `release_stream`.
+        Charged to the peer and the (allowlisted) system. For callers that only count, as
+        libp2p.rcmgr's API; give it back with `release_stream`.
         """
         cdef rcmgr_scope *chain[2]
         cdef rcmgr_amounts ask
         cdef rcmgr_refusal why
-        cdef _Node node
+        cdef _Node node, system
         cdef bint is_inbound = is_true("inbound", inbound)
         cdef object result = True
         peer = exact_peer(peer)
@@ -1249,29 +1258,30 @@ cdef class Ledger:
         ask.of[RCMGR_STREAMS_INBOUND if is_inbound else RCMGR_STREAMS_OUTBOUND] = 1
         with cython.critical_section(self):
             node = self.pinned(self.peer_nodes, PEER, None, peer)
+            system = <_Node>self.system_of(allowlisted)
             self.streams_opened += 1
-            chain[0], chain[1] = &node.state, &self.system_node.state
+            chain[0], chain[1] = &node.state, &system.state
             if rcmgr_charge(chain, 2, &ask, RCMGR_PRIORITY_ALWAYS, &why):
-                node.loose[not is_inbound] += 1
+                node.loose[allowlisted][not is_inbound] += 1
                 self.raise_peaks()
             else:
                 if why.place == 0:
-                    result = self.refused(&why, RCMGR_PRIORITY_ALWAYS, PEER, node)
-                else:
-                    result = self.refused(&why, RCMGR_PRIORITY_ALWAYS, SYSTEM, self.system_node)
+                    system = node
+                result = self.refused(&why, RCMGR_PRIORITY_ALWAYS, system.kind, system)
                 self.unpin(node)
         return result
 
     def release_stream(self, peer, inbound):
         """Give back a stream of `acquire_stream`; False if there is none of this peer.
 
-        That counts in `over_released`, and raises ValueError if the ledger has `debug`.
+        Those charged to the normal system go first. That there is none counts in `over_released`,
+        and raises ValueError if the ledger has `debug`.
         """
         cdef rcmgr_scope *chain[2]
         cdef rcmgr_amounts what
         cdef PyObject *found
         cdef _Node node
-        cdef bint is_inbound = is_true("inbound", inbound), given = False
+        cdef bint is_inbound = is_true("inbound", inbound), given = False, allowlisted
         peer = exact_peer(peer)
         memset(&what, 0, sizeof(what))
         what.of[RCMGR_STREAMS_INBOUND if is_inbound else RCMGR_STREAMS_OUTBOUND] = 1
@@ -1279,9 +1289,11 @@ cdef class Ledger:
             found = PyDict_GetItemWithError(self.peer_nodes, peer)
             if found != NULL:
                 node = <_Node>found
-                if node.loose[not is_inbound] > 0:
-                    node.loose[not is_inbound] -= 1
-                    chain[0], chain[1] = &node.state, &self.system_node.state
+                allowlisted = node.loose[False][not is_inbound] == 0
+                if node.loose[allowlisted][not is_inbound] > 0:
+                    node.loose[allowlisted][not is_inbound] -= 1
+                    chain[0] = &node.state
+                    chain[1] = &(<_Node>self.system_of(allowlisted)).state
                     rcmgr_give_back(chain, 2, &what)
                     self.unpin(node)
                     given = True
