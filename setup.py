@@ -22,8 +22,8 @@ SYSTEMS = {"linux": "linux", "darwin": "macos", "win32": "windows"}
 
 # module of rcmgr -> the C files it is linked with (headers of ext/ need no entry)
 MODULES: dict[str, list[str]] = {
+    "admission": [],
     "connection_tracker": [],
-    "counter": [],
     "memory_stats": [f"ext/rss_{SYSTEMS.get(sys.platform, 'unknown')}.c"],
     "scope": [],
     "token_bucket": [],

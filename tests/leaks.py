@@ -38,7 +38,6 @@ from rcmgr import (
     ScopeLimitExceeded,
     SubnetLimits,
 )
-from rcmgr.counter import Counter
 
 Cycle = Callable[[int], Any]
 
@@ -266,18 +265,6 @@ def managers_made_and_dropped() -> Cycle:
     return cycle
 
 
-def counter_cycle() -> Cycle:
-    counter = Counter(100_000_000_000)
-
-    def cycle(i: int) -> None:
-        counter.take(1_000_000 + i)
-        counter.give(2_000_000 + i)
-        repr(counter)
-        Counter(i)
-
-    return cycle
-
-
 def ledger_lives() -> Cycle:
     ledger = Ledger(NO_SCOPE_LIMITS)
 
@@ -399,7 +386,7 @@ CASES: dict[str, Callable[[], Cycle]] = {
         tracker_wrong_calls,
         tracker_views_and_records, tracker_bypass_clear_reconcile, lifecycle_cycle,
         lifecycle_denied, manager_denied, manager_scopes_dropped, manager_overlapping_handshakes,
-        manager_allowlist_text, managers_made_and_dropped, counter_cycle, ledger_lives,
+        manager_allowlist_text, managers_made_and_dropped, ledger_lives,
         ledger_refusals, ledger_views_limits_snapshots, ledger_dropped_and_cleared,
         gate_and_allowlist, limits_file,
     )

@@ -150,3 +150,8 @@ def check_nothing_held(manager: ResourceManager) -> None:
     totals = manager.connection_tracker.snapshot()
     assert totals.total_created == totals.total_closed
     assert totals.bypassed == 0
+    ledger = manager.ledger
+    assert not any(view.stat() != (0,) * 6 for view in (
+        ledger.system(), ledger.transient(), ledger.allowlisted_system(),
+        ledger.allowlisted_transient()))
+    assert ledger.peers() == []

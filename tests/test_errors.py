@@ -16,6 +16,7 @@ from rcmgr import (
     MemoryReservationExceeded,
     ResourceLimitExceeded,
     ResourceScopeClosed,
+    ScopeLimitExceeded,
     StreamLimitExceeded,
 )
 from rcmgr.errors import link_upstream
@@ -24,8 +25,8 @@ PEER = ID(b"\x00\x01peer")
 
 ERRORS = [
     ConnectionLimitExceeded(10, 11, ConnectionLimitKind.PENDING_INBOUND, "c", PEER),
-    StreamLimitExceeded(5, 5, "inbound", PEER),
-    MemoryReservationExceeded(100, 90, 20),
+    StreamLimitExceeded("system", "inbound stream", 5, 1, 5, peer_id=PEER),
+    MemoryReservationExceeded("system", "memory", 90, 20, 100),
     ResourceLimitExceeded("full"),
     ResourceScopeClosed("manager"),
 ]
@@ -53,17 +54,17 @@ def test_fields() -> None:
         1, 2, ConnectionLimitKind.CONNECTIONS, "c", PEER)
     assert error.resource_type == "connection"
     assert "connection_id='c'" in repr(error)
-    stream = StreamLimitExceeded(5, 6, "inbound", PEER)
-    assert (stream.limit, stream.current, stream.direction, stream.peer_id) == (
-        5, 6, "inbound", PEER)
-    assert str(stream) == "Stream limit exceeded (current: 6, limit: 5)"
-    memory = MemoryReservationExceeded(100, 90, 20)
-    assert (memory.limit, memory.current, memory.requested) == (100, 90, 20)
-    assert str(memory) == (
-        "Memory reservation of 20 bytes refused (reserved: 90 bytes, limit: 100 bytes)"
-    )
-    for type_, arguments in ((ConnectionLimitExceeded, 3), (StreamLimitExceeded, 2),
-                             (MemoryReservationExceeded, 3)):
+    stream = StreamLimitExceeded("system", "stream", 6, 1, 5, peer_id=PEER)
+    assert (stream.limit, stream.current, stream.resource, stream.peer_id) == (
+        5, 6, "stream", PEER)
+    assert str(stream).startswith("system: cannot reserve stream: resource limit exceeded")
+    memory = MemoryReservationExceeded("system", "memory", 90, 20, 100)
+    assert (memory.limit, memory.current, memory.requested, memory.available) == (100, 90, 20, 10)
+    assert str(memory).startswith("system: resource limit exceeded (current: 90")
+    assert isinstance(stream, ScopeLimitExceeded)
+    assert isinstance(memory, ScopeLimitExceeded)
+    for type_, arguments in ((ConnectionLimitExceeded, 3), (StreamLimitExceeded, 5),
+                             (MemoryReservationExceeded, 5)):
         with pytest.raises(TypeError, match="required positional argument"):
             type_(*[1] * (arguments - 1))
     assert str(ResourceScopeClosed()) == "resource manager is closed"
@@ -133,8 +134,8 @@ import sys
 from libp2p.rcmgr.exceptions import ResourceLimitExceeded, ResourceScopeClosed
 for error, theirs in (
     (rcmgr.ConnectionLimitExceeded(1, 1, kind), ResourceLimitExceeded),
-    (rcmgr.StreamLimitExceeded(1, 1), ResourceLimitExceeded),
-    (rcmgr.MemoryReservationExceeded(1, 1, 1), ResourceLimitExceeded),
+    (rcmgr.StreamLimitExceeded("system", "stream", 1, 1, 1), ResourceLimitExceeded),
+    (rcmgr.MemoryReservationExceeded("system", "memory", 1, 1, 1), ResourceLimitExceeded),
     (rcmgr.ResourceLimitExceeded("full"), ResourceLimitExceeded),
     (rcmgr.ResourceScopeClosed(), ResourceScopeClosed),
 ):

@@ -11,7 +11,13 @@ import trio
 from libp2p.peer.id import ID
 from swarm import TRANSPORTS, Refused, Swarm, check_nothing_held, counts, finish, no_pause
 
-from rcmgr import ConnectionLimits, ConnectionScope, ResourceLimits, ResourceManager
+from rcmgr import (
+    ConnectionLimits,
+    ConnectionRecord,
+    ConnectionScope,
+    ResourceLimits,
+    ResourceManager,
+)
 
 PEER = ID(b"\x00\x01peer")
 OTHER = ID(b"\x00\x01other")
@@ -470,11 +476,9 @@ def test_a_window_of_overlapping_handshakes_in_one_task(manager: ResourceManager
         if len(window) > 2:
             window.pop(0).close()
     gc.collect()
-    from rcmgr.connection_tracker import ConnectionRecord
-    from rcmgr.handover import _pending
-
+    pending = next(var for var in copy_context() if var.name == "rcmgr_pending")
     remembered = 0
-    stack: Any = _pending.get()
+    stack: Any = pending.get()
     while stack is not None:
         assert isinstance(stack[0], ConnectionRecord)
         remembered += 1

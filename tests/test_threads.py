@@ -22,7 +22,6 @@ from rcmgr import (
     ResourceManager,
 )
 from rcmgr.connection_tracker import ConnectionRecord
-from rcmgr.counter import Counter
 
 THREADS = 8
 
@@ -305,28 +304,6 @@ def test_ids_that_let_other_threads_in() -> None:
     assert tracker.snapshot().total_denied > 0
 
 
-def test_counter() -> None:
-    limit = 5
-    rounds = 40_000
-    counter = Counter(limit)
-    held = [0] * THREADS
-
-    def work(number: int) -> None:
-        chance = random.Random(number)
-        for _ in range(rounds):
-            amount = chance.randrange(1, 4)
-            if counter.take(amount):
-                held[number] += 1
-                assert counter.used <= limit
-                assert counter.give(amount)
-
-    run_threads(work)
-    assert counter.used == counter.over_released == 0
-    assert counter.peak <= limit
-    assert counter.admitted == sum(held)
-    assert counter.admitted + counter.denied == THREADS * rounds
-
-
 def test_a_manager_in_many_threads() -> None:
     """Each thread drives swarms of all transports on one manager; streams and memory too."""
     limits = ConnectionLimits(5, 5, 5, 5, 4, 7)
@@ -364,4 +341,4 @@ def test_a_manager_in_many_threads() -> None:
     assert stats["peak_connections"] <= 11
     assert stats["peak_streams"] <= 6
     assert stats["peak_memory_bytes"] <= 1 << 20
-    assert stats["over_released"] == {"streams": 0, "memory_bytes": 0}
+    assert stats["over_released"] == stats["leaked"] == 0

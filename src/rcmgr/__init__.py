@@ -16,9 +16,9 @@ _MODULES = {
         "SubnetLimits",
     ],
     "addresses": ["Allowlist"],
+    "admission": ["ConnectionScope"],
     "connection_lifecycle": ["ConnectionLifecycleManager"],
     "connection_limits": ["ConnectionLimits"],
-    "connection_scope": ["ConnectionScope"],
     "connection_tracker": [
         "ConnectionKind",
         "ConnectionRecord",

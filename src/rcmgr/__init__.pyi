@@ -8,9 +8,9 @@ from rcmgr.address_limits import (
     SubnetLimits,
 )
 from rcmgr.addresses import Allowlist
+from rcmgr.admission import ConnectionScope
 from rcmgr.connection_lifecycle import ConnectionLifecycleManager
 from rcmgr.connection_limits import ConnectionLimits
-from rcmgr.connection_scope import ConnectionScope
 from rcmgr.connection_tracker import (
     ConnectionKind,
     ConnectionRecord,

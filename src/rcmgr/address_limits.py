@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 from rcmgr.addresses import Allowlist, Network, PrefixTable, endpoint_of, prefix_of
 from rcmgr.connection_limits import check_limit
 from rcmgr.errors import AddressLimitExceeded, RateLimitExceeded, ResourceLimitExceeded
-from rcmgr.rate_limits import Rate
+from rcmgr.rate_limits import Rate, check_on_full
 from rcmgr.token_bucket import BucketTable, TokenBucket
 
 __all__ = [
@@ -65,7 +65,7 @@ class AddressRates:
     overrides: the rate of one network, instead of the above and of `overall`; all that match have
         to admit, longest first. None: no limit.
     overall: for everything together that no override takes; None: no limit.
-    max_networks: remembered per prefix length; see `BucketTable`.
+    max_networks, on_full: of the table of each prefix length; see `BucketTable`.
     """
 
     ipv4: tuple[tuple[int, Rate], ...] = ((32, Rate(0.2, 16)),)
@@ -75,6 +75,7 @@ class AddressRates:
     )
     overall: Rate | None = None
     max_networks: int = 100_000
+    on_full: str = "evict_fullest"
 
     def __post_init__(self) -> None:
         for family in ("ipv4", "ipv6"):
@@ -89,6 +90,7 @@ class AddressRates:
             raise TypeError(f"max_networks must be an int, not {self.max_networks!r}")
         if self.max_networks < 1:
             raise ValueError(f"max_networks must be 1 or more, not {self.max_networks}")
+        check_on_full(self.on_full)
 
 
 def _check_rate(name: str, rate: object) -> None:
@@ -284,7 +286,10 @@ class AddressRateLimiter:
 
 
 def _table(rate: Rate, rates: AddressRates, clock: Callable[[], int] | None) -> BucketTable:
-    return BucketTable(rate.burst, rate.refill_rate, max_peers=rates.max_networks, clock=clock)
+    return BucketTable(
+        rate.burst, rate.refill_rate, max_peers=rates.max_networks, on_full=rates.on_full,
+        clock=clock,
+    )
 
 
 def _bucket(rate: Rate | None, clock: Callable[[], int] | None) -> TokenBucket | None:
@@ -332,6 +337,11 @@ class AddressGate:
         self.allowlist = Allowlist() if allowlist is None else allowlist
         self.subnets = None if subnets is None else SubnetLimiter(subnets)
         self.rates = None if rates is None else AddressRateLimiter(rates, clock=clock)
+        self._lock = threading.Lock()
+        self.refused_by_rate = 0
+        """How often an address came too often."""
+        self.refused_by_number = 0
+        """How often there were enough connections from a network."""
         verify, always = verify_source_rates(
             SubnetLimits() if subnets is None else subnets,
             (AddressRates() if rates is None else rates).max_networks,
@@ -349,6 +359,8 @@ class AddressGate:
         if inbound and self.rates is not None:
             late = self.rates.try_take(ip)
             if late is not None:
+                with self._lock:
+                    self.refused_by_rate += 1
                 return AddressRefusal(late[0], None, late[1], address)
         subnets = self.subnets
         if subnets is None:
@@ -356,6 +368,8 @@ class AddressGate:
         counted = subnets._counted_as(ip)
         full = subnets._try_take(ip, counted)
         if full is not None:
+            with self._lock:
+                self.refused_by_number += 1
             return AddressRefusal(full[0], full[1], 0.0, address)
         return Entered(subnets, counted)
 

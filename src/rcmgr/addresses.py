@@ -36,7 +36,7 @@ class Endpoint(NamedTuple):
     """What limits look at in an address."""
 
     ip: bytes | None
-    """4 or 16 bytes; None: no address to count against (DNS, memory, relayed, unknown)."""
+    """4 or 16 bytes; None: no address to count against (DNS, memory, relayed, unspecified)."""
     peer: Hashable | None
     """The peer named at the end, as bytes; None if there is none."""
 
@@ -48,7 +48,7 @@ def endpoint_of(address: str) -> Endpoint:
     A relayed address (with /p2p-circuit) has none: the relay's must not pay for its guests.
     """
     if not address.startswith("/"):
-        return Endpoint(packed_ip(address), None)
+        return Endpoint(_specified(packed_ip(address)), None)
     parts = address.split("/")[1:]
     peer = None
     for name, value in pairwise(parts):
@@ -60,7 +60,12 @@ def endpoint_of(address: str) -> Endpoint:
         parts = parts[2:]
     if len(parts) < 2 or parts[0] not in ("ip4", "ip6"):
         return Endpoint(None, peer)
-    return Endpoint(packed_ip(parts[1]), peer)
+    return Endpoint(_specified(packed_ip(parts[1])), peer)
+
+
+def _specified(ip: bytes | None) -> bytes | None:
+    # py-libp2p's swarm reports 0.0.0.0 for what it does not know
+    return ip if ip is not None and any(ip) else None
 
 
 class Network(NamedTuple):
@@ -186,9 +191,12 @@ class Allowlist:
         if isinstance(entries, str | bytes):
             raise TypeError(f"entries must be a collection of entries, not {entries!r}")
         self._lock = threading.Lock()
-        self._peers: set[Hashable] = set()
+        self.peers: dict[Hashable, Hashable] = {}
+        """Those allowed from anywhere: their key (an `ID`'s bytes) and how they were given."""
         # who is allowed from a network: peers, or None for everybody
         self._networks: PrefixTable[frozenset[Hashable | None]] = PrefixTable()
+        self.has_networks = False
+        """Whether any entry depends on an address."""
         for entry in entries:
             self.add(entry)
 
@@ -197,18 +205,17 @@ class Allowlist:
         network, peer = _entry(entry)
         with self._lock:
             if network is None:
-                self._peers.add(peer)
+                self.peers[peer] = peer if isinstance(entry, str) else entry
             else:
                 self._networks.set(network, (self._networks.get(network) or frozenset()) | {peer})
+                self.has_networks = True
 
     def remove(self, entry: Hashable) -> bool:
         """False: it was not there. Other entries that allow the same stay."""
         network, peer = _entry(entry)
         with self._lock:
             if network is None:
-                found = peer in self._peers
-                self._peers.discard(peer)
-                return found
+                return self.peers.pop(peer, None) is not None
             allowed = self._networks.get(network) or frozenset()
             if peer not in allowed:
                 return False
@@ -216,7 +223,16 @@ class Allowlist:
                 self._networks.remove(network)
             else:
                 self._networks.set(network, allowed - {peer})
+            self.has_networks = len(self._networks) > 0
             return True
+
+    def add_peer(self, peer: Hashable) -> None:
+        """As `add`, of a peer with any kind of id."""
+        self.peers[peer_key(peer_from_any(peer))] = peer
+
+    def remove_peer(self, peer: Hashable) -> bool:
+        """False: it was not there."""
+        return self.peers.pop(peer_key(peer_from_any(peer)), None) is not None
 
     def allows_address(self, ip: bytes | None) -> bool:
         """Whether somebody is allowed from here; who it is will be known after the handshake."""
@@ -225,18 +241,22 @@ class Allowlist:
     def allows(self, peer: Hashable, ip: bytes | None = None) -> bool:
         """Whether this peer is allowed from this address (None: from wherever it is)."""
         key = peer_key(peer_from_any(peer))
-        if key in self._peers:
+        if key in self.peers:
             return True
         if ip is None:
             return False
         return any(None in allowed or key in allowed for _, allowed in self._networks.matching(ip))
 
+    def allows_at(self, peer: Hashable, address: object) -> bool:
+        """`allows`, with a multiaddr or an IP address as text; None: unknown."""
+        return self.allows(peer, None if address is None else endpoint_of(str(address)).ip)
+
     def __bool__(self) -> bool:
-        return bool(self._peers) or len(self._networks) > 0
+        return bool(self.peers) or self.has_networks
 
     def __len__(self) -> int:
         """Peers and networks; several peers at one network count once."""
-        return len(self._peers) + len(self._networks)
+        return len(self.peers) + len(self._networks)
 
 
 def _entry(entry: Hashable) -> tuple[Network | None, Hashable | None]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Hashable, Set
-from typing import Any
+from typing import Any, NoReturn
 
 from rcmgr.connection_limits import ConnectionLimits
 from rcmgr.connection_tracker import ConnectionTracker, Denial
-from rcmgr.counter import Counter
 from rcmgr.denials import DenialLog
 from rcmgr.memory_limits import MemoryConnectionLimits, MemoryExcess
 
@@ -44,12 +44,13 @@ class ConnectionLifecycleManager:
         self.limits = limits
         self.memory_limits = memory_limits
         self.denials = DenialLog() if denials is None else denials
-        self._refused_for_memory = Counter()
+        self._refused_for_memory = 0
+        self._lock = threading.Lock()
 
     @property
     def refused_for_memory(self) -> int:
         """How often more memory was in use than `memory_limits` allows when something was asked."""
-        return self._refused_for_memory.used
+        return self._refused_for_memory
 
     def memory_excess(self, *, new_peer: bool = False) -> MemoryExcess | None:
         """None, or why `memory_limits` refuses to add anything now, noted as a denial.
@@ -59,7 +60,8 @@ class ConnectionLifecycleManager:
         limits = self.memory_limits
         excess = None if limits is None else limits.excess(new_peer=new_peer)
         if excess is not None:
-            self._refused_for_memory.take()
+            with self._lock:
+                self._refused_for_memory += 1
             self.denials.add(excess.to_error)
         return excess
 
@@ -192,6 +194,8 @@ class ConnectionLifecycleManager:
         if record is not None:
             self.tracker.remove(record, only_pending=True)
 
-    def _deny(self, denial: Denial, connection_id: Hashable, peer_id: Hashable | None) -> None:
+    def _deny(
+        self, denial: Denial, connection_id: Hashable, peer_id: Hashable | None
+    ) -> NoReturn:
         self.denials.add(denial.to_error, connection_id, peer_id)
         raise denial.to_error(connection_id, peer_id)

@@ -11,7 +11,7 @@ from collections.abc import (
 )
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, final
+from typing import Any, Protocol, final
 
 from rcmgr.connection_limits import ConnectionLimits
 from rcmgr.errors import ConnectionLimitExceeded, ConnectionLimitKind
@@ -23,6 +23,9 @@ __all__ = [
     "Denial",
     "TrackerSnapshot",
 ]
+
+class _Closable(Protocol):
+    def close(self) -> object: ...
 
 class ConnectionKind(str, Enum):
     PENDING_INBOUND = "pending_inbound"
@@ -50,6 +53,8 @@ class ConnectionRecord:
     def connection_id(self) -> Hashable: ...
     @property
     def peer_id(self) -> Hashable | None: ...
+    @property
+    def held(self) -> _Closable | None: ...
     @property
     def state(self) -> str: ...
     @property
@@ -95,7 +100,11 @@ class TrackerSnapshot:
 class ConnectionTracker:
     max_connections: int | None
     def __new__(
-        cls, *, max_connections: int | None = None, clock: Callable[[], int] | None = None
+        cls,
+        *,
+        max_connections: int | None = None,
+        clock: Callable[[], int] | None = None,
+        bypass: dict[Hashable, Hashable] | None = None,
     ) -> ConnectionTracker: ...
     def add_pending_inbound(
         self, connection_id: Hashable, peer_id: Hashable | None = None
@@ -127,11 +136,21 @@ class ConnectionTracker:
         *,
         owned: bool = False,
     ) -> Denial | None: ...
+    def admit(
+        self,
+        connection_id: Hashable,
+        peer_id: Hashable | None,
+        inbound: bool,
+        limits: ConnectionLimits,
+        held: _Closable | None = None,
+        exempt: bool = False,
+    ) -> ConnectionRecord | Denial: ...
+    def hold(self, record: ConnectionRecord, held: _Closable | None) -> bool: ...
     def remove_connection(
         self, connection_id: Hashable, peer_id: Hashable | None = None
     ) -> bool: ...
     def holds(self, record: ConnectionRecord) -> bool: ...
-    def remove(self, record: ConnectionRecord, *, only_pending: bool = False) -> bool: ...
+    def remove(self, record: ConnectionRecord, only_pending: bool = False) -> bool: ...
     def rename(self, record: ConnectionRecord, connection_id: Hashable) -> bool: ...
     def clear(self) -> None: ...
     def add_bypass_peer(self, peer_id: Hashable) -> None: ...

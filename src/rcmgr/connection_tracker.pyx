@@ -129,6 +129,8 @@ cdef class ConnectionRecord:
 
     cdef object id
     cdef object peer
+    cdef readonly object held
+    """What the connection holds elsewhere; closed when the connection ends. None: nothing."""
     # Links of the list the record is in: all pending ones, oldest first, or those of one peer.
     # Not owned: the tracker's table owns every record in it, and only linked records are in it.
     cdef PyObject *previous
@@ -174,6 +176,13 @@ cdef class ConnectionRecord:
     def is_claimed(self):
         """Known to the swarm by `connection_id`, so that `reconcile` applies to it."""
         return self.entry.claimed == 1
+
+    cdef int let_go(self) except -1:
+        """After the end, by whoever ended it, outside the lock."""
+        held, self.held = self.held, None
+        if held is not None:
+            held.close()
+        return 0
 
     def __repr__(self):
         return f"ConnectionRecord({self.id!r}, {self.state}, peer={self.peer!r})"
@@ -259,6 +268,7 @@ cdef class ConnectionTracker:
 
     clock: returns monotonic nanoseconds; default the system's coarse clock (a few ms).
     max_connections: limit on pending and established connections together; None: no limit.
+    bypass: the bypassed peers, by peer key (bytes of an `ID`), if they are kept by somebody else.
 
     Cost: O(1), 30 to 80 ns per operation with few connections. Thread safe, with the GIL and on
     free-threaded builds, for ids whose hash and comparison run no Python code (str, bytes, int and
@@ -280,13 +290,13 @@ cdef class ConnectionTracker:
     cdef int64_t _oldest_unseen_ns
     cdef int64_t _next_pass_ns
 
-    def __cinit__(self, *, max_connections=None, clock=None):
+    def __cinit__(self, *, max_connections=None, clock=None, dict bypass=None):
         cdef int i
         memset(&self._connections, 0, sizeof(rcmgr_table))
         memset(&self._peers, 0, sizeof(rcmgr_table))
         self._fit(&self._connections)
         self._fit(&self._peers)
-        self._bypass = {}
+        self._bypass = {} if bypass is None else bypass
         self._oldest_pending = self._newest_pending = NULL
         memset(&self._counts, 0, sizeof(self._counts))
         for i in range(RCMGR_LIMITS):
@@ -378,6 +388,58 @@ cdef class ConnectionTracker:
         return self._establish(
             connection_id, peer_id, RCMGR_ESTABLISHED_OUTBOUND, limits, True, owned)
 
+    def admit(self, connection_id, peer_id, bint inbound, limits, held=None, bint exempt=False):
+        """Note a connection that somebody will `remove`: its ConnectionRecord, or the Denial.
+
+        peer_id: None before the handshake; else the connection is established, as with `owned`.
+        held: something with a `close()`, called once when the connection ends, whoever ends it. A
+        pending one keeps what it held. After a denial the caller closes it, unless it was pending.
+        exempt: no limit applies, as for a bypassed peer.
+        ValueError: there is such a connection already, and not pending in that direction.
+        """
+        cdef ConnectionRecord record
+        cdef object key = None
+        cdef uint64_t peer_hashed = 0, hashed = hash_of(connection_id)
+        cdef int64_t now = self._now()
+        cdef int state = RCMGR_PENDING_INBOUND if inbound else RCMGR_PENDING_OUTBOUND
+        cdef Verdict verdict
+        if peer_id is None:
+            record = new_record(connection_id, None)
+            record.held = held
+        else:
+            key = peer_key(peer_id)
+            peer_hashed = hash_of(key)
+            state += RCMGR_ESTABLISHED_INBOUND
+        with cython.critical_section(self):
+            if limits is not self._limits_source:
+                self._read_limits(limits)
+            if peer_id is None:
+                self._try_pend(record, hashed, None, state, limits, True, exempt, now, &verdict)
+            else:
+                record = self._try_establish(
+                    connection_id, hashed, peer_id, key, peer_hashed, state, limits, True, exempt,
+                    True, now, &verdict)
+                if verdict.outcome == RCMGR_ADMITTED and held is not None:
+                    record.held = held
+        if verdict.outcome == RCMGR_ADMITTED:
+            return record
+        if peer_id is not None and record is not None and verdict.outcome >= 0:
+            record.let_go()
+        denial = self._conclude(&verdict, connection_id, state)
+        if denial is False:
+            raise ValueError(f"connection {connection_id!r} is {STATES[state]} already")
+        return denial
+
+    def hold(self, ConnectionRecord record not None, held):
+        """Give a live connection something to close at its end; False: it is gone already."""
+        cdef size_t at
+        cdef bint present
+        with cython.critical_section(self):
+            present = self._slot_of(record, &at)
+            if present:
+                record.held = held
+        return present
+
     def remove_connection(self, connection_id, peer_id=None):
         """Forget a connection in any state; False if it is unknown (nothing changes).
 
@@ -392,6 +454,8 @@ cdef class ConnectionTracker:
             record = self._find(&self._connections, hashed, connection_id, &at)
             if record is not None:
                 removed = self._remove(record)
+        if removed:
+            record.let_go()
         return removed
 
     def holds(self, ConnectionRecord record not None):
@@ -402,7 +466,7 @@ cdef class ConnectionTracker:
             present = self._slot_of(record, &at)
         return present
 
-    def remove(self, ConnectionRecord record not None, *, bint only_pending=False):
+    def remove(self, ConnectionRecord record not None, bint only_pending=False):
         """Forget this very connection, whatever id it has by now; False if it is gone already.
 
         only_pending: leave it alone (False) if it has been established meanwhile.
@@ -410,6 +474,8 @@ cdef class ConnectionTracker:
         cdef bint removed
         with cython.critical_section(self):
             removed = self._remove(record, only_pending)
+        if removed:
+            record.let_go()
         return removed
 
     def rename(self, ConnectionRecord record not None, connection_id):
@@ -629,9 +695,10 @@ cdef class ConnectionTracker:
         cdef int64_t now = self._now()
         cdef int64_t min_age = <int64_t>(min(min_age_seconds, MAX_AGE_SECONDS) * 1e9)
         cdef int64_t surplus = len(live_ids)
-        cdef int64_t unseen = 0, removed = 0
+        cdef int64_t unseen = 0
         cdef int64_t oldest_unseen = RCMGR_NO_LIMIT
         cdef ConnectionRecord record
+        cdef list removed = []
         with cython.critical_section(self):
             surplus = self._claimed - surplus
             if now < self._next_pass_ns and (
@@ -650,14 +717,17 @@ cdef class ConnectionTracker:
                 if not record.entry.claimed:
                     continue  # removed by somebody else meanwhile
                 if record.entry.since_ns <= now - min_age:
-                    removed += self._remove(record)
+                    if self._remove(record):
+                        removed.append(record)
                 else:
                     unseen += 1
                     oldest_unseen = min(oldest_unseen, record.entry.since_ns)
             self._unseen = unseen
             self._oldest_unseen_ns = oldest_unseen
             self._next_pass_ns = now + FULL_PASS_INTERVAL_NS
-        return removed
+        for entry in removed:
+            (<ConnectionRecord>entry).let_go()
+        return len(removed)
 
     # -- inside ------------------------------------------------------------------------------
 
@@ -693,7 +763,7 @@ cdef class ConnectionTracker:
         with cython.critical_section(self):
             if checked and limits is not self._limits_source:
                 self._read_limits(limits)
-            self._try_pend(record, hashed, key, state, limits, checked, now, &verdict)
+            self._try_pend(record, hashed, key, state, limits, checked, False, now, &verdict)
         return self._conclude(&verdict, connection_id, state)
 
     cdef object _establish(self, object connection_id, object peer_id, int state, object limits,
@@ -706,13 +776,15 @@ cdef class ConnectionTracker:
         cdef uint64_t peer_hashed = hash_of(key)
         cdef int64_t now = self._now()
         cdef Verdict verdict
-        cdef ConnectionRecord _kept  # a denied one is freed beyond the lock
+        cdef ConnectionRecord record
         with cython.critical_section(self):
             if checked and limits is not self._limits_source:
                 self._read_limits(limits)
-            _kept = self._try_establish(
-                connection_id, hashed, peer_id, key, peer_hashed, state, limits, checked, owned,
-                now, &verdict)
+            record = self._try_establish(
+                connection_id, hashed, peer_id, key, peer_hashed, state, limits, checked, False,
+                owned, now, &verdict)
+        if verdict.outcome >= 0 and record is not None:
+            record.let_go()
         return self._conclude(&verdict, connection_id, state)
 
     cdef inline object _conclude(self, Verdict *verdict, object connection_id, int state):
@@ -730,11 +802,12 @@ cdef class ConnectionTracker:
     # threads in. Between the last lookup and the end of a change, therefore, there is none.
 
     cdef int _try_pend(self, ConnectionRecord record, uint64_t hashed, object key, int state,
-                       object limits, bint checked, int64_t now, Verdict *verdict) except -1:
+                       object limits, bint checked, bint exempt, int64_t now,
+                       Verdict *verdict) except -1:
         cdef ConnectionRecord held
         cdef size_t at
         cdef uint64_t changes
-        cdef bint exempt = key is not None and self._is_exempt(key)
+        exempt = exempt or (key is not None and self._is_exempt(key))
         while True:
             self._fit(&self._connections)
             changes = self._changes()
@@ -756,12 +829,12 @@ cdef class ConnectionTracker:
 
     cdef ConnectionRecord _try_establish(
             self, object connection_id, uint64_t hashed, object peer_id, object key,
-            uint64_t peer_hashed, int state, object limits, bint checked, bint owned,
+            uint64_t peer_hashed, int state, object limits, bint checked, bint exempt, bint owned,
             int64_t now, Verdict *verdict):
         cdef ConnectionRecord record, head
         cdef size_t at, peer_at
         cdef uint64_t changes
-        cdef bint exempt = self._is_exempt(key)
+        exempt = exempt or self._is_exempt(key)
         while True:
             self._fit(&self._connections)
             self._fit(&self._peers)

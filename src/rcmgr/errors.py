@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Hashable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from enum import Enum
 
 __all__ = [
@@ -104,41 +104,6 @@ class ConnectionLimitExceeded(ResourceLimitExceeded):
 
 
 @dataclass(eq=False)
-class StreamLimitExceeded(ResourceLimitExceeded):
-    """A stream was refused: `current` streams were open against `limit`.
-
-    peer_id: as the caller named it; py-libp2p's swarm gives a stream's peer as base58 text.
-    """
-
-    limit: int
-    current: int
-    direction: str | None = None
-    peer_id: Hashable | None = None
-
-    resource_type = "stream"
-
-    def __str__(self) -> str:
-        return f"Stream limit exceeded (current: {self.current}, limit: {self.limit})"
-
-
-@dataclass(eq=False)
-class MemoryReservationExceeded(ResourceLimitExceeded):
-    """A reservation of `requested` bytes was refused: `current` of `limit` bytes were reserved."""
-
-    limit: int
-    current: int
-    requested: int = field()  # else the root's `requested` would be its default
-
-    resource_type = "memory"
-
-    def __str__(self) -> str:
-        return (
-            f"Memory reservation of {self.requested} bytes refused "
-            f"(reserved: {self.current} bytes, limit: {self.limit} bytes)"
-        )
-
-
-@dataclass(eq=False)
 class AddressLimitExceeded(ResourceLimitExceeded):
     """A connection was refused: `current` of `limit` connections were from its `network`."""
 
@@ -165,6 +130,7 @@ class ScopeLimitExceeded(ResourceLimitExceeded):
         "file descriptor", ...
     priority: of a memory reservation; (1 + priority) / 256 of the limit were open to it.
     asked_by: the scope that asked, if it is another one and has a name.
+    peer_id: of whom, if the caller knew.
 
     The message begins with the words of go-libp2p's error.
     """
@@ -176,6 +142,7 @@ class ScopeLimitExceeded(ResourceLimitExceeded):
     limit: int
     priority: int = 255
     asked_by: str | None = None
+    peer_id: Hashable | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -191,6 +158,16 @@ class ScopeLimitExceeded(ResourceLimitExceeded):
             f"{path}: {what}resource limit exceeded "
             f"(current: {self.current}, attempted: {self.attempted}, limit: {self.limit})"
         )
+
+
+@dataclass(eq=False)
+class StreamLimitExceeded(ScopeLimitExceeded):
+    """A scope had as many streams as it may."""
+
+
+@dataclass(eq=False)
+class MemoryReservationExceeded(ScopeLimitExceeded):
+    """A scope had not as much memory left as was asked for. Amounts are bytes."""
 
 
 @dataclass(eq=False)

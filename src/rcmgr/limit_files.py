@@ -223,6 +223,7 @@ class LimitsFile:
             tree["Rates"] = {
                 **_networks_shown(self.rates),
                 "overall": _shown(self.rates.overall), "max_networks": self.rates.max_networks,
+                "on_full": self.rates.on_full,
             }
         return tree
 
@@ -424,12 +425,12 @@ class _Reader:
         return _made(path, SubnetLimits, arguments)
 
     def _rates(self, path: str, value: Any) -> AddressRates:
-        known = ("ipv4", "ipv6", "overrides", "overall", "max_networks")
+        known = ("ipv4", "ipv6", "overrides", "overall", "max_networks", "on_full")
         table = self._table(path, value, known)
         arguments: dict[str, Any] = {}
         for key, each in table.items():
             where = f"{path}.{key}"
-            if key == "max_networks":
+            if key in ("max_networks", "on_full"):
                 arguments[key] = each
             elif key == "overall":
                 arguments[key] = self._rate(where, each)

@@ -2,43 +2,46 @@
 
 from __future__ import annotations
 
-import itertools
 import operator
+import threading
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from rcmgr.address_limits import AddressGate, AddressRates, AddressRefusal, SubnetLimits
+from rcmgr.addresses import Allowlist, endpoint_of
+from rcmgr.admission import Admission, Handover, is_inbound
 from rcmgr.connection_limits import ConnectionLimits, check_limit
-from rcmgr.connection_scope import ConnectionScope
 from rcmgr.connection_tracker import ConnectionTracker
-from rcmgr.counter import Counter
 from rcmgr.denials import DenialLog
 from rcmgr.errors import (
-    MemoryReservationExceeded,
     RateLimitExceeded,
     ResourceLimitExceeded,
     ResourceScopeClosed,
-    StreamLimitExceeded,
     link_upstream,
 )
-from rcmgr.handover import Handover, HostLifecycle
+from rcmgr.host_lifecycle import HostLifecycle
 from rcmgr.host_watch import HostWatch
+from rcmgr.limit_files import NodeLimits
+from rcmgr.limits import ConcreteLimits, Limit
 from rcmgr.memory_limits import MemoryConnectionLimits
-from rcmgr.peers import ip_key, peer_from_any
+from rcmgr.peers import peer_from_any, peer_key
 from rcmgr.protocol_rate_limiter import ProtocolRateLimiter
 from rcmgr.rate_limiter import table_of
 from rcmgr.rate_limits import ConnectionRateLimits, RateLimits
+from rcmgr.scope import Ledger, Priority, ScopeStat, StreamScope
 from rcmgr.token_bucket import BucketTable
 
 __all__ = ["ResourceLimits", "ResourceManager"]
-
-_DIRECTIONS = ("inbound", "outbound", "unknown")
 
 # `new_host` is annotated with the class of libp2p, for which this one stands in without inheriting
 # from it. To a type checker the base is anything: strict code may pass a manager without a cast.
 _InPlaceOfUpstream: Any = object
 
-_MOST_BYTES = 2**63 - 1
+_MIB = 1024 * 1024
+_MOST = 2**63 - 1
+_MANY_STREAMS = 2**31 - 1  # the swarm needs a number
+_NO_LIMITS = NodeLimits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,65 +69,117 @@ class ResourceLimits:
 
     @property
     def max_memory_bytes(self) -> int | None:
-        return None if self.max_memory_mb is None else self.max_memory_mb * 1024 * 1024
+        return None if self.max_memory_mb is None else self.max_memory_mb * _MIB
+
+    @classmethod
+    def of(cls, system: Limit) -> ResourceLimits:
+        """What a limit of the system scope says, in these terms."""
+        return cls(
+            system.conns,
+            None if system.memory is None else system.memory // _MIB,
+            _MANY_STREAMS if system.streams is None else system.streams,
+        )
+
+    def applied_to(self, scopes: ConcreteLimits) -> ConcreteLimits:
+        """The same limits with the system's connections, streams and memory set to these."""
+        system = replace(
+            scopes.system,
+            conns=_counted(self.max_connections),
+            memory=_counted(self.max_memory_bytes),
+            streams=_counted(self.max_streams),
+        )
+        return replace(scopes, system=system)
 
 
-class ResourceManager(_InPlaceOfUpstream):  # type: ignore[misc]
+class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
     """Decides for a node, before a resource is spent, whether it may be.
 
     Give it to `libp2p.new_host(resource_manager=...)` or `new_swarm`.
 
-    limits: limits of the whole node; default `ResourceLimits()`.
-    allowlist: peers (`ID`, bytes or base58 text) whose connections and streams are never denied;
-        their connections count toward no limit. Default none.
-    connection_limits: limits by connection state; default none.
+    limits: of the node. `ResourceLimits` (the default): a few totals. `NodeLimits`: everything
+        there is, as in a limits file; `NodeLimits.default()` is scaled to this machine.
+    allowlist: peers, addresses, networks (see `Allowlist`) that are never denied by a limit of the
+        above, but for those of the allowlisted scopes. Default none.
+    connection_limits: limits by connection state; default those of `limits`.
     connection_rate_limits: how often one address and one peer may connect; default no limit.
     memory_limits: what the process may use before connections and reservations are refused;
-        default no limit. See also `set_memory_limits`.
+        default those of `limits`. See also `set_memory_limits`.
+    trace_allocations: remember where each scope was opened, for `ledger.leaked_at` (1 us each).
 
-    The methods that a swarm calls are O(1), never block and are thread safe. A denial is a return
-    value (None or False); `last_denial` and `denials` have the reasons.
+    Streams, connections and memory are counted in `ledger`, connections by state in
+    `connection_tracker`. The methods that a swarm calls are O(1), never block and are thread safe.
+    A denial is a return value (None or False); `last_denial` and `denials` have the reasons.
+
+    TypeError, ValueError: which argument is wrong, and why.
     """
 
     def __init__(
         self,
-        limits: ResourceLimits | None = None,
-        allowlist: Iterable[Hashable] | None = None,
+        limits: ResourceLimits | NodeLimits | None = None,
+        allowlist: Allowlist | Iterable[Hashable] | None = None,
         *,
         connection_limits: ConnectionLimits | None = None,
         connection_rate_limits: ConnectionRateLimits | None = None,
         memory_limits: MemoryConnectionLimits | None = None,
+        trace_allocations: bool = False,
     ) -> None:
         link_upstream()
-        self.denials = DenialLog()
-        self.connection_tracker = ConnectionTracker()
-        self._handover = Handover(self.connection_tracker)
-        self.connection_lifecycle = HostLifecycle(
-            self.connection_tracker,
-            ConnectionLimits() if connection_limits is None else connection_limits,
-            denials=self.denials,
-            handover=self._handover,
-        )
-        self._streams = Counter()
-        self._memory = Counter()
-        self.limits = ResourceLimits() if limits is None else limits
+        node = limits if isinstance(limits, NodeLimits) else _NO_LIMITS
+        if limits is None:
+            limits = ResourceLimits()
+        if connection_limits is None:
+            connection_limits = node.connections
         rates = ConnectionRateLimits() if connection_rate_limits is None else connection_rate_limits
         if not isinstance(rates, ConnectionRateLimits):
             raise TypeError(
                 f"connection_rate_limits must be a ConnectionRateLimits, not {rates!r}")
+        if rates.per_ip is not None and node.rates is not None:
+            raise ValueError(
+                "connection_rate_limits.per_ip and limits.rates both say how often an address may "
+                "connect: give one of them")
+        allowed = _allowlist(allowlist)
+        denials = DenialLog()
+        tracker = ConnectionTracker(bypass=allowed.peers)
+        handover = Handover(tracker)
+        ledger = Ledger(trace_allocations=trace_allocations)
+        self._lifecycle = HostLifecycle(
+            tracker,
+            connection_limits,
+            ledger=ledger,
+            denials=denials,
+            handover=handover,
+            allowlist=allowed,
+        )
+        super().__init__(
+            tracker=tracker,
+            lifecycle=self._lifecycle,
+            ledger=ledger,
+            allowlist=allowed,
+            denials=denials,
+            handover=handover,
+        )
+        self._memory = self.ledger.system()
+        self._scope_limits = node.scopes
+        if isinstance(limits, NodeLimits):
+            self.ledger.set_limits(node.scopes)
+        else:
+            self.limits = limits
         self.connection_rate_limits = rates
-        self._ip_rates = table_of(rates.per_ip, rates)
         self._peer_rates = table_of(rates.per_peer, rates)
+        self._asks_peers = self._peer_rates is not None
+        self._set_addresses(node.subnets, node.rates or _rates_per_ip(rates))
         self.protocol_rate_limiters: dict[str, ProtocolRateLimiter] = {}
+        if memory_limits is None and (node.memory.max_bytes, node.memory.max_percentage) != (
+            None, None
+        ):
+            memory_limits = MemoryConnectionLimits(
+                node.memory.max_bytes, node.memory.max_percentage)
         self.memory_limits = memory_limits
-        self._ids = itertools.count(1)
-        self._closed = False
+        # streams taken with `acquire_scoped_stream`
+        self._scoped_streams: dict[tuple[Any, ...], list[StreamScope]] = {}
+        self._lock = threading.Lock()
         # the name under which the swarm starts it
         self.graceful_degradation = HostWatch(self._forget_connections)
-        if isinstance(allowlist, str | bytes):
-            raise TypeError(f"allowlist must be a collection of peers, not {allowlist!r}")
-        for peer in allowlist or ():
-            self.add_allowed_peer(peer)
 
     # -- limits --------------------------------------------------------------------------------
 
@@ -160,183 +215,209 @@ class ResourceManager(_InPlaceOfUpstream):  # type: ignore[misc]
         limits = self.memory_limits or MemoryConnectionLimits()
         self.memory_limits = limits.with_max_bytes(max_bytes).with_max_percentage(max_percentage)
 
-    def _check_memory_limits(self, *, new_peer: bool = False) -> bool:
-        """Whether the process's memory lets anything be added; False is noted as a denial."""
-        lifecycle = self.connection_lifecycle
-        return lifecycle.memory_limits is None or lifecycle.memory_excess(new_peer=new_peer) is None
-
     @property
     def limits(self) -> ResourceLimits:
-        """Limits of the whole node. May be set; holds for what is asked from then on.
+        """Totals of the whole node. May be set; holds for what is asked from then on.
 
         The swarm has read `max_streams` by then: above it streams wait instead of being denied.
         """
-        return self._limits
+        return ResourceLimits.of(self._scope_limits.system)
 
     @limits.setter
     def limits(self, limits: ResourceLimits) -> None:
         if not isinstance(limits, ResourceLimits):
             raise TypeError(f"limits must be a rcmgr.ResourceLimits, not {limits!r}")
-        self._limits = limits
-        self.connection_tracker.max_connections = limits.max_connections
-        self._streams.limit = limits.max_streams
-        self._memory.limit = limits.max_memory_bytes
+        self.scope_limits = limits.applied_to(self._scope_limits)
+
+    @property
+    def scope_limits(self) -> ConcreteLimits:
+        """Limits of all scopes. May be set; holds for what is asked from then on. O(scopes)."""
+        return self._scope_limits
+
+    @scope_limits.setter
+    def scope_limits(self, limits: ConcreteLimits) -> None:
+        if not isinstance(limits, ConcreteLimits):
+            raise TypeError(f"scope_limits must be a rcmgr.ConcreteLimits, not {limits!r}")
+        self.ledger.set_limits(limits)
+        self._scope_limits = limits
+
+    def set_service_stream_limit(self, service: str, max_streams: int) -> None:
+        """How many streams a service may have, of all peers. TypeError, ValueError: not a count."""
+        self._limit_streams("service", service, max_streams)
+
+    def set_service_peer_stream_limit(self, service: str, max_streams: int) -> None:
+        """How many streams of a service each peer may have."""
+        self._limit_streams("service_peer", service, max_streams)
+
+    def set_protocol_stream_limit(self, protocol: str, max_streams: int) -> None:
+        """How many streams of a protocol there may be, of all peers."""
+        self._limit_streams("protocol", protocol, max_streams)
+
+    def set_protocol_peer_stream_limit(self, protocol: str, max_streams: int) -> None:
+        """How many streams of a protocol each peer may have."""
+        self._limit_streams("protocol_peer", protocol, max_streams)
+
+    def _limit_streams(self, scope: str, name: str, most: int) -> None:
+        with self._lock:
+            limits = self._scope_limits
+            table = getattr(limits, scope)
+            now = table.get(name, getattr(limits, f"{scope}_default"))
+            changed: Any = {scope: {**table, name: replace(now, streams=most)}}
+            self.scope_limits = replace(limits, **changed)
+
+    @property
+    def addresses(self) -> AddressGate | None:
+        """Who may connect from where; None: no limit depends on it."""
+        return self._lifecycle.addresses
+
+    def _set_addresses(self, subnets: SubnetLimits | None, rates: AddressRates | None) -> None:
+        gate = None
+        if subnets is not None or rates is not None:
+            gate = AddressGate(subnets, rates, self.allowlist)
+        self._asks_addresses = gate is not None
+        self._lifecycle.addresses = gate
+
+    def verify_source_address(self, address: str) -> bool:
+        """Whether who comes from here should prove the address before anything is spent on it.
+
+        False without limits on addresses; see `AddressGate.verify_source_address`.
+        """
+        gate = self.addresses
+        return gate is not None and gate.verify_source_address(address)
 
     def add_allowed_peer(self, peer_id: Hashable) -> None:
         """From now on, no limit is applied to connections and streams of this peer."""
-        self.connection_tracker.add_bypass_peer(peer_from_any(peer_id))
+        self.allowlist.add_peer(peer_id)
 
     def remove_allowed_peer(self, peer_id: Hashable) -> bool:
         """New connections and streams of this peer are limited again; False if it was not allowed.
         """
-        return self.connection_tracker.remove_bypass_peer(peer_from_any(peer_id))
+        return self.allowlist.remove_peer(peer_id)
 
     def is_allowed_peer(self, peer_id: Hashable) -> bool:
-        """Whether no limit is applied to this peer."""
-        return self.connection_tracker.is_bypassed(peer_from_any(peer_id))
+        """Whether no limit is applied to this peer, wherever it is."""
+        return self.allowlist.allows(peer_id)
 
-    # -- connections ---------------------------------------------------------------------------
+    # -- connections; `open_connection` is Admission's ------------------------------------------
 
-    def open_connection(
-        self,
-        peer_id: Hashable | None = None,
-        endpoint_ip: str | None = None,
-        direction: Any = "inbound",
-    ) -> ConnectionScope | None:
-        """Ask for a connection; the scope that holds it, or None: denied.
-
-        Without a peer id: before the handshake, and the scope holds a pending connection. With one:
-        after the handshake. Then the connection that this task has pending in that direction
-        becomes established, or one that the lifecycle handler admitted just before is taken over;
-        without either the connection is new. Never raises for a limit, and denies when the manager
-        is closed (the swarm takes an exception for consent).
-
-        direction: "inbound", "outbound" or a py-libp2p `Direction` (UNKNOWN counts as outbound);
-        ValueError for anything else. endpoint_ip: the remote address, for `connection_rate_limits`,
-        which hold for inbound connections. About 1 us.
-        """
-        if self._closed:
+    def _may_begin(self, inbound: bool, endpoint_ip: str | None) -> tuple[bool, Any] | None:
+        """Ask what depends on the address alone: (exempt, what to close at the end); None: no."""
+        if endpoint_ip is not None and self.allowlist.has_networks and (
+            self.allowlist.allows_address(endpoint_of(str(endpoint_ip)).ip)
+        ):
+            return True, None
+        if self.connection_lifecycle.memory_excess() is not None:
             return None
-        inbound = _is_inbound(direction)
-        if peer_id is None:
-            return self._open_pending(inbound, endpoint_ip)
-        return self._open_established(peer_from_any(peer_id), inbound)
+        gate = self.addresses
+        if gate is None or endpoint_ip is None:
+            return False, None
+        entered = gate.try_enter(str(endpoint_ip), inbound)
+        if isinstance(entered, AddressRefusal):
+            self.denials.add(entered.to_error)
+            return None
+        return False, entered
 
-    def _open_pending(self, inbound: bool, endpoint_ip: str | None) -> ConnectionScope | None:
-        if not self._check_memory_limits():
-            return None
-        rates = self._ip_rates
-        if inbound and rates is not None and endpoint_ip:
-            key = ip_key(endpoint_ip)
-            if not rates.try_consume(key):
-                self.denials.add(_rate_error, rates, "ip address", endpoint_ip, key, None)
-                return None
-        tracker = self.connection_tracker
-        connection_id = f"conn-{next(self._ids)}"
-        admit = tracker.admit_pending_inbound if inbound else tracker.admit_pending_outbound
-        denial = admit(connection_id, self.connection_limits)
-        if denial is not None:
-            self.denials.add(denial.to_error, connection_id, None)
-            return None
-        record = tracker.get_connection(connection_id)
-        if record is None:  # closed by another thread in between
-            return None
-        self._handover.offer_pending(record)
-        return ConnectionScope(tracker, record, only_pending=True)
-
-    def _open_established(self, peer_id: Hashable, inbound: bool) -> ConnectionScope | None:
-        tracker = self.connection_tracker
-        record = self._handover.take_established(peer_id, inbound, claimed=True)
-        if not self._may_connect(peer_id, inbound, known=record is not None):
-            if record is not None:
-                tracker.remove(record)
-            return None
-        if record is None:
-            pending = self._handover.take_pending(inbound)
-            if pending is None:
-                connection_id: Hashable = f"conn-{next(self._ids)}"
-            else:
-                connection_id = pending.connection_id
-            admit = (
-                tracker.admit_established_inbound if inbound else tracker.admit_established_outbound
-            )
-            denial = admit(connection_id, peer_id, self.connection_limits, owned=True)
-            if denial is not None:
-                self.denials.add(denial.to_error, connection_id, peer_id)
-                return None
-            record = tracker.get_connection(connection_id)
-            if record is None:  # closed by another thread in between
-                return None
-            self._handover.offer_established(record)
-        return ConnectionScope(tracker, record, only_pending=False)
-
-    def _may_connect(self, peer_id: Hashable, inbound: bool, *, known: bool) -> bool:
-        """Ask the limits that depend on the peer; `known`: this connection is counted already."""
+    def _may_connect(self, peer_id: Hashable, inbound: bool, known: bool) -> bool:
+        """Ask what depends on the peer alone; `known`: this connection is counted already."""
         rates = self._peer_rates if inbound else None
-        if rates is None and self.memory_limits is None:
-            return True
-        tracker = self.connection_tracker
-        if tracker.is_bypassed(peer_id):
-            return True
-        new_peer = tracker.get_peer_connection_count(peer_id) <= known
-        if not self._check_memory_limits(new_peer=new_peer):
+        new_peer = self.connection_tracker.get_peer_connection_count(peer_id) <= known
+        if self.connection_lifecycle.memory_excess(new_peer=new_peer) is not None:
             return False
         if rates is None or rates.try_consume(peer_id):
             return True
-        self.denials.add(_rate_error, rates, "peer", peer_id, peer_id, peer_id)
+        self.denials.add(_rate_error, rates, peer_id)
         return False
 
     # -- streams and memory --------------------------------------------------------------------
 
-    def acquire_stream(self, peer_id: Hashable, direction: Any) -> bool:
-        """Take a stream of this peer; False: denied.
+    def open_stream(self, peer_id: Hashable, direction: Any) -> StreamScope | None:
+        """Ask for a stream that is transient until its protocol is set; None: denied.
 
-        direction: as for `open_connection`. ResourceScopeClosed: the manager is closed. Under 1 us.
+        Close what it returns. For callers that know the stream's life, as `rcmgr.libp2p` does;
+        others count with `acquire_stream`. Arguments and errors as there. About 0.4 us.
         """
         self._check_open()
-        inbound = _is_inbound(direction)
-        exempt = len(self.connection_tracker.bypass_peers) > 0 and (
-            self.connection_tracker.is_bypassed(peer_from_any(peer_id))
+        peer = peer_from_any(peer_id)
+        scope = self.ledger.try_open_stream(
+            peer, is_inbound(direction), allowlisted=self.allowlist.allows(peer)
         )
-        if self._streams.take(exempt=exempt):
-            return True
-        streams = self._streams
-        self.denials.add(
-            StreamLimitExceeded,
-            streams.limit,
-            streams.used,
-            "inbound" if inbound else "outbound",
-            peer_id,
-        )
-        return False
+        if isinstance(scope, StreamScope):
+            return scope
+        self.denials.add(scope.to_error, peer)
+        return None
 
-    def release_stream(self, peer_id: Hashable, direction: Any) -> None:
-        """Give a stream back; more than were taken is ignored."""
-        self._streams.give()
+    def acquire_scoped_stream(
+        self,
+        peer_id: Hashable,
+        direction: Any,
+        service: str | None = None,
+        protocol: str | None = None,
+    ) -> bool:
+        """Take a stream, also of a service and a protocol; False: denied, and nothing is taken.
 
-    def acquire_memory(self, size: int) -> bool:
-        """Reserve `size` bytes; False: denied, however large the size.
-
-        TypeError: not an int. ValueError: negative. ResourceScopeClosed: the manager is closed.
+        A service's stream without a protocol is counted as one of a protocol of that name. Give it
+        back with `release_scoped_stream` and the same arguments. About 2 us.
         """
-        self._check_open()
-        amount = _bytes(size)
-        if not self._check_memory_limits():
+        scope = self.open_stream(peer_id, direction)
+        if scope is None:
             return False
-        if self._memory.take(amount):
+        try:
+            name = service if protocol is None else protocol
+            taken = True if name is None else scope.try_set_protocol(name)
+            if taken is True and service is not None:
+                taken = scope.try_set_service(service)
+        except BaseException:
+            scope.close()
+            raise
+        if taken is not True:
+            scope.close()
+            self.denials.add(taken.to_error, peer_id)
+            return False
+        with self._lock:
+            key = (scope.peer, scope.inbound, service, protocol)
+            self._scoped_streams.setdefault(key, []).append(scope)
+        return True
+
+    def release_scoped_stream(
+        self,
+        peer_id: Hashable,
+        direction: Any,
+        service: str | None = None,
+        protocol: str | None = None,
+    ) -> None:
+        """Give back a stream of `acquire_scoped_stream`; one that was not taken is ignored."""
+        peer = peer_key(peer_from_any(peer_id))
+        key = (peer, is_inbound(direction), service, protocol)
+        with self._lock:
+            scopes = self._scoped_streams.get(key, [])
+            scope = scopes.pop() if scopes else None
+            if not scopes:
+                self._scoped_streams.pop(key, None)
+        if scope is not None:
+            scope.close()
+
+    def acquire_memory(self, size: int, priority: int = Priority.ALWAYS) -> bool:
+        """Reserve `size` bytes of the system's memory; False: denied, however large the size.
+
+        priority: 0 to 255; (1 + priority) / 256 of the limit are open to it. TypeError: not an int.
+        ValueError: negative, or such a priority. ResourceScopeClosed: the manager is closed.
+        """
+        self._check_open()
+        size = _bytes(size)
+        if self.connection_lifecycle.memory_excess() is not None:
+            return False
+        taken = self._memory.try_reserve_memory(size, priority)
+        if taken is True:
             return True
-        memory = self._memory
-        self.denials.add(MemoryReservationExceeded, memory.limit, memory.used, size)
+        self.denials.add(taken.to_error)
         return False
 
     def release_memory(self, size: int) -> None:
-        """Give back reserved bytes; more than were reserved is ignored.
+        """Give back reserved bytes; more than were reserved is ignored, and counted.
 
         TypeError: not an int. ValueError: negative.
         """
-        self._memory.give(_bytes(size))
-
-    # -- rates ---------------------------------------------------------------------------------
+        self._memory.release_memory(_bytes(size))
 
     def add_protocol_rate_limiter(self, protocol: str, limits: RateLimits) -> ProtocolRateLimiter:
         """Limit the requests of a protocol; replaces its former limiter, if any.
@@ -372,29 +453,19 @@ class ResourceManager(_InPlaceOfUpstream):  # type: ignore[misc]
 
         As in libp2p.rcmgr: "connections" (pending and established together), "memory_bytes"
         (reserved), "streams", "limits". Besides: "connection_states" (count by state), "peers",
-        "peak_connections", "peak_memory_bytes", "peak_streams", "memory_admitted" (reservations),
-        "streams_admitted", "streams_denied", "over_released" (given back too often), "denied"
-        (count by limit; only those that refused), "protocol_rates"
-        (`ProtocolRateLimiter.get_protocol_stats` by protocol). O(1), but for the protocol rates:
-        O(peers they track).
+        "peak_connections", "peak_memory_bytes", "peak_streams", "over_released" (given back too
+        often), "leaked" (scopes dropped unclosed), "denied" (count by limit; only those that
+        refused), "protocol_rates" (`ProtocolRateLimiter.get_protocol_stats` by protocol). O(1),
+        but for the protocol rates: O(peers they track). All scopes: `ledger.snapshot()`.
         """
+        ledger = self.ledger
         tracker = self.connection_tracker.snapshot()
-        denied = dict(tracker.denied)
-        for kind, counter in (("streams", self._streams), ("memory", self._memory)):
-            if counter.denied:
-                denied[kind] = counter.denied
-        if self.connection_lifecycle.refused_for_memory:
-            denied["memory_usage"] = self.connection_lifecycle.refused_for_memory
-        for kind, rates in (
-            ("connection_rate_per_ip", self._ip_rates),
-            ("connection_rate_per_peer", self._peer_rates),
-        ):
-            if rates is not None and rates.denied:
-                denied[kind] = rates.denied
+        held = self._held()
+        peak = ledger.peak
         return {
             "connections": tracker.pending_total + tracker.established_total,
-            "memory_bytes": self._memory.used,
-            "streams": self._streams.used,
+            "memory_bytes": held.memory,
+            "streams": held.streams_inbound + held.streams_outbound,
             "limits": {
                 "max_connections": self.limits.max_connections,
                 "max_memory_bytes": self.limits.max_memory_bytes,
@@ -408,73 +479,103 @@ class ResourceManager(_InPlaceOfUpstream):  # type: ignore[misc]
                 "established_outbound": tracker.established_outbound,
             },
             "peers": tracker.peers,
-            "peak_connections": tracker.peak_connections,
-            "peak_memory_bytes": self._memory.peak,
-            "peak_streams": self._streams.peak,
-            "memory_admitted": self._memory.admitted,
-            "streams_admitted": self._streams.admitted,
-            "streams_denied": self._streams.denied,
-            "over_released": {
-                "streams": self._streams.over_released,
-                "memory_bytes": self._memory.over_released,
-            },
-            "denied": denied,
+            "peak_connections": peak["conns"],
+            "peak_memory_bytes": peak["memory"],
+            "peak_streams": peak["streams"],
+            "over_released": ledger.over_released,
+            "leaked": ledger.leaked,
+            "denied": self._denied(tracker.denied),
             "protocol_rates": {
                 protocol: limiter.get_protocol_stats()
                 for protocol, limiter in self.protocol_rate_limiters.items()
             },
         }
 
-    # -- the end -------------------------------------------------------------------------------
+    def _held(self) -> ScopeStat:
+        """What there is in all, allowlisted or not."""
+        ledger = self.ledger
+        both = zip(ledger.system().stat(), ledger.allowlisted_system().stat(), strict=True)
+        return ScopeStat(*(normal + allowlisted for normal, allowlisted in both))
 
-    @property
-    def closed(self) -> bool:
-        """Whether `close` was called."""
-        return self._closed
+    def _denied(self, states: dict[str, int]) -> dict[str, int]:
+        gate, rates = self.addresses, self._peer_rates
+        denied = {
+            **states,
+            **{
+                f"{scope} {resource}": count
+                for scope, counts in self.ledger.refused.items()
+                for resource, count in counts.items()
+            },
+            "memory_usage": self.connection_lifecycle.refused_for_memory,
+            "address_connections": 0 if gate is None else gate.refused_by_number,
+            "address_rate": 0 if gate is None else gate.refused_by_rate,
+            "connection_rate_per_peer": 0 if rates is None else rates.denied,
+        }
+        return {name: count for name, count in denied.items() if count}
+
+    # -- the end -------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Deny everything from now on and forget what is held; scopes may still be closed."""
-        self._closed = True
+        self._close()
         self._forget_connections()
-        self._memory.clear()
 
     def _forget_connections(self) -> None:
         self.connection_tracker.clear()
-        self._streams.clear()
+        self.ledger.clear()
+        self._memory = self.ledger.system()
+        if self.addresses is not None and self.addresses.subnets is not None:
+            self.addresses.subnets.clear()
+        with self._lock:
+            self._scoped_streams.clear()
 
     def _check_open(self) -> None:
-        if self._closed:
+        if self.closed:
             raise ResourceScopeClosed
 
     def __repr__(self) -> str:
-        return f"ResourceManager({self.connection_tracker!r}, streams={self._streams.used})"
+        held = self._held()
+        streams = held.streams_inbound + held.streams_outbound
+        return f"ResourceManager({self.connection_tracker!r}, streams={streams})"
+
+
+def _counted(limit: int | None) -> int | None:
+    """A limit as scopes have it: more than they can count is none."""
+    return None if limit is None or limit > _MOST else limit
 
 
 def _bytes(size: int) -> int:
-    """A size as the counter takes it: peers announce sizes, and some of them are absurd."""
-    amount = min(operator.index(size), _MOST_BYTES)
-    if amount < 0:
+    """A size as the ledger takes it: peers announce sizes, and some of them are absurd."""
+    wanted = operator.index(size)
+    if wanted < 0:
         raise ValueError(f"size must be 0 or more bytes, not {size}")
-    return amount
+    return min(wanted, _MOST)
 
 
-def _rate_error(
-    rates: BucketTable, what: str, who: Any, key: Hashable, peer_id: Hashable | None
-) -> RateLimitExceeded:
-    return RateLimitExceeded(
-        protocol="connections",
-        operation=f"connection of {what} {who}",
-        peer_id=peer_id,
-        retry_after_s=rates.time_until(key),
+def _allowlist(entries: Allowlist | Iterable[Hashable] | None) -> Allowlist:
+    if isinstance(entries, Allowlist):
+        return entries
+    if isinstance(entries, str | bytes):
+        raise TypeError(f"allowlist must be a collection of entries, not {entries!r}")
+    return Allowlist(entries or ())
+
+
+def _rates_per_ip(rates: ConnectionRateLimits) -> AddressRates | None:
+    if rates.per_ip is None:
+        return None
+    return AddressRates(
+        ipv4=((32, rates.per_ip),),
+        ipv6=((64, rates.per_ip),),
+        overrides={},
+        max_networks=rates.max_peers,
+        on_full=rates.on_full,
     )
 
 
-def _is_inbound(direction: Any) -> bool:
-    if direction == "inbound":
-        return True
-    name = str(getattr(direction, "name", direction)).lower()
-    if name not in _DIRECTIONS:
-        raise ValueError(
-            f"direction must be 'inbound', 'outbound' or a Direction, not {direction!r}"
-        )
-    return name == "inbound"
+def _rate_error(rates: BucketTable, peer_id: Hashable) -> RateLimitExceeded:
+    return RateLimitExceeded(
+        protocol="connections",
+        operation="connection of peer",
+        peer_id=peer_id,
+        retry_after_s=rates.time_until(peer_id),
+    )

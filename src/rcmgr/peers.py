@@ -1,12 +1,11 @@
-"""How py-libp2p names peers and addresses in its calls, and what of it our tables use as keys."""
+"""How py-libp2p names peers in its calls, and what of it our tables use as keys."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable
 from functools import lru_cache
-from socket import AF_INET, AF_INET6, inet_pton
 
-__all__ = ["ip_key", "peer_from_any", "peer_key", "peer_text"]
+__all__ = ["peer_from_any", "peer_from_text", "peer_key", "peer_text"]
 
 # texts of the shortest and the usual peer ids: sha2-256 multihash, inlined public keys
 _TEXT_PREFIXES = ("Qm", "12D3Koo", "16Uiu2H")
@@ -21,7 +20,7 @@ def peer_key(peer: Hashable) -> Hashable:
 
 def peer_from_any(peer: Hashable) -> Hashable:
     """The bytes of a peer id given as base58 text; an `ID`, bytes or another hashable as it is."""
-    return _peer_from_text(peer) if isinstance(peer, str) else peer
+    return _remembered(peer) if isinstance(peer, str) else peer
 
 
 def peer_text(peer: bytes | str) -> str:
@@ -31,8 +30,8 @@ def peer_text(peer: bytes | str) -> str:
     return peer if isinstance(peer, str) else base58.b58encode(peer).decode()
 
 
-@lru_cache(maxsize=4096)
-def _peer_from_text(text: str) -> Hashable:
+def peer_from_text(text: str) -> bytes | str:
+    """The bytes of a peer id given as base58 text; other text as it is. About 8 us."""
     if len(text) < _TEXT_LENGTH or not text.startswith(_TEXT_PREFIXES):
         return text
     import base58  # only with an allowlist or by hand; it takes 4 ms to load
@@ -43,20 +42,4 @@ def _peer_from_text(text: str) -> Hashable:
         return text
 
 
-_MAPPED_IPV4 = bytes(10) + b"\xff\xff"
-
-
-def ip_key(address: str) -> bytes:
-    """What counts as one address: an IPv4 address (also IPv4-mapped), or the /64 of an IPv6 one.
-
-    A text that is no address counts as itself.
-    """
-    try:
-        return inet_pton(AF_INET, address)
-    except OSError:
-        pass
-    try:
-        packed = inet_pton(AF_INET6, address.partition("%")[0])
-    except OSError:
-        return address.encode()
-    return packed[12:] if packed.startswith(_MAPPED_IPV4) else packed[:8]
+_remembered = lru_cache(maxsize=4096)(peer_from_text)

@@ -155,6 +155,10 @@ def _check_int(name: str, value: object, least: int) -> None:
 
 def _check_table(max_peers: object, on_full: object) -> None:
     _check_int("max_peers", max_peers, 1)
+    check_on_full(on_full)
+
+
+def check_on_full(on_full: object) -> None:
     if on_full not in _ON_FULL:
         raise ValueError(f"on_full must be one of {', '.join(_ON_FULL)}, not {on_full!r}")
 

@@ -53,7 +53,7 @@ class Refusal:
     @property
     def limit(self) -> int: ...
     def __bool__(self) -> Literal[False]: ...
-    def to_error(self) -> ScopeLimitExceeded: ...
+    def to_error(self, peer_id: Hashable | None = None) -> ScopeLimitExceeded: ...
 
 @disjoint_base
 class Scope:
@@ -97,9 +97,9 @@ class ConnScope(Scope):
     @property
     def peer(self) -> _Key | None: ...
     def try_set_peer(
-        self, peer: Hashable, *, allowlisted: bool | None = None
+        self, peer: Hashable, allowlisted: bool | None = None
     ) -> Literal[True] | Refusal: ...
-    def set_peer(self, peer: Hashable, *, allowlisted: bool | None = None) -> None: ...
+    def set_peer(self, peer: Hashable, allowlisted: bool | None = None) -> None: ...
 
 @final
 class StreamScope(Scope):
@@ -148,7 +148,6 @@ class Ledger:
     def try_open_connection(
         self,
         inbound: bool = True,
-        *,
         fd: bool = True,
         allowlisted: bool = False,
         peer: Hashable | None = None,
@@ -156,7 +155,6 @@ class Ledger:
     def open_connection(
         self,
         inbound: bool = True,
-        *,
         fd: bool = True,
         allowlisted: bool = False,
         peer: Hashable | None = None,

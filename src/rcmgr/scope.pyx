@@ -26,7 +26,12 @@ import sys
 from collections import namedtuple
 from enum import IntEnum
 
-from rcmgr.errors import ResourceScopeClosed, ScopeLimitExceeded
+from rcmgr.errors import (
+    MemoryReservationExceeded,
+    ResourceScopeClosed,
+    ScopeLimitExceeded,
+    StreamLimitExceeded,
+)
 
 from rcmgr._peer cimport peer_key
 from rcmgr._scope cimport (
@@ -288,12 +293,17 @@ cdef class Refusal:
         """What there was too little of: "memory", "inbound stream", "file descriptor", ..."""
         return RESOURCE_TEXTS[self.what]
 
-    def to_error(self):
-        """The error that says so; ResourceLimitExceeded catches it."""
+    def to_error(self, peer_id=None):
+        """The ScopeLimitExceeded that says so, of whom if that is given."""
         scope, asked_by = self.scope, self.asked_by
-        return ScopeLimitExceeded(
+        error = ScopeLimitExceeded
+        if self.what == RCMGR_MEMORY:
+            error = MemoryReservationExceeded
+        elif self.what in (RCMGR_STREAMS, RCMGR_STREAMS_INBOUND, RCMGR_STREAMS_OUTBOUND):
+            error = StreamLimitExceeded
+        return error(
             scope, self.resource, self.current, self.attempted, self.limit, self.priority,
-            None if asked_by == scope else asked_by,
+            None if asked_by == scope else asked_by, peer_id,
         )
 
     def __repr__(self):
@@ -720,7 +730,7 @@ cdef class ConnScope(Scope):
         """Key of the peer (its bytes); None while it is not known."""
         return None if self.peer_node is None else self.peer_node.peer
 
-    def try_set_peer(self, peer, *, allowlisted=None):
+    def try_set_peer(self, peer, allowlisted=None):
         """Move from transient to the peer: True, or a `Refusal`, and nothing has changed.
 
         allowlisted: whether it is charged to the allowlisted system from now on, in the same step
@@ -730,7 +740,7 @@ cdef class ConnScope(Scope):
         refusal = self.take_peer(peer, allowlisted)
         return True if refusal is None else refusal
 
-    def set_peer(self, peer, *, allowlisted=None):
+    def set_peer(self, peer, allowlisted=None):
         """As `try_set_peer`, but raises ScopeLimitExceeded when refused."""
         refusal = self.take_peer(peer, allowlisted)
         if refusal is not None:
@@ -1184,9 +1194,7 @@ cdef class Ledger:
                     self.unpin(scope.peer_node)
         return result
 
-    def try_open_connection(
-        self, inbound=True, *, bint fd=True, bint allowlisted=False, peer=None
-    ):
+    def try_open_connection(self, inbound=True, bint fd=True, bint allowlisted=False, peer=None):
         """Charge a connection to transient and system: a `ConnScope`, or a `Refusal`.
 
         fd: it uses a file descriptor (TCP does, QUIC and relayed ones do not).
@@ -1195,7 +1203,7 @@ cdef class Ledger:
         """
         return self.take_connection(inbound, fd, allowlisted, peer)
 
-    def open_connection(self, inbound=True, *, bint fd=True, bint allowlisted=False, peer=None):
+    def open_connection(self, inbound=True, bint fd=True, bint allowlisted=False, peer=None):
         """As `try_open_connection`, but raises ScopeLimitExceeded when refused."""
         result = self.take_connection(inbound, fd, allowlisted, peer)
         if type(result) is Refusal:

@@ -84,11 +84,11 @@ async def test_an_address_connects_only_so_often() -> None:
             stream = await trio.open_tcp_stream("127.0.0.1", node.port)
             await stream.aclose()
         await eventually(
-            lambda: node.manager.get_stats()["denied"].get("connection_rate_per_ip") == 3
+            lambda: node.manager.get_stats()["denied"].get("address_rate") == 3
         )
         await eventually(lambda: node.counts == (0, 0, 0, 0))
         assert node.manager.connection_tracker.snapshot().total_created == 3
-        assert "connection of ip address 127.0.0.1" in str(node.manager.last_denial)
+        assert "connection of network 127.0.0.1/32" in str(node.manager.last_denial)
 
 
 async def test_a_peer_connects_only_so_often(transport: str) -> None:

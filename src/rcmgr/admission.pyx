@@ -1,0 +1,506 @@
+"""What a swarm asks for each connection and stream, in as few steps as it takes.
+
+For one connection py-libp2p's swarm asks up to three times: `open_connection(None, ...)` before the
+handshake, `open_connection(peer, ...)` after it, and the lifecycle handler of its `add_conn`. No
+call carries anything that names the connection to the others, but the swarm makes them one after
+the other in one task. So what the next call needs is kept in a context variable: each task sees
+only its own.
+
+TCP, WebSocket: pending, open(peer), lifecycle. QUIC: (outbound: pending), lifecycle, open(peer).
+"""
+
+cimport cython
+from cpython.contextvars cimport PyContextVar_Set, get_value
+from libc.stdint cimport uint64_t
+
+from contextvars import ContextVar
+from enum import Enum
+
+from rcmgr._peer cimport peer_key
+
+from rcmgr.connection_tracker import ConnectionRecord, Denial
+from rcmgr.errors import ResourceScopeClosed
+from rcmgr.peers import peer_from_text
+from rcmgr.scope import ConnScope
+
+__all__ = [
+    "Admission",
+    "ConnectionScope",
+    "Handover",
+    "charge_peer",
+    "charge_pending",
+    "is_inbound",
+]
+
+# A swarm names the peer of a stream by its base58 text, which takes 8 us to decode.
+cdef dict PEERS_BY_TEXT = {}
+cdef Py_ssize_t MOST_TEXTS = 10_000
+
+cdef object RECORD = ConnectionRecord
+cdef object DENIAL = Denial
+cdef object CONN_SCOPE = ConnScope
+
+# Pending connections that this task opened, of all managers, the latest first: a record, those
+# below it, and how many may be put on top before ended ones are dropped.
+cdef object PENDING = ContextVar("rcmgr_pending", default=None)
+# The connection this task established last, if one of scope and swarm does not know it yet, in an
+# _Offer: emptying that costs less than another value of the variable.
+cdef object ESTABLISHED = ContextVar("rcmgr_established", default=None)
+cdef enum:
+    ROOM = 16
+
+cdef object known_peer(object peer):
+    """The bytes of a peer given as base58 text, anything else as it is; 20 ns."""
+    if type(peer) is not str:
+        return peer
+    key = PEERS_BY_TEXT.get(peer)
+    if key is not None:
+        return key
+    key = peer_from_text(peer)
+    if len(PEERS_BY_TEXT) >= MOST_TEXTS:
+        PEERS_BY_TEXT.clear()
+    PEERS_BY_TEXT[peer] = key
+    return key
+
+
+cdef dict DIRECTIONS = {"inbound": True, "outbound": False, "unknown": False}
+cdef object known_inbound = "inbound"
+cdef object known_outbound = "outbound"
+
+
+cdef bint inbound_of(object direction) except -1:
+    if direction is known_inbound:
+        return True
+    if direction is known_outbound:
+        return False
+    return learn(direction)
+
+
+cdef bint learn(object direction) except -1:
+    """Any direction; the members of an enum are known by identity the next time."""
+    global known_inbound, known_outbound
+    name = str(getattr(direction, "name", direction)).lower()
+    found = DIRECTIONS.get(name)
+    if found is None:
+        raise ValueError(
+            f"direction must be 'inbound', 'outbound' or a Direction, not {direction!r}"
+        )
+    if isinstance(direction, Enum):
+        if name == "inbound":
+            known_inbound = direction
+        elif name == "outbound":
+            known_outbound = direction
+    return found
+
+
+def is_inbound(direction):
+    """Whether "inbound", "outbound", or a py-libp2p `Direction` is inbound; UNKNOWN is not.
+
+    ValueError: something else.
+    """
+    return inbound_of(direction)
+
+
+@cython.final
+@cython.no_gc
+@cython.freelist(16)
+cdef class _Offer:
+    cdef object record
+
+
+@cython.final
+@cython.binding(False)
+cdef class Handover:
+    """Passes a tracker's connections from one call of a task to the next."""
+
+    cdef object _tracker
+
+    def __init__(self, tracker):
+        self._tracker = tracker
+
+    cpdef offer_pending(self, record):
+        """The handshake of `record` begins in this task."""
+        stack = still_pending(get_value(PENDING))
+        room = ROOM if stack is None else stack[2] - 1
+        if room < 0:
+            stack, room = without_ended(stack)
+        PyContextVar_Set(PENDING, (record, stack, room))
+        offer = get_value(ESTABLISHED)
+        if offer is not None:
+            (<_Offer>offer).record = None
+
+    cpdef take_pending(self, bint inbound):
+        """The connection whose handshake this task has under way, if it has that direction."""
+        before = get_value(PENDING)
+        if before is None:
+            return None
+        stack = still_pending(before)
+        if stack is not before:
+            PyContextVar_Set(PENDING, stack)
+        while stack is not None:
+            record, stack, _ = stack
+            if record.is_pending and self._tracker.holds(record):
+                return record if record.is_inbound == inbound else None
+        return None
+
+    cpdef offer_established(self, record):
+        """`record` was established for a scope, or for the swarm: the other one asks next."""
+        cdef _Offer offer = _Offer.__new__(_Offer)
+        offer.record = record
+        PyContextVar_Set(ESTABLISHED, offer)
+
+    cpdef take_established(self, peer_id, bint inbound, bint claimed):
+        """What this task established just before, if it is of that peer and direction.
+
+        claimed: one that the swarm knows already (and has no scope yet); else one that only has a
+        scope yet.
+        """
+        offer = get_value(ESTABLISHED)
+        if offer is None:
+            return None
+        record, (<_Offer>offer).record = (<_Offer>offer).record, None
+        if record is None:
+            return None
+        if (
+            record.is_claimed != claimed
+            or record.is_inbound != inbound
+            or peer_key(record.peer_id) != peer_key(peer_id)
+            or not self._tracker.holds(record)
+        ):
+            return None
+        return record
+
+
+cdef object still_pending(object stack):
+    while stack is not None and not (<tuple>stack)[0].is_pending:
+        stack = (<tuple>stack)[1]
+    return stack
+
+
+cdef tuple without_ended(object stack):
+    """Also those further down; as much room as is left in it, so that the cost is O(1) amortised.
+
+    Without this, a task whose handshakes overlap for ever would remember all of them.
+    """
+    pending = []
+    while stack is not None:
+        record, stack, _ = stack
+        if record.is_pending:
+            pending.append(record)
+    room = max(ROOM, len(pending))
+    for record in reversed(pending):
+        stack = (record, stack, room)
+    return stack, room
+
+
+@cython.final
+@cython.no_gc
+@cython.binding(False)
+cdef class ConnectionScope:
+    """Holds a connection's slot until `close`, which gives it back exactly once.
+
+    A scope opened before the handshake holds the pending slot: once the connection is established,
+    closing this scope does nothing. A scope that is garbage-collected unclosed closes itself.
+    Thread safe.
+    """
+
+    cdef object __weakref__
+    cdef object _tracker
+    cdef object _record
+    cdef bint _only_pending
+
+    def __init__(self, tracker, record, *, bint only_pending):
+        self._tracker = tracker
+        self._record = record
+        self._only_pending = only_pending
+
+    @property
+    def connection_id(self):
+        return self._record.connection_id
+
+    @property
+    def peer_id(self):
+        """The peer; None before the handshake."""
+        return self._record.peer_id
+
+    @property
+    def closed(self):
+        """Whether this scope holds nothing (any more)."""
+        record = self._record
+        return not (record.is_pending or (record.is_established and not self._only_pending))
+
+    def close(self):
+        """Give the slot back; nothing happens if it was given back or handed over before."""
+        self.end()
+
+    cdef int end(self) except -1:
+        tracker, self._tracker = self._tracker, None
+        if tracker is None:  # closed before, or the constructor failed
+            return 0
+        if self._only_pending:
+            tracker.remove(self._record, True)
+        else:
+            tracker.remove(self._record)
+        return 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, exc_type, exc, traceback):
+        self.end()
+
+    def __del__(self):
+        self.end()
+
+    def __repr__(self):
+        return f"ConnectionScope({self._record!r}{', closed' if self.closed else ''})"
+
+
+cdef ConnectionScope new_scope(object tracker, object record, bint only_pending):
+    cdef ConnectionScope scope = ConnectionScope.__new__(ConnectionScope)
+    scope._tracker = tracker
+    scope._record = record
+    scope._only_pending = only_pending
+    return scope
+
+
+@cython.final
+cdef class _Held:
+    """A connection's share of the scopes, and of the network it came from."""
+
+    cdef object scope
+    cdef object entered
+
+    def close(self):
+        self.scope.close()
+        self.entered.close()
+
+
+cdef object held_with(object scope, object entered):
+    cdef _Held held
+    if entered is None:
+        return scope
+    held = _Held.__new__(_Held)
+    held.scope = scope
+    held.entered = entered
+    return held
+
+
+cpdef object charge_pending(
+    object admit, object open_scope, object connection_id, bint inbound, object limits,
+    bint exempt, object entered,
+):
+    """Count a connection before its handshake in both the scopes and the states.
+
+    Its ConnectionRecord; or a Refusal or Denial, and then `entered` is closed. `admit` and
+    `open_scope` are the tracker's and the ledger's methods.
+    """
+    scope = open_scope(inbound, True, exempt)
+    if type(scope) is not CONN_SCOPE:
+        if entered is not None:
+            entered.close()
+        return scope
+    held = held_with(scope, entered)
+    record = admit(connection_id, None, inbound, limits, held, exempt)
+    if type(record) is not RECORD:
+        held.close()
+    return record
+
+
+cpdef object charge_peer(
+    object admit, object open_scope, object pending, object connection_id, object peer,
+    bint inbound, object limits, bint exempt, object entered,
+):
+    """Count a connection whose peer is known: one that was pending, or (None) a new one.
+
+    Its ConnectionRecord; or a Refusal or Denial, or None (another thread closed it), and then
+    `entered` is closed. There is no way back for a pending one: end it.
+    """
+    held = None if pending is None else pending.held
+    scope = (<_Held>held).scope if type(held) is _Held else held
+    if type(scope) is CONN_SCOPE:
+        held = None  # the record keeps it
+        try:
+            moved = scope.try_set_peer(peer, exempt)
+        except ResourceScopeClosed:
+            return None
+        if moved is not True:
+            return moved
+    else:
+        scope = open_scope(inbound, False, exempt, peer)
+        if type(scope) is not CONN_SCOPE:
+            if entered is not None:
+                entered.close()
+            return scope
+        held = held_with(scope, entered)
+    record = admit(connection_id, peer, inbound, limits, held, exempt)
+    if type(record) is not RECORD and held is not None:
+        held.close()
+    return record
+
+
+@cython.binding(False)
+cdef class Admission:
+    """Asks everything that has a say about a connection or stream, in order, all or nothing.
+
+    The base of `ResourceManager`, which says what it may ask beside the tracker and the ledger:
+    `_may_begin(inbound, endpoint_ip)` before a handshake, None or (exempt, what to close at the
+    end), and `_may_connect(peer, inbound, known)` after it.
+    """
+
+    cdef readonly object connection_tracker
+    cdef readonly object connection_lifecycle
+    cdef readonly object ledger
+    cdef readonly object allowlist
+    """Who is never limited; may be edited at any time."""
+    cdef readonly object denials
+    """The latest denials, a DenialLog."""
+    # methods of the above, bound: looking them up would cost as much as calling them
+    cdef object _admit, _open, _acquire, _release
+    cdef dict _allowed  # the peers of the allowlist
+    cdef Handover _handover
+    cdef public bint _asks_addresses
+    cdef public bint _asks_peers
+    cdef bint _closed
+    cdef uint64_t _connections
+
+    def __init__(self, tracker, lifecycle, ledger, allowlist, denials, handover):
+        self.connection_tracker = tracker
+        self.connection_lifecycle = lifecycle
+        self.ledger = ledger
+        self.allowlist = allowlist
+        self._allowed = allowlist.peers
+        self._admit = tracker.admit
+        self._open = ledger.try_open_connection
+        self._acquire = ledger.acquire_stream
+        self._release = ledger.release_stream
+        self.denials = denials
+        self._handover = handover
+
+    @property
+    def closed(self):
+        """Whether `close` was called."""
+        return self._closed
+
+    def _close(self):
+        self._closed = True
+
+    # -- connections -------------------------------------------------------------------------
+
+    def open_connection(self, peer_id=None, endpoint_ip=None, direction="inbound"):
+        """Ask for a connection; the scope that holds it, or None: denied.
+
+        Without a peer id: before the handshake, and the scope holds a pending connection. With one:
+        after the handshake. Then the connection that this task has pending in that direction
+        becomes established, or one that the lifecycle handler admitted just before is taken over;
+        without either the connection is new. Never raises for a limit, and denies when the manager
+        is closed (the swarm takes an exception for consent).
+
+        direction: "inbound", "outbound" or a py-libp2p `Direction` (UNKNOWN counts as outbound);
+        ValueError for anything else. endpoint_ip: the remote address, for limits on addresses.
+        About 0.4 us; O(1).
+        """
+        cdef bint inbound
+        if self._closed:
+            return None
+        inbound = inbound_of(direction)
+        if peer_id is None:
+            return self.begin(inbound, endpoint_ip)
+        return self.establish(known_peer(peer_id), inbound, endpoint_ip)
+
+    cdef object begin(self, bint inbound, object endpoint_ip):
+        cdef bint exempt = False
+        entered = None
+        if (
+            self._asks_addresses or self.connection_lifecycle.memory_limits is not None
+            or self.allowlist.has_networks
+        ):
+            answer = self._may_begin(inbound, endpoint_ip)
+            if answer is None:
+                return None
+            exempt, entered = answer
+        connection_id = self.next_id()
+        record = charge_pending(
+            self._admit, self._open, connection_id, inbound, self.connection_lifecycle.limits,
+            exempt, entered)
+        if type(record) is not RECORD:
+            self.note(record, connection_id, None)
+            return None
+        self._handover.offer_pending(record)
+        return new_scope(self.connection_tracker, record, True)
+
+    cdef object establish(self, object peer, bint inbound, object endpoint_ip):
+        cdef bint exempt
+        tracker = self.connection_tracker
+        known = self._handover.take_established(peer, inbound, True)
+        if known is not None:
+            exempt = known.is_bypassed
+        else:
+            exempt = self.is_exempt(peer, endpoint_ip)
+        if not exempt and (
+            self._asks_peers or self.connection_lifecycle.memory_limits is not None
+        ) and not self._may_connect(peer, inbound, known is not None):
+            if known is not None:
+                tracker.remove(known)
+            return None
+        if known is not None:
+            return new_scope(tracker, known, False)
+        pending = self._handover.take_pending(inbound)
+        connection_id = self.next_id() if pending is None else pending.connection_id
+        record = charge_peer(
+            self._admit, self._open, pending, connection_id, peer, inbound,
+            self.connection_lifecycle.limits, exempt, None)
+        if type(record) is RECORD:
+            self._handover.offer_established(record)
+            return new_scope(tracker, record, False)
+        if pending is not None:
+            tracker.remove(pending)
+        self.note(record, connection_id, peer)
+        return None
+
+    cdef int note(self, object refusal, object connection_id, object peer) except -1:
+        if type(refusal) is DENIAL:
+            self.denials.add(refusal.to_error, connection_id, peer)
+        elif refusal is not None:
+            self.denials.add(refusal.to_error, peer)
+        return 0
+
+    cdef bint is_exempt(self, object peer, object endpoint_ip) except -1:
+        if not self._allowed and (endpoint_ip is None or not self.allowlist.has_networks):
+            return False
+        return self.allowlist.allows_at(peer, endpoint_ip)
+
+    cdef str next_id(self):
+        cdef uint64_t number
+        with cython.critical_section(self):
+            self._connections += 1
+            number = self._connections
+        return f"conn-{number}"
+
+    # -- streams -----------------------------------------------------------------------------
+
+    def acquire_stream(self, peer_id, direction):
+        """Take a stream of this peer; False: denied.
+
+        direction: as for `open_connection`. ResourceScopeClosed: the manager is closed. TypeError:
+        no peer id. O(1), about 0.2 us.
+        """
+        if self._closed:
+            raise ResourceScopeClosed
+        cdef bint inbound = inbound_of(direction)
+        peer = known_peer(peer_id)
+        taken = self._acquire(peer, inbound, self.is_exempt(peer, None))
+        if taken is True:
+            return True
+        self.denials.add(taken.to_error, peer)
+        return False
+
+    def release_stream(self, peer_id, direction):
+        """Give a stream back; more than were taken is ignored, and counted."""
+        cdef bint inbound = inbound_of(direction)
+        if self._closed:
+            return
+        self._release(known_peer(peer_id), inbound)
+
+    def _noop(self):
+        """Does nothing: the baseline of the benchmarks."""

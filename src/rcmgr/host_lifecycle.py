@@ -1,0 +1,156 @@
+"""The lifecycle handler of a host, whose connections have scopes as well."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable
+from typing import Any, NoReturn
+
+from rcmgr.address_limits import AddressGate, AddressRefusal, Entered
+from rcmgr.addresses import Allowlist, endpoint_of
+from rcmgr.admission import Handover, charge_peer, charge_pending
+from rcmgr.connection_lifecycle import ConnectionLifecycleManager
+from rcmgr.connection_limits import ConnectionLimits
+from rcmgr.connection_tracker import ConnectionRecord, ConnectionTracker, Denial
+from rcmgr.denials import DenialLog
+from rcmgr.errors import ResourceScopeClosed
+from rcmgr.scope import Ledger, Refusal
+
+__all__ = ["HostLifecycle"]
+
+
+class HostLifecycle(ConnectionLifecycleManager):
+    """Charges the scopes too, and knows which connections the swarm has a scope of already.
+
+    What the lifecycle admits first (QUIC's connections) passes the limits on addresses here, and is
+    left for `ResourceManager.open_connection` to take over.
+    """
+
+    def __init__(
+        self,
+        tracker: ConnectionTracker,
+        limits: ConnectionLimits,
+        *,
+        ledger: Ledger,
+        denials: DenialLog,
+        handover: Handover,
+        allowlist: Allowlist,
+    ) -> None:
+        super().__init__(tracker, limits, denials=denials)
+        self.addresses: AddressGate | None = None
+        self._ledger = ledger
+        self._handover = handover
+        self._allowlist = allowlist
+
+    async def handle_pending_inbound_connection(
+        self, connection_id: Hashable, local_addr: Any = None, remote_addr: Any = None
+    ) -> None:
+        self._begin(connection_id, None, remote_addr, inbound=True)
+
+    async def handle_pending_outbound_connection(
+        self,
+        connection_id: Hashable,
+        peer_id: Hashable | None = None,
+        addresses: Collection[Any] = (),
+        endpoint: Any = None,
+    ) -> None:
+        self._begin(connection_id, peer_id, None, inbound=False)
+
+    async def handle_established_inbound_connection(
+        self,
+        connection_id: Hashable,
+        peer_id: Hashable,
+        local_addr: Any = None,
+        remote_addr: Any = None,
+    ) -> None:
+        if self._is_new(connection_id, peer_id, inbound=True):
+            self._establish(connection_id, peer_id, remote_addr, inbound=True)
+        else:
+            await super().handle_established_inbound_connection(connection_id, peer_id)
+
+    async def handle_established_outbound_connection(
+        self,
+        connection_id: Hashable,
+        peer_id: Hashable,
+        local_addr: Any = None,
+        endpoint: Any = None,
+    ) -> None:
+        if self._is_new(connection_id, peer_id, inbound=False):
+            # the swarm gives the remote address as the local one
+            self._establish(connection_id, peer_id, local_addr, inbound=False)
+        else:
+            await super().handle_established_outbound_connection(connection_id, peer_id)
+
+    def _is_new(self, connection_id: Hashable, peer_id: Hashable, *, inbound: bool) -> bool:
+        """False: reported twice, or in error: the tracker says which."""
+        record = self.tracker.get_connection(connection_id)
+        expected = record is None or (record.is_pending and record.is_inbound == inbound)
+        return expected and peer_id is not None
+
+    def _begin(
+        self, connection_id: Hashable, peer_id: Hashable | None, address: Any, *, inbound: bool
+    ) -> None:
+        before = self.tracker.get_connection(connection_id)
+        if before is not None and before.is_pending and before.is_inbound == inbound:
+            return
+        exempt = self._is_exempt(peer_id, address)
+        if not exempt and self.memory_limits is not None:
+            self._check_memory()
+        entered = None if exempt else self._enter(address, inbound)
+        record = charge_pending(
+            self.tracker.admit, self._ledger.try_open_connection, connection_id, inbound,
+            self.limits, exempt, entered,
+        )
+        if not isinstance(record, ConnectionRecord):
+            self._refuse(record, connection_id, peer_id)
+
+    def _establish(
+        self, connection_id: Hashable, peer_id: Hashable, address: Any, *, inbound: bool
+    ) -> None:
+        established = self._handover.take_established(peer_id, inbound, claimed=False)
+        if established is not None and self.tracker.rename(established, connection_id):
+            return
+        exempt = self._is_exempt(peer_id, address)
+        entered = None
+        pending = self.tracker.get_connection(connection_id)
+        if pending is None:
+            pending = self._handover.take_pending(inbound)
+            if pending is not None:
+                self.tracker.rename(pending, connection_id)
+            elif not exempt:
+                entered = self._enter(address, inbound)
+        record = charge_peer(
+            self.tracker.admit, self._ledger.try_open_connection, pending, connection_id, peer_id,
+            inbound, self.limits, exempt, entered,
+        )
+        if not isinstance(record, ConnectionRecord):
+            if pending is not None:
+                self.tracker.remove(pending, True)
+            self._refuse(record, connection_id, peer_id)
+        self.tracker.rename(record, connection_id)  # the swarm knows it
+        self._handover.offer_established(record)
+
+    def _is_exempt(self, peer_id: Hashable | None, address: Any) -> bool:
+        if not self._allowlist:
+            return False
+        if peer_id is None:
+            return self._allowlist.allows_address(endpoint_of(str(address)).ip)
+        return self._allowlist.allows_at(peer_id, address)
+
+    def _enter(self, address: Any, inbound: bool) -> Entered | None:
+        if self.addresses is None or address is None:
+            return None
+        entered = self.addresses.try_enter(str(address), inbound)
+        if isinstance(entered, AddressRefusal):
+            self.denials.add(entered.to_error)
+            raise entered.to_error()
+        return entered
+
+    def _refuse(
+        self, refusal: Denial | Refusal | None, connection_id: Hashable, peer_id: Hashable | None
+    ) -> NoReturn:
+        if isinstance(refusal, Denial):
+            self._deny(refusal, connection_id, peer_id)
+        if refusal is None:  # another thread closed it
+            raise ResourceScopeClosed(str(connection_id))
+        self.denials.add(refusal.to_error, peer_id)
+        raise refusal.to_error(peer_id)
