@@ -402,7 +402,7 @@ cdef class Scope:
                         scope.state.held.of[RCMGR_MEMORY] += size
                         scope = scope.enclosing()
                         scope.in_spans += size
-                    self.ledger.raise_peaks()
+                    self.ledger.raise_peaks(True)
                 else:
                     refusal = base.refused(&why, priority, False, base.node_at(chain[why.place]))
         if closed:
@@ -1008,6 +1008,7 @@ cdef class Ledger:
     cdef dict overrides  # (kind, name, peer) -> _Limit: what `set_limit` said
     cdef int64_t refusals[KINDS][RCMGR_RESOURCES]
     cdef int64_t peaks[RCMGR_RESOURCES]
+    cdef int64_t transient_peaks[RCMGR_RESOURCES]
     cdef uint32_t epoch
     cdef dict places
     cdef bint warned
@@ -1126,15 +1127,10 @@ cdef class Ledger:
         self.raise_peaks()
         return True
 
-    cdef void raise_peaks(self) noexcept:
-        cdef int64_t *held = self.system_node.state.held.of
-        cdef int64_t streams = held[RCMGR_STREAMS_INBOUND] + held[RCMGR_STREAMS_OUTBOUND]
-        cdef int64_t conns = held[RCMGR_CONNS_INBOUND] + held[RCMGR_CONNS_OUTBOUND]
-        cdef int i
-        for i in range(RCMGR_AMOUNTS):
-            self.peaks[i] = max(self.peaks[i], held[i])
-        self.peaks[RCMGR_STREAMS] = max(self.peaks[RCMGR_STREAMS], streams)
-        self.peaks[RCMGR_CONNS] = max(self.peaks[RCMGR_CONNS], conns)
+    cdef void raise_peaks(self, bint transient=False) noexcept:
+        raise_to(self.peaks, self.system_node.state.held.of)
+        if transient:
+            raise_to(self.transient_peaks, self.transient_node.state.held.of)
 
     cdef Refusal refused(self, rcmgr_refusal *why, int priority, int kind, _Node blamed):
         cdef Refusal refusal = Refusal.__new__(Refusal)
@@ -1184,7 +1180,7 @@ cdef class Ledger:
             scope.epoch = self.epoch
             if rcmgr_charge(chain, scope.chain(chain), &ask, RCMGR_PRIORITY_ALWAYS, &why):
                 scope.is_open = True
-                self.raise_peaks()
+                self.raise_peaks(True)
                 result = scope
             else:
                 result = scope.refused(
@@ -1229,7 +1225,7 @@ cdef class Ledger:
             scope.epoch = self.epoch
             if rcmgr_charge(chain, scope.chain(chain), &ask, RCMGR_PRIORITY_ALWAYS, &why):
                 scope.is_open = True
-                self.raise_peaks()
+                self.raise_peaks(True)
                 result = scope
             else:
                 result = scope.refused(
@@ -1480,6 +1476,12 @@ cdef class Ledger:
         return {RESOURCE_FIELDS[i]: self.peaks[i] for i in range(RCMGR_RESOURCES)}
 
     @property
+    def transient_peak(self):
+        """The most that the transient scope ever held."""
+        cdef int i
+        return {RESOURCE_FIELDS[i]: self.transient_peaks[i] for i in range(RCMGR_RESOURCES)}
+
+    @property
     def leaked_at(self):
         """Where leaked handles were made, and how many; only with `trace_allocations`."""
         with cython.critical_section(self):
@@ -1577,6 +1579,16 @@ cdef class Ledger:
             f"Ledger({self.system().stat()}, {len(self.peer_nodes)} peers, "
             f"{len(self.protocol_nodes)} protocols, {len(self.service_nodes)} services)"
         )
+
+
+cdef void raise_to(int64_t *peaks, const int64_t *held) noexcept:
+    cdef int64_t streams = held[RCMGR_STREAMS_INBOUND] + held[RCMGR_STREAMS_OUTBOUND]
+    cdef int64_t conns = held[RCMGR_CONNS_INBOUND] + held[RCMGR_CONNS_OUTBOUND]
+    cdef int i
+    for i in range(<int>RCMGR_AMOUNTS):
+        peaks[i] = max(peaks[i], held[i])
+    peaks[RCMGR_STREAMS] = max(peaks[RCMGR_STREAMS], streams)
+    peaks[RCMGR_CONNS] = max(peaks[RCMGR_CONNS], conns)
 
 
 cdef size_t put_row(Row *rows, size_t count, _Node node) noexcept:

@@ -16,7 +16,13 @@ from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import PeerInfo
 from multiaddr import Multiaddr
 
-from rcmgr import ConnectionLimits, ConnectionRateLimits, ResourceLimits, ResourceManager
+from rcmgr import (
+    ConnectionLimits,
+    ConnectionRateLimits,
+    NodeLimits,
+    ResourceLimits,
+    ResourceManager,
+)
 
 LISTEN = {
     "tcp": "/ip4/127.0.0.1/tcp/0",
@@ -77,11 +83,12 @@ async def running_node(
     transport: str = "tcp",
     *,
     limits: ConnectionLimits | None = None,
-    node_limits: ResourceLimits | None = None,
+    node_limits: ResourceLimits | NodeLimits | None = None,
     key_pair: KeyPair | None = None,
-    allowlist: tuple[ID, ...] = (),
+    allowlist: tuple[ID | str, ...] = (),
     upgrade_timeout: float = 10.0,
     rates: ConnectionRateLimits | None = None,
+    listen: str | None = None,
 ) -> AsyncIterator[Node]:
     manager = ResourceManager(
         node_limits, allowlist, connection_limits=limits, connection_rate_limits=rates
@@ -103,7 +110,7 @@ async def running_node(
         ),
     )
     host.get_network().retry_config = RetryConfig(max_retries=0)
-    async with host.run(listen_addrs=[Multiaddr(LISTEN[transport])]):
+    async with host.run(listen_addrs=[Multiaddr(listen or LISTEN[transport])]):
         yield Node(host, manager)
 
 

@@ -1,5 +1,18 @@
 """What needs to know py-libp2p's insides. Written for libp2p 0.8.1."""
 
-from rcmgr.libp2p.protocols import LimitedProtocols, limit_protocols
+from rcmgr.libp2p.handlers import Guarding, guard_handlers, limit_protocols
+from rcmgr.libp2p.hooks import Libp2pMismatch, UnverifiedLibp2pWarning
+from rcmgr.libp2p.remote_addresses import RemoteAddresses, report_remote_addresses
+from rcmgr.libp2p.scopes import ScopedStreams, scope_streams
 
-__all__ = ["LimitedProtocols", "limit_protocols"]
+__all__ = [
+    "Guarding",
+    "Libp2pMismatch",
+    "RemoteAddresses",
+    "ScopedStreams",
+    "UnverifiedLibp2pWarning",
+    "guard_handlers",
+    "limit_protocols",
+    "report_remote_addresses",
+    "scope_streams",
+]

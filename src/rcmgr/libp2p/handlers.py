@@ -1,0 +1,97 @@
+"""Ask before a host's stream handlers are called."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import TYPE_CHECKING, Any
+
+from rcmgr.libp2p.hooks import Libp2pMismatch
+from rcmgr.manager import ResourceManager
+
+if TYPE_CHECKING:
+    from libp2p.abc import IHost
+
+__all__ = ["Guarding", "guard_handlers", "limit_protocols"]
+
+Handler = Callable[[Any], Awaitable[None]]
+# protocol, stream: whether the handler may have it
+Guard = Callable[[Any, Any], bool]
+
+
+class GuardedHandlers(dict[Any, Any]):
+    """The host's table of stream handlers, each of which is asked about first.
+
+    Stands in for `host.multiselect.handlers` (libp2p 0.8.1: protocol_muxer/multiselect.py line 42,
+    read there by `negotiate`), so that handlers set before and after are covered alike.
+    """
+
+    def __init__(self, handlers: MutableMapping[Any, Any]) -> None:
+        super().__init__(handlers)
+        self.guards: tuple[Guard, ...] = ()
+
+    def __getitem__(self, protocol: Any) -> Any:
+        handler = super().__getitem__(protocol)
+        return None if handler is None else self._guarded(protocol, handler)
+
+    def get(self, protocol: Any, default: Any = None) -> Any:
+        return self[protocol] if protocol in self else default  # noqa: SIM401 (this is it)
+
+    def _guarded(self, protocol: Any, handler: Handler) -> Handler:
+        guards = self.guards
+
+        async def guarded(stream: Any) -> None:
+            if all(guard(protocol, stream) for guard in guards):
+                await handler(stream)
+            else:
+                await stream.reset()
+
+        return guarded
+
+
+class Guarding:
+    """A guard in its place, until `undo`."""
+
+    def __init__(self, multiselect: Any, guard: Guard) -> None:
+        self._multiselect = multiselect
+        self._guard = guard
+
+    def undo(self) -> None:
+        """Ask this guard no more; the last one leaves a plain table of the handlers there are."""
+        handlers = self._multiselect.handlers
+        if not isinstance(handlers, GuardedHandlers):
+            return
+        handlers.guards = tuple(guard for guard in handlers.guards if guard is not self._guard)
+        if not handlers.guards:
+            self._multiselect.handlers = dict(handlers.items())
+
+
+def guard_handlers(host: IHost, guard: Guard) -> Guarding:
+    """From now on, `guard(protocol, stream)` says whether an inbound stream gets to its handler.
+
+    One that does not is reset, its slot given back; the connection stays. Guards are asked in the
+    order in which they came. Libp2pMismatch: the host has no table as libp2p 0.8.1's has.
+    """
+    multiselect = getattr(host, "multiselect", None)
+    handlers = getattr(multiselect, "handlers", None)
+    if multiselect is None or not isinstance(handlers, dict):
+        raise Libp2pMismatch(
+            f"{host!r} has no multiselect.handlers: this needs a host of libp2p 0.8.1")
+    if not isinstance(handlers, GuardedHandlers):
+        handlers = multiselect.handlers = GuardedHandlers(handlers)
+    handlers.guards = (*handlers.guards, guard)
+    return Guarding(multiselect, guard)
+
+
+def limit_protocols(host: IHost, manager: ResourceManager) -> Guarding:
+    """From now on, inbound streams of this host pass their protocol's limiter in `manager`.
+
+    See `guard_handlers`; a stream over the limit is reset. The operation asked for is "stream".
+    Limiters may be added to the manager before or after, and so may handlers to the host.
+    """
+
+    def guard(protocol: Any, stream: Any) -> bool:
+        return protocol not in manager.protocol_rate_limiters or (
+            manager.check_protocol_rate_limit(protocol, stream.muxed_conn.peer_id, "stream")
+        )
+
+    return guard_handlers(host, guard)
