@@ -155,6 +155,7 @@ def test_the_limits_hold_and_everything_is_given_back(family: Family) -> None:
     assert set(summary["limits"]) == {
         "pending_inbound", "pending_outbound", "established_inbound", "established_outbound",
         "established_per_peer", "established_total", "connections", "streams",
+        "transient_streams",
     }
     for name, row in summary["limits"].items():
         assert 0 < row["peak"] <= row["limit"], name

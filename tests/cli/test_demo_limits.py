@@ -30,6 +30,7 @@ def test_names_are_all_limits() -> None:
         "max_connections",
         "max_memory_mb",
         "max_streams",
+        "max_transient_streams",
         "memory_growth_mb",
     ]
 

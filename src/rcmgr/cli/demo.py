@@ -23,7 +23,7 @@ that pings it, and attackers of five kinds, in turn:
   half-open     opens sockets and never says a word; never answers a dial
   identities    forty peers that want in, a dozen that want to be dialed
   one-identity  one peer that opens connection after connection
-  streams       one connection, stream after stream
+  streams       one connection, stream after stream, none of which names its protocol
   memory        streams that send, to a host that keeps what it is sent
 
 The host dials what they advertise, as discovery would. A table shows for every limit how much is

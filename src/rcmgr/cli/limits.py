@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import click
 
@@ -30,23 +29,28 @@ class Limits:
 
     connections: ConnectionLimits
     resources: ResourceLimits
+    max_transient_streams: int | None = 44
+    """Streams whose protocol is not negotiated; libp2p.rcmgr has no such limit."""
     memory_growth_mb: int = 48
     """MiB that the process may grow by under attack."""
 
     def __post_init__(self) -> None:
+        check_limit("max_transient_streams", self.max_transient_streams)
         check_limit("memory_growth_mb", self.memory_growth_mb)
         if self.memory_growth_mb is None:
             raise TypeError("memory_growth_mb must be an int, not None")
 
     def changed(self, name: str, value: object) -> Limits:
         """With one limit set. KeyError: no such limit. TypeError, ValueError: no such value."""
+        changes: dict[str, Any]
         for part in ("connections", "resources"):
             limits = getattr(self, part)
             if name in (field.name for field in fields(limits)):
-                changes: Mapping[str, Any] = {part: replace(limits, **{name: value})}
+                changes = {part: replace(limits, **{name: value})}
                 return replace(self, **changes)
-        if name == "memory_growth_mb":
-            return replace(self, memory_growth_mb=cast(int, value))
+        if name in ("max_transient_streams", "memory_growth_mb"):
+            changes = {name: value}
+            return replace(self, **changes)
         raise KeyError(name)
 
     def to_dict(self) -> dict[str, int | None]:
@@ -54,6 +58,7 @@ class Limits:
         return {
             **self.connections.to_dict(),
             **asdict(self.resources),
+            "max_transient_streams": self.max_transient_streams,
             "memory_growth_mb": self.memory_growth_mb,
         }
 
@@ -67,7 +72,7 @@ DEFAULT_LIMITS = Limits(
         max_established_per_peer=3,
         max_established_total=28,
     ),
-    ResourceLimits(max_connections=42, max_streams=48),
+    ResourceLimits(max_connections=42, max_streams=46),
 )
 """Low enough that the demo's attackers reach each of them within seconds; the total is less than
 inbound and outbound together, and all connections less than established and pending together."""

@@ -242,7 +242,9 @@ class PlainLines:
     @staticmethod
     def _line(run: Run) -> str:
         rows, ping = run.rows(), run.ping()
-        cells = [f"{row.now}/{limit_text(row.limit)}" for row in rows]
+        # 80 columns are not enough for all
+        shown = [row for row in rows if row.name != "transient_streams"]
+        cells = [f"{row.now}/{limit_text(row.limit)}" for row in shown]
         denied = sum(row.denied for row in rows)
         return (
             f"{run.elapsed:>5.1f}"

@@ -184,7 +184,8 @@ async def set_stage(run: Run, attack: trio.CancelScope) -> None:
     # manager, and the host's own streams wait behind the flood.
     swarm.set_resource_manager(run.watch.manager, enable_stream_semaphore=False)
     swarm.retry_config = RetryConfig(max_retries=0)
-    host.set_stream_handler(TProtocol(visitors.UPLOAD), partial(keep_upload, run.watch.manager))
+    host.set_stream_handler(TProtocol(visitors.UPLOAD), partial(keep_upload, run.watch))
+    run.watch.attach(host)
     run.view.watch(swarm)
     run.host_id = host.get_id().to_base58()
     async with host.run([Multiaddr(f"/ip4/{HOST}/tcp/0")]):
@@ -238,14 +239,15 @@ async def under_attack(run: Run, swarm: Any) -> None:
         run.elapsed = time.monotonic() - started
 
 
-async def keep_upload(manager: Any, stream: INetStream) -> None:
+async def keep_upload(watch: Watch, stream: INetStream) -> None:
     """A protocol that keeps what it is sent, and asks before it takes memory for it."""
     blocks: list[mmap.mmap] = []
     try:
         while True:
-            if not manager.acquire_memory(BLOCK):
+            if not watch.manager.acquire_memory(BLOCK):
                 await stream.reset()
                 return
+            watch.memory_admitted += 1
             block = mmap.mmap(-1, BLOCK)  # given back to the system when it is closed
             blocks.append(block)
             while block.tell() < BLOCK:
@@ -256,7 +258,7 @@ async def keep_upload(manager: Any, stream: INetStream) -> None:
     except (StreamError, MuxedStreamError):
         return  # it hung up
     finally:
-        manager.release_memory(BLOCK * len(blocks))
+        watch.manager.release_memory(BLOCK * len(blocks))
         for block in blocks:
             block.close()
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from libp2p.abc import INetConn, INetStream, INetwork, INotifee
+from libp2p.abc import IHost, INetConn, INetStream, INetwork, INotifee
 from libp2p.peer.id import ID
 from libp2p.rcmgr import Direction
 from libp2p.rcmgr import ResourceLimits as StockResourceLimits
@@ -24,6 +24,9 @@ from libp2p.rcmgr.connection_limits import ConnectionLimits as StockConnectionLi
 from libp2p.rcmgr.exceptions import ResourceLimitExceeded
 from multiaddr import Multiaddr
 
+from rcmgr.libp2p import scope_streams
+from rcmgr.limit_files import NodeLimits
+from rcmgr.limits import ConcreteLimits, Limit
 from rcmgr.manager import ResourceManager
 from rcmgr.memory_stats import read_memory_usage
 
@@ -93,11 +96,16 @@ class Watch(Protocol):
     """A manager for the host, and what it says of itself."""
 
     title: str
+    memory_admitted: int
+    """Reservations of memory that were granted."""
 
     @property
     def manager(self) -> Any: ...
 
     def rows(self) -> list[Row]: ...
+
+    def attach(self, host: IHost) -> None:
+        """Called with the host, which has the manager, before it runs."""
 
     def limit_memory(self) -> None:
         """From now on, the process may grow by so much."""
@@ -158,6 +166,16 @@ def is_inbound(conn: Any) -> bool:
     return bool(conn.direction == Direction.INBOUND)
 
 
+def count(refused: dict[str, dict[str, int]], resource: str) -> int:
+    """Refusals of streams or connections in these scopes, whichever their direction."""
+    return sum(
+        times
+        for resources in refused.values()
+        for name, times in resources.items()
+        if name.endswith(resource)
+    )
+
+
 class GuardedWatch:
     """`rcmgr.ResourceManager`."""
 
@@ -165,9 +183,14 @@ class GuardedWatch:
 
     def __init__(self, limits: Limits) -> None:
         self._process = ProcessMemory(limits.memory_growth_mb)
+        self.memory_admitted = 0
+        scopes = ConcreteLimits(transient=Limit(streams=limits.max_transient_streams))
         self.manager = ResourceManager(
-            connection_limits=limits.connections, limits=limits.resources
+            NodeLimits(limits.resources.applied_to(scopes), limits.connections)
         )
+
+    def attach(self, host: IHost) -> None:
+        scope_streams(host, self.manager)
 
     def rows(self) -> list[Row]:
         tracker = self.manager.connection_tracker
@@ -178,33 +201,55 @@ class GuardedWatch:
             **stats["connection_states"],
             "established_per_peer": max(map(len, tracker.established_per_peer.values()), default=0),
             "established_total": seen.established_total,
-            "connections": stats["connections"],
         }
         admitted = {
             **seen.admitted,
             "established_per_peer": seen.total_established,
             "established_total": seen.total_established,
-            "connections": seen.total_created,
         }
+        states = [
+            Row(
+                name,
+                now[name],
+                getattr(seen, f"peak_{name}"),
+                limits[f"max_{name}"],
+                admitted[name],
+                seen.denied.get(name, 0),
+            )
+            for name in now
+        ]
+        return [*states, *self._scopes(seen.total_created)]
+
+    def _scopes(self, connections: int) -> list[Row]:
+        """What the scopes say: connections and streams of all, and those not negotiated yet."""
+        ledger, limits = self.manager.ledger, self.manager.scope_limits
+        refused = ledger.refused
+        in_all, transient = ledger.system().stat(), ledger.transient().stat()
+        streams = ledger.streams_opened - count(refused, "stream")
         return [
-            *(
-                Row(
-                    name,
-                    now[name],
-                    getattr(seen, f"peak_{name}"),
-                    limits[f"max_{name}"],
-                    admitted[name],
-                    seen.denied.get(name, 0),
-                )
-                for name in now
+            Row(
+                "connections",
+                in_all.conns_inbound + in_all.conns_outbound,
+                ledger.peak["conns"],
+                limits.system.conns,
+                connections,
+                count({"system": refused.get("system", {})}, "connection"),
             ),
             Row(
                 "streams",
-                stats["streams"],
-                stats["peak_streams"],
-                limits["max_streams"],
-                stats["streams_admitted"],
-                stats["streams_denied"],
+                in_all.streams_inbound + in_all.streams_outbound,
+                ledger.peak["streams"],
+                limits.system.streams,
+                streams,
+                count({"system": refused.get("system", {})}, "stream"),
+            ),
+            Row(
+                "transient_streams",
+                transient.streams_inbound + transient.streams_outbound,
+                ledger.transient_peak["streams"],
+                limits.transient.streams,
+                streams,
+                count({"transient": refused.get("transient", {})}, "stream"),
             ),
         ]
 
@@ -212,10 +257,8 @@ class GuardedWatch:
         self.manager.set_memory_limits(max_bytes=self._process.limit << 20)
 
     def memory(self) -> Row:
-        stats = self.manager.get_stats()
-        return self._process.measure(
-            stats["memory_admitted"], stats["denied"].get("memory_usage", 0)
-        )
+        lifecycle = self.manager.connection_lifecycle
+        return self._process.measure(self.memory_admitted, lifecycle.refused_for_memory)
 
     def last_denial(self) -> str | None:
         denial = self.manager.last_denial
@@ -237,6 +280,7 @@ class StockWatch:
     def __init__(self, limits: Limits, view: SwarmView) -> None:
         self._limits, self._view = limits, view
         self._process = ProcessMemory(limits.memory_growth_mb)
+        self.memory_admitted = 0
         self.manager = CountingManager(limits)
 
     def rows(self) -> list[Row]:
@@ -266,12 +310,14 @@ class StockWatch:
             for name, tally in tallies.items()
         ]
 
+    def attach(self, host: IHost) -> None:
+        """libp2p.rcmgr has no scopes to give to streams."""
+
     def limit_memory(self) -> None:
         """Nothing in libp2p 0.8.1 asks the memory limits that its manager can be given."""
 
     def memory(self) -> Row:
-        manager = self.manager
-        return self._process.measure(manager.memory_admitted, manager.denied["memory"])
+        return self._process.measure(self.memory_admitted, self.manager.denied["memory"])
 
     def last_denial(self) -> str | None:
         return self.manager.last_denial
@@ -317,7 +363,6 @@ class CountingManager(StockResourceManager):
         self.pending = {"inbound": Tally(), "outbound": Tally()}
         self.connections = Tally()
         self.streams = Tally()
-        self.memory_admitted = 0
         self.denied: Counter[str] = Counter()
         self.last_denial: str | None = None
         unlimited = 1 << 40
@@ -363,7 +408,6 @@ class CountingManager(StockResourceManager):
 
     def acquire_memory(self, size: int) -> bool:
         acquired = super().acquire_memory(size)
-        self.memory_admitted += acquired
         if not acquired:
             self.refused("memory", "memory (libp2p.rcmgr gives no reason)")
         return acquired

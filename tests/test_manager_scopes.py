@@ -1,0 +1,480 @@
+"""The manager as a front of its ledger: who is charged, who is refused, what comes back."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import pytest
+from libp2p.peer.id import ID
+from swarm import check_nothing_held
+
+from rcmgr import (
+    AddressLimitExceeded,
+    AddressRates,
+    Allowlist,
+    ConcreteLimits,
+    ConnectionLimits,
+    ConnectionRateLimits,
+    Limit,
+    MemoryReservationExceeded,
+    NodeLimits,
+    Priority,
+    ProcessMemoryLimits,
+    Rate,
+    RateLimitExceeded,
+    ResourceLimits,
+    ResourceManager,
+    ResourceScopeClosed,
+    ScopeLimitExceeded,
+    StreamLimitExceeded,
+    SubnetLimits,
+)
+from rcmgr.limit_files import INFINITE_LIMITS
+
+PEER = ID(b"\x12\x20" + b"p" * 32)
+OTHER = ID(b"\x12\x20" + b"o" * 32)
+FRIEND = ID(b"\x12\x20" + b"f" * 32)
+NAMES = {"id": PEER, "bytes": PEER.to_bytes(), "text": str(PEER)}
+
+
+def manager_with(**scopes: Any) -> ResourceManager:
+    return ResourceManager(NodeLimits(ConcreteLimits(**scopes)))
+
+
+# -- limits --------------------------------------------------------------------------------------
+
+
+def test_everything_of_node_limits_applies() -> None:
+    manager = ResourceManager(NodeLimits(
+        ConcreteLimits(system=Limit(conns=7, streams=8, memory=9 << 20)),
+        ConnectionLimits(max_pending_inbound=3),
+        ProcessMemoryLimits(max_percentage=0.5),
+        SubnetLimits(),
+        AddressRates(),
+    ))
+    assert manager.limits == ResourceLimits(7, 9, 8)
+    assert manager.connection_limits == ConnectionLimits(max_pending_inbound=3)
+    assert manager.memory_limits is not None
+    assert manager.memory_limits.max_percentage == 0.5
+    assert manager.addresses is not None
+    assert manager.addresses.subnets is not None
+    assert manager.addresses.rates is not None
+
+
+def test_an_argument_of_its_own_wins() -> None:
+    limits = NodeLimits(connections=ConnectionLimits(max_pending_inbound=3))
+    manager = ResourceManager(limits, connection_limits=ConnectionLimits(max_pending_outbound=1))
+    assert manager.connection_limits == ConnectionLimits(max_pending_outbound=1)
+    with pytest.raises(ValueError, match=r"per_ip and limits\.rates"):
+        ResourceManager(
+            NodeLimits(rates=AddressRates()),
+            connection_rate_limits=ConnectionRateLimits(per_ip=Rate(1, 1)),
+        )
+
+
+def test_infinite_limits_limit_nothing() -> None:
+    manager = ResourceManager(INFINITE_LIMITS)
+    assert manager.addresses is None
+    scopes = [manager.open_connection(None, "192.0.2.1", "inbound") for _ in range(200)]
+    assert all(scopes)
+    assert manager.acquire_memory(1 << 60)
+    assert manager.limits.max_connections is None
+    assert manager.limits.max_streams > 10**9  # the swarm wants a number
+
+
+def test_totals_change_nothing_else() -> None:
+    manager = manager_with(transient=Limit(conns=1), system=Limit(fd=5))
+    manager.limits = ResourceLimits(max_connections=4)
+    assert manager.scope_limits.system == Limit(
+        conns=4, fd=5, streams=10000, memory=512 << 20)
+    assert manager.scope_limits.transient == Limit(conns=1)
+    with manager.ledger.transient() as transient:
+        assert transient.limit["conns"] == 1
+    wrong: Any = Limit()
+    with pytest.raises(TypeError, match="ConcreteLimits"):
+        manager.scope_limits = wrong
+
+
+# -- connections ---------------------------------------------------------------------------------
+
+
+def test_a_connection_moves_from_transient_to_its_peer() -> None:
+    manager = manager_with(transient=Limit(conns=1))
+    ledger = manager.ledger
+    pending = manager.open_connection(None, "192.0.2.1", "inbound")
+    assert pending is not None
+    assert ledger.transient().stat().conns_inbound == ledger.system().stat().fd == 1
+    assert manager.open_connection(None, "192.0.2.1", "inbound") is None
+    error = manager.last_denial
+    assert isinstance(error, ScopeLimitExceeded)
+    assert error.scope == "transient"
+    scope = manager.open_connection(PEER, "192.0.2.1", "inbound")
+    assert scope is not None
+    assert not any(ledger.transient().stat())
+    assert ledger.peer(PEER).stat() == ledger.system().stat()
+    pending.close()
+    scope.close()
+    check_nothing_held(manager)
+
+
+def test_a_refusal_for_the_peer_leaves_nothing() -> None:
+    manager = manager_with(peer_default=Limit(conns=1))
+    first = manager.open_connection(PEER, None, "inbound")
+    for _ in range(3):
+        pending = manager.open_connection(None, None, "inbound")
+        assert pending is not None
+        assert manager.open_connection(PEER, None, "inbound") is None
+        error = manager.last_denial
+        assert isinstance(error, ScopeLimitExceeded)
+        assert (error.scope, error.peer_id) == (f"peer:{PEER}", PEER)
+        assert pending.closed
+        pending.close()
+    assert manager.ledger.system().stat().conns_inbound == 1
+    assert first is not None
+    first.close()
+    check_nothing_held(manager)
+
+
+def test_a_refusal_of_the_states_leaves_no_scope() -> None:
+    manager = ResourceManager(connection_limits=ConnectionLimits(
+        max_pending_inbound=0, max_established_outbound=0))
+    assert manager.open_connection(None, None, "inbound") is None
+    assert manager.open_connection(PEER, None, "outbound") is None
+    pending = manager.open_connection(None, None, "outbound")
+    assert pending is not None
+    assert manager.open_connection(PEER, None, "outbound") is None
+    pending.close()
+    check_nothing_held(manager)
+    assert manager.ledger.leaked == 0
+
+
+def test_a_dropped_scope_gives_everything_back() -> None:
+    manager = manager_with()
+    manager.open_connection(None, None, "inbound")
+    manager.open_connection(PEER, None, "inbound")
+    gc.collect()
+    check_nothing_held(manager)
+
+
+async def test_the_lifecycle_alone_charges_scopes_too() -> None:
+    manager = manager_with(system=Limit(conns=1), transient=Limit(conns=1))
+    lifecycle, ledger = manager.connection_lifecycle, manager.ledger
+    await lifecycle.handle_pending_inbound_connection("a")
+    await lifecycle.handle_pending_inbound_connection("a")  # a second report
+    assert ledger.transient().stat().conns_inbound == 1
+    with pytest.raises(ScopeLimitExceeded, match="transient"):
+        await lifecycle.handle_pending_inbound_connection("b")
+    await lifecycle.handle_established_inbound_connection("a", PEER)
+    assert ledger.peer(PEER).stat().conns_inbound == 1
+    with pytest.raises(ScopeLimitExceeded, match="system"):
+        await lifecycle.handle_established_outbound_connection("c", OTHER)
+    assert len(manager.denials) == 2
+    await lifecycle.handle_connection_closed("a", PEER)
+    await lifecycle.handle_pending_outbound_connection("d", OTHER)
+    await lifecycle.handle_dial_failure("d", OTHER)
+    check_nothing_held(manager)
+
+
+async def test_reconciling_gives_scopes_back() -> None:
+    manager = manager_with()
+    await manager.connection_lifecycle.handle_established_inbound_connection("a", PEER)
+    assert manager.connection_lifecycle.reconcile_live_connections(set(), 0.0) == 1
+    check_nothing_held(manager)
+
+
+# -- addresses -----------------------------------------------------------------------------------
+
+
+def test_connections_of_a_network_are_limited_and_given_back() -> None:
+    manager = ResourceManager(NodeLimits(subnets=SubnetLimits(ipv4=((32, 2),))))
+    address = "192.0.2.1"
+    scopes = [manager.open_connection(None, address, "inbound") for _ in range(2)]
+    assert manager.open_connection(None, address, "outbound") is None
+    assert manager.open_connection(None, f"::ffff:{address}", "inbound") is None
+    error = manager.last_denial
+    assert isinstance(error, AddressLimitExceeded)
+    assert (error.network, error.limit) == ("192.0.2.1/32", 2)
+    assert manager.open_connection(None, None, "inbound") is not None
+    assert all(manager.open_connection(None, "0.0.0.0", "inbound") for _ in range(5))
+    established = manager.open_connection(PEER, address, "inbound")
+    del scopes[:]
+    gc.collect()
+    assert established is not None
+    established.close()
+    assert manager.get_stats()["denied"] == {"address_connections": 2}
+    gate = manager.addresses
+    assert gate is not None
+    assert gate.subnets is not None
+    assert len(gate.subnets) == gate.subnets.over_released == 0
+
+
+def test_what_a_scope_or_state_refuses_holds_no_address() -> None:
+    limits = NodeLimits(
+        ConcreteLimits(system=Limit(conns_inbound=0)), subnets=SubnetLimits(ipv4=((32, 1),)),
+        connections=ConnectionLimits(max_pending_outbound=0))
+    manager = ResourceManager(limits)
+    for direction in ("inbound", "outbound"):
+        for _ in range(3):
+            assert manager.open_connection(None, "192.0.2.1", direction) is None
+    assert set(manager.get_stats()["denied"]) == {
+        "system inbound connection", "pending_outbound"}
+
+
+async def test_quic_connections_are_counted_where_the_swarm_tells_their_address() -> None:
+    manager = ResourceManager(NodeLimits(subnets=SubnetLimits(ipv4=((32, 1),))))
+    lifecycle = manager.connection_lifecycle
+    address = "/ip4/192.0.2.1/tcp/4001"
+    await lifecycle.handle_established_inbound_connection("a", PEER, address, address)
+    scope = manager.open_connection(PEER, None, "inbound")
+    with pytest.raises(AddressLimitExceeded):
+        await lifecycle.handle_established_inbound_connection("b", OTHER, address, address)
+    unknown = "/ip4/0.0.0.0/tcp/0"
+    for name in ("c", "d"):
+        await lifecycle.handle_established_inbound_connection(name, OTHER, unknown, unknown)
+    assert scope is not None
+    scope.close()
+    await lifecycle.handle_established_inbound_connection("e", OTHER, address, address)
+
+
+def test_an_address_comes_only_so_often() -> None:
+    manager = ResourceManager(NodeLimits(rates=AddressRates(ipv4=((24, Rate(0.001, 2)),))))
+    for last in (1, 2):
+        assert manager.open_connection(None, f"192.0.2.{last}", "inbound")
+    assert manager.open_connection(None, "192.0.2.3", "inbound") is None
+    assert isinstance(manager.last_denial, RateLimitExceeded)
+    assert manager.open_connection(None, "192.0.2.3", "outbound")
+    assert manager.get_stats()["denied"] == {"address_rate": 1}
+
+
+def test_who_has_to_prove_the_address() -> None:
+    assert not ResourceManager().verify_source_address("/ip4/192.0.2.1/udp/1")
+    manager = ResourceManager(
+        NodeLimits(subnets=SubnetLimits(), rates=AddressRates()), ["192.0.2.9"])
+    address = "/ip4/192.0.2.1/udp/1/quic-v1"
+    assert [manager.verify_source_address(address) for _ in range(5)] == [False] * 4 + [True]
+    assert not any(manager.verify_source_address("192.0.2.9") for _ in range(9))
+
+
+# -- the allowlist -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def full() -> ResourceManager:
+    """No room for strangers; some for who is allowed."""
+    nothing = Limit(conns=0, streams=0)
+    return ResourceManager(
+        NodeLimits(
+            ConcreteLimits(system=nothing, transient=nothing),
+            ConnectionLimits(0, 0, 0, 0, 0, 0),
+            subnets=SubnetLimits(ipv4=((32, 0),)),
+        ),
+        allowlist=[FRIEND, "192.0.2.7", f"/ip4/192.0.2.8/p2p/{OTHER}"],
+    )
+
+
+def test_strangers_stay_out(full: ResourceManager) -> None:
+    assert full.open_connection(None, "192.0.2.1", "inbound") is None
+    assert full.open_connection(PEER, "192.0.2.1", "inbound") is None
+    assert not full.acquire_stream(PEER, "inbound")
+    check_nothing_held(full)
+
+
+def test_an_allowed_peer_gets_in(full: ResourceManager) -> None:
+    scope = full.open_connection(FRIEND, "192.0.2.1", "outbound")
+    assert scope is not None
+    assert full.ledger.allowlisted_system().stat().conns_outbound == 1
+    assert full.acquire_stream(str(FRIEND), "inbound")
+    assert full.get_stats()["streams"] == full.get_stats()["connections"] == 1
+    full.remove_allowed_peer(FRIEND)
+    full.release_stream(FRIEND.to_bytes(), "inbound")  # not to be lost by that
+    scope.close()
+    assert full.open_connection(FRIEND, None, "inbound") is None
+    check_nothing_held(full)
+
+
+def test_an_allowed_address_gets_in(full: ResourceManager) -> None:
+    pending = full.open_connection(None, "192.0.2.7", "inbound")
+    assert pending is not None
+    scope = full.open_connection(PEER, "192.0.2.7", "inbound")
+    assert scope is not None
+    assert full.ledger.allowlisted_system().stat().conns_inbound == 1
+    scope.close()
+    check_nothing_held(full)
+
+
+def test_an_address_allowed_for_one_peer(full: ResourceManager) -> None:
+    pending = full.open_connection(None, "192.0.2.8", "inbound")
+    assert pending is not None
+    assert full.open_connection(PEER, "192.0.2.8", "inbound") is None
+    assert pending.closed
+    pending = full.open_connection(None, "192.0.2.8", "inbound")
+    assert pending is not None
+    scope = full.open_connection(OTHER, "192.0.2.8", "inbound")
+    assert scope is not None
+    scope.close()
+    assert full.open_connection(OTHER, "192.0.2.9", "inbound") is None
+    check_nothing_held(full)
+
+
+def test_the_allowlist_is_edited_at_run_time(full: ResourceManager) -> None:
+    assert full.open_connection(None, "10.1.2.3", "inbound") is None
+    full.allowlist.add("/ip4/10.0.0.0/ipcidr/8")
+    assert full.open_connection(None, "10.1.2.3", "inbound")
+    full.allowlist.remove("/ip4/10.0.0.0/ipcidr/8")
+    assert full.open_connection(None, "10.1.2.3", "inbound") is None
+
+
+def test_one_allowlist_for_several_managers() -> None:
+    allowlist = Allowlist([FRIEND])
+    managers = [
+        ResourceManager(ResourceLimits(max_connections=0), allowlist) for _ in range(2)]
+    assert all(manager.open_connection(FRIEND) for manager in managers)
+    allowlist.add(PEER)
+    assert all(manager.open_connection(PEER) for manager in managers)
+    assert all(PEER in manager.connection_tracker.bypass_peers for manager in managers)
+
+
+def test_an_allowed_connection_takes_no_room_of_strangers() -> None:
+    manager = ResourceManager(ResourceLimits(max_connections=1), [FRIEND])
+    friend = manager.open_connection(FRIEND)
+    assert friend is not None
+    assert manager.open_connection(PEER) is not None
+
+
+# -- streams -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("taken", NAMES.values(), ids=list(NAMES))
+@pytest.mark.parametrize("given", NAMES.values(), ids=list(NAMES))
+def test_one_peer_by_whatever_name(taken: Any, given: Any) -> None:
+    manager = manager_with(peer_default=Limit(streams=1))
+    assert manager.acquire_stream(taken, "inbound")
+    assert not manager.acquire_stream(given, "inbound")
+    assert manager.ledger.peers() == [PEER.to_bytes()]
+    manager.release_stream(given, "inbound")
+    check_nothing_held(manager)
+    assert manager.ledger.over_released == 0
+
+
+def test_a_streams_scope() -> None:
+    manager = manager_with(transient=Limit(streams=1), protocol={"/a": Limit(streams=1)})
+    stream = manager.open_stream(str(PEER), "outbound")
+    assert stream is not None
+    assert manager.open_stream(PEER, "inbound") is None
+    assert isinstance(manager.last_denial, StreamLimitExceeded)
+    stream.set_protocol("/a")
+    assert manager.ledger.protocol("/a").stat().streams_outbound == 1
+    stream.close()
+    check_nothing_held(manager)
+    manager.close()
+    with pytest.raises(ResourceScopeClosed):
+        manager.open_stream(PEER, "inbound")
+
+
+@pytest.mark.parametrize(("setter", "kept", "refused"), [
+    ("set_service_stream_limit", OTHER, "service:s"),
+    ("set_service_peer_stream_limit", PEER, f"service:s.peer:{PEER}"),
+    ("set_protocol_stream_limit", OTHER, "protocol:/p"),
+    ("set_protocol_peer_stream_limit", PEER, f"protocol:/p.peer:{PEER}"),
+])
+def test_scoped_streams(setter: str, kept: ID, refused: str) -> None:
+    """libp2p 0.8.1's methods; `kept`: whose second stream is refused."""
+    manager = manager_with()
+    name = "s" if "service" in setter else "/p"
+    getattr(manager, setter)(name, 1)
+    arguments: Any = {"service": "s", "protocol": "/p"}
+    assert manager.acquire_scoped_stream(str(PEER), "inbound", **arguments)
+    assert not manager.acquire_scoped_stream(str(kept), "inbound", **arguments)
+    error = manager.last_denial
+    assert isinstance(error, StreamLimitExceeded)
+    assert error.scope == refused
+    assert manager.get_stats()["streams"] == 1
+    if kept is PEER:  # another one has room
+        assert manager.acquire_scoped_stream(OTHER, "inbound", **arguments)
+        manager.release_scoped_stream(OTHER, "inbound", **arguments)
+    manager.release_scoped_stream(PEER, "inbound", service="s")  # not this one
+    assert manager.get_stats()["streams"] == 1
+    manager.release_scoped_stream(PEER, "inbound", **arguments)
+    check_nothing_held(manager)
+    assert manager.acquire_scoped_stream(PEER, "inbound", **arguments)
+    manager.release_scoped_stream(PEER, "inbound", **arguments)
+    for wrong, error_type in ((-1, ValueError), ("1", TypeError), (True, TypeError)):
+        with pytest.raises(error_type):
+            getattr(manager, setter)(name, wrong)
+
+
+def test_scoped_streams_of_a_service_or_a_protocol_or_neither() -> None:
+    manager = manager_with()
+    for arguments in ({"service": "s"}, {"protocol": "/p"}, {}):
+        each: Any = arguments
+        assert manager.acquire_scoped_stream(PEER, "outbound", **each)
+    assert manager.ledger.service("s").stat().streams_outbound == 1
+    assert manager.ledger.protocol("/p").stat().streams_outbound == 1
+    assert manager.get_stats()["streams"] == 3
+    for arguments in ({"service": "s"}, {"protocol": "/p"}, {}):
+        each = arguments
+        manager.release_scoped_stream(PEER, "outbound", **each)
+    check_nothing_held(manager)
+
+
+def test_a_bad_name_takes_no_stream() -> None:
+    manager = manager_with()
+    wrong: Any = 7
+    with pytest.raises(TypeError, match="protocol"):
+        manager.acquire_scoped_stream(PEER, "inbound", protocol=wrong)
+    check_nothing_held(manager)
+
+
+# -- memory, and the end ---------------------------------------------------------------------------
+
+
+def test_memory_by_priority() -> None:
+    manager = ResourceManager(ResourceLimits(max_memory_mb=1))
+    assert not manager.acquire_memory(1 << 19, Priority.LOW)
+    error = manager.last_denial
+    assert isinstance(error, MemoryReservationExceeded)
+    assert (error.priority, error.limit) == (Priority.LOW, 1 << 20)
+    assert manager.acquire_memory(1 << 19, Priority.MEDIUM)
+    with pytest.raises(ValueError, match="priority"):
+        manager.acquire_memory(1, 256)
+    manager.release_memory(1 << 19)
+    check_nothing_held(manager)
+
+
+def test_memory_of_a_connection_counts_for_the_node() -> None:
+    manager = ResourceManager(ResourceLimits(max_memory_mb=1))
+    stream = manager.open_stream(PEER, "inbound")
+    assert stream is not None
+    stream.reserve_memory(1 << 20)
+    assert not manager.acquire_memory(1)
+    manager.release_memory(5)  # not another's
+    assert manager.get_stats()["memory_bytes"] == 1 << 20
+    stream.close()
+    assert manager.acquire_memory(1)
+
+
+def test_closing_forgets_all() -> None:
+    manager = ResourceManager(NodeLimits(subnets=SubnetLimits()))
+    scope = manager.open_connection(None, "192.0.2.1", "inbound")
+    manager.acquire_stream(PEER, "inbound")
+    manager.acquire_memory(7)
+    manager.acquire_scoped_stream(PEER, "inbound", protocol="/p")
+    manager.close()
+    check_nothing_held(manager)
+    assert scope is not None
+    scope.close()
+    manager.release_stream(PEER, "inbound")
+    manager.release_memory(7)
+    manager.release_scoped_stream(PEER, "inbound", protocol="/p")
+    manager.close()
+    assert manager.open_connection(None, None, "inbound") is None
+    check_nothing_held(manager)
+
+
+def test_where_a_leaked_stream_was_opened() -> None:
+    manager = ResourceManager(trace_allocations=True)
+    manager.open_stream(PEER, "inbound")
+    gc.collect()
+    assert manager.get_stats()["leaked"] == 1
+    assert sum(manager.ledger.leaked_at.values()) == 1
