@@ -24,6 +24,7 @@ SYSTEMS = {"linux": "linux", "darwin": "macos", "win32": "windows"}
 MODULES: dict[str, list[str]] = {
     "admission": [],
     "connection_tracker": [],
+    "denials": [],
     "memory_stats": [f"ext/rss_{SYSTEMS.get(sys.platform, 'unknown')}.c"],
     "scope": [],
     "token_bucket": [],

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -342,16 +343,49 @@ def test_denial_log() -> None:
     assert list(log) == []
     made: list[int] = []
 
-    def make(number: int) -> ConnectionLimitExceeded:
-        made.append(number)
-        return ConnectionLimitExceeded(number, number, ConnectionLimitKind.CONNECTIONS)
+    @dataclass
+    class Refused:
+        number: int
+
+        def to_error(
+            self, connection_id: Hashable = None, peer_id: Hashable = None
+        ) -> ConnectionLimitExceeded:
+            made.append(self.number)
+            return ConnectionLimitExceeded(
+                self.number, self.number, ConnectionLimitKind.CONNECTIONS, connection_id, peer_id)
 
     for number in range(5):
-        log.add(make, number)
+        log.add(Refused(number), f"c{number}", PEER, number % 2 == 0)
+    log.add(Refused(4))
     assert made == []  # nothing is built before somebody asks
     assert len(log) == 3
-    assert [error.limit for error in log] == [2, 3, 4]  # type: ignore[attr-defined]
+    assert (log.total, log.inbound, log.outbound) == (6, 3, 2)
+    assert [entry.inbound for entry in log.entries()] == [False, True, None]
+    assert all(0 <= entry.seconds_ago < 60 for entry in log.entries())
+    assert log.entries()[0].error.connection_id == "c3"  # type: ignore[attr-defined]
+    assert log.most_denied() == [(PEER.to_bytes(), 5)]
+    assert [error.limit for error in log] == [3, 4, 4]  # type: ignore[attr-defined]
     assert log.last.limit == 4  # type: ignore[union-attr]
+
+
+def test_a_denial_log_remembers_who_insists() -> None:
+    """However many peers are made up in between."""
+    log = DenialLog()
+    refusal = ConnectionTracker(max_connections=0).admit_pending_inbound("c", ConnectionLimits())
+    assert refusal is not None
+    for number in range(10_000):
+        log.add(refusal, None, b"made up %d" % number, True)
+        if number % 10 == 0:
+            log.add(refusal, None, PEER, True)
+    assert log.most_denied(1) == [(PEER.to_bytes(), 1000)]
+    assert len(log.most_denied(10**6)) <= 1024
+    assert log.total == 11_000
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_denial_log_has_a_size(size: int) -> None:
+    with pytest.raises(ValueError, match=f"size must be 1 or more, not {size}"):
+        DenialLog(size)
 
 
 async def test_a_shared_log(clock: Clock) -> None:

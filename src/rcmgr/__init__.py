@@ -26,7 +26,7 @@ _MODULES = {
         "Denial",
         "TrackerSnapshot",
     ],
-    "denials": ["DenialLog"],
+    "denials": ["DenialEntry", "DenialLog"],
     "errors": [
         "AddressLimitExceeded",
         "ConnectionLimitExceeded",

@@ -18,7 +18,7 @@ from rcmgr.connection_tracker import (
     Denial,
     TrackerSnapshot,
 )
-from rcmgr.denials import DenialLog
+from rcmgr.denials import DenialEntry, DenialLog
 from rcmgr.errors import (
     AddressLimitExceeded,
     ConnectionLimitExceeded,
@@ -87,6 +87,7 @@ __all__ = [
     "ConnectionScope",
     "ConnectionTracker",
     "Denial",
+    "DenialEntry",
     "DenialLog",
     "Ledger",
     "Limit",

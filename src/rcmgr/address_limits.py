@@ -7,7 +7,7 @@ purpose, docs/scopes.md says why.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
@@ -139,7 +139,9 @@ class AddressRefusal(NamedTuple):
     def __bool__(self) -> bool:
         return False
 
-    def to_error(self) -> ResourceLimitExceeded:
+    def to_error(
+        self, connection_id: Hashable | None = None, peer_id: Hashable | None = None
+    ) -> ResourceLimitExceeded:
         if self.limit is not None:
             return AddressLimitExceeded(self.address, str(self.network), self.limit, self.limit)
         return RateLimitExceeded(

@@ -1,4 +1,4 @@
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from types import TracebackType
 from typing import Any, final
 
@@ -10,21 +10,40 @@ from rcmgr.connection_lifecycle import ConnectionLifecycleManager
 from rcmgr.connection_limits import ConnectionLimits
 from rcmgr.connection_tracker import ConnectionRecord, ConnectionTracker, Denial
 from rcmgr.denials import DenialLog
-from rcmgr.scope import ConnScope, Ledger, Refusal
+from rcmgr.memory_limits import MemoryConnectionLimits
+from rcmgr.scope import Ledger, Refusal
 
 __all__ = [
     "Admission",
     "ConnectionScope",
-    "Handover",
-    "charge_peer",
-    "charge_pending",
+    "Intake",
     "is_inbound",
 ]
 
 def is_inbound(direction: Any) -> bool: ...
 @final
-class Handover:
-    def __init__(self, tracker: ConnectionTracker) -> None: ...
+class Intake:
+    limits: ConnectionLimits
+    memory_limits: MemoryConnectionLimits | None
+    def __init__(
+        self, tracker: ConnectionTracker, ledger: Ledger, limits: ConnectionLimits
+    ) -> None: ...
+    def charge_pending(
+        self,
+        connection_id: Hashable | None,
+        inbound: bool,
+        exempt: bool,
+        entered: Entered | None,
+    ) -> ConnectionRecord | Denial | Refusal: ...
+    def charge_peer(
+        self,
+        pending: ConnectionRecord | None,
+        connection_id: Hashable | None,
+        peer: Hashable,
+        inbound: bool,
+        exempt: bool,
+        entered: Entered | None,
+    ) -> ConnectionRecord | Denial | Refusal | None: ...
     def offer_pending(self, record: ConnectionRecord) -> None: ...
     def take_pending(self, inbound: bool) -> ConnectionRecord | None: ...
     def offer_established(self, record: ConnectionRecord) -> None: ...
@@ -53,26 +72,6 @@ class ConnectionScope:
     ) -> None: ...
     def __del__(self) -> None: ...
 
-def charge_pending(
-    admit: Callable[..., ConnectionRecord | Denial],
-    open_scope: Callable[..., ConnScope | Refusal],
-    connection_id: Hashable,
-    inbound: bool,
-    limits: ConnectionLimits,
-    exempt: bool,
-    entered: Entered | None,
-) -> ConnectionRecord | Denial | Refusal: ...
-def charge_peer(
-    admit: Callable[..., ConnectionRecord | Denial],
-    open_scope: Callable[..., ConnScope | Refusal],
-    pending: ConnectionRecord | None,
-    connection_id: Hashable,
-    peer: Hashable,
-    inbound: bool,
-    limits: ConnectionLimits,
-    exempt: bool,
-    entered: Entered | None,
-) -> ConnectionRecord | Denial | Refusal | None: ...
 @disjoint_base
 class Admission:
     def __init__(
@@ -82,7 +81,7 @@ class Admission:
         ledger: Ledger,
         allowlist: Allowlist,
         denials: DenialLog,
-        handover: Handover,
+        intake: Intake,
     ) -> None: ...
     @property
     def connection_tracker(self) -> ConnectionTracker: ...

@@ -18,7 +18,7 @@ from enum import Enum
 
 from rcmgr._peer cimport peer_key
 
-from rcmgr.connection_tracker import ConnectionRecord, Denial
+from rcmgr.connection_tracker import ConnectionRecord
 from rcmgr.errors import ResourceScopeClosed
 from rcmgr.peers import peer_from_text
 from rcmgr.scope import ConnScope
@@ -26,9 +26,7 @@ from rcmgr.scope import ConnScope
 __all__ = [
     "Admission",
     "ConnectionScope",
-    "Handover",
-    "charge_peer",
-    "charge_pending",
+    "Intake",
     "is_inbound",
 ]
 
@@ -37,7 +35,6 @@ cdef dict PEERS_BY_TEXT = {}
 cdef Py_ssize_t MOST_TEXTS = 10_000
 
 cdef object RECORD = ConnectionRecord
-cdef object DENIAL = Denial
 cdef object CONN_SCOPE = ConnScope
 
 # Pending connections that this task opened, of all managers, the latest first: a record, those
@@ -64,20 +61,21 @@ cdef object known_peer(object peer):
 
 
 cdef dict DIRECTIONS = {"inbound": True, "outbound": False, "unknown": False}
-cdef object known_inbound = "inbound"
-cdef object known_outbound = "outbound"
+# members of an enum, once seen: hashing one runs Python code
+cdef object known_inbound = None
+cdef object known_outbound = None
 
 
 cdef bint inbound_of(object direction) except -1:
-    if direction is known_inbound:
+    if direction is "inbound" or direction is known_inbound:
         return True
-    if direction is known_outbound:
+    if direction is "outbound" or direction is known_outbound:
         return False
     return learn(direction)
 
 
 cdef bint learn(object direction) except -1:
-    """Any direction; the members of an enum are known by identity the next time."""
+    """Any other direction; the members of an enum are known the next time."""
     global known_inbound, known_outbound
     name = str(getattr(direction, "name", direction)).lower()
     found = DIRECTIONS.get(name)
@@ -109,14 +107,106 @@ cdef class _Offer:
 
 
 @cython.final
+cdef class _Held:
+    """A connection's share of the scopes, and of the network it came from."""
+
+    cdef object scope
+    cdef object entered
+
+    def close(self):
+        self.scope.close()
+        self.entered.close()
+
+
+cdef object held_with(object scope, object entered):
+    cdef _Held held
+    if entered is None:
+        return scope
+    held = _Held.__new__(_Held)
+    held.scope = scope
+    held.entered = entered
+    return held
+
+
+@cython.final
 @cython.binding(False)
-cdef class Handover:
-    """Passes a tracker's connections from one call of a task to the next."""
+cdef class Intake:
+    """Counts connections in both the states and the scopes, and passes them on within a task.
+
+    tracker: the states. ledger: the scopes. limits: a ConnectionLimits, for the states.
+    """
 
     cdef object _tracker
+    # methods of the tracker and the ledger: looking them up would cost as much as calling them
+    cdef object _admit, _open
+    cdef uint64_t _numbers
+    cdef public object limits
+    cdef public object memory_limits
+    """A MemoryConnectionLimits, or None."""
 
-    def __init__(self, tracker):
+    def __init__(self, tracker, ledger, limits):
         self._tracker = tracker
+        self._admit = tracker.admit
+        self._open = ledger.try_open_connection
+        self.limits = limits
+
+    cdef str new_id(self):
+        cdef uint64_t number
+        with cython.critical_section(self):
+            self._numbers += 1
+            number = self._numbers
+        return f"conn-{number}"
+
+    cpdef charge_pending(self, connection_id, bint inbound, bint exempt, entered):
+        """Count a connection before its handshake: its ConnectionRecord, or a Refusal or Denial.
+
+        connection_id: None makes one up. entered: closed at the end of the connection, and when
+        it is refused.
+        """
+        scope = self._open(inbound, True, exempt)
+        if type(scope) is not CONN_SCOPE:
+            if entered is not None:
+                entered.close()
+            return scope
+        held = held_with(scope, entered)
+        if connection_id is None:
+            connection_id = self.new_id()
+        record = self._admit(connection_id, None, inbound, self.limits, held, exempt)
+        if type(record) is not RECORD:
+            held.close()
+        return record
+
+    cpdef charge_peer(
+        self, pending, connection_id, peer, bint inbound, bint exempt, entered
+    ):
+        """Count a connection whose peer is known: one that was pending, or (None) a new one.
+
+        As `charge_pending`; None: another thread closed it. There is no way back for one that was
+        pending: end it. connection_id: None makes one up, or takes that of the pending one.
+        """
+        held = None if pending is None else pending.held
+        scope = (<_Held>held).scope if type(held) is _Held else held
+        if type(scope) is CONN_SCOPE:
+            held = None  # the record keeps it
+            try:
+                moved = scope.try_set_peer(peer, exempt)
+            except ResourceScopeClosed:
+                return None
+            if moved is not True:
+                return moved
+        else:
+            scope = self._open(inbound, False, exempt, peer)
+            if type(scope) is not CONN_SCOPE:
+                if entered is not None:
+                    entered.close()
+                return scope
+            held = held_with(scope, entered)
+        if connection_id is None:
+            connection_id = self.new_id() if pending is None else pending.connection_id
+        record = self._admit(connection_id, peer, inbound, self.limits, held, exempt)
+        if type(record) is not RECORD and held is not None:
+            held.close()
+        return record
 
     cpdef offer_pending(self, record):
         """The handshake of `record` begins in this task."""
@@ -264,81 +354,6 @@ cdef ConnectionScope new_scope(object tracker, object record, bint only_pending)
     return scope
 
 
-@cython.final
-cdef class _Held:
-    """A connection's share of the scopes, and of the network it came from."""
-
-    cdef object scope
-    cdef object entered
-
-    def close(self):
-        self.scope.close()
-        self.entered.close()
-
-
-cdef object held_with(object scope, object entered):
-    cdef _Held held
-    if entered is None:
-        return scope
-    held = _Held.__new__(_Held)
-    held.scope = scope
-    held.entered = entered
-    return held
-
-
-cpdef object charge_pending(
-    object admit, object open_scope, object connection_id, bint inbound, object limits,
-    bint exempt, object entered,
-):
-    """Count a connection before its handshake in both the scopes and the states.
-
-    Its ConnectionRecord; or a Refusal or Denial, and then `entered` is closed. `admit` and
-    `open_scope` are the tracker's and the ledger's methods.
-    """
-    scope = open_scope(inbound, True, exempt)
-    if type(scope) is not CONN_SCOPE:
-        if entered is not None:
-            entered.close()
-        return scope
-    held = held_with(scope, entered)
-    record = admit(connection_id, None, inbound, limits, held, exempt)
-    if type(record) is not RECORD:
-        held.close()
-    return record
-
-
-cpdef object charge_peer(
-    object admit, object open_scope, object pending, object connection_id, object peer,
-    bint inbound, object limits, bint exempt, object entered,
-):
-    """Count a connection whose peer is known: one that was pending, or (None) a new one.
-
-    Its ConnectionRecord; or a Refusal or Denial, or None (another thread closed it), and then
-    `entered` is closed. There is no way back for a pending one: end it.
-    """
-    held = None if pending is None else pending.held
-    scope = (<_Held>held).scope if type(held) is _Held else held
-    if type(scope) is CONN_SCOPE:
-        held = None  # the record keeps it
-        try:
-            moved = scope.try_set_peer(peer, exempt)
-        except ResourceScopeClosed:
-            return None
-        if moved is not True:
-            return moved
-    else:
-        scope = open_scope(inbound, False, exempt, peer)
-        if type(scope) is not CONN_SCOPE:
-            if entered is not None:
-                entered.close()
-            return scope
-        held = held_with(scope, entered)
-    record = admit(connection_id, peer, inbound, limits, held, exempt)
-    if type(record) is not RECORD and held is not None:
-        held.close()
-    return record
-
-
 @cython.binding(False)
 cdef class Admission:
     """Asks everything that has a say about a connection or stream, in order, all or nothing.
@@ -355,27 +370,25 @@ cdef class Admission:
     """Who is never limited; may be edited at any time."""
     cdef readonly object denials
     """The latest denials, a DenialLog."""
-    # methods of the above, bound: looking them up would cost as much as calling them
-    cdef object _admit, _open, _acquire, _release
+    # methods of the above, bound
+    cdef object _acquire, _release, _note
     cdef dict _allowed  # the peers of the allowlist
-    cdef Handover _handover
+    cdef Intake _intake
     cdef public bint _asks_addresses
     cdef public bint _asks_peers
     cdef bint _closed
-    cdef uint64_t _connections
 
-    def __init__(self, tracker, lifecycle, ledger, allowlist, denials, handover):
+    def __init__(self, tracker, lifecycle, ledger, allowlist, denials, intake):
         self.connection_tracker = tracker
         self.connection_lifecycle = lifecycle
         self.ledger = ledger
         self.allowlist = allowlist
         self._allowed = allowlist.peers
-        self._admit = tracker.admit
-        self._open = ledger.try_open_connection
         self._acquire = ledger.acquire_stream
         self._release = ledger.release_stream
+        self._note = denials.add
         self.denials = denials
-        self._handover = handover
+        self._intake = intake
 
     @property
     def closed(self):
@@ -412,70 +425,51 @@ cdef class Admission:
         cdef bint exempt = False
         entered = None
         if (
-            self._asks_addresses or self.connection_lifecycle.memory_limits is not None
+            self._asks_addresses or self._intake.memory_limits is not None
             or self.allowlist.has_networks
         ):
             answer = self._may_begin(inbound, endpoint_ip)
             if answer is None:
                 return None
             exempt, entered = answer
-        connection_id = self.next_id()
-        record = charge_pending(
-            self._admit, self._open, connection_id, inbound, self.connection_lifecycle.limits,
-            exempt, entered)
+        record = self._intake.charge_pending(None, inbound, exempt, entered)
         if type(record) is not RECORD:
-            self.note(record, connection_id, None)
+            self._note(record, None, None, inbound)
             return None
-        self._handover.offer_pending(record)
+        self._intake.offer_pending(record)
         return new_scope(self.connection_tracker, record, True)
 
     cdef object establish(self, object peer, bint inbound, object endpoint_ip):
         cdef bint exempt
         tracker = self.connection_tracker
-        known = self._handover.take_established(peer, inbound, True)
+        known = self._intake.take_established(peer, inbound, True)
         if known is not None:
             exempt = known.is_bypassed
         else:
             exempt = self.is_exempt(peer, endpoint_ip)
         if not exempt and (
-            self._asks_peers or self.connection_lifecycle.memory_limits is not None
+            self._asks_peers or self._intake.memory_limits is not None
         ) and not self._may_connect(peer, inbound, known is not None):
             if known is not None:
                 tracker.remove(known)
             return None
         if known is not None:
             return new_scope(tracker, known, False)
-        pending = self._handover.take_pending(inbound)
-        connection_id = self.next_id() if pending is None else pending.connection_id
-        record = charge_peer(
-            self._admit, self._open, pending, connection_id, peer, inbound,
-            self.connection_lifecycle.limits, exempt, None)
+        pending = self._intake.take_pending(inbound)
+        record = self._intake.charge_peer(pending, None, peer, inbound, exempt, None)
         if type(record) is RECORD:
-            self._handover.offer_established(record)
+            self._intake.offer_established(record)
             return new_scope(tracker, record, False)
         if pending is not None:
             tracker.remove(pending)
-        self.note(record, connection_id, peer)
+        if record is not None:
+            self._note(record, None if pending is None else pending.connection_id, peer, inbound)
         return None
-
-    cdef int note(self, object refusal, object connection_id, object peer) except -1:
-        if type(refusal) is DENIAL:
-            self.denials.add(refusal.to_error, connection_id, peer)
-        elif refusal is not None:
-            self.denials.add(refusal.to_error, peer)
-        return 0
 
     cdef bint is_exempt(self, object peer, object endpoint_ip) except -1:
         if not self._allowed and (endpoint_ip is None or not self.allowlist.has_networks):
             return False
         return self.allowlist.allows_at(peer, endpoint_ip)
-
-    cdef str next_id(self):
-        cdef uint64_t number
-        with cython.critical_section(self):
-            self._connections += 1
-            number = self._connections
-        return f"conn-{number}"
 
     # -- streams -----------------------------------------------------------------------------
 
@@ -492,7 +486,7 @@ cdef class Admission:
         taken = self._acquire(peer, inbound, self.is_exempt(peer, None))
         if taken is True:
             return True
-        self.denials.add(taken.to_error, peer)
+        self._note(taken, None, peer, inbound)
         return False
 
     def release_stream(self, peer_id, direction):

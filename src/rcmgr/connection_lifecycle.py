@@ -62,7 +62,7 @@ class ConnectionLifecycleManager:
         if excess is not None:
             with self._lock:
                 self._refused_for_memory += 1
-            self.denials.add(excess.to_error)
+            self.denials.add(excess)
         return excess
 
     async def handle_pending_inbound_connection(
@@ -76,7 +76,7 @@ class ConnectionLifecycleManager:
             self._check_memory()
         denial = self.tracker.admit_pending_inbound(connection_id, self.limits)
         if denial is not None:
-            self._deny(denial, connection_id, None)
+            self._deny(denial, connection_id, None, True)
 
     async def handle_pending_outbound_connection(
         self,
@@ -95,7 +95,7 @@ class ConnectionLifecycleManager:
             self._check_memory()
         denial = self.tracker.admit_pending_outbound(connection_id, self.limits, peer_id)
         if denial is not None:
-            self._deny(denial, connection_id, peer_id)
+            self._deny(denial, connection_id, peer_id, False)
 
     async def handle_established_inbound_connection(
         self,
@@ -116,7 +116,7 @@ class ConnectionLifecycleManager:
                 raise
             return
         if denial is not None:
-            self._deny(denial, connection_id, peer_id)
+            self._deny(denial, connection_id, peer_id, True)
 
     async def handle_established_outbound_connection(
         self,
@@ -133,7 +133,7 @@ class ConnectionLifecycleManager:
                 raise
             return
         if denial is not None:
-            self._deny(denial, connection_id, peer_id)
+            self._deny(denial, connection_id, peer_id, False)
 
     async def handle_connection_closed(
         self, connection_id: Hashable, peer_id: Hashable | None = None
@@ -195,7 +195,7 @@ class ConnectionLifecycleManager:
             self.tracker.remove(record, only_pending=True)
 
     def _deny(
-        self, denial: Denial, connection_id: Hashable, peer_id: Hashable | None
+        self, denial: Denial, connection_id: Hashable, peer_id: Hashable | None, inbound: bool
     ) -> NoReturn:
-        self.denials.add(denial.to_error, connection_id, peer_id)
+        self.denials.add(denial, connection_id, peer_id, inbound)
         raise denial.to_error(connection_id, peer_id)

@@ -7,13 +7,14 @@ from typing import Any, NoReturn
 
 from rcmgr.address_limits import AddressGate, AddressRefusal, Entered
 from rcmgr.addresses import Allowlist, endpoint_of
-from rcmgr.admission import Handover, charge_peer, charge_pending
+from rcmgr.admission import Intake
 from rcmgr.connection_lifecycle import ConnectionLifecycleManager
 from rcmgr.connection_limits import ConnectionLimits
 from rcmgr.connection_tracker import ConnectionRecord, ConnectionTracker, Denial
 from rcmgr.denials import DenialLog
 from rcmgr.errors import ResourceScopeClosed
-from rcmgr.scope import Ledger, Refusal
+from rcmgr.memory_limits import MemoryConnectionLimits
+from rcmgr.scope import Refusal
 
 __all__ = ["HostLifecycle"]
 
@@ -28,18 +29,31 @@ class HostLifecycle(ConnectionLifecycleManager):
     def __init__(
         self,
         tracker: ConnectionTracker,
-        limits: ConnectionLimits,
         *,
-        ledger: Ledger,
+        intake: Intake,
         denials: DenialLog,
-        handover: Handover,
         allowlist: Allowlist,
     ) -> None:
-        super().__init__(tracker, limits, denials=denials)
+        self._intake = intake
+        super().__init__(tracker, intake.limits, denials=denials)
         self.addresses: AddressGate | None = None
-        self._ledger = ledger
-        self._handover = handover
         self._allowlist = allowlist
+
+    @property
+    def limits(self) -> ConnectionLimits:
+        return self._intake.limits
+
+    @limits.setter
+    def limits(self, limits: ConnectionLimits) -> None:
+        self._intake.limits = limits
+
+    @property
+    def memory_limits(self) -> MemoryConnectionLimits | None:
+        return self._intake.memory_limits
+
+    @memory_limits.setter
+    def memory_limits(self, limits: MemoryConnectionLimits | None) -> None:
+        self._intake.memory_limits = limits
 
     async def handle_pending_inbound_connection(
         self, connection_id: Hashable, local_addr: Any = None, remote_addr: Any = None
@@ -96,38 +110,33 @@ class HostLifecycle(ConnectionLifecycleManager):
         if not exempt and self.memory_limits is not None:
             self._check_memory()
         entered = None if exempt else self._enter(address, inbound)
-        record = charge_pending(
-            self.tracker.admit, self._ledger.try_open_connection, connection_id, inbound,
-            self.limits, exempt, entered,
-        )
+        record = self._intake.charge_pending(connection_id, inbound, exempt, entered)
         if not isinstance(record, ConnectionRecord):
-            self._refuse(record, connection_id, peer_id)
+            self._refuse(record, connection_id, peer_id, inbound)
 
     def _establish(
         self, connection_id: Hashable, peer_id: Hashable, address: Any, *, inbound: bool
     ) -> None:
-        established = self._handover.take_established(peer_id, inbound, claimed=False)
+        established = self._intake.take_established(peer_id, inbound, claimed=False)
         if established is not None and self.tracker.rename(established, connection_id):
             return
         exempt = self._is_exempt(peer_id, address)
         entered = None
         pending = self.tracker.get_connection(connection_id)
         if pending is None:
-            pending = self._handover.take_pending(inbound)
+            pending = self._intake.take_pending(inbound)
             if pending is not None:
                 self.tracker.rename(pending, connection_id)
             elif not exempt:
                 entered = self._enter(address, inbound)
-        record = charge_peer(
-            self.tracker.admit, self._ledger.try_open_connection, pending, connection_id, peer_id,
-            inbound, self.limits, exempt, entered,
-        )
+        record = self._intake.charge_peer(
+            pending, connection_id, peer_id, inbound, exempt, entered)
         if not isinstance(record, ConnectionRecord):
             if pending is not None:
                 self.tracker.remove(pending, True)
-            self._refuse(record, connection_id, peer_id)
+            self._refuse(record, connection_id, peer_id, inbound)
         self.tracker.rename(record, connection_id)  # the swarm knows it
-        self._handover.offer_established(record)
+        self._intake.offer_established(record)
 
     def _is_exempt(self, peer_id: Hashable | None, address: Any) -> bool:
         if not self._allowlist:
@@ -141,16 +150,18 @@ class HostLifecycle(ConnectionLifecycleManager):
             return None
         entered = self.addresses.try_enter(str(address), inbound)
         if isinstance(entered, AddressRefusal):
-            self.denials.add(entered.to_error)
+            self.denials.add(entered, inbound=inbound)
             raise entered.to_error()
         return entered
 
     def _refuse(
-        self, refusal: Denial | Refusal | None, connection_id: Hashable, peer_id: Hashable | None
+        self,
+        refusal: Denial | Refusal | None,
+        connection_id: Hashable,
+        peer_id: Hashable | None,
+        inbound: bool,
     ) -> NoReturn:
-        if isinstance(refusal, Denial):
-            self._deny(refusal, connection_id, peer_id)
         if refusal is None:  # another thread closed it
             raise ResourceScopeClosed(str(connection_id))
-        self.denials.add(refusal.to_error, peer_id)
-        raise refusal.to_error(peer_id)
+        self.denials.add(refusal, connection_id, peer_id, inbound)
+        raise refusal.to_error(connection_id, peer_id)

@@ -10,12 +10,11 @@ from typing import Any
 
 from rcmgr.address_limits import AddressGate, AddressRates, AddressRefusal, SubnetLimits
 from rcmgr.addresses import Allowlist, endpoint_of
-from rcmgr.admission import Admission, Handover, is_inbound
+from rcmgr.admission import Admission, Intake, is_inbound
 from rcmgr.connection_limits import ConnectionLimits, check_limit
 from rcmgr.connection_tracker import ConnectionTracker
 from rcmgr.denials import DenialLog
 from rcmgr.errors import (
-    RateLimitExceeded,
     ResourceLimitExceeded,
     ResourceScopeClosed,
     link_upstream,
@@ -28,9 +27,8 @@ from rcmgr.memory_limits import MemoryConnectionLimits
 from rcmgr.peers import peer_from_any, peer_key
 from rcmgr.protocol_rate_limiter import ProtocolRateLimiter
 from rcmgr.rate_limiter import table_of
-from rcmgr.rate_limits import ConnectionRateLimits, RateLimits
+from rcmgr.rate_limits import ConnectionRateLimits, RateLimits, RateRefusal
 from rcmgr.scope import Ledger, Priority, ScopeStat, StreamScope
-from rcmgr.token_bucket import BucketTable
 
 __all__ = ["ResourceLimits", "ResourceManager"]
 
@@ -140,15 +138,10 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
         allowed = _allowlist(allowlist)
         denials = DenialLog()
         tracker = ConnectionTracker(bypass=allowed.peers)
-        handover = Handover(tracker)
         ledger = Ledger(trace_allocations=trace_allocations)
+        intake = Intake(tracker, ledger, connection_limits)
         self._lifecycle = HostLifecycle(
-            tracker,
-            connection_limits,
-            ledger=ledger,
-            denials=denials,
-            handover=handover,
-            allowlist=allowed,
+            tracker, intake=intake, denials=denials, allowlist=allowed
         )
         super().__init__(
             tracker=tracker,
@@ -156,7 +149,7 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
             ledger=ledger,
             allowlist=allowed,
             denials=denials,
-            handover=handover,
+            intake=intake,
         )
         self._memory = self.ledger.system()
         self._scope_limits = node.scopes
@@ -313,7 +306,7 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
             return False, None
         entered = gate.try_enter(str(endpoint_ip), inbound)
         if isinstance(entered, AddressRefusal):
-            self.denials.add(entered.to_error)
+            self.denials.add(entered, inbound=inbound)
             return None
         return False, entered
 
@@ -325,7 +318,8 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
             return False
         if rates is None or rates.try_consume(peer_id):
             return True
-        self.denials.add(_rate_error, rates, peer_id)
+        refusal = RateRefusal("connections", "connection of peer", rates.time_until)
+        self.denials.add(refusal, None, peer_id, inbound)
         return False
 
     # -- streams and memory --------------------------------------------------------------------
@@ -338,12 +332,13 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
         """
         self._check_open()
         peer = peer_from_any(peer_id)
+        inbound = is_inbound(direction)
         scope = self.ledger.try_open_stream(
-            peer, is_inbound(direction), allowlisted=self.allowlist.allows(peer)
+            peer, inbound, allowlisted=self.allowlist.allows(peer)
         )
         if isinstance(scope, StreamScope):
             return scope
-        self.denials.add(scope.to_error, peer)
+        self.denials.add(scope, None, peer, inbound)
         return None
 
     def acquire_scoped_stream(
@@ -371,7 +366,7 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
             raise
         if taken is not True:
             scope.close()
-            self.denials.add(taken.to_error, peer_id)
+            self.denials.add(taken, None, scope.peer, scope.inbound)
             return False
         with self._lock:
             key = (scope.peer, scope.inbound, service, protocol)
@@ -409,7 +404,7 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
         taken = self._memory.try_reserve_memory(size, priority)
         if taken is True:
             return True
-        self.denials.add(taken.to_error)
+        self.denials.add(taken)
         return False
 
     def release_memory(self, size: int) -> None:
@@ -438,7 +433,7 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
         limiter = self.protocol_rate_limiters.get(protocol)
         if limiter is None or limiter.check_peer_rate_limit(peer_id, operation):
             return True
-        self.denials.add(limiter.denial, peer_id, operation)
+        self.denials.add(limiter.refusal(operation), None, peer_id, True)
         return False
 
     # -- what there is -------------------------------------------------------------------------
@@ -569,13 +564,4 @@ def _rates_per_ip(rates: ConnectionRateLimits) -> AddressRates | None:
         overrides={},
         max_networks=rates.max_peers,
         on_full=rates.on_full,
-    )
-
-
-def _rate_error(rates: BucketTable, peer_id: Hashable) -> RateLimitExceeded:
-    return RateLimitExceeded(
-        protocol="connections",
-        operation="connection of peer",
-        peer_id=peer_id,
-        retry_after_s=rates.time_until(peer_id),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import NamedTuple
 
 from rcmgr.errors import MemoryUsageLimitExceeded
@@ -21,7 +21,9 @@ class MemoryExcess(NamedTuple):
     process_memory_bytes: int
     max_allowed_bytes: int
 
-    def to_error(self) -> MemoryUsageLimitExceeded:
+    def to_error(
+        self, connection_id: Hashable | None = None, peer_id: Hashable | None = None
+    ) -> MemoryUsageLimitExceeded:
         percentage = 100.0 * self.process_memory_bytes / max(1, self.max_allowed_bytes)
         return MemoryUsageLimitExceeded(
             self.process_memory_bytes, self.max_allowed_bytes, percentage

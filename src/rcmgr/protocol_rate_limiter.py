@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Hashable, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
-from rcmgr.errors import RateLimitExceeded
 from rcmgr.peers import peer_from_any, peer_key, peer_text
 from rcmgr.rate_limiter import bucket_of, table_of
-from rcmgr.rate_limits import RateLimits
+from rcmgr.rate_limits import RateLimits, RateRefusal
 
 __all__ = ["ProtocolRateLimiter"]
 
@@ -88,14 +88,10 @@ class ProtocolRateLimiter:
             0.0 if self._overall is None else self._overall.time_until(tokens),
         )
 
-    def denial(self, peer_id: Hashable, operation: str = "request") -> RateLimitExceeded:
-        """The error that describes a denial, with the time to wait from now."""
-        return RateLimitExceeded(
-            protocol=self.protocol,
-            operation=operation,
-            peer_id=peer_id,
-            retry_after_s=self.retry_after(peer_id, operation),
-        )
+    def refusal(self, operation: str = "request") -> RateRefusal:
+        """What is noted of a denial; its error says how long to wait from when it is made."""
+        return RateRefusal(
+            self.protocol, operation, partial(self.retry_after, operation=operation))
 
     @asynccontextmanager
     async def request(self, peer_id: Hashable, operation: str = "request") -> AsyncIterator[None]:
@@ -104,7 +100,7 @@ class ProtocolRateLimiter:
         RateLimitExceeded: denied; the work is not done.
         """
         if not self.check_peer_rate_limit(peer_id, operation):
-            raise self.denial(peer_id, operation)
+            raise self.refusal(operation).to_error(peer_id=peer_id)
         yield
 
     def get_protocol_stats(self) -> dict[str, Any]:

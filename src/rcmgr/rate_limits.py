@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
+from rcmgr.errors import RateLimitExceeded
 from rcmgr.token_bucket import TokenBucket
 
-__all__ = ["ConnectionRateLimits", "Rate", "RateLimits"]
+__all__ = ["ConnectionRateLimits", "Rate", "RateLimits", "RateRefusal"]
 
 _ON_FULL = ("evict_fullest", "deny_new")
 
@@ -39,6 +40,21 @@ class Rate:
 
     def to_dict(self) -> dict[str, Any]:
         return {"refill_rate": self.refill_rate, "burst": self.burst}
+
+
+class RateRefusal(NamedTuple):
+    """Why something was refused: it came too often."""
+
+    protocol: str
+    operation: str
+    retry_after_s: Callable[[Any], float]
+    """Of the peer, when it is asked for: seconds, inf is never."""
+
+    def to_error(
+        self, connection_id: Hashable | None = None, peer_id: Hashable | None = None
+    ) -> RateLimitExceeded:
+        return RateLimitExceeded(
+            self.protocol, self.operation, peer_id, self.retry_after_s(peer_id))
 
 
 @dataclass(frozen=True, slots=True)

@@ -293,7 +293,7 @@ cdef class Refusal:
         """What there was too little of: "memory", "inbound stream", "file descriptor", ..."""
         return RESOURCE_TEXTS[self.what]
 
-    def to_error(self, peer_id=None):
+    def to_error(self, connection_id=None, peer_id=None):
         """The ScopeLimitExceeded that says so, of whom if that is given."""
         scope, asked_by = self.scope, self.asked_by
         error = ScopeLimitExceeded

@@ -156,8 +156,8 @@ class ScopedStreams:
         if taken is True and service is not None:
             taken = scope.try_set_service(service)
         if isinstance(taken, Refusal):
-            self._manager.denials.add(taken.to_error, scope.peer)
-            return taken.to_error(scope.peer)
+            self._manager.denials.add(taken, None, scope.peer, scope.inbound)
+            return taken.to_error(None, scope.peer)
         return None
 
 

@@ -1,0 +1,41 @@
+from collections.abc import Hashable, Iterator
+from typing import NamedTuple, Protocol, final
+
+from rcmgr.errors import ResourceLimitExceeded
+
+__all__ = ["DenialEntry", "DenialLog"]
+
+class _Refusal(Protocol):
+    def to_error(
+        self, connection_id: Hashable | None = None, peer_id: Hashable | None = None
+    ) -> ResourceLimitExceeded: ...
+
+class DenialEntry(NamedTuple):
+    error: ResourceLimitExceeded
+    seconds_ago: float
+    inbound: bool | None
+
+@final
+class DenialLog:
+    def __new__(cls, size: int = 256) -> DenialLog: ...
+    @property
+    def total(self) -> int: ...
+    @property
+    def inbound(self) -> int: ...
+    @property
+    def outbound(self) -> int: ...
+    def add(
+        self,
+        refusal: _Refusal,
+        connection_id: Hashable | None = None,
+        peer_id: Hashable | None = None,
+        inbound: bool | None = None,
+    ) -> None: ...
+    def most_denied(self, count: int = 10) -> list[tuple[Hashable, int]]: ...
+    @property
+    def last(self) -> ResourceLimitExceeded | None: ...
+    def entries(self) -> list[DenialEntry]: ...
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[ResourceLimitExceeded]: ...
+
+def second(pair: tuple[Hashable, int]) -> int: ...
