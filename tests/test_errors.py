@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import copy
+import json
+import math
 import pickle
 import subprocess
 import sys
@@ -11,9 +13,12 @@ import pytest
 from libp2p.peer.id import ID
 
 from rcmgr import (
+    AddressLimitExceeded,
     ConnectionLimitExceeded,
     ConnectionLimitKind,
     MemoryReservationExceeded,
+    MemoryUsageLimitExceeded,
+    RateLimitExceeded,
     ResourceLimitExceeded,
     ResourceScopeClosed,
     ScopeLimitExceeded,
@@ -185,8 +190,8 @@ handler = manager.connection_lifecycle.handle_established_inbound_connection("c"
 try:
     handler.send(None)
 except ResourceLimitExceeded as error:
-    assert str(error) == (
-        "Connection limit exceeded: established_inbound (current: 0, limit: 0)")
+    assert str(error).startswith(
+        "Connection limit exceeded: established_inbound (current: 0, limit: 0); connection c")
 """)
 
 
@@ -200,3 +205,70 @@ assert "libp2p" not in sys.modules
 print(repr(error))
 """)
     assert out.strip() == repr(error)
+
+
+# -- what a person and a program can do with it -----------------------------------------------
+
+EXPLAINED = [
+    (ConnectionLimitExceeded(4, 4, ConnectionLimitKind.ESTABLISHED_PER_PEER, "c", PEER),
+     "connection", "connection.established_per_peer", "ConnectionLimits.max_established_per_peer"),
+    (ScopeLimitExceeded("system", "inbound connection", 9, 1, 9, peer_id=PEER),
+     "connection", "connection.system.conns_inbound", "system.conns_inbound"),
+    (StreamLimitExceeded("transient", "stream", 9, 1, 9, peer_id=PEER),
+     "stream", "stream.transient.streams", "transient.streams"),
+    (StreamLimitExceeded(f"protocol:/a/1.peer:{PEER}", "inbound stream", 9, 1, 9, peer_id=PEER),
+     "stream", "stream.protocol_peer.streams_inbound", "protocol_peer['/a/1'].streams_inbound"),
+    (StreamLimitExceeded("service:s", "outbound stream", 9, 1, 9, peer_id=PEER),
+     "stream", "stream.service.streams_outbound", "service_default.streams_outbound"),
+    (MemoryReservationExceeded("conn-7.span-2", "memory", 9, 1, 9, peer_id=PEER),
+     "memory", "memory.conn.memory", "conn.memory"),
+    (ScopeLimitExceeded("allowlistedSystem", "file descriptor", 9, 1, 9, peer_id=PEER),
+     "connection", "connection.allowlisted_system.fd", "allowlisted_system.fd"),
+    (MemoryUsageLimitExceeded(11, 10, 110.0),
+     "memory", "memory.process", "MemoryConnectionLimits"),
+    (AddressLimitExceeded("192.0.2.1", "192.0.2.1/32", 8, 8),
+     "connection", "connection.address", "SubnetLimits"),
+    (RateLimitExceeded("connections", "connection of peer", PEER, 2.0),
+     "rate", "rate.peer", "ConnectionRateLimits.per_peer"),
+    (RateLimitExceeded("network 192.0.2.0/24", "connection", None, 2.0),
+     "rate", "rate.address", "AddressRates"),
+    (RateLimitExceeded("/a/1", "stream", PEER, math.inf),
+     "rate", "rate.protocol", "RateLimits of /a/1"),
+]
+
+
+@pytest.mark.parametrize(
+    ("error", "category", "code", "setting"), EXPLAINED, ids=[each[2] for each in EXPLAINED])
+def test_every_denial_explains_itself(error: Any, category: str, code: str, setting: str) -> None:
+    assert isinstance(error, ResourceLimitExceeded)
+    assert (error.category, error.code) == (category, code)
+    assert setting in error.setting
+    assert error.setting in error.explanation
+    assert str(error) == error.message
+    assert error.explanation.startswith(str(error).partition(";")[0])
+    told = json.loads(json.dumps(error.to_dict(), allow_nan=False))
+    assert (told["code"], told["category"]) == (code, category)
+    assert told["message"] == error.explanation
+    if getattr(error, "peer_id", None) is not None:
+        assert told["peer_id"] == str(PEER)
+        assert str(PEER) in error.explanation
+    for key, value in told.items():
+        assert value is None or isinstance(value, str | int | float), key
+    for twin in (pickle.loads(pickle.dumps(error)), copy.deepcopy(error)):
+        assert twin.to_dict() == error.to_dict()
+    with pytest.raises(type(error)) as caught:
+        raise error from KeyError("cause")
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
+def test_codes_tell_limits_apart() -> None:
+    codes = [each[2] for each in EXPLAINED]
+    codes += [ConnectionLimitExceeded(1, 1, kind).code for kind in ConnectionLimitKind]
+    assert len(set(codes)) == len(codes) - 1  # established_per_peer is there twice
+
+
+def test_the_root_can_be_told_too() -> None:
+    assert ResourceLimitExceeded("full").to_dict() == {
+        "code": "resource", "category": "resource", "setting": "the limits of the ResourceManager",
+        "message": "full; see the limits of the ResourceManager",
+    }

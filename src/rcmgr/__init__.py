@@ -27,6 +27,7 @@ _MODULES = {
         "TrackerSnapshot",
     ],
     "denials": ["DenialEntry", "DenialLog"],
+    "error_context": ["ErrorContextBuilder"],
     "errors": [
         "AddressLimitExceeded",
         "ConnectionLimitExceeded",

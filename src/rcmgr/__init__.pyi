@@ -19,6 +19,7 @@ from rcmgr.connection_tracker import (
     TrackerSnapshot,
 )
 from rcmgr.denials import DenialEntry, DenialLog
+from rcmgr.error_context import ErrorContextBuilder
 from rcmgr.errors import (
     AddressLimitExceeded,
     ConnectionLimitExceeded,
@@ -89,6 +90,7 @@ __all__ = [
     "Denial",
     "DenialEntry",
     "DenialLog",
+    "ErrorContextBuilder",
     "Ledger",
     "Limit",
     "LimitIncrease",

@@ -10,10 +10,14 @@ over half a second to import): `link_upstream` replaces the root class below.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Hashable
-from dataclasses import dataclass, fields
+from dataclasses import Field, dataclass, fields, is_dataclass
 from enum import Enum
+from typing import Any, ClassVar
+
+from rcmgr.peers import peer_key, peer_text
 
 __all__ = [
     "AddressLimitExceeded",
@@ -61,6 +65,9 @@ class ResourceLimitExceeded(_LimitRoot):
     happened; the message is made when it is read. They can be pickled.
     """
 
+    category: ClassVar[str] = "resource"
+    """What was asked for: "connection", "stream", "memory" or "rate"."""
+
     # the attributes upstream's class has, for handlers written against it
     scope_name: str | None = None
     resource_type: str | None = None
@@ -83,6 +90,68 @@ class ResourceLimitExceeded(_LimitRoot):
     def message(self) -> str:
         return str(self)
 
+    @property
+    def explanation(self) -> str:
+        """What was asked, of whom, which limit refused, how much is in use, what would change it.
+        """
+        return "; ".join([self._sentence(), *self._of_whom(), f"see {self.setting}"])
+
+    def _sentence(self) -> str:
+        return ", ".join(map(str, self.args))
+
+    def _of_whom(self) -> list[str]:
+        return []
+
+    def __str__(self) -> str:
+        """The explanation, but only its first sentence while nobody is known."""
+        return self.explanation if self._of_whom() else self._sentence()
+
+    @property
+    def code(self) -> str:
+        """A short name of the limit, for programs: it stays the same in later versions."""
+        return self.category
+
+    @property
+    def setting(self) -> str:
+        """What to change to allow more."""
+        return "the limits of the ResourceManager"
+
+    @property
+    def peer(self) -> str | None:
+        """Of whom, for people: base58 text; None if that is not known."""
+        peer = getattr(self, "peer_id", None)
+        return None if peer is None else _text_of_peer(peer)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, ready for JSON: code, category, message, setting, and the fields.
+
+        Peers are text; a time that is infinite is None.
+        """
+        known: tuple[Field[Any], ...] = fields(self) if is_dataclass(self) else ()
+        values = {each.name: _plain(each.name, getattr(self, each.name)) for each in known}
+        return {
+            "code": self.code,
+            "category": self.category,
+            "message": self.explanation,
+            "setting": self.setting,
+            **values,
+        }
+
+
+def _plain(name: str, value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.value
+    if name == "peer_id" and value is not None:
+        return _text_of_peer(value)
+    if isinstance(value, float) and math.isinf(value):
+        return None
+    return value if value is None or isinstance(value, str | int | float) else str(value)
+
+
+def _text_of_peer(peer: Hashable) -> str:
+    key = peer_key(peer)
+    return peer_text(key) if isinstance(key, bytes) else str(key)
+
 
 @dataclass(eq=False)
 class ConnectionLimitExceeded(ResourceLimitExceeded):
@@ -94,13 +163,27 @@ class ConnectionLimitExceeded(ResourceLimitExceeded):
     connection_id: Hashable | None = None
     peer_id: Hashable | None = None
 
-    resource_type = "connection"
+    category = resource_type = "connection"
 
-    def __str__(self) -> str:
+    @property
+    def code(self) -> str:
+        return f"connection.{self.kind.value}"
+
+    @property
+    def setting(self) -> str:
+        if self.kind is ConnectionLimitKind.CONNECTIONS:
+            return "ConnectionTracker.max_connections"
+        return f"ConnectionLimits.max_{self.kind.value}"
+
+    def _sentence(self) -> str:
         return (
             f"Connection limit exceeded: {self.kind.value} "
             f"(current: {self.current}, limit: {self.limit})"
         )
+
+    def _of_whom(self) -> list[str]:
+        whose = [] if self.connection_id is None else [f"connection {self.connection_id}"]
+        return whose if self.peer is None else [*whose, f"peer {self.peer}"]
 
 
 @dataclass(eq=False)
@@ -112,13 +195,24 @@ class AddressLimitExceeded(ResourceLimitExceeded):
     current: int
     limit: int
 
-    resource_type = "connection"
+    category = resource_type = "connection"
 
-    def __str__(self) -> str:
+    @property
+    def code(self) -> str:
+        return "connection.address"
+
+    @property
+    def setting(self) -> str:
+        return "SubnetLimits"
+
+    def _sentence(self) -> str:
         return (
             f"connections per ip limit exceeded for {self.address} "
             f"(network: {self.network}, current: {self.current}, limit: {self.limit})"
         )
+
+    def __str__(self) -> str:
+        return self.explanation
 
 
 @dataclass(eq=False)
@@ -151,7 +245,29 @@ class ScopeLimitExceeded(ResourceLimitExceeded):
         self.requested = self.attempted
         self.available = max(0, self.limit - self.current)
 
-    def __str__(self) -> str:
+    category = "connection"
+
+    @property
+    def code(self) -> str:
+        return f"{self.category}.{self._class_of_scope}.{_LIMIT_FIELDS[self.resource]}"
+
+    @property
+    def setting(self) -> str:
+        scope, field = self._class_of_scope, _LIMIT_FIELDS[self.resource]
+        name = self.scope.partition(":")[2].partition(".peer:")[0]
+        if scope in _SCOPES_BY_NAME:
+            return f"{scope}_default.{field} or {scope}[{name!r}].{field} of the scope limits"
+        return f"{scope}.{field} of the scope limits"
+
+    @property
+    def _class_of_scope(self) -> str:
+        """As in `ConcreteLimits`: "system", "peer", "protocol_peer", "conn", ..."""
+        kind, _, name = self.scope.partition(":")
+        if name:
+            return f"{kind}_peer" if ".peer:" in name else kind
+        return _SCOPES.get(kind, kind.partition("-")[0])
+
+    def _sentence(self) -> str:
         path = self.scope if self.asked_by is None else f"{self.asked_by}: {self.scope}"
         what = "" if self.resource == "memory" else f"cannot reserve {self.resource}: "
         return (
@@ -159,15 +275,42 @@ class ScopeLimitExceeded(ResourceLimitExceeded):
             f"(current: {self.current}, attempted: {self.attempted}, limit: {self.limit})"
         )
 
+    def _of_whom(self) -> list[str]:
+        return [] if self.peer is None or self.peer in self.scope else [f"peer {self.peer}"]
+
+    def __str__(self) -> str:
+        return self.explanation
+
+
+# what a refusal calls a resource -> the field of a Limit
+_LIMIT_FIELDS = {
+    "memory": "memory",
+    "inbound stream": "streams_inbound",
+    "outbound stream": "streams_outbound",
+    "stream": "streams",
+    "inbound connection": "conns_inbound",
+    "outbound connection": "conns_outbound",
+    "connection": "conns",
+    "file descriptor": "fd",
+}
+_SCOPES = {
+    "allowlistedSystem": "allowlisted_system", "allowlistedTransient": "allowlisted_transient",
+}
+_SCOPES_BY_NAME = ("service", "service_peer", "protocol", "protocol_peer", "peer")
+
 
 @dataclass(eq=False)
 class StreamLimitExceeded(ScopeLimitExceeded):
     """A scope had as many streams as it may."""
 
+    category = "stream"
+
 
 @dataclass(eq=False)
 class MemoryReservationExceeded(ScopeLimitExceeded):
     """A scope had not as much memory left as was asked for. Amounts are bytes."""
+
+    category = "memory"
 
 
 @dataclass(eq=False)
@@ -178,9 +321,17 @@ class MemoryUsageLimitExceeded(ResourceLimitExceeded):
     max_allowed_bytes: int
     percentage: float
 
-    resource_type = "memory"
+    category = resource_type = "memory"
 
-    def __str__(self) -> str:
+    @property
+    def code(self) -> str:
+        return "memory.process"
+
+    @property
+    def setting(self) -> str:
+        return "MemoryConnectionLimits (ResourceManager.set_memory_limits)"
+
+    def _sentence(self) -> str:
         return (
             f"Memory usage limit exceeded: {self.process_memory_bytes} bytes > "
             f"{self.max_allowed_bytes} bytes ({self.percentage:.1f}%)"
@@ -196,13 +347,30 @@ class RateLimitExceeded(ResourceLimitExceeded):
     peer_id: Hashable | None
     retry_after_s: float
 
-    resource_type = "rate"
+    category = resource_type = "rate"
 
-    def __str__(self) -> str:
+    @property
+    def code(self) -> str:
+        if self.protocol == "connections":
+            return "rate.peer"
+        return "rate.address" if self.protocol.startswith("network ") else "rate.protocol"
+
+    @property
+    def setting(self) -> str:
+        return {
+            "rate.peer": "ConnectionRateLimits.per_peer",
+            "rate.address": "AddressRates, or ConnectionRateLimits.per_ip",
+            "rate.protocol": f"the RateLimits of {self.protocol}",
+        }[self.code]
+
+    def _sentence(self) -> str:
         return (
-            f"Rate limit exceeded: {self.operation} of {self.protocol} by {self.peer_id} "
+            f"Rate limit exceeded: {self.operation} of {self.protocol} by {self.peer} "
             f"(retry after {self.retry_after_s:.3g} s)"
         )
+
+    def __str__(self) -> str:
+        return self.explanation
 
 
 class ResourceScopeClosed(_ClosedRoot):
