@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import operator
+import os
 import threading
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rcmgr.address_limits import AddressGate, AddressRates, AddressRefusal, SubnetLimits
 from rcmgr.addresses import Allowlist, endpoint_of
@@ -19,6 +20,7 @@ from rcmgr.errors import (
     ResourceScopeClosed,
     link_upstream,
 )
+from rcmgr.explain import explain
 from rcmgr.host_lifecycle import HostLifecycle
 from rcmgr.host_watch import HostWatch
 from rcmgr.limit_files import NodeLimits
@@ -29,6 +31,12 @@ from rcmgr.protocol_rate_limiter import ProtocolRateLimiter
 from rcmgr.rate_limiter import table_of
 from rcmgr.rate_limits import ConnectionRateLimits, RateLimits, RateRefusal
 from rcmgr.scope import Ledger, Priority, ScopeStat, StreamScope
+
+if TYPE_CHECKING:
+    from rcmgr.metrics import MetricsServer
+    from rcmgr.status import StatusServer
+
+    _S = TypeVar("_S", MetricsServer, StatusServer)
 
 __all__ = ["ResourceLimits", "ResourceManager"]
 
@@ -170,6 +178,7 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
         self.memory_limits = memory_limits
         # streams taken with `acquire_scoped_stream`
         self._scoped_streams: dict[tuple[Any, ...], list[StreamScope]] = {}
+        self._servers: list[StatusServer | MetricsServer] = []
         self._lock = threading.Lock()
         # the name under which the swarm starts it
         self.graceful_degradation = HostWatch(self._forget_connections)
@@ -443,6 +452,36 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
         """The error that describes the latest denial; None if nothing was denied yet."""
         return self.denials.last
 
+    def explain(self) -> str:
+        """A few lines: what is at its limit, what was denied most, which setting to look at.
+
+        O(scopes).
+        """
+        return explain(self)
+
+    def serve_metrics(self, port: int, addr: str = "127.0.0.1") -> MetricsServer:
+        """Serve metrics for Prometheus over HTTP until the result is closed; 0 picks a port.
+
+        Needs prometheus_client. OSError: the port is taken. See `rcmgr.metrics`.
+        """
+        from rcmgr.metrics import serve_metrics
+
+        return self._serving(serve_metrics(self, port, addr))
+
+    def serve_status(self, path: str | os.PathLike[str] | None = None) -> StatusServer:
+        """Let this user's `rcmgr top`, `status` and `explain` look at the node, until it is closed.
+
+        path: of the Unix socket to make (on Windows: of a file with a port and a password); default
+        `rcmgr.status.default_path()`. FileExistsError: another node serves there.
+        """
+        from rcmgr.status import StatusServer, default_path
+
+        return self._serving(StatusServer(self, default_path() if path is None else path))
+
+    def _serving(self, server: _S) -> _S:
+        self._servers.append(server)
+        return server
+
     def get_stats(self) -> dict[str, Any]:
         """Usage, limits, peaks and denials now; ready for JSON.
 
@@ -511,8 +550,14 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
     # -- the end -------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Deny everything from now on and forget what is held; scopes may still be closed."""
+        """Deny everything from now on and forget what is held; scopes may still be closed.
+
+        Ends what `serve_metrics` and `serve_status` began.
+        """
         self._close()
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
         self._forget_connections()
 
     def _forget_connections(self) -> None:

@@ -9,6 +9,7 @@ except ImportError as error:
 
 from .demo import demo
 from .limit_commands import limits
+from .status_commands import explain, status, top
 
 __all__ = ["main"]
 
@@ -21,3 +22,6 @@ def main() -> None:
 
 main.add_command(demo)
 main.add_command(limits)
+main.add_command(top)
+main.add_command(status)
+main.add_command(explain)

@@ -134,7 +134,9 @@ class LiveTable:
 
     @staticmethod
     def _hint(run: Run) -> str:
-        return "; Ctrl-C ends it" if run.phase == "under attack" and run.signal is None else ""
+        if run.phase != "under attack" or run.signal is not None:
+            return ""
+        return "; ".join(each for each in ("; Ctrl-C ends it", run.watch.hint()) if each)
 
     def _picture(self, run: Run) -> Group:
         facts = (
@@ -232,7 +234,8 @@ class PlainLines:
         if not self._begun and run.port:
             self._begun = True
             click.echo(f"rcmgr demo: {headline(run)}")
-            click.echo("Every second: now/limit, denials, median ping, memory of the host.\n")
+            click.echo("Every second: now/limit, denials, median ping, memory of the host.")
+            click.echo(f"{run.watch.hint().capitalize()}.\n" if run.watch.hint() else "")
             for line in self.HEAD:
                 click.echo(line)
         if run.phase == "under attack" and time.monotonic() >= self._next:

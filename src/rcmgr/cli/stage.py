@@ -10,6 +10,7 @@ import mmap
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -141,7 +142,7 @@ async def perform(play: Play, show: Callable[[Run], None]) -> Run:
             print_errors.append(error)
             nursery.cancel_scope.cancel()
 
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    with closing(watch), trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(heed_signals, signals, run, attack, nursery.cancel_scope)
             nursery.start_soon(keep_showing)

@@ -29,6 +29,7 @@ from rcmgr.limit_files import NodeLimits
 from rcmgr.limits import ConcreteLimits, Limit
 from rcmgr.manager import ResourceManager
 from rcmgr.memory_stats import read_memory_usage
+from rcmgr.status import StatusServer
 
 from .limits import Limits
 
@@ -107,6 +108,12 @@ class Watch(Protocol):
     def attach(self, host: IHost) -> None:
         """Called with the host, which has the manager, before it runs."""
 
+    def close(self) -> None:
+        """After the run."""
+
+    def hint(self) -> str:
+        """What else can be looked at meanwhile; "" if nothing."""
+
     def limit_memory(self) -> None:
         """From now on, the process may grow by so much."""
 
@@ -184,6 +191,8 @@ class GuardedWatch:
     def __init__(self, limits: Limits) -> None:
         self._process = ProcessMemory(limits.memory_growth_mb)
         self.memory_admitted = 0
+        self._status: StatusServer | None = None
+        self._no_status = "the host does not run"
         scopes = ConcreteLimits(transient=Limit(streams=limits.max_transient_streams))
         self.manager = ResourceManager(
             NodeLimits(limits.resources.applied_to(scopes), limits.connections)
@@ -191,6 +200,14 @@ class GuardedWatch:
 
     def attach(self, host: IHost) -> None:
         scope_streams(host, self.manager)
+        try:
+            self._status = self.manager.serve_status()
+        except OSError as error:
+            self._no_status = str(error)
+
+    def close(self) -> None:
+        if self._status is not None:
+            self._status.close()
 
     def rows(self) -> list[Row]:
         tracker = self.manager.connection_tracker
@@ -267,6 +284,11 @@ class GuardedWatch:
     def remarks(self) -> list[str]:
         return []
 
+    def hint(self) -> str:
+        if self._status is None:
+            return f"rcmgr top cannot look at it: {self._no_status}"
+        return "see also: rcmgr top, rcmgr status, rcmgr explain"
+
 
 class StockWatch:
     """`libp2p.rcmgr.ResourceManager` with the same limits, and its own defaults for all else.
@@ -311,7 +333,13 @@ class StockWatch:
         ]
 
     def attach(self, host: IHost) -> None:
-        """libp2p.rcmgr has no scopes to give to streams."""
+        """libp2p.rcmgr has no scopes to give to streams, and nothing to look at it with."""
+
+    def close(self) -> None:
+        """Nothing was opened."""
+
+    def hint(self) -> str:
+        return ""
 
     def limit_memory(self) -> None:
         """Nothing in libp2p 0.8.1 asks the memory limits that its manager can be given."""

@@ -1,0 +1,107 @@
+"""Why a node says no: what is at its limit, what was refused most, and which setting to look at."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from rcmgr.peers import peer_text
+
+if TYPE_CHECKING:
+    from rcmgr.manager import ResourceManager
+
+__all__ = ["Usage", "explain", "usages"]
+
+_NEAR = 0.9
+_MOST_LINES = 5
+
+
+class Usage(NamedTuple):
+    """How much of one limit is in use. Bytes for memory, else a number of things."""
+
+    name: str
+    used: int
+    limit: int
+
+    @property
+    def share(self) -> float:
+        """Of the limit; of a limit of 0, 1."""
+        return self.used / self.limit if self.limit else 1.0
+
+
+def usages(manager: ResourceManager) -> list[Usage]:
+    """Limits by state, the process's, and the fullest of scopes; the fullest first. O(scopes)."""
+    found = [*_of_states(manager), *_of_scopes(manager), *_of_memory(manager)]
+    return sorted(found, key=lambda usage: (-usage.share, usage.name))
+
+
+def _of_states(manager: ResourceManager) -> Iterator[Usage]:
+    tracker, limits = manager.connection_tracker, manager.connection_limits
+    for name, limit in limits.to_dict().items():
+        kind = name.removeprefix("max_")
+        if limit is None:
+            continue
+        if kind == "established_per_peer":
+            per_peer = tracker.established_per_peer
+            yield Usage(kind, max((len(ids) for ids in per_peer.values()), default=0), limit)
+        else:
+            yield Usage(kind, tracker.get_connection_count(kind), limit)
+
+
+def _of_scopes(manager: ResourceManager) -> Iterator[Usage]:
+    for scope, field, used, limit in manager.ledger.fullest():
+        yield Usage(f"{scope} {field}", used, limit)
+
+
+def _of_memory(manager: ResourceManager) -> Iterator[Usage]:
+    limits = manager.memory_limits
+    most = None if limits is None else limits.max_allowed_bytes
+    if limits is not None and most is not None:
+        limits.refresh_memory_stats_if_needed()
+        yield Usage("process memory", limits.process_memory_bytes, most)
+
+
+def explain(manager: ResourceManager) -> str:
+    """A few lines for a person at a terminal. O(scopes)."""
+    return "\n".join([*_what_is_full(manager), *_what_was_denied(manager)])
+
+
+def _what_is_full(manager: ResourceManager) -> Iterator[str]:
+    near = [usage for usage in usages(manager) if usage.share >= _NEAR]
+    used = [usage for usage in near if usage.used]
+    if not used:
+        yield "Nothing is at its limit."
+        return
+    yield "At or near its limit now:"
+    for usage in used[:_MOST_LINES]:
+        yield f"  {usage.name}: {_shown(usage)}"
+    if len(used) > _MOST_LINES:
+        yield f"  and {len(used) - _MOST_LINES} more"
+
+
+def _shown(usage: Usage) -> str:
+    if "memory" in usage.name:
+        used, limit = usage.used / 2**20, usage.limit / 2**20
+        return f"{used:.1f} of {limit:.1f} MiB ({usage.share:.0%})"
+    return f"{usage.used} of {usage.limit} ({usage.share:.0%})"
+
+
+def _what_was_denied(manager: ResourceManager) -> Iterator[str]:
+    log = manager.denials
+    if not log.total:
+        yield "Nothing was denied yet."
+        return
+    latest = Counter((error.code, error.setting) for error in log)
+    yield (
+        f"{log.total} denials since the start: {log.inbound} inbound, {log.outbound} outbound. "
+        f"Of the last {len(log)}:"
+    )
+    for (code, setting), times in latest.most_common(_MOST_LINES):
+        yield f"  {times} by {code}: see {setting}"
+    peers = [(peer, times) for peer, times in log.most_denied(3) if times > 1]
+    if peers:
+        yield "Peers denied most:"
+    for peer, times in peers:
+        text = peer_text(peer) if isinstance(peer, bytes | str) else peer
+        yield f"  {times} times {text}"

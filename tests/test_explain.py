@@ -1,0 +1,80 @@
+"""What a person is told about a node's limits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rcmgr import (
+    ConcreteLimits,
+    ConnectionLimits,
+    Limit,
+    MemoryConnectionLimits,
+    MemoryStatsCache,
+    NodeLimits,
+    ResourceManager,
+)
+from rcmgr.explain import usages
+
+PEER = b"\x12\x20" + b"p" * 32
+TEXT = "QmVuZp8s9f1Pk1DnS1tfFPFDARrGR95mTXf1fMDjRQt1CB"
+
+
+def test_an_idle_node() -> None:
+    manager = ResourceManager()
+    assert manager.explain() == "Nothing is at its limit.\nNothing was denied yet."
+
+
+def test_a_full_node() -> None:
+    manager = ResourceManager(
+        NodeLimits(
+            ConcreteLimits(system=Limit(conns=4, memory=8 << 20), peer_default=Limit(streams=1)),
+            ConnectionLimits(max_established_per_peer=2, max_pending_inbound=100),
+        ))
+    kept: list[Any] = [manager.open_connection(PEER) for _ in range(4)]
+    kept += [manager.open_connection(None, None, "outbound") for _ in range(3)]
+    assert manager.acquire_memory(8 << 20)
+    assert manager.acquire_stream(PEER, "inbound")
+    for _ in range(5):
+        assert not manager.acquire_stream(PEER, "inbound")
+    assert manager.explain().splitlines() == [
+        "At or near its limit now:",
+        "  established_per_peer: 2 of 2 (100%)",
+        f"  peer:{TEXT} streams: 1 of 1 (100%)",
+        "  system conns: 4 of 4 (100%)",
+        "  system memory: 8.0 of 8.0 MiB (100%)",
+        "8 denials since the start: 7 inbound, 1 outbound. Of the last 8:",
+        "  5 by stream.peer.streams: see peer_default.streams or "
+        f"peer['{TEXT}'].streams of the scope limits",
+        "  2 by connection.established_per_peer: see ConnectionLimits.max_established_per_peer",
+        "  1 by connection.system.conns: see system.conns of the scope limits",
+        "Peers denied most:",
+        f"  7 times {TEXT}",
+    ]
+
+
+def test_only_the_worst_is_told() -> None:
+    limits = ConnectionLimits(1, 1, 1, 1, 1, 1)
+    manager = ResourceManager(
+        NodeLimits(ConcreteLimits(system=Limit(*[1] * 8)), limits))
+    kept: list[Any] = [manager.open_connection(PEER)]
+    manager.acquire_stream(PEER, "inbound")
+    manager.acquire_memory(1)
+    lines = manager.explain().splitlines()
+    assert len([line for line in lines if "(100%)" in line]) == 5
+    assert any(line.startswith("  and ") and line.endswith(" more") for line in lines)
+    del kept
+
+
+def test_the_fullest_comes_first() -> None:
+    memory = MemoryConnectionLimits(max_bytes=200, cache=MemoryStatsCache(probe=lambda: 150))
+    manager = ResourceManager(
+        NodeLimits(ConcreteLimits(system=Limit(conns=2)), ConnectionLimits(max_pending_inbound=9)),
+        memory_limits=memory,
+    )
+    scope = manager.open_connection(PEER)
+    assert [(each.name, each.used, each.limit) for each in usages(manager)] == [
+        ("process memory", 150, 200), ("system conns", 1, 2), ("pending_inbound", 0, 9)]
+    assert scope is not None
+    manager.connection_limits = ConnectionLimits(max_pending_inbound=0)
+    assert usages(manager)[0].share == 1.0  # of nothing, nothing is left
+    assert "pending_inbound" not in manager.explain()

@@ -1,0 +1,196 @@
+"""A look at a running node: who may, what is told, and what goes wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import stat
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rcmgr import ResourceLimits, ResourceManager
+from rcmgr.status import StatusError, StatusServer, default_path, read_status
+
+PEER = b"\x12\x20" + b"p" * 32
+unix = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="there are no Unix sockets")
+
+
+@pytest.fixture
+def manager() -> ResourceManager:
+    manager = ResourceManager(ResourceLimits(max_connections=1))
+    manager.kept = [manager.open_connection(PEER) for _ in range(2)]  # type: ignore[attr-defined]
+    return manager
+
+
+@pytest.fixture(params=[pytest.param(True, marks=unix), False], ids=["unix", "port"])
+def server(request: pytest.FixtureRequest, manager: ResourceManager, tmp_path: Path) -> Any:
+    with StatusServer(manager, tmp_path / "s", unix=request.param) as server:
+        yield server
+
+
+def test_what_is_told(server: StatusServer, manager: ResourceManager) -> None:
+    status = read_status(server.path)
+    assert status["pid"] == os.getpid()
+    assert status["stats"] == json.loads(json.dumps(manager.get_stats()))
+    assert status["usage"][0] == {"limit": "system conns", "used": 1, "of": 1, "share": 1.0}
+    assert status["peak"]["conns"] == 1
+    assert status["scopes"]["system"]["conns_inbound"] == 1
+    assert status["denials"] == {"total": 1, "inbound": 1, "outbound": 0}
+    (denial,) = status["latest_denials"]
+    assert denial["code"] == "connection.system.conns"
+    assert denial["inbound"] is True
+    assert status["explanation"] == manager.explain()
+
+
+def test_only_the_owner_may_look(server: StatusServer) -> None:
+    assert stat.S_IMODE(server.path.stat().st_mode) == 0o600
+
+
+def test_what_a_server_leaves(server: StatusServer) -> None:
+    server.close()
+    server.close()
+    assert not server.path.exists()
+    with pytest.raises(StatusError, match="no node serves its status"):
+        read_status(server.path)
+
+
+def test_a_second_node_is_told(server: StatusServer, manager: ResourceManager) -> None:
+    with pytest.raises(FileExistsError, match="another node serves"):
+        StatusServer(manager, server.path)
+    assert read_status(server.path)["pid"] == os.getpid()
+
+
+def test_silent_and_slow_clients_hinder_nobody(server: StatusServer) -> None:
+    if server.path.is_socket():
+        silent = [socket.socket(socket.AF_UNIX) for _ in range(5)]
+        for each in silent:
+            each.connect(str(server.path))
+    else:
+        port = json.loads(server.path.read_text())["port"]
+        silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(5)]
+    try:
+        for _ in range(3):
+            assert read_status(server.path)["pid"] == os.getpid()
+    finally:
+        for each in silent:
+            each.close()
+
+
+def test_many_look_at_once(server: StatusServer) -> None:
+    failures: list[BaseException] = []
+
+    def look() -> None:
+        try:
+            for _ in range(10):
+                read_status(server.path)
+        except BaseException as error:  # noqa: BLE001 (raised below)
+            failures.append(error)
+
+    threads = [threading.Thread(target=look) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
+def test_a_wrong_password_gets_nothing(manager: ResourceManager, tmp_path: Path) -> None:
+    with StatusServer(manager, tmp_path / "s", unix=False) as server:
+        told = json.loads(server.path.read_text())
+        for password in ("", "x", "0" * len(told["password"])):
+            with socket.create_connection(("127.0.0.1", told["port"]), timeout=10) as connection:
+                connection.sendall(password.encode())
+                connection.shutdown(socket.SHUT_WR)
+                assert connection.recv(100) == b""
+
+
+@unix
+def test_what_a_killed_node_left_is_replaced(manager: ResourceManager, tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    dead = socket.socket(socket.AF_UNIX)
+    dead.bind(str(path))
+    dead.close()
+    with pytest.raises(StatusError, match="is gone"):
+        read_status(path)
+    with StatusServer(manager, path):
+        assert read_status(path)["pid"] == os.getpid()
+
+
+def test_what_a_killed_node_left_on_windows_is_replaced(
+    manager: ResourceManager, tmp_path: Path
+) -> None:
+    path = tmp_path / "s"
+    path.write_text(json.dumps({"port": 1, "password": "x"}))
+    with pytest.raises(StatusError, match="is gone"):
+        read_status(path)
+    with StatusServer(manager, path, unix=False):
+        assert read_status(path)["pid"] == os.getpid()
+
+
+def test_other_files_are_left_alone(manager: ResourceManager, tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("mine")
+    with pytest.raises(FileExistsError, match="no socket of a node"):
+        StatusServer(manager, path)
+    with pytest.raises(StatusError, match="no socket of a node"):
+        read_status(path)
+    assert path.read_text() == "mine"
+    with pytest.raises(OSError, match="No such file"):
+        StatusServer(manager, tmp_path / "absent" / "s")
+
+
+@unix
+def test_another_file_by_the_same_name_is_kept(manager: ResourceManager, tmp_path: Path) -> None:
+    server = StatusServer(manager, tmp_path / "s")
+    server.path.unlink()
+    server.path.write_text("another's")
+    server.close()
+    assert server.path.read_text() == "another's"
+
+
+@unix
+@pytest.mark.parametrize(("answer", "reason"), [
+    (b"", "does not answer"),
+    (b"HTTP/1.1 400", "does not speak JSON"),
+    (b"[1]", "speaks format None"),
+    (b'{"format": 99}', "speaks format 99 .* this command 1"),
+])
+def test_what_is_no_node_is_said(tmp_path: Path, answer: bytes, reason: str) -> None:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "s"))
+    listener.listen()
+
+    def reply() -> None:
+        connection, _ = listener.accept()
+        connection.sendall(answer)
+        connection.close()
+
+    thread = threading.Thread(target=reply)
+    thread.start()
+    with pytest.raises(StatusError, match=reason):
+        read_status(tmp_path / "s")
+    thread.join()
+    listener.close()
+
+
+def test_the_manager_ends_what_it_serves(manager: ResourceManager, tmp_path: Path) -> None:
+    server = manager.serve_status(tmp_path / "s")
+    metrics = manager.serve_metrics(0)
+    manager.close()
+    assert not server.path.exists()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", metrics.port), timeout=10)
+
+
+def test_where_it_is_by_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("RCMGR_STATUS", str(tmp_path / "a"))
+    assert default_path() == tmp_path / "a"
+    monkeypatch.delenv("RCMGR_STATUS")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    assert default_path() == tmp_path / "rcmgr.sock"
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    assert str(os.getuid()) in default_path().name
