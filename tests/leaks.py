@@ -27,6 +27,7 @@ from rcmgr import (
     ConnectionLimitExceeded,
     ConnectionLimits,
     ConnectionTracker,
+    DenialLog,
     Ledger,
     Limit,
     LimitsFile,
@@ -353,6 +354,37 @@ def gate_and_allowlist() -> Cycle:
     return cycle
 
 
+def denials_of_many() -> Cycle:
+    log = DenialLog()
+    refusal: Any = ConnectionTracker(max_connections=0).admit_pending_inbound("c", NO_LIMITS)
+
+    def cycle(i: int) -> None:
+        log.add(refusal, f"connection {i}", b"peer %d" % i, i % 2 == 0)
+        if i % 500 == 0:
+            log.entries()
+            log.most_denied()
+            str(log.last)
+
+    return cycle
+
+
+def ledger_seen_from_outside() -> Cycle:
+    ledger = Ledger(ConcreteLimits(peer_default=Limit(conns=5, streams=0)))
+    kept = [ledger.open_connection(peer=b"peer %d" % i) for i in range(20)]
+
+    def cycle(i: int) -> None:
+        ledger.try_open_stream(b"peer %d" % i)
+        if i % 50 == 0:
+            ledger.fullest()
+            ledger.peer_stats()
+            ledger.snapshot(peers=False)
+            assert ledger.blocked
+            assert ledger.transient_peak["conns"] == 0
+            assert len(kept) == 20
+
+    return cycle
+
+
 def limits_file() -> Cycle:
     text = LimitsFile.of(NodeLimits.default(memory=2**33, fds=1024)).to_json()
 
@@ -388,7 +420,7 @@ CASES: dict[str, Callable[[], Cycle]] = {
         lifecycle_denied, manager_denied, manager_scopes_dropped, manager_overlapping_handshakes,
         manager_allowlist_text, managers_made_and_dropped, ledger_lives,
         ledger_refusals, ledger_views_limits_snapshots, ledger_dropped_and_cleared,
-        gate_and_allowlist, limits_file,
+        gate_and_allowlist, limits_file, denials_of_many, ledger_seen_from_outside,
     )
 }
 for _transport in ("tcp", "quic"):

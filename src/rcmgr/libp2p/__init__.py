@@ -1,5 +1,6 @@
 """What needs to know py-libp2p's insides. Written for libp2p 0.8.1."""
 
+from rcmgr.libp2p.events import HostObserver, observe
 from rcmgr.libp2p.handlers import Guarding, guard_handlers, limit_protocols
 from rcmgr.libp2p.hooks import Libp2pMismatch, UnverifiedLibp2pWarning
 from rcmgr.libp2p.remote_addresses import RemoteAddresses, report_remote_addresses
@@ -7,12 +8,14 @@ from rcmgr.libp2p.scopes import ScopedStreams, scope_streams
 
 __all__ = [
     "Guarding",
+    "HostObserver",
     "Libp2pMismatch",
     "RemoteAddresses",
     "ScopedStreams",
     "UnverifiedLibp2pWarning",
     "guard_handlers",
     "limit_protocols",
+    "observe",
     "report_remote_addresses",
     "scope_streams",
 ]

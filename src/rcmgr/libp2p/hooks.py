@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable
-from importlib.metadata import version
+from importlib import metadata
 from typing import Any
 
 __all__ = ["Hook", "Libp2pMismatch", "UnverifiedLibp2pWarning", "check_version"]
@@ -22,6 +22,12 @@ class UnverifiedLibp2pWarning(UserWarning):
 
 
 _warned: set[str] = set()
+
+
+@functools.cache
+def version(package: str) -> str:
+    """What `importlib.metadata` says, read once."""
+    return metadata.version(package)
 
 
 def check_version(what: str) -> None:
