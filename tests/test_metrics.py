@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -212,6 +213,32 @@ def test_over_http(manager: ResourceManager) -> None:
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics", timeout=10)
     server.close()
+
+
+def test_py_libp2ps_own_exporter_shows_the_manager() -> None:
+    from libp2p.rcmgr.prometheus_exporter import PrometheusExporter
+
+    exporter = PrometheusExporter(enable_server=False)
+    manager = ResourceManager(prometheus_exporter=exporter)
+    scope = manager.open_connection(PEERS[0], None, "inbound")
+    found = read(exporter.get_metrics_text())
+    assert value(found, "libp2p_rcmgr_connections", dir="inbound", scope="system") == 1
+    assert scope is not None
+    scope.close()
+    found = read(exporter.get_metrics_text())
+    assert value(found, "libp2p_rcmgr_connections", dir="inbound", scope="system") == 0
+    with pytest.raises(TypeError, match="prometheus_exporter must have a registry"):
+        ResourceManager(prometheus_exporter=object())
+
+
+def test_metrics_from_the_start() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    manager = ResourceManager(enable_prometheus=True, prometheus_port=port)
+    text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10).read().decode()
+    assert value(read(text), "rcmgr_peers") == 0
+    manager.close()
 
 
 def matches(found: dict[Any, float], name: str, matchers: str) -> bool:

@@ -111,6 +111,9 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
     memory_limits: what the process may use before connections and reservations are refused;
         default those of `limits`. See also `set_memory_limits`.
     trace_allocations: remember where each scope was opened, for `ledger.leaked_at` (1 us each).
+    enable_prometheus, prometheus_port: serve metrics at that port of this machine from the start;
+        see `serve_metrics`. prometheus_exporter: a `libp2p.rcmgr.PrometheusExporter` that is to
+        show this manager.
 
     Streams, connections and memory are counted in `ledger`, connections by state in
     `connection_tracker`. The methods that a swarm calls are O(1), never block and are thread safe.
@@ -128,6 +131,9 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
         connection_rate_limits: ConnectionRateLimits | None = None,
         memory_limits: MemoryConnectionLimits | None = None,
         trace_allocations: bool = False,
+        enable_prometheus: bool = False,
+        prometheus_port: int = 8000,
+        prometheus_exporter: Any = None,
     ) -> None:
         link_upstream()
         node = limits if isinstance(limits, NodeLimits) else _NO_LIMITS
@@ -182,6 +188,13 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
         self._lock = threading.Lock()
         # the name under which the swarm starts it
         self.graceful_degradation = HostWatch(self._forget_connections)
+        self.prometheus_exporter = prometheus_exporter
+        if prometheus_exporter is not None:
+            from rcmgr.metrics import feed
+
+            feed(prometheus_exporter, self)
+        if enable_prometheus:
+            self.serve_metrics(prometheus_port)
 
     # -- limits --------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from prometheus_client.core import (
     HistogramMetricFamily,
     Metric,
 )
+from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.registry import Collector
 
 from rcmgr.memory_stats import default_cache
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from rcmgr.manager import ResourceManager
     from rcmgr.scope import ScopeStat
 
-__all__ = ["MetricsCollector", "MetricsServer", "serve_metrics"]
+__all__ = ["MetricsCollector", "MetricsServer", "feed", "serve_metrics"]
 
 _MIB, _GIB = 2**20, 2**30
 COUNTS: Final = (*range(1, 11), 16, 32, 64, 128, 256)
@@ -254,6 +255,21 @@ def _add(
         seen += count
         buckets.append((bound if bound == "+Inf" else repr(bound), float(seen)))
     family.add_metric(labels, buckets, float(total))
+
+
+def feed(exporter: Any, manager: ResourceManager) -> None:
+    """Let a `libp2p.rcmgr.PrometheusExporter` show this manager: its families give way to ours.
+
+    What it exports by HTTP or `get_metrics_text` is read from the manager from now on. TypeError:
+    it has no registry.
+    """
+    registry = getattr(exporter, "registry", None)
+    if not isinstance(registry, CollectorRegistry):
+        raise TypeError(f"prometheus_exporter must have a registry: {exporter!r}")
+    for metric in list(vars(exporter).values()):
+        if isinstance(metric, MetricWrapperBase):
+            registry.unregister(metric)
+    registry.register(MetricsCollector(manager))
 
 
 class MetricsServer:
