@@ -48,12 +48,14 @@ _MODULES = {
     "rate_limits": ["ConnectionRateLimits", "Rate", "RateLimits"],
     "token_bucket": ["BucketTable", "TokenBucket"],
     "limit_files": [
+        "INFINITE_LIMITS",
         "LimitsFile",
         "LimitsFileError",
         "NodeLimits",
         "ProcessMemoryLimits",
     ],
     "limits": [
+        "DEFAULT_LIMITS",
         "ConcreteLimits",
         "Limit",
         "LimitIncrease",

@@ -46,12 +46,14 @@ from rcmgr.lifecycle_events import (
 )
 from rcmgr.lifecycle_handler import ConnectionLifecycleHandler
 from rcmgr.limit_files import (
+    INFINITE_LIMITS,
     LimitsFile,
     LimitsFileError,
     NodeLimits,
     ProcessMemoryLimits,
 )
 from rcmgr.limits import (
+    DEFAULT_LIMITS,
     ConcreteLimits,
     Limit,
     LimitIncrease,
@@ -82,6 +84,8 @@ from rcmgr.scope import (
 from rcmgr.token_bucket import BucketTable, TokenBucket
 
 __all__ = [
+    "DEFAULT_LIMITS",
+    "INFINITE_LIMITS",
     "AddressGate",
     "AddressLimitExceeded",
     "AddressRateLimiter",
