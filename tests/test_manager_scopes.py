@@ -6,6 +6,8 @@ import gc
 from typing import Any
 
 import pytest
+import trio
+import trio.testing
 from libp2p.peer.id import ID
 from swarm import check_nothing_held
 
@@ -470,6 +472,22 @@ def test_closing_forgets_all() -> None:
     manager.close()
     assert manager.open_connection(None, None, "inbound") is None
     check_nothing_held(manager)
+
+
+async def test_reserved_memory_outlives_a_host() -> None:
+    manager = ResourceManager(ResourceLimits(max_memory_mb=1))
+    manager.acquire_memory(1 << 19)
+    manager.open_connection(PEER)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(manager.graceful_degradation.run_periodic_recovery)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert manager.get_stats()["connections"] == 0
+    assert manager.get_stats()["memory_bytes"] == 1 << 19
+    assert not manager.acquire_memory((1 << 19) + 1)
+    manager.release_memory(1 << 19)
+    check_nothing_held(manager)
+    assert manager.ledger.over_released == 0
 
 
 def test_where_a_leaked_stream_was_opened() -> None:

@@ -568,15 +568,19 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
         Ends what `serve_metrics` and `serve_status` began.
         """
         self._close()
+        self._memory.close()
         for server in self._servers:
             server.close()
         self._servers.clear()
         self._forget_connections()
 
     def _forget_connections(self) -> None:
+        """What its owner reserved with `acquire_memory` is not the host's, and stays."""
+        reserved = self._memory.held_memory
         self.connection_tracker.clear()
         self.ledger.clear()
         self._memory = self.ledger.system()
+        self._memory.try_reserve_memory(reserved)
         if self.addresses is not None and self.addresses.subnets is not None:
             self.addresses.subnets.clear()
         with self._lock:

@@ -149,7 +149,7 @@ class ScopedStreams:
     def _negotiated(self, protocol: Any, stream: Any) -> ScopeLimitExceeded | None:
         """Charge the protocol and its service; None, or why not."""
         scope: StreamScope | None = getattr(stream, _ATTRIBUTE, None)
-        if scope is None or scope.closed:
+        if protocol is None or scope is None or scope.closed:
             return None
         taken: bool | Refusal = scope.try_set_protocol(str(protocol))
         service = self._services.get(protocol)
