@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from rcmgr import ResourceLimits, ResourceManager
+from rcmgr import ConcreteLimits, Limit, NodeLimits, ResourceLimits, ResourceManager
 from rcmgr.status import StatusServer
 
 PEER = b"\x12\x20" + b"p" * 32
@@ -27,10 +27,10 @@ def manager() -> ResourceManager:
     return manager
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, columns: int = 80) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "rcmgr", *arguments], capture_output=True, text=True, check=False,
-        timeout=60, env={**os.environ, "COLUMNS": "80"},
+        timeout=60, env={**os.environ, "COLUMNS": str(columns)},
     )
 
 
@@ -48,6 +48,24 @@ def test_status_and_explain(manager: ResourceManager, tmp_path: Path) -> None:
     assert max(map(len, lines)) <= 80
     assert json.loads(as_json.stdout)["stats"]["connections"] == 3
     assert explained.stdout.strip() == manager.explain()
+
+
+@pytest.mark.parametrize("columns", [44, 80, 200])
+def test_long_names_leave_room_for_numbers(tmp_path: Path, columns: int) -> None:
+    limits = NodeLimits(ConcreteLimits(
+        protocol_peer={"/a/long/protocol/1.0.0": Limit(streams=4)}, peer_default=Limit(conns=3)))
+    manager = ResourceManager(limits)
+    stream = manager.open_stream(PEER, "inbound")
+    assert stream is not None
+    stream.set_protocol("/a/long/protocol/1.0.0")
+    scope = manager.open_connection(PEER)
+    with manager.serve_status(tmp_path / "s") as server:
+        told = run("status", "--socket", str(server.path), columns=columns)
+    lines = told.stdout.splitlines()
+    assert max(map(len, lines)) <= columns
+    assert any("peer:QmVuZp" in line and line.rstrip().endswith("33%") for line in lines)
+    assert any("protocol:" in line and line.rstrip().endswith("25%") for line in lines)
+    assert scope is not None
 
 
 @pytest.mark.parametrize("command", ["top", "status", "explain"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import select
 import sys
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-from rich.console import Console, Group
+from rich.console import Console, ConsoleDimensions, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -22,8 +23,10 @@ from rcmgr.status import StatusError, default_path, read_status
 __all__ = ["explain", "status", "top"]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
-_BAR = 20
+_WIDE = 60
+"""Columns from which on there is room for bars of full length."""
 _ROWS_ABOVE_TABLE = 4
+_PEER = re.compile(r"(peer:\w{6})\w{20,}(\w{6})")
 
 
 def _socket(command: _Command) -> _Command:
@@ -56,7 +59,7 @@ def status(path: Path | None, as_json: bool) -> None:
         return
     console = Console(highlight=False)
     console.print(_headline(found))
-    console.print(_limits(found, rows=None))
+    console.print(_limits(found, console.width, rows=None))
 
 
 @click.command(short_help="Say why a running node refuses what it refuses.")
@@ -85,7 +88,7 @@ def top(path: Path | None, every: float) -> None:
         ):
             before = None
             while True:
-                live.update(_picture(found, before, console.height), refresh=True)
+                live.update(_picture(found, before, console.size), refresh=True)
                 if pressed(every) == "q":
                     return
                 before, found = found, read_status(default_path() if path is None else path)
@@ -96,7 +99,9 @@ def top(path: Path | None, every: float) -> None:
         raise SystemExit(1) from None
 
 
-def _picture(found: dict[str, Any], before: dict[str, Any] | None, height: int) -> Group:
+def _picture(
+    found: dict[str, Any], before: dict[str, Any] | None, size: ConsoleDimensions
+) -> Group:
     denials = found["denials"]["total"]
     rate = ""
     if before is not None:
@@ -104,7 +109,7 @@ def _picture(found: dict[str, Any], before: dict[str, Any] | None, height: int) 
         rate = f", {(denials - before['denials']['total']) / seconds:.0f} a second"
     latest = found["latest_denials"]
     last = latest[-1]["message"] if latest else "none"
-    table = _limits(found, rows=max(1, height - _ROWS_ABOVE_TABLE - 3))
+    table = _limits(found, size.width, rows=max(1, size.height - _ROWS_ABOVE_TABLE - 3))
     return Group(
         _headline(found),
         Text(f"denials {denials}{rate}; `q` leaves"),
@@ -123,22 +128,25 @@ def _headline(found: dict[str, Any]) -> Text:
     )
 
 
-def _limits(found: dict[str, Any], rows: int | None) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("limit on", overflow="ellipsis", no_wrap=True, ratio=1)
-    table.add_column("used", justify="right", no_wrap=True)
-    table.add_column("of", justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True, width=_BAR)
-    table.add_column("", justify="right", no_wrap=True)
+def _limits(found: dict[str, Any], width: int, rows: int | None) -> Table:
+    bar = 20 if width >= _WIDE else 5
+    others = 9 + 9 + bar + 4 + 5  # the other columns, and a space after each
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    table.add_column(
+        "limit on", overflow="ellipsis", no_wrap=True, max_width=max(8, width - others))
+    table.add_column("used", justify="right", no_wrap=True, min_width=9)
+    table.add_column("of", justify="right", no_wrap=True, min_width=9)
+    table.add_column("", no_wrap=True, min_width=bar)
+    table.add_column("", justify="right", no_wrap=True, min_width=4)
     for each in found["usage"][:rows]:
         share = min(1.0, each["share"])
-        filled = round(share * _BAR)
+        filled = round(share * bar)
         style = "red" if share >= 0.9 else "yellow" if share >= 0.7 else "green"
         table.add_row(
-            each["limit"].replace("_", " "),
+            _PEER.sub(r"\1…\2", each["limit"]).replace("_", " "),
             _amount(each["limit"], each["used"]),
             _amount(each["limit"], each["of"]),
-            Text("█" * filled, style) + Text("·" * (_BAR - filled), "dim"),
+            Text("█" * filled, style) + Text("·" * (bar - filled), "dim"),
             f"{each['share']:.0%}",
         )
     return table
