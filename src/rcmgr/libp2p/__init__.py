@@ -2,18 +2,21 @@
 
 from rcmgr.libp2p.events import HostObserver, observe
 from rcmgr.libp2p.handlers import Guarding, guard_handlers, limit_protocols
+from rcmgr.libp2p.hardening import Hardening, harden
 from rcmgr.libp2p.hooks import Libp2pMismatch, UnverifiedLibp2pWarning
 from rcmgr.libp2p.remote_addresses import RemoteAddresses, report_remote_addresses
 from rcmgr.libp2p.scopes import ScopedStreams, scope_streams
 
 __all__ = [
     "Guarding",
+    "Hardening",
     "HostObserver",
     "Libp2pMismatch",
     "RemoteAddresses",
     "ScopedStreams",
     "UnverifiedLibp2pWarning",
     "guard_handlers",
+    "harden",
     "limit_protocols",
     "observe",
     "report_remote_addresses",
