@@ -47,6 +47,7 @@ _MODULES = {
     "rate_limiter": ["RateLimiter"],
     "rate_limits": ["ConnectionRateLimits", "Rate", "RateLimits"],
     "token_bucket": ["BucketTable", "TokenBucket"],
+    "libp2p.installation": ["install", "installed", "uninstall"],
     "limit_files": [
         "INFINITE_LIMITS",
         "LimitsFile",

@@ -32,6 +32,7 @@ from rcmgr.errors import (
     ScopeLimitExceeded,
     StreamLimitExceeded,
 )
+from rcmgr.libp2p.installation import install, installed, uninstall
 from rcmgr.lifecycle_events import (
     ConnectionClosedEvent,
     ConnectionDeniedEvent,
@@ -157,7 +158,10 @@ __all__ = [
     "TokenBucket",
     "TrackerSnapshot",
     "autoscale",
+    "install",
+    "installed",
     "memory_pressure",
     "memory_report",
     "total_memory",
+    "uninstall",
 ]

@@ -510,7 +510,7 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
         held = self._held()
         peak = ledger.peak
         return {
-            "connections": tracker.pending_total + tracker.established_total,
+            "connections": held.conns_inbound + held.conns_outbound,
             "memory_bytes": held.memory,
             "streams": held.streams_inbound + held.streams_outbound,
             "limits": {

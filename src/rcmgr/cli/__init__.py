@@ -9,6 +9,7 @@ except ImportError as error:
 
 from .demo import demo
 from .limit_commands import limits
+from .run import run
 from .status_commands import explain, status, top
 
 __all__ = ["main"]
@@ -22,6 +23,7 @@ def main() -> None:
 
 main.add_command(demo)
 main.add_command(limits)
+main.add_command(run)
 main.add_command(top)
 main.add_command(status)
 main.add_command(explain)

@@ -4,6 +4,7 @@ from rcmgr.libp2p.events import HostObserver, observe
 from rcmgr.libp2p.handlers import Guarding, guard_handlers, limit_protocols
 from rcmgr.libp2p.hardening import Hardening, harden
 from rcmgr.libp2p.hooks import Libp2pMismatch, UnverifiedLibp2pWarning
+from rcmgr.libp2p.installation import install, installed, is_installed, uninstall
 from rcmgr.libp2p.remote_addresses import RemoteAddresses, report_remote_addresses
 from rcmgr.libp2p.scopes import ScopedStreams, scope_streams
 
@@ -17,8 +18,12 @@ __all__ = [
     "UnverifiedLibp2pWarning",
     "guard_handlers",
     "harden",
+    "install",
+    "installed",
+    "is_installed",
     "limit_protocols",
     "observe",
     "report_remote_addresses",
     "scope_streams",
+    "uninstall",
 ]

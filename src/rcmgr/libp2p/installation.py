@@ -1,0 +1,123 @@
+"""Make every py-libp2p node of this process use our resource manager."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from rcmgr.libp2p.hooks import Hook, Libp2pMismatch, check_version
+from rcmgr.limit_files import LimitsFile, NodeLimits
+
+__all__ = ["install", "installed", "is_installed", "uninstall"]
+
+_lock = threading.RLock()
+_theirs: type | None = None  # while ours is in its place
+_hooks: list[Hook] = []
+
+
+def install(limits: NodeLimits | None = None, *, harden: bool = False) -> None:
+    """From now on, `libp2p.rcmgr.ResourceManager` is ours, under whatever name it was imported.
+
+    Also what `new_host()` makes by default. `Direction`, the exceptions, `ResourceLimits` and all
+    other names stay py-libp2p's, and ours takes their objects. Managers that exist stay as they
+    are. A second call changes limits and `harden` only. Thread safe.
+
+    limits: of managers that are made without any; default those of the file that the environment's
+        RCMGR_LIMITS names (TOML or go-libp2p's JSON), else py-libp2p's own defaults.
+    harden: call `rcmgr.libp2p.harden` for every host that is made from now on.
+    LimitsFileError, OSError: the file cannot be used. Libp2pMismatch: libp2p is not as expected.
+    After an error nothing has changed.
+    """
+    from libp2p.rcmgr import manager as stock
+
+    from rcmgr.libp2p import dropin
+
+    check_version("rcmgr.install")
+    if limits is None:
+        limits = _limits_of_environment()
+    global _theirs
+    with _lock:
+        if _theirs is None:
+            theirs = getattr(stock, "ResourceManager", None)
+            if not isinstance(theirs, type) or not hasattr(stock, "new_resource_manager"):
+                raise Libp2pMismatch("libp2p.rcmgr.manager has no ResourceManager to replace")
+            _rebind(theirs, dropin.ResourceManager)
+            _theirs = theirs
+        dropin.set_default_limits(limits)
+        for hook in _hooks:
+            hook.undo()
+        _hooks.clear()
+        if harden:
+            _harden_all()
+
+
+def uninstall() -> None:
+    """Undo `install`: all names are py-libp2p's again. Managers that exist stay. Thread safe."""
+    global _theirs
+    with _lock:
+        if _theirs is None:
+            return
+        from rcmgr.libp2p import dropin
+
+        _rebind(dropin.ResourceManager, _theirs)
+        _theirs = None
+        for hook in _hooks:
+            hook.undo()
+        _hooks.clear()
+        dropin.set_default_limits(None)
+
+
+@contextmanager
+def installed(limits: NodeLimits | None = None, *, harden: bool = False) -> Iterator[None]:
+    """`install` for the duration of a block; what was installed before stays."""
+    before = is_installed()
+    install(limits, harden=harden)
+    try:
+        yield
+    finally:
+        if not before:
+            uninstall()
+
+
+def is_installed() -> bool:
+    """Whether `install` is in effect."""
+    return _theirs is not None
+
+
+def _rebind(before: type, after: type) -> None:
+    """In every module, whatever the name."""
+    for module in list(sys.modules.values()):
+        if not isinstance(module, ModuleType) or module.__name__.startswith("rcmgr."):
+            continue
+        for name, value in list(vars(module).items()):
+            if value is before:
+                setattr(module, name, after)
+
+
+def _harden_all() -> None:
+    from libp2p.host.basic_host import BasicHost
+
+    from rcmgr.libp2p.hardening import harden
+    from rcmgr.manager import ResourceManager
+
+    def made(original: Any) -> Any:
+        def init(host: Any, *args: Any, **kwargs: Any) -> None:
+            original(host, *args, **kwargs)
+            manager = getattr(host.get_network(), "_resource_manager", None)
+            if isinstance(manager, ResourceManager):
+                harden(host)
+
+        return init
+
+    _hooks.append(Hook(BasicHost, "__init__", made))
+
+
+def _limits_of_environment() -> NodeLimits | None:
+    path = os.environ.get("RCMGR_LIMITS")
+    return LimitsFile.read(Path(path)).build(NodeLimits.default()) if path else None

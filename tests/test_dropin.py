@@ -1,0 +1,235 @@
+"""py-libp2p's constructor and methods, with what our manager does."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from typing import Any
+
+import pytest
+from libp2p.peer.id import ID
+from libp2p.rcmgr import Direction
+from libp2p.rcmgr import ResourceLimits as StockLimits
+from libp2p.rcmgr.allowlist import Allowlist as StockAllowlist
+from libp2p.rcmgr.allowlist import AllowlistConfig
+from libp2p.rcmgr.connection_limits import ConnectionLimits as StockConnectionLimits
+from libp2p.rcmgr.exceptions import ResourceScopeClosed
+from libp2p.rcmgr.manager import ResourceManager as StockManager
+from libp2p.rcmgr.memory_limits import MemoryConnectionLimits as StockMemoryLimits
+from libp2p.rcmgr.metrics import Metrics, MetricType
+
+from rcmgr import ConnectionLimits, NodeLimits, ResourceLimits, SubnetLimits
+from rcmgr.libp2p.dropin import ResourceManager
+
+PEER = ID(b"\x12\x20" + b"p" * 32)
+OTHER = ID(b"\x12\x20" + b"o" * 32)
+# attributes of py-libp2p's that no host uses and that mean nothing here
+WITHOUT = {"cidr_limiter", "connection_rate_limiter", "memory_stats_cache"}
+
+
+def parameters(function: Any) -> list[tuple[str, Any, Any]]:
+    return [
+        (each.name, each.kind, each.default)
+        for each in inspect.signature(function).parameters.values()
+    ]
+
+
+def test_the_constructor_takes_the_same() -> None:
+    assert parameters(ResourceManager) == parameters(StockManager)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, _ in inspect.getmembers(StockManager, inspect.isfunction)
+             if not name.startswith("_")])
+def test_every_method_takes_at_least_the_same(name: str) -> None:
+    ours = parameters(getattr(ResourceManager, name))
+    theirs = parameters(getattr(StockManager, name))
+    assert [each[0] for each in ours][: len(theirs)] == [each[0] for each in theirs]
+    assert all(each[2] is not inspect.Parameter.empty for each in ours[len(theirs):])
+
+
+def test_every_attribute_is_there() -> None:
+    ours = ResourceManager()
+    missing = {name for name in vars(StockManager()) if not name.startswith("_")
+               and not hasattr(ours, name)}
+    assert missing == WITHOUT
+
+
+def test_their_limits_and_ours() -> None:
+    theirs = StockLimits(max_connections=3, max_memory_mb=5, max_streams=7)
+    manager = ResourceManager(theirs)
+    assert manager.limits is theirs
+    system = manager.scope_limits.system
+    assert (system.conns, system.memory, system.streams) == (3, 5 << 20, 7)
+    manager.limits = StockLimits(max_connections=4)
+    assert manager.scope_limits.system.conns == 4
+    assert ResourceManager(ResourceLimits(9)).limits == ResourceLimits(9)
+    assert ResourceManager(NodeLimits()).scope_limits == NodeLimits().scopes
+    with pytest.raises(TypeError, match="limits must be ResourceLimits"):
+        ResourceManager(object())
+
+
+def test_the_defaults_are_theirs() -> None:
+    ours, theirs = ResourceManager(), StockManager()
+    assert ours.limits.max_connections == theirs.limits.max_connections
+    assert ours.limits.max_memory_bytes == theirs.limits.max_memory_bytes
+    assert ours.limits.max_streams == theirs.limits.max_streams
+    for name, limit in ours.connection_limits.to_dict().items():
+        assert limit == getattr(theirs.connection_limits, name)
+    assert ours.memory_limits is not None
+    assert ours.memory_limits.max_percentage == (
+        theirs.memory_limits.max_process_memory_percent or 0) / 100
+
+
+def test_limits_on_states_and_memory() -> None:
+    manager = ResourceManager(
+        connection_limits=StockConnectionLimits(max_established_inbound=1),
+        memory_limits=StockMemoryLimits(max_process_memory_bytes=1),
+    )
+    assert manager.connection_limits.max_established_inbound == 1
+    assert manager.open_connection(PEER) is None  # 0.8.1 never asks
+    manager = ResourceManager(
+        connection_limits=ConnectionLimits(max_established_inbound=0), enable_memory_limits=False,
+        memory_limits=StockMemoryLimits(max_process_memory_bytes=1))
+    assert manager.memory_limits is None
+    assert manager.open_connection(PEER) is None
+    free = ResourceManager(enable_connection_tracking=False)
+    assert free.connection_limits == ConnectionLimits()
+
+
+@pytest.mark.parametrize("make", [
+    lambda config: {"allowlist_config": config},
+    lambda config: {"allowlist": StockAllowlist(config)},
+])
+def test_the_allowlist_is_heeded(make: Any) -> None:
+    config = AllowlistConfig(
+        peers={PEER}, multiaddrs={"/ip4/192.0.2.1"}, peer_multiaddrs={(OTHER, "/ip4/192.0.2.2")})
+    manager = ResourceManager(StockLimits(max_connections=0), **make(config))
+    assert manager.open_connection(PEER)
+    assert manager.open_connection(None, "192.0.2.1")
+    assert manager.open_connection(OTHER, "192.0.2.2")
+    assert manager.open_connection(OTHER, "192.0.2.3") is None
+
+
+def test_what_an_allowlist_cannot_mean_is_said() -> None:
+    config = AllowlistConfig(multiaddrs={"/dns4/example.org/tcp/1"})
+    with pytest.warns(UserWarning, match="example.org.* left out: missing ip address"):
+        ResourceManager(allowlist_config=config)
+
+
+def test_cidr_limits_also_hold_for_mapped_addresses() -> None:
+    manager = ResourceManager(cidr_limits=[("10.0.0.0/8", 1), ("192.0.2.0/24", -3)])
+    first = manager.open_connection(None, "10.0.0.1")
+    assert first is not None
+    assert manager.open_connection(None, "::ffff:10.0.0.2") is None
+    assert manager.open_connection(None, "192.0.2.1") is None
+    assert manager.open_connection(None, "203.0.113.1")
+    first.close()
+    assert manager.open_connection(None, "10.0.0.3")
+    with pytest.raises(ValueError, match="nonsense"):
+        ResourceManager(cidr_limits=[("nonsense", 1)])
+
+
+def test_rates_hold_for_a_peer_by_any_name() -> None:
+    manager = ResourceManager(connections_per_peer_per_sec=1e-9, burst_connections_per_peer=3)
+    got = [manager.acquire_connection(name) for name in (str(PEER), PEER, PEER.to_bytes(), PEER)]  # type: ignore[arg-type]
+    assert got == [True, True, True, False]
+    free = ResourceManager(enable_rate_limiting=False)
+    assert all(free.acquire_connection(str(PEER)) for _ in range(100))
+
+
+def test_acquired_connections() -> None:
+    manager = ResourceManager(StockLimits(max_connections=2), cidr_limits=[("10.0.0.0/8", 1)])
+    assert manager.acquire_connection("a", "10.0.0.1")
+    assert not manager.acquire_connection("b", "10.0.0.2")
+    assert manager.acquire_connection()
+    assert not manager.acquire_connection("c", direction="outbound")
+    assert manager._current_connections == manager.get_stats()["connections"] == 2
+    manager.release_connection("nobody")
+    manager.release_connection("a", "10.0.0.2")
+    assert manager._current_connections == 2
+    manager.release_connection("a", "10.0.0.1")
+    manager.release_connection("a", "10.0.0.1")
+    assert manager._current_connections == 1
+    assert manager.acquire_connection("b", "10.0.0.2")
+    manager.close()
+    with pytest.raises(ResourceScopeClosed):
+        manager.acquire_connection("a")
+
+
+def test_closing_a_scope_in_three_threads_frees_one_slot() -> None:
+    manager = ResourceManager()
+    scopes = [manager.open_connection(PEER) for _ in range(3)]
+    barrier = threading.Barrier(3)
+
+    def close() -> None:
+        barrier.wait()
+        scopes[0].close()  # type: ignore[union-attr]
+
+    threads = [threading.Thread(target=close) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert manager._current_connections == 2
+
+
+def test_a_full_node_stays_as_large_as_it_is() -> None:
+    """0.8.1 lowers a limit that was reached, and grants one of 0 once."""
+    manager = ResourceManager(StockLimits(max_connections=4), enable_rate_limiting=False)
+    kept = [manager.open_connection(PEER) for _ in range(4)]
+    for _ in range(100):
+        assert manager.open_connection(OTHER) is None
+    kept[0].close()  # type: ignore[union-attr]
+    assert manager.open_connection(OTHER)
+    assert ResourceManager(StockLimits(max_connections=0)).open_connection(PEER) is None
+
+
+def test_what_is_available() -> None:
+    manager = ResourceManager(StockLimits(2, 1, 1))
+    manager.acquire_connection("a")
+    manager.acquire_memory(1 << 19)
+    assert manager.is_resource_available("connections")
+    assert not manager.is_resource_available("connections", 2)
+    assert manager.is_resource_available("memory", 1 << 19)
+    assert not manager.is_resource_available("memory", (1 << 19) + 1)
+    assert manager.is_resource_available("streams")
+    manager.acquire_stream("a", Direction.INBOUND)
+    assert not manager.is_resource_available("streams")
+    assert not manager.is_resource_available("nonsense")
+
+
+def test_metrics_are_of_the_moment() -> None:
+    given = Metrics()
+    manager = ResourceManager(StockLimits(max_connections=1), metrics=given)
+    scope = manager.open_connection(PEER, None, "outbound")
+    manager.open_connection(OTHER)
+    manager.acquire_stream("a", Direction.INBOUND)
+    manager.acquire_memory(7)
+    assert manager.metrics is given
+    summary = given.get_summary()
+    assert summary["connections"] == {"inbound": 0, "outbound": 1, "total": 1, "peak": 1}
+    assert summary["streams"]["inbound"] == 1
+    assert summary["memory"]["current"] == 7
+    assert summary["blocks"]["connections"] == 1
+    assert scope is not None
+    scope.close()
+    assert manager.metrics.get_counter(MetricType.CONNECTIONS_OUTBOUND) == 0
+    assert ResourceManager(enable_metrics=False).metrics is None
+
+
+def test_pools_are_theirs() -> None:
+    manager = ResourceManager(enable_connection_pooling=True, enable_memory_pooling=True)
+    stats = manager.get_stats()
+    assert stats["connection_pool"] == manager.connection_pool.get_stats()  # type: ignore[union-attr]
+    assert "memory_pool" in stats
+    assert "connection_pool" not in ResourceManager().get_stats()
+
+
+def test_subnets_of_node_limits_give_way_to_cidr_limits() -> None:
+    manager = ResourceManager(
+        NodeLimits(subnets=SubnetLimits()), cidr_limits=[("192.0.2.0/24", 1)])
+    assert all(manager.open_connection(None, "203.0.113.1") for _ in range(9))
+    kept = manager.open_connection(None, "192.0.2.1")
+    assert manager.open_connection(None, "192.0.2.2") is None
+    assert kept is not None

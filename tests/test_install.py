@@ -1,0 +1,212 @@
+"""One line, and every node of the process has our manager. Each in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+
+def run(
+    code: str, *arguments: str, cwd: Path | None = None, **env: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments, *(["-c", textwrap.dedent(code)] if code else [])],
+        capture_output=True, text=True, check=False, timeout=120, cwd=cwd,
+        env={**os.environ, **env},
+    )
+
+
+def check(code: str, **env: str) -> None:
+    done = run(code, **env)
+    assert done.returncode == 0, done.stderr
+
+
+def test_names_bound_before_and_after() -> None:
+    check("""
+    import libp2p, rcmgr
+    from libp2p.rcmgr import ResourceManager as before, Direction, ResourceScopeClosed
+    import libp2p.rcmgr.manager as module
+    namespace = type(module)("a user's module"); namespace.Manager = before
+    import sys; sys.modules["users"] = namespace
+    theirs = [before]  # the name in this module follows, too
+    rcmgr.install()
+    rcmgr.install()
+    from libp2p.rcmgr import ResourceManager as after, new_resource_manager
+    from rcmgr.libp2p.dropin import ResourceManager as ours
+    assert before is after is module.ResourceManager is namespace.Manager is ours
+    assert ours is not theirs[0]
+    assert isinstance(new_resource_manager(), ours)
+    swarm = libp2p.new_host().get_network()
+    assert isinstance(swarm._resource_manager, ours)
+    assert libp2p.rcmgr.Direction is Direction
+    assert libp2p.rcmgr.ResourceScopeClosed is ResourceScopeClosed
+    rcmgr.uninstall()
+    rcmgr.uninstall()
+    assert libp2p.rcmgr.ResourceManager is module.ResourceManager is namespace.Manager
+    assert before is after is namespace.Manager is theirs[0]
+    assert type(libp2p.new_host().get_network()._resource_manager) is theirs[0]
+    """)
+
+
+def test_before_libp2p_is_imported() -> None:
+    check("""
+    import sys, rcmgr
+    assert "libp2p" not in sys.modules
+    rcmgr.install()
+    from libp2p import new_host
+    assert isinstance(new_host().get_network()._resource_manager, rcmgr.ResourceManager)
+    """)
+
+
+def test_for_a_while() -> None:
+    check("""
+    import rcmgr
+    from libp2p.rcmgr import manager
+    theirs = [manager.ResourceManager]
+    with rcmgr.installed():
+        assert manager.ResourceManager is not theirs[0]
+        with rcmgr.installed():
+            pass
+        assert manager.ResourceManager is not theirs[0]
+    assert manager.ResourceManager is theirs[0]
+    try:
+        with rcmgr.installed():
+            raise KeyError
+    except KeyError:
+        pass
+    assert manager.ResourceManager is theirs[0]
+    """)
+
+
+def test_in_many_threads() -> None:
+    check("""
+    import threading, rcmgr
+    from libp2p.rcmgr import manager
+    theirs = [manager.ResourceManager]
+    def work():
+        for _ in range(100):
+            rcmgr.install(); rcmgr.uninstall()
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    [each.start() for each in threads]; [each.join() for each in threads]
+    rcmgr.uninstall()
+    assert manager.ResourceManager is theirs[0]
+    """)
+
+
+def test_hosts_are_hardened() -> None:
+    check("""
+    import rcmgr, libp2p
+    from rcmgr.libp2p.dropin import ResourceManager
+    rcmgr.install(harden=True)
+    swarm = libp2p.new_host().get_network()
+    assert swarm._stream_semaphore is None
+    rcmgr.install()
+    assert libp2p.new_host().get_network()._stream_semaphore is not None
+    rcmgr.uninstall()
+    """)
+
+
+def test_limits_of_the_environment(tmp_path: Path) -> None:
+    file = tmp_path / "limits.toml"
+    file.write_text("[System]\nConns = 7\n[Connections]\nmax_pending_inbound = 3\n")
+    check("""
+    import rcmgr
+    rcmgr.install()
+    from libp2p.rcmgr import ResourceLimits, ResourceManager, new_resource_manager
+    manager = new_resource_manager()
+    assert manager.limits.max_connections == 7
+    assert manager.connection_limits.max_pending_inbound == 3
+    assert ResourceManager(ResourceLimits(9)).limits.max_connections == 9
+    rcmgr.install(rcmgr.INFINITE_LIMITS)
+    assert new_resource_manager().limits.max_connections is None
+    """, RCMGR_LIMITS=str(file))
+
+
+def test_limits_that_cannot_be_used_install_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "limits.toml"
+    file.write_text("[System]\nCons = 7\n")
+    check("""
+    import rcmgr
+    from libp2p.rcmgr import manager
+    theirs = [manager.ResourceManager]
+    try:
+        rcmgr.install()
+    except rcmgr.LimitsFileError as error:
+        assert "Conns" in str(error)
+    else:
+        raise AssertionError
+    assert manager.ResourceManager is theirs[0]
+    """, RCMGR_LIMITS=str(file))
+
+
+def test_another_libp2p_is_said() -> None:
+    check("""
+    import rcmgr
+    from libp2p.rcmgr import manager
+    from rcmgr.libp2p import Libp2pMismatch
+    del manager.ResourceManager
+    try:
+        rcmgr.install()
+    except Libp2pMismatch as error:
+        assert "no ResourceManager" in str(error)
+    else:
+        raise AssertionError
+    """)
+
+
+SCRIPT = """
+import sys
+from libp2p import new_host
+manager = new_host().get_network()._resource_manager
+print(type(manager).__mro__[1].__module__, sys.argv[1:], __name__)
+if "fail" in sys.argv:
+    sys.exit(7)
+if "raise" in sys.argv:
+    raise KeyError("spoiled")
+"""
+
+
+@pytest.mark.parametrize("how", ["script", "module"])
+def test_an_unmodified_program(tmp_path: Path, how: str) -> None:
+    (tmp_path / "program.py").write_text(SCRIPT)
+    program = ["program.py"] if how == "script" else ["-m", "program"]
+
+    def go(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return run("", "-m", "rcmgr", "run", *program, *arguments, cwd=tmp_path)
+
+    done = go("--option", "x", "-h")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "rcmgr.manager ['--option', 'x', '-h'] __main__\n"
+    assert go("fail").returncode == 7
+    raised = go("raise")
+    assert raised.returncode == 1
+    assert raised.stderr.endswith("KeyError: 'spoiled'\n")
+
+
+@pytest.mark.parametrize(("arguments", "reason"), [
+    ([], "what shall be run?"), (["-m"], "what shall be run?"), (["absent.py"], "can't open file")])
+def test_no_program(arguments: list[str], reason: str) -> None:
+    done = run("", "-m", "rcmgr", "run", *arguments)
+    assert done.returncode == 2
+    assert reason in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_pytest_plugin(tmp_path: Path) -> None:
+    (tmp_path / "test_theirs.py").write_text(textwrap.dedent("""
+        from libp2p import new_host
+        from libp2p.rcmgr import ResourceManager, new_resource_manager
+        def test_managers():
+            managers = [ResourceManager(), new_resource_manager(),
+                        new_host().get_network()._resource_manager]
+            assert {type(each).__mro__[1].__module__ for each in managers} == {"rcmgr.manager"}
+    """))
+    done = run("", "-m", "pytest", "-q", "-p", "rcmgr.pytest_plugin", "-p", "no:cacheprovider",
+               "test_theirs.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert "rcmgr: 3 resource managers were made, all of them rcmgr's" in done.stdout
