@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
+import socketserver
 import stat
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import rcmgr.status
 from rcmgr import ResourceLimits, ResourceManager
 from rcmgr.status import StatusError, StatusServer, default_path, read_status
 
@@ -48,6 +54,35 @@ def test_what_is_told(server: StatusServer, manager: ResourceManager) -> None:
 
 def test_only_the_owner_may_look(server: StatusServer) -> None:
     assert stat.S_IMODE(server.path.stat().st_mode) == 0o600
+
+
+@unix
+def test_nobody_gets_in_before_the_mode_is_set(
+    manager: ResourceManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused: list[BaseException] = []
+    real_chmod = os.chmod
+
+    def chmod(path: str, mode: int) -> None:
+        with socket.socket(socket.AF_UNIX) as other:
+            with pytest.raises(ConnectionRefusedError) as caught:
+                other.connect(path)
+            refused.append(caught.value)
+        real_chmod(path, mode)
+
+    def fchmod(descriptor: int, mode: int) -> None:
+        raise OSError(errno.EINVAL, "as on macOS and BSD, for a socket")
+
+    monkeypatch.setattr(os, "chmod", chmod)
+    monkeypatch.setattr(os, "fchmod", fchmod)
+    before = os.umask(0)
+    try:
+        with StatusServer(manager, tmp_path / "s") as server:
+            assert len(refused) == 1
+            assert stat.S_IMODE(server.path.stat().st_mode) == 0o600
+            assert read_status(server.path)["pid"] == os.getpid()
+    finally:
+        os.umask(before)
 
 
 def test_what_a_server_leaves(server: StatusServer) -> None:
@@ -108,6 +143,23 @@ def test_a_wrong_password_gets_nothing(manager: ResourceManager, tmp_path: Path)
                 assert connection.recv(100) == b""
 
 
+def test_a_password_in_drops_keeps_no_place(
+    manager: ResourceManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rcmgr.status, "_PATIENCE_S", 0.2)
+    with StatusServer(manager, tmp_path / "s", unix=False) as server:
+        told = json.loads(server.path.read_text())
+        with socket.create_connection(("127.0.0.1", told["port"]), timeout=10) as connection:
+            try:
+                for byte in told["password"].encode():
+                    connection.sendall(bytes([byte]))
+                    time.sleep(0.05)
+                answer = connection.recv(100)
+            except ConnectionError:  # it was hung up on
+                answer = b""
+        assert answer == b""
+
+
 @unix
 def test_what_a_killed_node_left_is_replaced(manager: ResourceManager, tmp_path: Path) -> None:
     path = tmp_path / "s"
@@ -141,6 +193,104 @@ def test_other_files_are_left_alone(manager: ResourceManager, tmp_path: Path) ->
     assert path.read_text() == "mine"
     with pytest.raises(OSError, match="No such file"):
         StatusServer(manager, tmp_path / "absent" / "s")
+
+
+@unix
+def test_a_node_too_busy_to_answer_is_not_replaced(
+    manager: ResourceManager, tmp_path: Path
+) -> None:
+    path = tmp_path / "s"
+    waiting: list[socket.socket] = []
+    with socket.socket(socket.AF_UNIX) as busy:
+        busy.bind(str(path))
+        busy.listen(0)
+        try:
+            refused = 0
+            while not refused:
+                waiting.append(socket.socket(socket.AF_UNIX))
+                waiting[-1].setblocking(False)
+                refused = waiting[-1].connect_ex(str(path))
+            assert refused in (errno.EAGAIN, errno.EINPROGRESS)
+            with pytest.raises(StatusError, match="does not answer"):
+                read_status(path)
+            with pytest.raises(FileExistsError, match="may be another node's"):
+                StatusServer(manager, path)
+        finally:
+            for each in waiting:
+                each.close()
+    assert path.exists()
+
+
+@unix
+@pytest.mark.skipif(
+    not hasattr(os, "getuid") or os.getuid() != 0, reason="only root gives files away")
+def test_whose_node_it_is(
+    manager: ResourceManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with StatusServer(manager, tmp_path / "s") as server:
+        os.chown(server.path, 12345, -1)
+        assert read_status(server.path)["pid"] == os.getpid()
+        with pytest.raises(FileExistsError, match="another node serves"):
+            StatusServer(manager, server.path)
+        monkeypatch.setattr(os, "getuid", lambda: 54321)
+        with pytest.raises(StatusError, match="belongs to another user"):
+            read_status(server.path)
+        with pytest.raises(FileExistsError, match="belongs to another user"):
+            StatusServer(manager, server.path)
+        monkeypatch.undo()
+        assert read_status(server.path)["pid"] == os.getpid()
+
+
+@unix
+def test_a_forked_child_ends_only_its_own(manager: ResourceManager, tmp_path: Path) -> None:
+    script = """if True:
+        import os, sys, time
+        from rcmgr import ResourceManager
+        from rcmgr.status import read_status
+        manager = ResourceManager()
+        path = manager.serve_status(sys.argv[1]).path
+        child = os.fork()
+        if child == 0:
+            manager.close()
+            os._exit(0)
+        until = time.monotonic() + 30
+        while os.waitpid(child, os.WNOHANG) == (0, 0):
+            if time.monotonic() > until:
+                os.kill(child, 9)
+                sys.exit("the child hangs")
+            time.sleep(0.01)
+        assert read_status(path)["pid"] == os.getpid()
+        manager.close()
+        assert not path.exists()
+    """
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", script, str(tmp_path / "s")],
+        capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("content", [
+    {"port": 99999, "password": "x"}, {"port": None, "password": "x"}, {"port": 1}, ["port"],
+])
+def test_a_file_that_names_no_port(
+    manager: ResourceManager, tmp_path: Path, content: object
+) -> None:
+    path = tmp_path / "s"
+    path.write_text(json.dumps(content))
+    with pytest.raises(StatusError, match="no socket of a node"):
+        read_status(path)
+    with pytest.raises(FileExistsError, match="no socket of a node"):
+        StatusServer(manager, path, unix=False)
+
+
+def test_a_file_that_cannot_be_written(manager: ResourceManager, tmp_path: Path) -> None:
+    servers: list[socketserver.BaseServer] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rcmgr.status._Server, "server_activate", lambda self: servers.append(self))
+        with pytest.raises(OSError, match="No such file"):
+            StatusServer(manager, tmp_path / "absent" / "s", unix=False)
+    (server,) = servers
+    assert server.fileno() == -1
 
 
 @unix

@@ -534,7 +534,8 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
             "denied": self._denied(tracker.denied),
             "protocol_rates": {
                 protocol: limiter.get_protocol_stats()
-                for protocol, limiter in self.protocol_rate_limiters.items()
+                # a copy: this may run in a thread that serves the status or the metrics
+                for protocol, limiter in self.protocol_rate_limiters.copy().items()
             },
         }
 

@@ -40,6 +40,10 @@ class StatusError(Exception):
     """A node's state cannot be read; says why, in one line."""
 
 
+class _Gone(StatusError):
+    """Nobody listens there any more."""
+
+
 def default_path() -> Path:
     """$RCMGR_STATUS; else rcmgr.sock in $XDG_RUNTIME_DIR; else one of this user in the temporary
     directory.
@@ -102,11 +106,14 @@ class _Handler(socketserver.BaseRequestHandler):
 
     def _knows(self, password: str) -> bool:
         given = b""
+        until = time.monotonic() + _PATIENCE_S  # in all: a byte now and then keeps no place
         while len(given) < len(password):
+            self.request.settimeout(max(0.001, until - time.monotonic()))
             part = self.request.recv(len(password) - len(given))
             if not part:
                 return False
             given += part
+        self.request.settimeout(_PATIENCE_S)
         return hmac.compare_digest(given, password.encode())
 
 
@@ -132,8 +139,7 @@ class _UnixServer(_Server):
     address_family = getattr(socket, "AF_UNIX", socket.AF_INET)
 
     def server_bind(self) -> None:
-        # before there is a name that others could open; after it for systems that ignore the first
-        os.fchmod(self.socket.fileno(), 0o600)
+        # nobody gets in before the mode is set: until `listen`, a socket refuses all connections
         self.socket.bind(self.server_address)
         os.chmod(str(self.server_address), 0o600)
 
@@ -153,6 +159,7 @@ class StatusServer:
         unix: bool = _HAS_UNIX_SOCKETS,
     ) -> None:
         self.path = Path(path)
+        self._process = os.getpid()
         _make_room(self.path)
         self._server: _Server
         if unix:
@@ -160,8 +167,12 @@ class StatusServer:
         else:
             self._server = _Server(("127.0.0.1", 0))
             self._server.password = secrets.token_hex(16)
-            _write_privately(self.path, json.dumps({
-                "port": self._server.server_address[1], "password": self._server.password}))
+            try:
+                _write_privately(self.path, json.dumps({
+                    "port": self._server.server_address[1], "password": self._server.password}))
+            except BaseException:
+                self._server.server_close()
+                raise
         self._server.manager = manager
         self._file = _identity(self.path)
         self._closed = threading.Lock()
@@ -172,8 +183,14 @@ class StatusServer:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop serving and remove the file; nothing happens the second time."""
+        """Stop serving and remove the file; nothing happens the second time.
+
+        In a forked child: only its copy of the socket is closed, the parent goes on serving.
+        """
         if not self._closed.acquire(blocking=False):
+            return
+        if os.getpid() != self._process:  # the thread that `shutdown` waits for is not here
+            self._server.server_close()
             return
         self._server.shutdown()
         self._server.server_close()
@@ -206,9 +223,11 @@ def _make_room(path: Path) -> None:
         raise FileExistsError(f"{path} is there already, and no socket of a node")
     try:
         _connect(path).close()
-    except StatusError:
+    except _Gone:
         path.unlink(missing_ok=True)
         return
+    except StatusError as error:  # perhaps alive, only too busy to answer, or another user's
+        raise FileExistsError(f"{path} may be another node's: {error}") from error
     raise FileExistsError(f"another node serves its status at {path}")
 
 
@@ -223,7 +242,10 @@ def _password_file(path: Path) -> dict[str, Any] | None:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return content if isinstance(content, dict) and {"port", "password"} <= content.keys() else None
+    match content:
+        case {"port": int(port), "password": str(password)} if 0 < port < 1 << 16:
+            return {"port": port, "password": password}
+    return None
 
 
 def _connect(path: Path) -> socket.socket:
@@ -233,7 +255,8 @@ def _connect(path: Path) -> socket.socket:
         raise StatusError(f"no node serves its status at {path}") from None
     except OSError as error:
         raise StatusError(f"{path}: {error.strerror}") from None
-    if hasattr(os, "getuid") and found.st_uid not in (os.getuid(), 0):
+    # what another user put there may be made up; root looks at the services of others
+    if hasattr(os, "getuid") and os.getuid() != 0 and found.st_uid not in (os.getuid(), 0):
         raise StatusError(f"{path} belongs to another user")
     content = None if stat.S_ISSOCK(found.st_mode) else _password_file(path)
     if content is None and not stat.S_ISSOCK(found.st_mode):
@@ -245,11 +268,14 @@ def _connect(path: Path) -> socket.socket:
         if content is None:
             connection.connect(str(path))
         else:
-            connection.connect(("127.0.0.1", int(content["port"])))
-            connection.sendall(str(content["password"]).encode())
-    except (OSError, ValueError) as error:
+            connection.connect(("127.0.0.1", content["port"]))
+            connection.sendall(content["password"].encode())
+    except OSError as error:
         connection.close()
-        raise StatusError(f"the node at {path} is gone ({error})") from None
+        # Windows takes about as long to refuse a port as we wait
+        if content is not None or isinstance(error, ConnectionRefusedError):
+            raise _Gone(f"the node at {path} is gone ({error})") from None
+        raise StatusError(f"the node at {path} does not answer ({error})") from None
     return connection
 
 

@@ -83,6 +83,21 @@ def test_top_in_a_pipe(manager: ResourceManager, tmp_path: Path) -> None:
     assert "needs a terminal" in done.stderr
 
 
+def test_top_without_a_keyboard(manager: ResourceManager, tmp_path: Path) -> None:
+    parent, terminal = pty.openpty()
+    try:
+        with manager.serve_status(tmp_path / "s") as server:
+            done = subprocess.run(
+                [sys.executable, "-m", "rcmgr", "top", "--socket", str(server.path)],
+                stdin=subprocess.DEVNULL, stdout=terminal, stderr=subprocess.PIPE, text=True,
+                check=False, timeout=60, env={**os.environ, "TERM": "xterm"})
+    finally:
+        os.close(terminal)
+        os.close(parent)
+    assert done.returncode == 2
+    assert "needs a terminal" in done.stderr
+
+
 class Terminal:
     """`rcmgr top` in a pseudo-terminal."""
 
@@ -124,7 +139,8 @@ class Terminal:
                 time.sleep(seconds)
 
 
-@pytest.mark.parametrize("key", ["q", "\x03"], ids=["q", "Ctrl-C"])
+@pytest.mark.parametrize(
+    "key", ["q", "\x03", "\x1b[A\x1b[Bq"], ids=["q", "Ctrl-C", "q after arrows"])
 def test_top(manager: ResourceManager, tmp_path: Path, key: str) -> None:
     with manager.serve_status(tmp_path / "s") as server:
         terminal = Terminal(server)
@@ -136,6 +152,22 @@ def test_top(manager: ResourceManager, tmp_path: Path, key: str) -> None:
         terminal.press(key)
         assert terminal.status() == 0
     assert "Traceback" not in terminal.seen
+
+
+def test_names_cannot_command_a_terminal(tmp_path: Path) -> None:
+    manager = ResourceManager(NodeLimits(ConcreteLimits(peer_default=Limit(streams=1))))
+    for _ in range(2):
+        manager.acquire_stream("\x1b]0;owned\x07", "inbound")
+    with manager.serve_status(tmp_path / "s") as server:
+        for command in ("status", "explain"):
+            told = run(command, "--socket", str(server.path))
+            assert "?]0;owned?" in told.stdout
+            assert "\x1b" not in told.stdout
+        terminal = Terminal(server)
+        terminal.until("?]0;owned?")
+        terminal.press("q")
+        assert terminal.status() == 0
+    assert "\x1b]0;" not in terminal.seen
 
 
 def test_a_node_that_ends_meanwhile(manager: ResourceManager, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import select
 import sys
@@ -66,7 +67,7 @@ def status(path: Path | None, as_json: bool) -> None:
 @_socket
 def explain(path: Path | None) -> None:
     """Say what of a running node is at its limit, what was denied most, and where to change it."""
-    click.echo(_read(path)["explanation"])
+    click.echo(_harmless(_read(path)["explanation"]))
 
 
 @click.command(short_help="Watch a running node.")
@@ -79,7 +80,7 @@ def top(path: Path | None, every: float) -> None:
     """Watch a running node's limits, the fullest first. `q` or Ctrl-C leaves."""
     found = _read(path)
     console = Console(highlight=False)
-    if not console.is_terminal:
+    if not (console.is_terminal and sys.stdin.isatty()):
         raise click.UsageError("top needs a terminal; use `rcmgr status` in a pipe.")
     try:
         with (
@@ -108,7 +109,7 @@ def _picture(
         seconds = max(0.001, found["time"] - before["time"])
         rate = f", {(denials - before['denials']['total']) / seconds:.0f} a second"
     latest = found["latest_denials"]
-    last = latest[-1]["message"] if latest else "none"
+    last = _harmless(latest[-1]["message"]) if latest else "none"
     table = _limits(found, size.width, rows=max(1, size.height - _ROWS_ABOVE_TABLE - 3))
     return Group(
         _headline(found),
@@ -122,8 +123,8 @@ def _headline(found: dict[str, Any]) -> Text:
     stats = found["stats"]
     when = time.strftime("%H:%M:%S", time.localtime(found["time"]))
     return Text(
-        f"rcmgr {found['rcmgr']}, process {found['pid']}, {when}: {stats['connections']} "
-        f"connections of {stats['peers']} peers, {stats['streams']} streams",
+        f"rcmgr {_harmless(found['rcmgr'])}, process {found['pid']}, {when}: "
+        f"{stats['connections']} connections of {stats['peers']} peers, {stats['streams']} streams",
         "bold",
     )
 
@@ -143,13 +144,18 @@ def _limits(found: dict[str, Any], width: int, rows: int | None) -> Table:
         filled = round(share * bar)
         style = "red" if share >= 0.9 else "yellow" if share >= 0.7 else "green"
         table.add_row(
-            _PEER.sub(r"\1…\2", each["limit"]).replace("_", " "),
+            _harmless(_PEER.sub(r"\1…\2", each["limit"]).replace("_", " ")),
             _amount(each["limit"], each["used"]),
             _amount(each["limit"], each["of"]),
             Text("█" * filled, style) + Text("·" * (bar - filled), "dim"),
             f"{each['share']:.0%}",
         )
     return table
+
+
+def _harmless(text: str) -> str:
+    """Without what a terminal obeys: some names are chosen by peers."""
+    return "".join(each if each.isprintable() or each == "\n" else "?" for each in text)
 
 
 def _amount(limit: str, value: int) -> str:
@@ -179,8 +185,9 @@ def _keys() -> Iterator[Callable[[float], str]]:
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             if select.select([stdin], [], [], left)[0]:
-                key = sys.stdin.read(1)
-                if key in ("q", "Q", ""):
+                # all that is there: what `sys.stdin` keeps in its buffer, `select` does not see
+                keys = os.read(stdin, 1024)
+                if not keys or b"q" in keys.lower():
                     return "q"
         return ""
 
