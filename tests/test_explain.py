@@ -38,10 +38,10 @@ def test_a_full_node() -> None:
         assert not manager.acquire_stream(PEER, "inbound")
     assert manager.explain().splitlines() == [
         "At or near its limit now:",
-        "  established_per_peer: 2 of 2 (100%)",
-        f"  peer:{TEXT} streams: 1 of 1 (100%)",
         "  system conns: 4 of 4 (100%)",
         "  system memory: 8.0 of 8.0 MiB (100%)",
+        "  established_per_peer: 2 of 2 (100%)",
+        f"  peer:{TEXT} streams: 1 of 1 (100%)",
         "8 denials since the start: 7 inbound, 1 outbound. Of the last 8:",
         "  5 by stream.peer.streams: see peer_default.streams or "
         f"peer['{TEXT}'].streams of the scope limits",
@@ -63,6 +63,24 @@ def test_only_the_worst_is_told() -> None:
     assert len([line for line in lines if "(100%)" in line]) == 5
     assert any(line.startswith("  and ") and line.endswith(" more") for line in lines)
     del kept
+
+
+def test_full_peers_hide_nothing_of_the_node() -> None:
+    limits = ConcreteLimits(
+        system=Limit(streams=55), peer_default=Limit(streams=1), protocol={"/a": Limit(streams=50)})
+    manager = ResourceManager(NodeLimits(limits, ConnectionLimits()))
+    kept: list[Any] = []
+    for number in range(50):
+        stream = manager.open_stream(b"\x12\x20" + number.to_bytes(32, "big"), "inbound")
+        assert stream is not None
+        stream.set_protocol("/a")
+        kept.append(stream)
+    seen = usages(manager)
+    assert seen[0] == ("protocol:/a streams", 50, 50)
+    assert [usage.of_one_peer for usage in seen] == [False] + [True] * 10 + [False]
+    assert seen[-1] == ("system streams", 50, 55)
+    assert manager.explain().splitlines()[1:3] == [
+        "  protocol:/a streams: 50 of 50 (100%)", "  system streams: 50 of 55 (91%)"]
 
 
 def test_the_fullest_comes_first() -> None:

@@ -335,6 +335,8 @@ def test_the_fullest_limits_come_first() -> None:
     ]
     assert [entry[1] for entry in ledger.fullest(2)] == ["streams", "conns_inbound"]
     assert ledger.fullest(0) == []
+    assert [entry[:2] for entry in ledger.fullest(peers=False)] == [
+        ("protocol:/a", "streams_inbound"), ("system", "memory"), ("system", "conns")]
     many = [ledger.open_stream(b"peer %d" % i) for i in range(200)]
     assert len(ledger.fullest(50)) == 50
     assert len(ledger.peer_stats()) == 201

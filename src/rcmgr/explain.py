@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from rcmgr.peers import peer_text
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["Usage", "explain", "usages"]
 
 _NEAR = 0.9
+_MOST_PEERS = 10
 _MOST_LINES = 5
 
 
@@ -29,11 +31,20 @@ class Usage(NamedTuple):
         """Of the limit; of a limit of 0, 1."""
         return self.used / self.limit if self.limit else 1.0
 
+    @property
+    def of_one_peer(self) -> bool:
+        """Whether it limits a single peer, and not the node."""
+        name = self.name
+        return name.startswith("peer:") or ".peer:" in name or name == "established_per_peer"
+
 
 def usages(manager: ResourceManager) -> list[Usage]:
-    """Limits by state, the process's, and the fullest of scopes; the fullest first. O(scopes)."""
+    """Limits by state, the process's, and the fullest of scopes; the fullest first. O(scopes).
+
+    Of equally full ones, those that concern all peers come before those of one.
+    """
     found = [*_of_states(manager), *_of_scopes(manager), *_of_memory(manager)]
-    return sorted(found, key=lambda usage: (-usage.share, usage.name))
+    return sorted(found, key=lambda usage: (-usage.share, usage.of_one_peer, usage.name))
 
 
 def _of_states(manager: ResourceManager) -> Iterator[Usage]:
@@ -50,8 +61,12 @@ def _of_states(manager: ResourceManager) -> Iterator[Usage]:
 
 
 def _of_scopes(manager: ResourceManager) -> Iterator[Usage]:
-    for scope, field, used, limit in manager.ledger.fullest():
+    ledger = manager.ledger
+    for scope, field, used, limit in ledger.fullest(peers=False):
         yield Usage(f"{scope} {field}", used, limit)
+    # apart: at a busy node enough peers are at their limits to crowd out the node's own
+    everything = (Usage(f"{scope} {field}", *counts) for scope, field, *counts in ledger.fullest())
+    yield from islice((usage for usage in everything if usage.of_one_peer), _MOST_PEERS)
 
 
 def _of_memory(manager: ResourceManager) -> Iterator[Usage]:
@@ -74,6 +89,7 @@ def _what_is_full(manager: ResourceManager) -> Iterator[str]:
         yield "Nothing is at its limit."
         return
     yield "At or near its limit now:"
+    used.sort(key=lambda usage: usage.of_one_peer)
     for usage in used[:_MOST_LINES]:
         yield f"  {usage.name}: {_shown(usage)}"
     if len(used) > _MOST_LINES:

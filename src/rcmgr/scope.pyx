@@ -1584,10 +1584,11 @@ cdef class Ledger:
             for i in range(rows.count) if (<_Node>rows.at[i].node).kind == PEER
         ]
 
-    def fullest(self, size_t most=20):
+    def fullest(self, size_t most=20, bint peers=True):
         """The limits nearest to being reached: (scope, field of the limit, used, limit), in order.
 
-        Of all groups at one moment; limits under which nothing is held are left out. O(groups).
+        Of all groups at one moment; limits under which nothing is held are left out. peers: also
+        those of single peers, of which a busy node has many that are full. O(groups).
         """
         cdef _Rows rows = self.rows()
         cdef size_t i, place
@@ -1596,6 +1597,8 @@ cdef class Ledger:
         cdef int64_t used, limit
         cdef list found = []  # (share, row, resource), the fullest first, never more than `most`
         for i in range(rows.count if most > 0 else 0):
+            if not peers and (<_Node>rows.at[i].node).peer is not None:
+                continue
             for what in range(<int>RCMGR_RESOURCES):
                 used = used_of(&rows.at[i], what)
                 limit = rows.at[i].limit.of[what]
