@@ -27,7 +27,8 @@ cdef class DenialLog:
     """The last `size` denials, and counts of all. Errors are built when they are read.
 
     A refusal is any object whose `to_error(connection_id, peer_id)` describes it. Adding one is
-    O(1), 50 to 100 ns, and thread safe. ValueError: size is below 1.
+    O(1), 60 to 100 ns (230 ns where every peer is a new one), and thread safe. ValueError: size is
+    below 1.
 
     Counts by peer are kept for those denied most; of more than 1,024, the lower half is forgotten,
     so that a flood of made-up peers takes no memory and hides nobody who insists.

@@ -123,6 +123,13 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     manager: ResourceManager
     password: str | None = None
 
+    def get_request(self) -> Any:
+        try:
+            return super().get_request()
+        except OSError:  # no descriptor is left: whoever waits stays, and must not make us spin
+            time.sleep(0.1)
+            raise
+
     def __init__(self, address: Any) -> None:
         self.places = threading.BoundedSemaphore(_MOST_CLIENTS)
         super().__init__(address, _Handler)
