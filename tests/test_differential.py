@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from libp2p.rcmgr import Direction, ResourceLimits
 from libp2p.rcmgr.manager import ResourceManager as StockManager
 
-from rcmgr.libp2p.dropin import ResourceManager
+from rcmgr.libp2p.dropin.manager import ResourceManager
 
 PEERS = st.sampled_from(["", "a", "b", "QmVuZp8s9f1Pk1DnS1tfFPFDARrGR95mTXf1fMDjRQt1CB"])
 WAYS = st.sampled_from(["inbound", "outbound"])

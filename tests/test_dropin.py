@@ -19,7 +19,7 @@ from libp2p.rcmgr.memory_limits import MemoryConnectionLimits as StockMemoryLimi
 from libp2p.rcmgr.metrics import Metrics, MetricType
 
 from rcmgr import ConnectionLimits, NodeLimits, ResourceLimits, SubnetLimits
-from rcmgr.libp2p.dropin import ResourceManager
+from rcmgr.libp2p.dropin.manager import ResourceManager
 
 PEER = ID(b"\x12\x20" + b"p" * 32)
 OTHER = ID(b"\x12\x20" + b"o" * 32)

@@ -37,7 +37,7 @@ def test_names_bound_before_and_after() -> None:
     rcmgr.install()
     rcmgr.install()
     from libp2p.rcmgr import ResourceManager as after, new_resource_manager
-    from rcmgr.libp2p.dropin import ResourceManager as ours
+    from rcmgr.libp2p.dropin.manager import ResourceManager as ours
     assert before is after is module.ResourceManager is namespace.Manager is ours
     assert ours is not theirs[0]
     assert isinstance(new_resource_manager(), ours)
@@ -101,7 +101,7 @@ def test_in_many_threads() -> None:
 def test_hosts_are_hardened() -> None:
     check("""
     import rcmgr, libp2p
-    from rcmgr.libp2p.dropin import ResourceManager
+    from rcmgr.libp2p.dropin.manager import ResourceManager
     rcmgr.install(harden=True)
     swarm = libp2p.new_host().get_network()
     assert swarm._stream_semaphore is None
@@ -153,7 +153,7 @@ def test_another_libp2p_is_said() -> None:
     try:
         rcmgr.install()
     except Libp2pMismatch as error:
-        assert "no ResourceManager" in str(error)
+        assert "has no attribute 'ResourceManager'" in str(error)
     else:
         raise AssertionError
     """)

@@ -22,7 +22,7 @@ def pytest_configure(config: pytest.Config) -> None:
     from libp2p.rcmgr.manager import ResourceManager as theirs
 
     install()
-    from rcmgr.libp2p.dropin import ResourceManager as ours
+    from rcmgr.libp2p.dropin.manager import ResourceManager as ours
 
     for whose, kind in (("ours", ours), ("libp2p's", theirs)):
         _counting.append(Hook(kind, "__init__", _counter(whose)))

@@ -17,16 +17,17 @@ from rcmgr.limit_files import LimitsFile, NodeLimits
 __all__ = ["install", "installed", "is_installed", "uninstall"]
 
 _lock = threading.RLock()
-_theirs: type | None = None  # while ours is in its place
+_in_place: list[tuple[type, type]] = []  # theirs, ours, while ours are in their places
 _hooks: list[Hook] = []
 
 
 def install(limits: NodeLimits | None = None, *, harden: bool = False) -> None:
     """From now on, `libp2p.rcmgr.ResourceManager` is ours, under whatever name it was imported.
 
-    Also what `new_host()` makes by default. `Direction`, the exceptions, `ResourceLimits` and all
-    other names stay py-libp2p's, and ours takes their objects. Managers that exist stay as they
-    are. A second call changes limits and `harden` only. Thread safe.
+    Also what `new_host()` makes by default, and every other class in `rcmgr.libp2p.dropin`.
+    `Direction`, the exceptions, `ResourceLimits` and all other names stay py-libp2p's, and ours
+    take their objects. What was made before stays as it is. A second call changes limits and
+    `harden` only. Thread safe.
 
     limits: of managers that are made without any; default those of the file that the environment's
         RCMGR_LIMITS names (TOML or go-libp2p's JSON), else py-libp2p's own defaults.
@@ -34,22 +35,22 @@ def install(limits: NodeLimits | None = None, *, harden: bool = False) -> None:
     LimitsFileError, OSError: the file cannot be used. Libp2pMismatch: libp2p is not as expected.
     After an error nothing has changed.
     """
-    from libp2p.rcmgr import manager as stock
-
-    from rcmgr.libp2p import dropin
-
     check_version("rcmgr.install")
     if limits is None:
         limits = _limits_of_environment()
-    global _theirs
     with _lock:
-        if _theirs is None:
-            theirs = getattr(stock, "ResourceManager", None)
-            if not isinstance(theirs, type) or not hasattr(stock, "new_resource_manager"):
-                raise Libp2pMismatch("libp2p.rcmgr.manager has no ResourceManager to replace")
-            _rebind(theirs, dropin.ResourceManager)
-            _theirs = theirs
-        dropin.set_default_limits(limits)
+        if not _in_place:
+            try:
+                from rcmgr.libp2p.dropin import replacements
+
+                found = replacements()
+            except (ImportError, AttributeError) as error:
+                raise Libp2pMismatch(f"libp2p.rcmgr is not as expected: {error}") from error
+            _rebind({id(theirs): ours for theirs, ours in found})
+            _in_place.extend(found)
+        from rcmgr.libp2p.dropin.manager import set_default_limits
+
+        set_default_limits(limits)
         for hook in _hooks:
             hook.undo()
         _hooks.clear()
@@ -59,18 +60,17 @@ def install(limits: NodeLimits | None = None, *, harden: bool = False) -> None:
 
 def uninstall() -> None:
     """Undo `install`: all names are py-libp2p's again. Managers that exist stay. Thread safe."""
-    global _theirs
     with _lock:
-        if _theirs is None:
+        if not _in_place:
             return
-        from rcmgr.libp2p import dropin
+        from rcmgr.libp2p.dropin.manager import set_default_limits
 
-        _rebind(dropin.ResourceManager, _theirs)
-        _theirs = None
+        _rebind({id(ours): theirs for theirs, ours in _in_place})
+        _in_place.clear()
         for hook in _hooks:
             hook.undo()
         _hooks.clear()
-        dropin.set_default_limits(None)
+        set_default_limits(None)
 
 
 @contextmanager
@@ -87,16 +87,18 @@ def installed(limits: NodeLimits | None = None, *, harden: bool = False) -> Iter
 
 def is_installed() -> bool:
     """Whether `install` is in effect."""
-    return _theirs is not None
+    return bool(_in_place)
 
 
-def _rebind(before: type, after: type) -> None:
-    """In every module, whatever the name."""
+def _rebind(after_by_id: dict[int, type]) -> None:
+    """In every module, whatever the name. By identity: not every value can be compared or hashed.
+    """
     for module in list(sys.modules.values()):
         if not isinstance(module, ModuleType) or module.__name__.startswith("rcmgr."):
             continue
         for name, value in list(vars(module).items()):
-            if value is before:
+            after = after_by_id.get(id(value))
+            if after is not None:
                 setattr(module, name, after)
 
 

@@ -1,0 +1,101 @@
+"""With our classes in their places, every name of libp2p.rcmgr is there and takes the same.
+
+What is not ours is py-libp2p's own object, and so is the same by definition.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import pkgutil
+from typing import Any
+
+import libp2p.rcmgr
+import pytest
+
+from rcmgr.libp2p.dropin import REPLACED, replacements
+
+EXCEPTIONS: dict[str, str] = {
+    "ResourceManager.cidr_limiter": "limits on addresses are in `addresses`",
+    "ResourceManager.connection_rate_limiter": "no host uses it; see `connection_rate_limits`",
+    "ResourceManager.memory_stats_cache": "no host uses it; see `memory_limits`",
+}
+"""Reviewed: what is missing or differs, and why."""
+
+# made to compare what an instance has; a class that is not here needs no arguments
+ARGUMENTS: dict[str, tuple[Any, ...]] = {}
+
+PAIRS = replacements()
+names = pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair[0].__qualname__)
+
+
+def test_every_module_of_theirs_is_known() -> None:
+    modules = {each.name for each in pkgutil.iter_modules(libp2p.rcmgr.__path__)}
+    assert set(REPLACED) <= modules
+
+
+@names
+def test_ours_pretends_to_be_at_home_there(pair: tuple[type, type]) -> None:
+    theirs, ours = pair
+    assert theirs is not ours
+    assert (ours.__name__, ours.__module__) == (theirs.__name__, theirs.__module__)
+    home = importlib.import_module(theirs.__module__)
+    assert getattr(home, theirs.__name__) is theirs  # not installed in this process
+
+
+def members(kind: type) -> dict[str, Any]:
+    return {
+        name: inspect.getattr_static(kind, name)
+        for name in dir(kind)
+        if not name.startswith("_") or name in ("__init__", "__len__", "__bool__", "__iter__")
+        if name not in vars(object) or name == "__init__"
+    }
+
+
+def parameters(function: Any) -> list[tuple[str, Any, Any]]:
+    """Without `self`, which compiled methods take by position only."""
+    return [
+        (each.name, each.kind, each.default)
+        for each in inspect.signature(function).parameters.values()
+        if each.name != "self"
+    ]
+
+
+@names
+def test_every_member_takes_the_same(pair: tuple[type, type]) -> None:
+    theirs, ours = pair
+    for name, member in members(theirs).items():
+        where = f"{theirs.__name__}.{name}"
+        if where in EXCEPTIONS:
+            continue
+        assert hasattr(ours, name), f"{where} is missing"
+        if not callable(getattr(theirs, name)):
+            assert not callable(getattr(ours, name)), where
+            continue
+        mine, their = parameters(getattr(ours, name)), parameters(getattr(theirs, name))
+        assert mine[: len(their)] == their, where
+        assert all(
+            default is not inspect.Parameter.empty
+            or kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+            for _, kind, default in mine[len(their):]
+        ), f"{where} asks for more"
+        assert inspect.iscoroutinefunction(member) == inspect.iscoroutinefunction(
+            inspect.getattr_static(ours, name)), where
+
+
+@names
+def test_every_attribute_is_there(pair: tuple[type, type]) -> None:
+    theirs, ours = pair
+    arguments = ARGUMENTS.get(theirs.__name__, ())
+    public = {name for name in vars(theirs(*arguments)) if not name.startswith("_")}
+    if dataclasses.is_dataclass(theirs):
+        public |= {field.name for field in dataclasses.fields(theirs)}
+    instance = ours(*arguments)
+    missing = {name for name in public if not hasattr(instance, name)}
+    assert {f"{theirs.__name__}.{name}" for name in missing} <= set(EXCEPTIONS)
+
+
+def test_no_exception_is_idle() -> None:
+    classes = {theirs.__name__ for theirs, _ in PAIRS}
+    assert {name.partition(".")[0] for name in EXCEPTIONS} <= classes
