@@ -120,6 +120,22 @@ def test_a_connection_moves_from_transient_to_its_peer() -> None:
     check_nothing_held(manager)
 
 
+def test_limits_on_addresses_hold_for_a_connection_that_never_was_pending() -> None:
+    manager = ResourceManager(NodeLimits(subnets=SubnetLimits(ipv4=((32, 1),))))
+    pending = manager.open_connection(None, "192.0.2.1", "inbound")
+    first = manager.open_connection(PEER, "192.0.2.1", "inbound")
+    assert pending is not None
+    assert first is not None
+    assert manager.open_connection(OTHER, "192.0.2.1", "inbound") is None
+    assert isinstance(manager.last_denial, AddressLimitExceeded)
+    first.close()
+    second = manager.open_connection(OTHER, "192.0.2.1", "inbound")
+    assert second is not None
+    second.close()
+    check_nothing_held(manager)
+    assert manager.open_connection(OTHER, "192.0.2.1", "inbound")
+
+
 def test_a_refusal_for_the_peer_leaves_nothing() -> None:
     manager = manager_with(peer_default=Limit(conns=1))
     first = manager.open_connection(PEER, None, "inbound")

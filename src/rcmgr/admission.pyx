@@ -360,7 +360,8 @@ cdef class Admission:
 
     The base of `ResourceManager`, which says what it may ask beside the tracker and the ledger:
     `_may_begin(inbound, endpoint_ip)` before a handshake, None or (exempt, what to close at the
-    end), and `_may_connect(peer, inbound, known)` after it.
+    end), `_may_connect(peer, inbound, known)` after it, and `_may_enter(inbound, endpoint_ip)` for
+    one that was not asked about before it, False or what to close at the end.
     """
 
     cdef readonly object connection_tracker
@@ -441,6 +442,7 @@ cdef class Admission:
 
     cdef object establish(self, object peer, bint inbound, object endpoint_ip):
         cdef bint exempt
+        entered = None
         tracker = self.connection_tracker
         known = self._intake.take_established(peer, inbound, True)
         if known is not None:
@@ -456,7 +458,11 @@ cdef class Admission:
         if known is not None:
             return new_scope(tracker, known, False)
         pending = self._intake.take_pending(inbound)
-        record = self._intake.charge_peer(pending, None, peer, inbound, exempt, None)
+        if pending is None and self._asks_addresses and not exempt:
+            entered = self._may_enter(inbound, endpoint_ip)
+            if entered is False:
+                return None
+        record = self._intake.charge_peer(pending, None, peer, inbound, exempt, entered)
         if type(record) is RECORD:
             self._intake.offer_established(record)
             return new_scope(tracker, record, False)

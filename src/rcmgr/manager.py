@@ -323,14 +323,19 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
             return True, None
         if self.connection_lifecycle.memory_excess() is not None:
             return None
+        entered = self._may_enter(inbound, endpoint_ip)
+        return None if entered is False else (False, entered)
+
+    def _may_enter(self, inbound: bool, endpoint_ip: str | None) -> Any:
+        """Ask the limits on addresses: what to close at the end, if anything; False: no."""
         gate = self.addresses
         if gate is None or endpoint_ip is None:
-            return False, None
+            return None
         entered = gate.try_enter(str(endpoint_ip), inbound)
         if isinstance(entered, AddressRefusal):
             self.denials.add(entered, inbound=inbound)
-            return None
-        return False, entered
+            return False
+        return entered
 
     def _may_connect(self, peer_id: Hashable, inbound: bool, known: bool) -> bool:
         """Ask what depends on the peer alone; `known`: this connection is counted already."""
