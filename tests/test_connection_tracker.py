@@ -1216,10 +1216,14 @@ def test_bare_instances() -> None:
     assert str(denial.to_error())
 
 
-@pytest.mark.parametrize("type_", [ConnectionTracker, ConnectionRecord, Denial])
-def test_extension_types_are_final_and_not_copied(type_: type) -> None:
+@pytest.mark.parametrize("type_", [ConnectionRecord, Denial])
+def test_extension_types_are_final(type_: type) -> None:
     with pytest.raises(TypeError):
         type("Sub", (type_,), {})
+
+
+@pytest.mark.parametrize("type_", [ConnectionTracker, ConnectionRecord, Denial])
+def test_extension_types_are_not_copied(type_: type) -> None:
     instance = type_.__new__(type_)
     with pytest.raises(TypeError):
         pickle.dumps(instance)

@@ -9,7 +9,13 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from rcmgr.address_limits import AddressGate, AddressRates, AddressRefusal, SubnetLimits
+from rcmgr.address_limits import (
+    AddressGate,
+    AddressRates,
+    AddressRefusal,
+    SubnetLimiter,
+    SubnetLimits,
+)
 from rcmgr.addresses import Allowlist, endpoint_of
 from rcmgr.admission import Admission, Intake, is_inbound
 from rcmgr.connection_limits import ConnectionLimits, check_limit
@@ -88,13 +94,7 @@ class ResourceLimits:
 
     def applied_to(self, scopes: ConcreteLimits) -> ConcreteLimits:
         """The same limits with the system's connections, streams and memory set to these."""
-        system = replace(
-            scopes.system,
-            conns=_counted(self.max_connections),
-            memory=_counted(self.max_memory_bytes),
-            streams=_counted(self.max_streams),
-        )
-        return replace(scopes, system=system)
+        return with_totals(scopes, self.max_connections, self.max_memory_bytes, self.max_streams)
 
 
 class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
@@ -121,6 +121,10 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
 
     TypeError, ValueError: which argument is wrong, and why.
     """
+
+    # what a subclass may have instead
+    _tracker_type: type[ConnectionTracker] = ConnectionTracker
+    _lifecycle_type: type[HostLifecycle] = HostLifecycle
 
     def __init__(
         self,
@@ -151,10 +155,10 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
                 "connect: give one of them")
         allowed = _allowlist(allowlist)
         denials = DenialLog()
-        tracker = ConnectionTracker(bypass=allowed.peers)
+        tracker = self._tracker_type(bypass=allowed.allowed_peers)
         ledger = Ledger(trace_allocations=trace_allocations)
         intake = Intake(tracker, ledger, connection_limits)
-        self._lifecycle = HostLifecycle(
+        self._lifecycle = self._lifecycle_type(
             tracker, intake=intake, denials=denials, allowlist=allowed
         )
         super().__init__(
@@ -285,7 +289,9 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
         """Who may connect from where; None: no limit depends on it."""
         return self._lifecycle.addresses
 
-    def _set_addresses(self, subnets: SubnetLimits | None, rates: AddressRates | None) -> None:
+    def _set_addresses(
+        self, subnets: SubnetLimits | SubnetLimiter | None, rates: AddressRates | None
+    ) -> None:
         gate = None
         if subnets is not None or rates is not None:
             gate = AddressGate(subnets, rates, self.allowlist)
@@ -600,6 +606,15 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
         held = self._held()
         streams = held.streams_inbound + held.streams_outbound
         return f"ResourceManager({self.connection_tracker!r}, streams={streams})"
+
+
+def with_totals(
+    scopes: ConcreteLimits, conns: int | None, memory: int | None, streams: int | None
+) -> ConcreteLimits:
+    """The same limits with these of the system scope."""
+    system = replace(
+        scopes.system, conns=_counted(conns), memory=_counted(memory), streams=_counted(streams))
+    return replace(scopes, system=system)
 
 
 def _counted(limit: int | None) -> int | None:

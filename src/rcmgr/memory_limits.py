@@ -152,6 +152,9 @@ class MemoryConnectionLimits(MemoryGate):
             self._refusing = used > self._mark(limit, self._refusing)
             if self._refusing:
                 return MemoryExcess(used, limit)
+        more = self._further_excess()
+        if more is not None:
+            return more
         self._found_fine(reading)
         if not new_peer:
             return None
@@ -162,6 +165,10 @@ class MemoryConnectionLimits(MemoryGate):
                 return MemoryExcess(used, mark)
         if self.max_pressure is not None and self._is_pressed(self.max_pressure):
             return MemoryExcess(used, used if limit is None else limit)
+        return None
+
+    def _further_excess(self) -> MemoryExcess | None:
+        """What else a subclass may refuse for; asked at each new reading that is within limits."""
         return None
 
     def _mark(self, limit: int, refusing: bool) -> float:
