@@ -777,7 +777,7 @@ cdef class ConnectionTracker:
         cdef int64_t now = self._now()
         cdef Verdict verdict
         if self._reuse_ids:
-            self._end_former(connection_id, hashed, key, state)
+            self._end_former(connection_id, hashed, key, state, limits, checked)
         with cython.critical_section(self):
             if checked and limits is not self._limits_source:
                 self._read_limits(limits)
@@ -796,7 +796,7 @@ cdef class ConnectionTracker:
         cdef Verdict verdict
         cdef ConnectionRecord record
         if self._reuse_ids:
-            self._end_former(connection_id, hashed, key, state)
+            self._end_former(connection_id, hashed, key, state, limits, checked)
         with cython.critical_section(self):
             if checked and limits is not self._limits_source:
                 self._read_limits(limits)
@@ -810,12 +810,15 @@ cdef class ConnectionTracker:
         return self._conclude(&verdict, connection_id, state)
 
     cdef int _end_former(
-            self, object connection_id, uint64_t hashed, object key, int state) except -1:
+            self, object connection_id, uint64_t hashed, object key, int state, object limits,
+            bint checked) except -1:
         """Forget the connection with this id if it cannot come into this state."""
         cdef ConnectionRecord record
         cdef size_t at
         cdef bint removed = False
         with cython.critical_section(self):
+            if checked and limits is not self._limits_source:
+                self._read_limits(limits)  # first: with wrong ones nothing changes
             record = self._find(&self._connections, hashed, connection_id, &at)
             if record is not None and record.entry.state != state - RCMGR_ESTABLISHED_INBOUND and (
                 record.entry.state != state

@@ -191,7 +191,7 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
         self._servers: list[StatusServer | MetricsServer] = []
         self._lock = threading.Lock()
         # the name under which the swarm starts it
-        self.graceful_degradation = HostWatch(self._forget_connections)
+        self.graceful_degradation = self._new_watch()
         self.prometheus_exporter = prometheus_exporter
         if prometheus_exporter is not None:
             from rcmgr.metrics import feed
@@ -573,6 +573,9 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
         return {name: count for name, count in denied.items() if count}
 
     # -- the end -------------------------------------------------------------------------------
+
+    def _new_watch(self) -> HostWatch:
+        return HostWatch(self._forget_connections)
 
     def close(self) -> None:
         """Deny everything from now on and forget what is held; scopes may still be closed.

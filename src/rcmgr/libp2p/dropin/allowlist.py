@@ -177,13 +177,14 @@ class Allowlist(OurAllowlist):
         return len(self) == 0
 
     def add(self, entry: Hashable) -> None:
-        network, peer = parse_entry(entry)
+        network, key = parse_entry(entry)
+        peer = ID(key) if isinstance(key, bytes) else None
         if network is None:
-            super().add(entry)
-        elif isinstance(peer, bytes):
-            self._peer_multiaddrs.add((ID(peer), str(entry)))
-        else:
+            self._peers.add(peer)
+        elif peer is None:
             self._multiaddrs.add(str(entry))
+        else:
+            self._peer_multiaddrs.add((peer, str(entry)))
 
     def remove(self, entry: Hashable) -> bool:
         meaning = parse_entry(entry)

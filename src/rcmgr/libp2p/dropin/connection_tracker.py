@@ -58,19 +58,19 @@ class ConnectionTracker(OurTracker):
         self._epoch_ns = time.time_ns() - self.now_ns
 
     @property
-    def pending_inbound(self) -> StateView:
+    def pending_inbound(self) -> NamedSet:
         return _Ids(self, 0)
 
     @property
-    def pending_outbound(self) -> StateView:
+    def pending_outbound(self) -> NamedSet:
         return _Ids(self, 1)
 
     @property
-    def established_inbound(self) -> StateView:
+    def established_inbound(self) -> NamedSet:
         return _Ids(self, 2)
 
     @property
-    def established_outbound(self) -> StateView:
+    def established_outbound(self) -> NamedSet:
         return _Ids(self, 3)
 
     @property

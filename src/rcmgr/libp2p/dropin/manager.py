@@ -28,7 +28,7 @@ from rcmgr.libp2p.dropin.graceful_degradation import NoDegradation
 from rcmgr.libp2p.dropin.memory_limits import MemoryConnectionLimits
 from rcmgr.libp2p.dropin.memory_stats import MemoryStatsCache
 from rcmgr.libp2p.dropin.observed import Observed
-from rcmgr.limit_files import NodeLimits, ProcessMemoryLimits
+from rcmgr.limit_files import NodeLimits
 from rcmgr.limits import ConcreteLimits
 from rcmgr.manager import ResourceManager as OurManager
 from rcmgr.manager import with_totals
@@ -132,14 +132,19 @@ class ResourceManager(OurManager):
     ) -> None:
         if limits is None:
             limits = ResourceLimits() if _default_limits is None else _default_limits
-        node = limits if isinstance(limits, NodeLimits) else None
+        if isinstance(limits, NodeLimits):
+            self._given_limits = None
+            node = limits
+        else:
+            self._given_limits = limits
+            node = NodeLimits(_totals(limits, NodeLimits().scopes))
         if not enable_connection_tracking:
             connection_limits = ConnectionLimits()
         elif connection_limits is None:
             connection_limits = (
-                new_connection_limits_with_defaults() if node is None else node.connections)
+                node.connections if node is limits else new_connection_limits_with_defaults())
         if memory_limits is None:
-            memory_limits = _default_memory_limits(None if node is None else node.memory)
+            memory_limits = _default_memory_limits(node)
         cidr_limiter = CIDRLimiter(cidr_limits) if cidr_limits else None
         rates = None
         if enable_rate_limiting:
@@ -147,9 +152,20 @@ class ResourceManager(OurManager):
             slowest = burst / _LONGEST_REFILL_S  # what our buckets can count
             rates = ConnectionRateLimits(
                 per_peer=Rate(max(connections_per_peer_per_sec, slowest), burst))
-        self._given_limits: Any = None
+        most = node.scopes.system.conns
+        self.connection_pool: ConnectionPool[Any] | None = ConnectionPool(
+            max_size=1000 if most is None else most, pre_allocate=False,
+        ) if enable_connection_pooling else None
+        self.memory_pool = MemoryPool(
+            block_size=1024 * 1024, initial_blocks=0, max_blocks=1000,
+        ) if enable_memory_pooling else None
+        self.circuit_breaker = (
+            CircuitBreaker(failure_threshold=5, timeout=60.0) if enable_circuit_breaker else None)
+        self.memory_stats_cache = MemoryStatsCache()
+        self._metrics = metrics if metrics is not None else Metrics() if enable_metrics else None
+        self._acquired: dict[tuple[Any, ...], list[tuple[ConnScope, Any]]] = {}
         super().__init__(
-            NodeLimits(_totals(limits, NodeLimits().scopes)) if node is None else node,
+            node,
             Allowlist(allowlist_config) if allowlist is None else Allowlist.of(allowlist),
             connection_limits=connection_limits,
             connection_rate_limits=rates,
@@ -158,24 +174,11 @@ class ResourceManager(OurManager):
             prometheus_port=prometheus_port,
             prometheus_exporter=prometheus_exporter,
         )
-        if node is None:
-            self.limits = limits
-        self._address_rates = None if node is None else node.rates
+        if isinstance(limits, Observed):
+            limits.observe(self._heed_limits)
+        self._address_rates = node.rates
         if cidr_limiter is not None:
             self.cidr_limiter = cidr_limiter
-        self.memory_stats_cache = MemoryStatsCache()
-        self.graceful_degradation = NoDegradation(self)
-        self.circuit_breaker = (
-            CircuitBreaker(failure_threshold=5, timeout=60.0) if enable_circuit_breaker else None)
-        self._metrics = metrics if metrics is not None else Metrics() if enable_metrics else None
-        most = self.limits.max_connections
-        self.connection_pool: ConnectionPool[Any] | None = ConnectionPool(
-            max_size=1000 if most is None else most, pre_allocate=False,
-        ) if enable_connection_pooling else None
-        self.memory_pool = MemoryPool(
-            block_size=1024 * 1024, initial_blocks=0, max_blocks=1000,
-        ) if enable_memory_pooling else None
-        self._acquired: dict[tuple[Any, ...], list[tuple[ConnScope, Any]]] = {}
 
     # -- what py-libp2p's manager has beside ours ------------------------------------------------
 
@@ -193,6 +196,9 @@ class ResourceManager(OurManager):
 
     def _heed_limits(self) -> None:
         self.scope_limits = _totals(self._given_limits, self.scope_limits)
+
+    def _new_watch(self) -> NoDegradation:
+        return NoDegradation(self)
 
     @property
     def connection_limits(self) -> Any:
@@ -360,13 +366,14 @@ def _totals(limits: Any, scopes: ConcreteLimits) -> ConcreteLimits:
         raise TypeError(f"limits must be ResourceLimits, not {limits!r}") from error
 
 
-def _default_memory_limits(node: ProcessMemoryLimits | None) -> MemoryConnectionLimits:
+def _default_memory_limits(node: NodeLimits) -> MemoryConnectionLimits:
     """Those of the node if it has any, else py-libp2p's of the process."""
-    if node is not None and (node.max_bytes, node.max_percentage) != (None, None):
-        share = node.max_percentage
-        return MemoryConnectionLimits(node.max_bytes, None if share is None else 100 * share)
-    return MemoryConnectionLimits(
-        None, new_memory_connection_limits_with_defaults().max_process_memory_percent)
+    most, share = node.memory.max_bytes, node.memory.max_percentage
+    if most is None and share is None:
+        percent = new_memory_connection_limits_with_defaults().max_process_memory_percent
+    else:
+        percent = None if share is None else 100 * share
+    return MemoryConnectionLimits(most, percent)
 
 
 def _memory(limits: Any) -> OurMemoryLimits:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from rcmgr.libp2p.dropin.memory_stats import MemoryStatsCache
 from rcmgr.memory_limits import MemoryConnectionLimits as OurLimits
 from rcmgr.memory_limits import MemoryExcess
 from rcmgr.memory_stats import MemoryStatsCache as OurCache
+from rcmgr.memory_stats import UnknownMemoryWarning
 
 __all__ = ["MemoryConnectionLimits", "SystemMemoryLimitExceeded"]
 
@@ -105,7 +107,13 @@ class MemoryConnectionLimits(OurLimits, StockLimits):
         most, cache = self.max_system_memory_percent, self.memory_stats_cache
         if most is None or cache is None:
             return None
-        stats = cache.get_memory_stats()
+        try:
+            stats = cache.get_memory_stats()
+        except (psutil.Error, OSError) as error:
+            warnings.warn(
+                f"max_system_memory_percent denies nobody: {error!r}", UnknownMemoryWarning,
+                stacklevel=2)
+            return None
         if stats.system_memory_percent < most:
             return None
         total = stats.system_memory_total
