@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import trio
 from libp2p import new_host
@@ -89,10 +90,13 @@ async def running_node(
     upgrade_timeout: float = 10.0,
     rates: ConnectionRateLimits | None = None,
     listen: str | None = None,
+    manager: Any = None,
 ) -> AsyncIterator[Node]:
-    manager = ResourceManager(
-        node_limits, allowlist, connection_limits=limits, connection_rate_limits=rates
-    )
+    """manager: one that exists already, py-libp2p's own perhaps; else ours with these limits."""
+    if manager is None:
+        manager = ResourceManager(
+            node_limits, allowlist, connection_limits=limits, connection_rate_limits=rates
+        )
     host = new_host(
         key_pair=key_pair or create_new_key_pair(),
         resource_manager=manager,
