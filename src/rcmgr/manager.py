@@ -9,7 +9,13 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from rcmgr.address_limits import AddressGate, AddressRates, AddressRefusal, SubnetLimits
+from rcmgr.address_limits import (
+    AddressGate,
+    AddressRates,
+    AddressRefusal,
+    Entered,
+    SubnetLimits,
+)
 from rcmgr.addresses import Allowlist, endpoint_of
 from rcmgr.admission import Admission, Intake, is_inbound
 from rcmgr.connection_limits import ConnectionLimits, check_limit
@@ -306,11 +312,13 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
 
     def remove_allowed_peer(self, peer_id: Hashable) -> bool:
         """New connections and streams of this peer are limited again; False if it was not allowed.
+
+        Its streams are not while it has a connection from an address that is on the list.
         """
         return self.allowlist.remove_peer(peer_id)
 
     def is_allowed_peer(self, peer_id: Hashable) -> bool:
-        """Whether no limit is applied to this peer, wherever it is."""
+        """Whether this peer is on the allowlist, wherever it is."""
         return self.allowlist.allows(peer_id)
 
     # -- connections; `open_connection` is Admission's ------------------------------------------
@@ -323,19 +331,13 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
             return True, None
         if self.connection_lifecycle.memory_excess() is not None:
             return None
-        entered = self._may_enter(inbound, endpoint_ip)
-        return None if entered is False else (False, entered)
+        entered = self._lifecycle.enter(endpoint_ip, inbound)
+        return None if isinstance(entered, AddressRefusal) else (False, entered)
 
-    def _may_enter(self, inbound: bool, endpoint_ip: str | None) -> Any:
-        """Ask the limits on addresses: what to close at the end, if anything; False: no."""
-        gate = self.addresses
-        if gate is None or endpoint_ip is None:
-            return None
-        entered = gate.try_enter(str(endpoint_ip), inbound)
-        if isinstance(entered, AddressRefusal):
-            self.denials.add(entered, inbound=inbound)
-            return False
-        return entered
+    def _enter(self, inbound: bool, endpoint_ip: str) -> Entered | None:
+        """Ask what depends on the address, of a connection whose address was not asked for yet."""
+        entered = self._lifecycle.enter(endpoint_ip, inbound)
+        return None if isinstance(entered, AddressRefusal) else entered
 
     def _may_connect(self, peer_id: Hashable, inbound: bool, known: bool) -> bool:
         """Ask what depends on the peer alone; `known`: this connection is counted already."""
@@ -361,7 +363,7 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
         peer = peer_from_any(peer_id)
         inbound = is_inbound(direction)
         scope = self.ledger.try_open_stream(
-            peer, inbound, allowlisted=self.allowlist.allows(peer)
+            peer, inbound, allowlisted=self.is_exempt_peer(peer)
         )
         if isinstance(scope, StreamScope):
             return scope
@@ -447,9 +449,7 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
         The manager's allowed peers are exempt. Whoever serves the protocol asks the limiter, or
         `check_protocol_rate_limit`; `rcmgr.libp2p.limit_protocols` asks for every inbound stream.
         """
-        limiter = ProtocolRateLimiter(
-            protocol, limits, is_exempt=self.connection_tracker.is_bypassed
-        )
+        limiter = ProtocolRateLimiter(protocol, limits, is_exempt=self.is_exempt_peer)
         self.protocol_rate_limiters[protocol] = limiter
         return limiter
 
@@ -582,11 +582,8 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
 
     def _forget_connections(self) -> None:
         """What its owner reserved with `acquire_memory` is not the host's, and stays."""
-        reserved = self._memory.held_memory
         self.connection_tracker.clear()
-        self.ledger.clear()
-        self._memory = self.ledger.system()
-        self._memory.try_reserve_memory(reserved)
+        self.ledger.clear(keep=self._memory)
         if self.addresses is not None and self.addresses.subnets is not None:
             self.addresses.subnets.clear()
         with self._lock:

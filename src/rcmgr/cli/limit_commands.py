@@ -15,6 +15,7 @@ from rcmgr.limit_conflicts import conflicts
 from rcmgr.limit_files import LimitsFile, LimitsFileError, NodeLimits
 from rcmgr.limits import DEFAULT, DEFAULT_LIMITS, Limit, autoscale, soft_fd_limit
 from rcmgr.memory_bounds import total_memory
+from rcmgr.peers import peer_text
 
 __all__ = ["limits"]
 
@@ -108,15 +109,7 @@ def _limits_of(tree: Any) -> Iterator[tuple[str, Any]]:
         kind = name.removesuffix("_default")
         if kind in tree.MAPPINGS:
             for key, limit in getattr(tree, kind).items():
-                yield f"{kind}[{_text(key)}]", limit
-
-
-def _text(key: bytes | str | int) -> str:
-    if isinstance(key, bytes):
-        import base58
-
-        return base58.b58encode(key).decode()
-    return str(key)
+                yield f"{kind}[{peer_text(key)}]", limit
 
 
 def _rows(file: LimitsFile, machine: Machine) -> list[Row]:
