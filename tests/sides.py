@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -25,9 +26,13 @@ class Side:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return (StockManager if self.is_stock else ResourceManager)(*args, **kwargs)
 
-    def prepare(self, host: IHost) -> None:
-        if self.name == "hardened":
-            harden(host)
+    @contextmanager
+    def hardening(self, host: IHost) -> Iterator[None]:
+        """The host is hardened meanwhile, on that side."""
+        hardening = harden(host) if self.name == "hardened" else None
+        yield
+        if hardening is not None:
+            hardening.undo()
 
 
 def finding(**outcomes: Any) -> Callable[[Callable[[Side], Any]], Any]:

@@ -4,18 +4,21 @@ What a manager alone shows is in ../test_findings.py.
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import trio
 from libp2p.abc import INotifee
-from libp2p.crypto.secp256k1 import create_new_key_pair
 from libp2p.custom_types import TProtocol
+from libp2p.host.exceptions import StreamFailure
+from libp2p.host.ping import ID as PING
 from libp2p.network.config import ConnectionConfig
-from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.network.stream.exceptions import StreamError
-from libp2p.peer.id import ID
+from libp2p.peer.peerstore import PeerStoreError
 from libp2p.rcmgr import ResourceLimits
 from libp2p.rcmgr.allowlist import AllowlistConfig
 from libp2p.rcmgr.connection_limits import ConnectionLimits
@@ -37,8 +40,8 @@ async def guarded(
 ) -> AsyncIterator[Node]:
     """A host with a manager of that side. arguments: of the manager."""
     async with running_node(transport, manager=side(**arguments), config=config) as node:
-        side.prepare(node.host)
-        yield node
+        with side.hardening(node.host):
+            yield node
 
 
 @asynccontextmanager
@@ -69,6 +72,16 @@ async def accepted(node: Node, dialers: list[Node]) -> int:
         await dialer.dial(node)
         await settled(lambda: live(node), 0.1)
     return int(await settled(lambda: live(node)))
+
+
+def waiting(node: Node) -> int:
+    """Streams that wait for the swarm's semaphore."""
+    semaphore: Any = node.host.get_network()._stream_semaphore  # type: ignore[attr-defined]
+    return 0 if semaphore is None else semaphore.statistics().tasks_waiting
+
+
+def refused(node: Node) -> int:
+    return int(node.manager.metrics.get_summary()["blocks"]["streams"])
 
 
 # -- leaks and double counting ------------------------------------------------------------------
@@ -347,13 +360,187 @@ async def test_e5_streams_over_the_limit(side: Side) -> tuple[int, int, int]:
         for peer in both:
             assert await peer.dial(node)
         await settled(lambda: node.manager._current_streams)
-        before = node.manager.metrics.get_summary()["blocks"]["streams"]
+        before = refused(node)
         for _ in range(30):
             for peer in both:
                 with suppress(StreamError):
                     stream = await peer.host.get_network().new_stream(node.id)
                     await stream.write(b"\x13")
-        semaphore: Any = node.host.get_network()._stream_semaphore  # type: ignore[attr-defined]
         return await settled(lambda: (
-            node.manager._current_streams, semaphore.statistics().tasks_waiting if semaphore else 0,
-            node.manager.metrics.get_summary()["blocks"]["streams"] - before))
+            node.manager._current_streams, waiting(node), refused(node) - before))
+
+
+async def within(seconds: float, work: Callable[[], Awaitable[Any]]) -> bool:
+    """Whether it was done in that time, and not refused."""
+    with trio.move_on_after(seconds), suppress(StreamError, StreamFailure):
+        await work()
+        return True
+    return False
+
+
+@finding(stock=False, ours=False, hardened=True)
+async def test_e6_streams_of_the_hosts_own(side: Side) -> bool:
+    """Whether it can open one while all that others may have are theirs."""
+    async with guarded(side, limits=ResourceLimits(max_streams=8)) as node, peers(3) as others:
+        for peer in others:
+            assert await peer.dial(node)
+        await settled(lambda: node.manager._current_streams)
+        for _ in range(10):
+            for peer in others:
+                with suppress(StreamError):
+                    await (await peer.host.get_network().new_stream(node.id)).write(b"\x13")
+        await settled(lambda: node.manager._current_streams)
+        return await within(2, lambda: node.host.get_network().new_stream(others[0].id))
+
+
+@finding(stock=(1, 1), ours=(1, 1), hardened=(0, 0))
+async def test_e6_two_hosts_that_identify_each_other(side: Side) -> Any:
+    """Streams that wait in each of two hosts that may have one."""
+    limits = ResourceLimits(max_streams=1)
+    async with guarded(side, limits=limits) as one, guarded(side, limits=limits) as two:
+        assert await one.dial(two)
+        return await settled(lambda: (waiting(one), waiting(two)), 1)
+
+
+@finding(stock=(False, False), ours=(False, False), hardened=(True, True))
+async def test_e6_a_host_flooded_by_another_process(side: Side) -> tuple[bool, bool]:
+    """Whether a friend is served, and a newcomer, while a peer opens streams without end."""
+    async with (
+        guarded(side, limits=ResourceLimits(max_streams=64)) as node,
+        peers(2) as (friend, newcomer),
+    ):
+        assert await friend.dial(node)
+        await settled(lambda: node.manager._current_streams)
+        flood = await trio.lowlevel.open_process(
+            [sys.executable, str(Path(__file__).with_name("flooder.py")),
+             str(node.host.get_addrs()[0])], stderr=subprocess.DEVNULL)
+        try:
+            await eventually(lambda: waiting(node) + refused(node) > 50, 30)
+
+            async def ping() -> None:
+                stream = await friend.host.new_stream(node.id, [PING])
+                await stream.write(b"p" * 32)
+                await stream.read(32)
+
+            async def identified() -> None:
+                assert await newcomer.dial(node)
+                while True:
+                    with suppress(PeerStoreError):
+                        if PING in newcomer.host.get_peerstore().get_protocols(node.id):
+                            return
+                    await trio.sleep(0.05)
+
+            return await within(2, ping), await within(2, identified)
+        finally:
+            flood.kill()
+            await flood.wait()
+
+
+@finding(stock=4, ours=1)
+async def test_e7_handshakes_of_one_address(side: Side) -> int:
+    """How many of four are completed, where one a day is allowed: of a peer there, of an address
+    here (a peer's id is known after the handshake).
+    """
+    rates: dict[str, Any] = {
+        "connections_per_peer_per_sec": 1e-6, "burst_connections_per_peer": 1,
+    } if side.is_stock else {
+        "limits": NodeLimits(rates=AddressRates(ipv4=((32, Rate(1e-6, 1)),), overrides={}))}
+    async with guarded(side, **rates) as node, running_node() as peer:
+        return len([await connection.close() for connection in await burst(peer, node, 4)])
+
+
+@finding(
+    stock={"tcp": 0, "ws": 1, "quic": 1}, ours={"tcp": 0, "ws": 1, "quic": 0},
+    hardened={"tcp": 0, "ws": 0, "quic": 0})
+async def test_e8_a_network_that_may_not_connect(side: Side) -> dict[str, int]:
+    """Connections accepted, by transport."""
+    found = {}
+    for transport in ("tcp", "ws", "quic"):
+        async with (
+            guarded(side, transport, cidr_limits=[(LOOPBACK, 0)]) as node,
+            running_node(transport) as peer,
+        ):
+            found[transport] = await accepted(node, [peer])
+    return found
+
+
+@finding(stock={"ws": 3, "quic": 3}, ours={"ws": 1, "quic": 1})
+async def test_e9_dialling_a_network(side: Side) -> dict[str, int]:
+    """Connections dialled of three, where one is allowed."""
+    found = {}
+    for transport in ("ws", "quic"):
+        async with (
+            guarded(side, transport, cidr_limits=[(LOOPBACK, 1)]) as node,
+            peers(3, transport) as others,
+        ):
+            found[transport] = sum([await node.dial(other) for other in others])
+    return found
+
+
+@finding(stock=3, ours=3, hardened=1)
+async def test_e12_streams_of_a_protocol(side: Side) -> int:
+    """Streams there are of three, where the protocol may have one."""
+    async with guarded(side) as node, running_node() as peer:
+        node.host.set_stream_handler(HOLD, hold)
+        node.manager.set_protocol_stream_limit(HOLD, 1)
+        assert await peer.dial(node)
+        await settled(lambda: node.manager._current_streams)
+        for _ in range(3):
+            with suppress(StreamFailure):
+                await peer.host.new_stream(node.id, [HOLD])
+        return int(await settled(lambda: node.manager._current_streams))
+
+
+# -- allowlist ----------------------------------------------------------------------------------
+
+
+@finding(stock=(0, 1), ours=(1, 1))
+async def test_a2_an_allowed_peer_with_a_limit_of_zero(side: Side) -> tuple[int, int]:
+    """Connections accepted, and counted."""
+    async with running_node() as friend, guarded(
+        side, connection_limits=ConnectionLimits(max_established_inbound=0),
+        allowlist_config=AllowlistConfig(peers={friend.id}),
+    ) as node:
+        return await accepted(node, [friend]), node.manager._current_connections
+
+
+@finding(
+    stock={"peer": False, "peer at address": False},
+    ours={"peer": False, "peer at address": True})
+async def test_a3_an_allowed_peer_of_a_full_node(side: Side) -> dict[str, bool]:
+    """Whether it gets in. Who is only allowed by its id would have to be let in to say it."""
+    found = {}
+    for kind in ("peer", "peer at address"):
+        async with peers(3) as (*others, friend):
+            allowlist = AllowlistConfig(peers={friend.id}) if kind == "peer" else AllowlistConfig(
+                peer_multiaddrs={(friend.id, "/ip4/127.0.0.1")})
+            limits = ResourceLimits(max_connections=2)
+            async with guarded(side, limits=limits, allowlist_config=allowlist) as node:
+                await accepted(node, others)
+                await accepted(node, [friend])
+                found[kind] = live(node, friend) == 1
+    return found
+
+
+# -- the swarm's own ------------------------------------------------------------------------------
+
+
+@finding(
+    stock={"tcp": 2, "ws": 2, "quic": 2}, ours={"tcp": 2, "ws": 2, "quic": 2},
+    hardened={"tcp": 3, "ws": 3, "quic": 3})
+async def test_x1_connections_of_a_lifetime(side: Side) -> dict[str, int]:
+    """How many of three, one after the other, a host accepts that may accept two at once.
+
+    QUIC's are no exception (X2 is not so in the 0.8.1 that was released).
+    """
+    found = {}
+    for transport in ("tcp", "ws", "quic"):
+        async with guarded(side, transport) as node, peers(3, transport) as dialers:
+            swarm: Any = node.host.get_network()
+            swarm._inbound_limiter.total_tokens = 2
+            found[transport] = 0
+            for peer in dialers:
+                found[transport] += await accepted(node, [peer])
+                await node.host.disconnect(peer.id)
+                await eventually(lambda node=node: live(node) == 0)
+    return found
