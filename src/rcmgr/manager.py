@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import os
 import threading
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -172,6 +172,7 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
             intake=intake,
         )
         self._memory = self.ledger.system()
+        self._adjusting: list[Callable[[ConcreteLimits], ConcreteLimits]] = []
         self._scope_limits = node.scopes
         if isinstance(limits, NodeLimits):
             self.ledger.set_limits(node.scopes)
@@ -259,8 +260,27 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
     def scope_limits(self, limits: ConcreteLimits) -> None:
         if not isinstance(limits, ConcreteLimits):
             raise TypeError(f"scope_limits must be a rcmgr.ConcreteLimits, not {limits!r}")
-        self.ledger.set_limits(limits)
+        self.ledger.set_limits(self._adjusted(limits))
         self._scope_limits = limits
+
+    def _adjusted(self, limits: ConcreteLimits) -> ConcreteLimits:
+        for adjust in self._adjusting:
+            limits = adjust(limits)
+        return limits
+
+    def _adjust_limits(
+        self, adjust: Callable[[ConcreteLimits], ConcreteLimits]
+    ) -> Callable[[], None]:
+        """Whatever `scope_limits` are, the ledger has `adjust` of them, until the result is called.
+        """
+        self._adjusting.append(adjust)
+        self.scope_limits = self._scope_limits
+
+        def leave() -> None:
+            self._adjusting.remove(adjust)
+            self.scope_limits = self._scope_limits
+
+        return leave
 
     def set_service_stream_limit(self, service: str, max_streams: int) -> None:
         """How many streams a service may have, of all peers. TypeError, ValueError: not a count."""

@@ -39,10 +39,11 @@ async def is_refused(stream: Any, seconds: float = 5) -> bool:
 
 @pytest.mark.parametrize("hardened", [False, True], ids=["stock", "hardened"])
 async def test_streams_over_the_limit(hardened: bool) -> None:
-    async with (
-        running_node(node_limits=ResourceLimits(max_streams=8)) as node,
-        running_node() as peer,
-    ):
+    limits: Any = ResourceLimits(max_streams=8)
+    if hardened:  # one peer may have them all
+        limits = NodeLimits(ConcreteLimits(
+            system=Limit(streams=8), peer_default=Limit(streams_inbound=8)))
+    async with running_node(node_limits=limits) as node, running_node() as peer:
         if hardened:
             harden(node.host)
         assert await peer.dial(node)
@@ -109,7 +110,7 @@ def state(node: Node) -> tuple[Any, ...]:
     hooks = ("_do_handle_inbound_connection", "add_conn", "notify_closed_stream", "new_stream")
     return (
         {name for name in hooks if name in hidden}, swarm._stream_semaphore is None,
-        swarm._resource_manager is node.manager, node.manager.scope_limits,
+        swarm._resource_manager is node.manager, node.manager.ledger.system().limit,
         type(node.host.multiselect.handlers),  # type: ignore[attr-defined]
     )
 
@@ -119,7 +120,8 @@ async def test_undoing() -> None:
         before = state(node)
         hardening = harden(node.host)
         assert state(node) != before
-        assert node.manager.scope_limits.system.streams_inbound == 8750
+        assert node.manager.ledger.system().limit["streams_inbound"] == 8750
+        assert node.manager.ledger.peer("any").limit["streams_inbound"] == 4375
         hardening.undo()
         hardening.undo()
         assert state(node) == before
@@ -129,6 +131,7 @@ async def test_limits_that_say_it_themselves_stay() -> None:
     limits = NodeLimits(ConcreteLimits(system=Limit(streams=9, streams_inbound=9)))
     async with running_node(node_limits=limits) as node:
         harden(node.host)
+        assert node.manager.ledger.system().limit["streams_inbound"] == 9
         assert node.manager.scope_limits == limits.scopes
 
 

@@ -47,7 +47,7 @@ class Hook:
 
     owner: a module, a class, or an object, whose own attribute then hides its class's.
     Hooks on one attribute may be undone in any order: one that is not on top hands every call on to
-    what was there before it.
+    what was there before it, and goes with those above it.
 
     Libp2pMismatch: the owner has no such callable; nothing has changed.
     """
@@ -74,6 +74,7 @@ class Hook:
         def hooked(*args: Any, **kwargs: Any) -> Any:
             return (replacement if self.active else original)(*args, **kwargs)
 
+        hooked.hook = self  # type: ignore[attr-defined]
         self._hooked = hooked
         setattr(owner, attribute, hooked)
 
@@ -86,3 +87,6 @@ class Hook:
             delattr(self._owner, self._attribute)
         else:
             setattr(self._owner, self._attribute, self._original)
+        below = getattr(self._original, "hook", None)
+        if isinstance(below, Hook) and not below.active:
+            below.undo()

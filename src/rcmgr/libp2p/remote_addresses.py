@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -12,25 +13,51 @@ __all__ = ["RemoteAddresses", "report_remote_addresses"]
 Address = tuple[str, int]
 
 
+_lock = threading.Lock()
+_users = 0
+_hooks: list[Hook] = []
+
+
 class RemoteAddresses:
-    """Two methods of py-libp2p that say where a connection comes from, until `undo`."""
+    """Two methods of py-libp2p that say where a connection comes from, until `undo`.
+
+    They are replaced once, however many want it, and until the last of them has enough.
+    """
 
     def __init__(self) -> None:
-        from libp2p.io.trio import TrioTCPStream
-        from libp2p.transport.websocket.connection import P2PWebSocketConnection
-
-        self._hooks = [Hook(TrioTCPStream, "get_remote_address", self._of_tcp)]
-        try:
-            self._hooks.append(
-                Hook(P2PWebSocketConnection, "get_remote_address", self._of_websocket))
-        except BaseException:
-            self.undo()
-            raise
+        global _users
+        with _lock:
+            if not _users:
+                self._put_in_place()
+            _users += 1
+        self._active = True
 
     def undo(self) -> None:
         """Only the addresses that stock py-libp2p knows are known again."""
-        for hook in self._hooks:
-            hook.undo()
+        global _users
+        with _lock:
+            _users -= self._active
+            self._active = False
+            if not _users:
+                self._take_away()
+
+    def _put_in_place(self) -> None:
+        from libp2p.io.trio import TrioTCPStream
+        from libp2p.transport.websocket.connection import P2PWebSocketConnection
+
+        try:
+            for owner, make in (
+                (TrioTCPStream, self._of_tcp), (P2PWebSocketConnection, self._of_websocket),
+            ):
+                _hooks.append(Hook(owner, "get_remote_address", make))
+        except BaseException:
+            self._take_away()
+            raise
+
+    @staticmethod
+    def _take_away() -> None:
+        while _hooks:
+            _hooks.pop().undo()
 
     @staticmethod
     def _of_tcp(original: Callable[[Any], Address | None]) -> Callable[[Any], Address | None]:

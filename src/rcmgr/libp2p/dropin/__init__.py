@@ -10,7 +10,7 @@ import importlib
 __all__ = ["REPLACED", "replacements"]
 
 REPLACED: dict[str, tuple[str, ...]] = {
-    "manager": ("ResourceManager",),
+    "manager": ("ResourceLimits", "ResourceManager"),
 }
 """Module of libp2p.rcmgr -> its classes that are ours while `rcmgr.install()` is in effect.
 

@@ -6,11 +6,13 @@ import ipaddress
 import warnings
 from collections.abc import Iterable
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, TypeAlias
+from weakref import WeakKeyDictionary, WeakSet
 
 from libp2p.rcmgr.allowlist import Allowlist as StockAllowlist
 from libp2p.rcmgr.connection_limits import new_connection_limits_with_defaults
 from libp2p.rcmgr.connection_pool import ConnectionPool
+from libp2p.rcmgr.manager import ResourceLimits as StockLimits
 from libp2p.rcmgr.memory_limits import new_memory_connection_limits_with_defaults
 from libp2p.rcmgr.memory_pool import MemoryPool
 from libp2p.rcmgr.metrics import Metrics, MetricType
@@ -19,15 +21,16 @@ from rcmgr.address_limits import SubnetLimits
 from rcmgr.addresses import Allowlist
 from rcmgr.admission import ConnectionScope, is_inbound
 from rcmgr.connection_limits import ConnectionLimits
-from rcmgr.limit_files import NodeLimits
-from rcmgr.manager import ResourceLimits
+from rcmgr.limit_files import NodeLimits, ProcessMemoryLimits
+from rcmgr.limits import ConcreteLimits
+from rcmgr.manager import ResourceLimits as OurLimits
 from rcmgr.manager import ResourceManager as OurManager
 from rcmgr.memory_limits import MemoryConnectionLimits
 from rcmgr.peers import peer_from_any
 from rcmgr.rate_limits import ConnectionRateLimits, Rate
 from rcmgr.scope import ConnScope, Refusal
 
-__all__ = ["ResourceManager", "set_default_limits"]
+__all__ = ["ResourceLimits", "ResourceManager", "set_default_limits"]
 
 _default_limits: NodeLimits | None = None
 _LONGEST_REFILL_S = 49 * 365 * 86400
@@ -37,6 +40,27 @@ def set_default_limits(limits: NodeLimits | None) -> None:
     """The limits of managers that are made without any from now on; None: py-libp2p's defaults."""
     global _default_limits
     _default_limits = limits
+
+
+class ResourceLimits(StockLimits):
+    """py-libp2p's limits, which may be changed in place: the managers that have them follow."""
+
+    @classmethod
+    def like(cls, limits: Any) -> ResourceLimits:
+        made = cls()
+        vars(made).update({name: getattr(limits, name) for name in vars(made)})
+        return made
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        for manager in list(_followers.get(self, ())):
+            if manager.limits is self:
+                manager.limits = self
+
+
+ResourceLimits.__module__ = StockLimits.__module__
+_followers: WeakKeyDictionary[ResourceLimits, WeakSet[ResourceManager]] = WeakKeyDictionary()
+_Limits: TypeAlias = NodeLimits | OurLimits | ResourceLimits
 
 
 class ResourceManager(OurManager):
@@ -70,11 +94,17 @@ class ResourceManager(OurManager):
         burst_connections_per_peer: float = 50.0,
         cidr_limits: list[tuple[str, int]] | None = None,
     ) -> None:
-        self._given_limits = None if isinstance(limits, NodeLimits) else limits
-        node = _node_limits(limits)
+        limits = _limits(limits)
+        node = _node_limits(limits, NodeLimits().scopes)
+        self._keep(limits)
         if cidr_limits:
             node = replace(node, subnets=_subnets(cidr_limits))
-        states = node.connections if limits is None and _default_limits else _states(
+        says_all = isinstance(limits, NodeLimits)
+        if not enable_memory_limits:
+            node = replace(node, memory=ProcessMemoryLimits())
+        elif memory_limits is not None or not says_all:
+            memory_limits = _memory(memory_limits)
+        states = node.connections if says_all and connection_limits is None else _states(
             connection_limits, enable_connection_tracking)
         rates = None
         if enable_rate_limiting:
@@ -87,7 +117,7 @@ class ResourceManager(OurManager):
             _allowlist(allowlist, allowlist_config),
             connection_limits=states,
             connection_rate_limits=rates,
-            memory_limits=_memory(memory_limits) if enable_memory_limits else None,
+            memory_limits=memory_limits if enable_memory_limits else None,
             enable_prometheus=enable_prometheus,
             prometheus_port=prometheus_port,
             prometheus_exporter=prometheus_exporter,
@@ -106,13 +136,19 @@ class ResourceManager(OurManager):
 
     @property
     def limits(self) -> Any:
-        """As they were given, or ours."""
+        """As they were given: py-libp2p's (which may be changed in place) or ours."""
         return super().limits if self._given_limits is None else self._given_limits
 
     @limits.setter
     def limits(self, limits: Any) -> None:
-        self.scope_limits = _node_limits(limits).scopes
+        limits = _limits(limits)
+        self.scope_limits = _node_limits(limits, self.scope_limits).scopes
+        self._keep(limits)
+
+    def _keep(self, limits: _Limits) -> None:
         self._given_limits = None if isinstance(limits, NodeLimits) else limits
+        if isinstance(limits, ResourceLimits):
+            _followers.setdefault(limits, WeakSet()).add(self)
 
     @property
     def metrics(self) -> Metrics | None:
@@ -245,23 +281,27 @@ def _refused(refused: dict[str, dict[str, int]], resource: str) -> int:
     )
 
 
-def _node_limits(limits: Any) -> NodeLimits:
+def _limits(limits: Any) -> _Limits:
     if limits is None:
-        if _default_limits is not None:
-            return _default_limits
-        limits = ResourceLimits()
-    if isinstance(limits, NodeLimits):
+        return ResourceLimits() if _default_limits is None else _default_limits
+    if isinstance(limits, NodeLimits | OurLimits | ResourceLimits):
         return limits
-    scopes = NodeLimits().scopes
-    if isinstance(limits, ResourceLimits):
-        return NodeLimits(limits.applied_to(scopes))
     try:
-        system = replace(
-            scopes.system, conns=limits.max_connections, memory=limits.max_memory_bytes,
-            streams=limits.max_streams,
-        )
+        return ResourceLimits.like(limits)
     except AttributeError as error:
         raise TypeError(f"limits must be ResourceLimits, not {limits!r}") from error
+
+
+def _node_limits(limits: _Limits, scopes: ConcreteLimits) -> NodeLimits:
+    """scopes: what holds beside the totals of the node."""
+    if isinstance(limits, NodeLimits):
+        return limits
+    if isinstance(limits, OurLimits):
+        return NodeLimits(limits.applied_to(scopes))
+    system = replace(
+        scopes.system, conns=limits.max_connections, memory=limits.max_memory_bytes,
+        streams=limits.max_streams,
+    )
     return NodeLimits(replace(scopes, system=system))
 
 
