@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from rcmgr.libp2p.accepting import AcceptGate
 from rcmgr.libp2p.hooks import Hook, Libp2pMismatch
 from rcmgr.libp2p.remote_addresses import report_remote_addresses
 from rcmgr.libp2p.scopes import scope_streams
@@ -47,6 +48,7 @@ class Hardening:
         self._manager = manager
         with ExitStack() as undone:
             undone.callback(report_remote_addresses().undo)
+            undone.callback(AcceptGate(self._swarm).undo)
             undone.callback(scope_streams(host, manager).undo)
             for attribute, make in (
                 ("_do_handle_inbound_connection", self._handling),
@@ -142,6 +144,8 @@ def harden(host: IHost) -> Hardening:
       that nobody's streams block them, unless the limits say how many may come from outside.
     * The slot of an inbound connection is given back when the connection ends; a stock host accepts
       250 inbound connections in its lifetime.
+    * A connection over TCP is refused when it is accepted, before a stream, a task and a multiaddr
+      are spent on it (`AcceptGate`).
     * Streams have scopes (`scope_streams`), and a slot is not lost when one is reset at once.
     * Connections over IPv6 and WebSocket have addresses (`report_remote_addresses`).
 
