@@ -1,4 +1,5 @@
 from collections.abc import Hashable
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, final
 
@@ -17,8 +18,11 @@ __all__ = [
     "Admission",
     "ConnectionScope",
     "Intake",
+    "accepted",
     "is_inbound",
 ]
+
+accepted: ContextVar[ConnectionScope | None]
 
 def is_inbound(direction: Any) -> bool: ...
 @final
@@ -105,6 +109,7 @@ class Admission:
         direction: Any = "inbound",
     ) -> ConnectionScope | None: ...
     def is_exempt_peer(self, peer_id: Hashable) -> bool: ...
+    def accept_connection(self, endpoint_ip: str | None = None) -> ConnectionScope | None: ...
     def acquire_stream(self, peer_id: Hashable, direction: Any) -> bool: ...
     def release_stream(self, peer_id: Hashable, direction: Any) -> None: ...
     def _close(self) -> None: ...

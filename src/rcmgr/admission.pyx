@@ -27,6 +27,7 @@ __all__ = [
     "Admission",
     "ConnectionScope",
     "Intake",
+    "accepted",
     "is_inbound",
 ]
 
@@ -41,6 +42,11 @@ cdef object PENDING = ContextVar("rcmgr_pending", default=None)
 cdef object ESTABLISHED = ContextVar("rcmgr_established", default=None)
 cdef enum:
     ROOM = 16
+
+accepted = ContextVar("rcmgr_accepted", default=None)
+"""What `Admission.accept_connection` returned, for the tasks that are started while it is here."""
+cdef object ACCEPTED = accepted
+
 
 
 cdef dict DIRECTIONS = {"inbound": True, "outbound": False, "unknown": False}
@@ -416,7 +422,29 @@ cdef class Admission:
             return self.begin(inbound, endpoint_ip)
         return self.establish(peer_from_any(peer_id), inbound, endpoint_ip)
 
+    def accept_connection(self, endpoint_ip=None):
+        """Ask for a connection from outside before anything is spent on it: its scope, or None.
+
+        For whoever accepts sockets. The task that handles the connection asks again with
+        `open_connection(None, ..., "inbound")`, and gets this scope if it is `accepted` there.
+        """
+        return None if self._closed else self.charge(True, endpoint_ip)
+
     cdef object begin(self, bint inbound, object endpoint_ip):
+        cdef ConnectionScope scope
+        if inbound:
+            scope = get_value(ACCEPTED)
+            if scope is not None and scope._tracker is self.connection_tracker:
+                PyContextVar_Set(ACCEPTED, None)
+                if scope._record.is_pending:
+                    self._intake.offer_pending(scope._record)
+                    return scope
+        scope = self.charge(inbound, endpoint_ip)
+        if scope is not None:
+            self._intake.offer_pending(scope._record)
+        return scope
+
+    cdef ConnectionScope charge(self, bint inbound, object endpoint_ip):
         cdef bint exempt = False
         entered = None
         if (
@@ -431,7 +459,6 @@ cdef class Admission:
         if type(record) is not RECORD:
             self._note(record, None, None, inbound)
             return None
-        self._intake.offer_pending(record)
         return new_scope(self.connection_tracker, record, True)
 
     cdef object establish(self, object peer, bint inbound, object endpoint_ip):

@@ -76,6 +76,8 @@ class HostObserver:
         ]
         if manager is not None:
             targets.append((manager, "open_connection", self._asking))
+            if hasattr(manager, "accept_connection"):
+                targets.append((manager, "accept_connection", self._asking_at_once))
         try:
             for owner, attribute, make in targets:
                 self._hooks.append(Hook(owner, attribute, make))
@@ -168,6 +170,20 @@ class HostObserver:
             return scope
 
         return open_connection
+
+    def _asking_at_once(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Our manager's `accept_connection`, which a hardened host asks first: a refusal is all
+        there is to tell.
+        """
+
+        def accept_connection(*args: Any, **kwargs: Any) -> Any:
+            scope = original(*args, **kwargs)
+            if scope is None and self._handler.wants(ConnectionDeniedEvent):
+                denial = self._swarm._resource_manager.last_denial
+                self._failed(self._new(Endpoint.LISTENER, None, None, None), denial)
+            return scope
+
+        return accept_connection
 
     # -- how it goes on --------------------------------------------------------------------------
 

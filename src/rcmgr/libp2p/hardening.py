@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from rcmgr.libp2p.accepting import AcceptGate
 from rcmgr.libp2p.hooks import Hook, Libp2pMismatch
 from rcmgr.libp2p.remote_addresses import report_remote_addresses
 from rcmgr.libp2p.scopes import has_scope, manager_of, scope_streams
@@ -38,6 +39,7 @@ class Hardening:
         self._of_the_manager = ExitStack()
         with ExitStack() as undone:
             undone.callback(report_remote_addresses().undo)
+            undone.callback(AcceptGate(self._swarm).undo)
             for attribute, make in (
                 ("_do_handle_inbound_connection", self._handling),
                 ("add_conn", self._adding),
@@ -182,6 +184,8 @@ def harden(host: IHost) -> Hardening:
       unless they say how many a peer may have, none has more than half of those from outside.
     * The slot of an inbound connection is given back when the connection ends; a stock host accepts
       250 inbound connections in its lifetime.
+    * A connection over TCP is refused when it is accepted, before a stream, a task and a multiaddr
+      are spent on it (`AcceptGate`).
     * Streams have scopes (`scope_streams`), and a slot is not lost when one is reset at once.
     * Connections over IPv6 and WebSocket have addresses (`report_remote_addresses`).
 
