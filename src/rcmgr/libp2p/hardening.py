@@ -143,7 +143,8 @@ def harden(host: IHost) -> Hardening:
     * The slot of an inbound connection is given back when the connection ends; a stock host accepts
       250 inbound connections in its lifetime.
     * Streams have scopes (`scope_streams`), and a slot is not lost when one is reset at once.
-    * Connections over IPv6 and WebSocket have addresses (`report_remote_addresses`).
+    * Connections over IPv6 and WebSocket have addresses, relayed ones not their relay's
+      (`report_remote_addresses`).
 
     Off unless called; each part is a hook that `undo` takes away. Libp2pMismatch: the host is not
     as in libp2p 0.8.1, or not guarded by our manager; then nothing has changed.
