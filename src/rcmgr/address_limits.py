@@ -353,10 +353,17 @@ class AddressGate:
         for network, must in always.items():
             self._always_verify.set(Network.parse(network), must)
 
-    def try_enter(self, address: str, inbound: bool) -> Entered | AddressRefusal:
-        """Count a connection of this multiaddr (text) or IP address; close what it returns."""
+    def try_enter(
+        self, address: str, inbound: bool, exempt: bool | None = None
+    ) -> Entered | AddressRefusal:
+        """Count a connection of this multiaddr (text) or IP address; close what it returns.
+
+        exempt: whether it is allowed anyway; None: as the allowlist says of the address alone.
+        """
         ip = endpoint_of(address).ip
-        if ip is None or self.allowlist.allows_address(ip):
+        if exempt is None:
+            exempt = self.allowlist.allows_address(ip)
+        if ip is None or exempt:
             return _UNCOUNTED
         if inbound and self.rates is not None:
             late = self.rates.try_take(ip)

@@ -151,10 +151,10 @@ class HostLifecycle(ConnectionLifecycleManager):
         return self._allowlist.allows_at(peer_id, address)
 
     def enter(self, address: Any, inbound: bool) -> Entered | AddressRefusal | None:
-        """Count a connection for its address; None: there is nothing to ask."""
+        """Count a connection that is not exempt for its address; None: there is nothing to ask."""
         if self.addresses is None or address is None:
             return None
-        entered = self.addresses.try_enter(str(address), inbound)
+        entered = self.addresses.try_enter(str(address), inbound, exempt=False)
         if isinstance(entered, AddressRefusal):
             self.denials.add(entered, inbound=inbound)
         return entered

@@ -187,7 +187,8 @@ def harden(host: IHost) -> Hardening:
     * A connection over TCP is refused when it is accepted, before a stream, a task and a multiaddr
       are spent on it (`AcceptGate`).
     * Streams have scopes (`scope_streams`), and a slot is not lost when one is reset at once.
-    * Connections over IPv6 and WebSocket have addresses (`report_remote_addresses`).
+    * Connections over IPv6 and WebSocket have addresses, relayed ones not their relay's
+      (`report_remote_addresses`).
 
     Off unless called; each part is a hook that `undo` takes away. Stays if the host is given
     another manager of ours. A host that is hardened already gets the same result again.
