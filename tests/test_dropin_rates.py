@@ -320,11 +320,13 @@ def test_r10_negative_amounts(tokens: float, clocks: Clocks) -> None:
         ProtocolRateLimiter(ProtocolRateLimitConfig("/test/1")).try_allow_request(tokens)
 
 
-def test_r10_other_absurd_amounts() -> None:
+def test_r10_other_absurd_amounts(clocks: Clocks) -> None:
     ours = TokenBucket(TokenBucketConfig(1.0, 10.0, 10.0))
     assert not any(ours.try_consume(tokens) for tokens in (math.inf, 1e308, 2**70, 10.001))
     assert ours.try_consume(0)
     assert granted(ours.try_consume, 200, 0.1) == 100
+    ours.reset()
+    assert granted(ours.try_consume, 20_000, 1e-9) == 10_000  # a thousandth is the least
 
 
 @pytest.mark.parametrize("kind", ["bucket", "limiter", "protocol"])
@@ -700,7 +702,7 @@ def test_every_capacity_and_rate_can_be_counted(capacity: float, rate: float) ->
     if capacity > 0 and rate > 0:
         bucket = TokenBucket(TokenBucketConfig(rate, capacity, capacity))
         assert bucket.try_consume(bucket.get_stats().current_tokens)
-        assert not bucket.try_consume(capacity + 1)
+        assert not bucket.try_consume(2 * capacity + 1)
 
 
 @pytest.mark.parametrize(("rate", "capacity"), [(math.nan, 1.0), (1.0, math.inf), (1.0, math.nan)])
@@ -719,6 +721,14 @@ def test_threads_share_a_bucket_exactly() -> None:
     assert sum(allowed) == stats.allowed_requests == stats.denied_requests == 50_000
     assert stats.current_tokens == 0
     assert bucket.get_history(1e9)["total_requests"] == 1000
+
+
+def test_a_thread_that_comes_late_to_refill_does_not(clocks: Clocks) -> None:
+    bucket = TokenBucket(TokenBucketConfig(1.0, 10.0))
+    clocks.advance(1.0)
+    bucket._refill(clocks.wall)
+    bucket._refill(clocks.wall)  # as one does that waited for the lock
+    assert len(bucket.get_history(1e9)["recent_refills"]) == 1
 
 
 def test_threads_share_what_time_brings_and_a_rate_that_changes(clocks: Clocks) -> None:

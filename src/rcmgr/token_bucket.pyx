@@ -74,14 +74,11 @@ cdef rcmgr_gcra gcra_of(object capacity, object refill_rate, int64_t max_scale) 
             "to fill")
     # a token takes interval / tokens nanoseconds: the fraction in lowest terms is exact
     interval = 1_000_000_000 * seconds
-    divisor = gcd(interval, tokens)
-    scale, cost = tokens // divisor, interval // divisor
-    if scale > max_scale:
-        scale = max_scale
-        cost = -(-interval * scale // tokens)  # up: rather a trifle slower than faster
-        while capacity * cost > RCMGR_GCRA_MAX_DEPTH and scale > 1:
-            scale //= 2
-            cost = -(-interval * scale // tokens)
+    scale = min(tokens // gcd(interval, tokens), max_scale)
+    cost = -(-interval * scale // tokens)  # up: rather a trifle slower than faster
+    while capacity * cost > RCMGR_GCRA_MAX_DEPTH and scale > 1:
+        scale //= 2
+        cost = -(-interval * scale // tokens)
     error = cost * tokens - interval * scale
     if capacity * cost > RCMGR_GCRA_MAX_DEPTH or error * 2_000_000 > interval * scale:
         raise ValueError(
