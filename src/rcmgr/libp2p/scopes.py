@@ -57,6 +57,13 @@ class _StreamManager:
             self._manager.release_stream(peer_id, direction)
 
 
+def manager_of(swarm: Any) -> Any:
+    """The resource manager of a swarm, whether its streams have scopes or not; None: it has none.
+    """
+    manager = getattr(swarm, "_resource_manager", None)
+    return manager._manager if isinstance(manager, _StreamManager) else manager
+
+
 class ScopedStreams:
     """What `scope_streams` put in place, until `undo`."""
 
