@@ -145,8 +145,7 @@ class AddressRefusal(NamedTuple):
         if self.limit is not None:
             return AddressLimitExceeded(self.address, str(self.network), self.limit, self.limit)
         return RateLimitExceeded(
-            f"network {self.network}", "connection", self.address, self.retry_after_s
-        )
+            f"network {self.network}", "connection", peer_id, self.retry_after_s, self.address)
 
 
 # what a connection is counted as: a key and the limit that holds for it

@@ -108,7 +108,7 @@ class HostLifecycle(ConnectionLifecycleManager):
             return
         exempt = self._is_exempt(peer_id, address)
         if not exempt and self.memory_limits is not None:
-            self._check_memory()
+            self._check_memory(connection_id, peer_id, inbound)
         entered = None if exempt else self._enter(address, inbound)
         record = self._intake.charge_pending(connection_id, inbound, exempt, entered)
         if not isinstance(record, ConnectionRecord):

@@ -117,6 +117,7 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
     memory_limits: what the process may use before connections and reservations are refused;
         default those of `limits`. See also `set_memory_limits`.
     trace_allocations: remember where each scope was opened, for `ledger.leaked_at` (1 us each).
+    denials_kept: how many of the latest denials `denials` has, 1 or more.
     enable_prometheus, prometheus_port: serve metrics at that port of this machine from the start;
         see `serve_metrics`. prometheus_exporter: a `libp2p.rcmgr.PrometheusExporter` that is to
         show this manager.
@@ -137,6 +138,7 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
         connection_rate_limits: ConnectionRateLimits | None = None,
         memory_limits: MemoryConnectionLimits | None = None,
         trace_allocations: bool = False,
+        denials_kept: int = 256,
         enable_prometheus: bool = False,
         prometheus_port: int = 8000,
         prometheus_exporter: Any = None,
@@ -156,7 +158,7 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
                 "connection_rate_limits.per_ip and limits.rates both say how often an address may "
                 "connect: give one of them")
         allowed = _allowlist(allowlist)
-        denials = DenialLog()
+        denials = _denial_log(denials_kept)
         tracker = ConnectionTracker(bypass=allowed.peers)
         ledger = Ledger(trace_allocations=trace_allocations)
         intake = Intake(tracker, ledger, connection_limits)
@@ -349,7 +351,7 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
             self.allowlist.allows_address(endpoint_of(str(endpoint_ip)).ip)
         ):
             return True, None
-        if self.connection_lifecycle.memory_excess() is not None:
+        if self.connection_lifecycle.memory_excess(inbound=inbound) is not None:
             return None
         entered = self._lifecycle.enter(endpoint_ip, inbound)
         return None if isinstance(entered, AddressRefusal) else (False, entered)
@@ -363,11 +365,15 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
         """Ask what depends on the peer alone; `known`: this connection is counted already."""
         rates = self._peer_rates if inbound else None
         new_peer = self.connection_tracker.get_peer_connection_count(peer_id) <= known
-        if self.connection_lifecycle.memory_excess(new_peer=new_peer) is not None:
+        if self.connection_lifecycle.memory_excess(
+            None, peer_id, inbound, new_peer=new_peer
+        ) is not None:
             return False
         if rates is None or rates.try_consume(peer_id):
             return True
-        refusal = RateRefusal("connections", "connection of peer", rates.time_until)
+        refusal = RateRefusal(
+            "connections", "connection of peer", rates.time_until,
+            self.connection_rate_limits.per_peer)
         self.denials.add(refusal, None, peer_id, inbound)
         return False
 
@@ -622,6 +628,14 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
 def _counted(limit: int | None) -> int | None:
     """A limit as scopes have it: more than they can count is none."""
     return None if limit is None or limit > _MOST else limit
+
+
+def _denial_log(kept: int) -> DenialLog:
+    if not isinstance(kept, int) or isinstance(kept, bool):
+        raise TypeError(f"denials_kept must be an int, not {kept!r}")
+    if kept < 1:
+        raise ValueError(f"denials_kept must be 1 or more, not {kept}")
+    return DenialLog(kept)
 
 
 def _bytes(size: int) -> int:
