@@ -13,6 +13,9 @@ from typing import Any
 
 import libp2p.rcmgr
 import pytest
+from libp2p.rcmgr.protocol_rate_limiter import ProtocolRateLimitConfig
+from libp2p.rcmgr.rate_limiter import RateLimitConfig
+from libp2p.rcmgr.token_bucket import TokenBucketConfig
 
 from rcmgr.libp2p.dropin import REPLACED, replacements
 
@@ -24,7 +27,11 @@ EXCEPTIONS: dict[str, str] = {
 """Reviewed: what is missing or differs, and why."""
 
 # made to compare what an instance has; a class that is not here needs no arguments
-ARGUMENTS: dict[str, tuple[Any, ...]] = {}
+ARGUMENTS: dict[str, tuple[Any, ...]] = {
+    "ProtocolRateLimiter": (ProtocolRateLimitConfig("/test/1"),),
+    "RateLimiter": (RateLimitConfig(),),
+    "TokenBucket": (TokenBucketConfig(1.0, 1.0),),
+}
 
 PAIRS = replacements()
 names = pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair[0].__qualname__)

@@ -551,6 +551,49 @@ def test_a_ledger_goes_with_its_last_handle() -> None:
     stream.close()
 
 
+def test_clear_may_keep_what_a_view_of_the_system_reserved() -> None:
+    ledger = Ledger(limits(system=limit(memory=100)))
+    view, other = ledger.system(), ledger.system()
+    view.reserve_memory(60)
+    span = view.begin_span()
+    span.reserve_memory(10)
+    other.reserve_memory(30)
+    ledger.system().set_limit(limit(memory=5))  # nothing is asked for again
+    for wrong in (ledger.transient(), ledger.peer(PEER), Ledger().system()):
+        with pytest.raises(ValueError, match="view of this ledger's system"):
+            ledger.clear(keep=wrong)
+    ledger.clear(keep=view)
+    assert span.closed
+    assert other.closed
+    assert (view.held_memory, ledger.system().stat().memory) == (60, 60)
+    span.close()
+    other.close()
+    view.release_memory(60)
+    assert ledger.over_released == 0
+    view.close()
+    ledger.clear(keep=view)
+    assert nothing_held(ledger)
+    assert view.closed
+
+
+def test_which_peer_has_a_connection_that_is_allowlisted() -> None:
+    ledger = Ledger()
+    assert not ledger.has_allowlisted_connection(PEER)
+    known = ledger.open_connection(allowlisted=True, peer=PEER)
+    found = ledger.open_connection(allowlisted=True)
+    assert ledger.has_allowlisted_connection(ID(PEER))
+    known.close()
+    assert not ledger.has_allowlisted_connection(PEER)
+    found.set_peer(PEER)
+    assert ledger.has_allowlisted_connection(PEER)
+    ledger.clear()
+    assert not ledger.has_allowlisted_connection(PEER)
+    found.close()
+    kept = ledger.open_connection(peer=PEER)
+    assert not ledger.has_allowlisted_connection(PEER)
+    kept.close()
+
+
 def test_clear_closes_everything() -> None:
     ledger = Ledger()
     conn, stream, view = ledger.open_connection(), ledger.open_stream(PEER), ledger.service("s")

@@ -234,6 +234,12 @@ class Scopes(RuleBasedStateMachine):
         else:
             self.model.overrides[name] = new
 
+    @rule(data=st.data())
+    def set_limits(self, data: Any) -> None:
+        limits = concrete(data.draw)
+        self.ledger.set_limits(limits)
+        self.model.set_limits(limits)
+
     @rule(pick=PICKS)
     def close(self, pick: int) -> None:
         pair = self.pick(pick)
@@ -251,10 +257,16 @@ class Scopes(RuleBasedStateMachine):
         self.model.drop(pair[1])
 
     @precondition(lambda self: len(self.pairs) > 10)
-    @rule()
-    def clear(self) -> None:
-        self.ledger.clear()
-        self.model.clear()
+    @rule(pick=st.one_of(st.none(), PICKS))
+    def clear(self, pick: int | None) -> None:
+        views = [pair for pair in self.pairs if pair[1].name == "system"]
+        if pick is None or not views:
+            self.ledger.clear()
+            self.model.clear()
+        else:
+            real, model = views[pick % len(views)]
+            self.ledger.clear(keep=real)
+            self.model.clear(model)
 
     @invariant()
     def same(self) -> None:
@@ -264,6 +276,9 @@ class Scopes(RuleBasedStateMachine):
         assert snapshot == self.model.snapshot()
         assert self.ledger.leaked == self.model.leaked
         assert self.ledger.over_released == self.model.over_released
+        for peer in "ABC":
+            trusted = self.model.has_allowlisted_connection(peer)
+            assert self.ledger.has_allowlisted_connection(peer) is trusted
         for real, model in self.pairs:
             assert real.closed is not model.live
             if model.live and (model.is_leaf or model.owner is not None):

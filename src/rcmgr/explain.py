@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
+from rcmgr.errors import shown
 from rcmgr.peers import peer_text
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def _what_is_full(manager: ResourceManager) -> Iterator[str]:
     yield "At or near its limit now:"
     used.sort(key=lambda usage: usage.of_one_peer)
     for usage in used[:_MOST_LINES]:
-        yield f"  {usage.name}: {_shown(usage)}"
+        yield f"  {shown(usage.name)}: {_shown(usage)}"
     if len(used) > _MOST_LINES:
         yield f"  and {len(used) - _MOST_LINES} more"
 
@@ -108,16 +109,26 @@ def _what_was_denied(manager: ResourceManager) -> Iterator[str]:
     if not log.total:
         yield "Nothing was denied yet."
         return
-    latest = Counter((error.code, error.setting) for error in log)
+    latest: Counter[str] = Counter()
+    settings: dict[str, set[str]] = {}
+    for error in log:
+        latest[error.code] += 1
+        settings.setdefault(error.code, set()).add(error.setting)
     yield (
         f"{log.total} denials since the start: {log.inbound} inbound, {log.outbound} outbound. "
         f"Of the last {len(log)}:"
     )
-    for (code, setting), times in latest.most_common(_MOST_LINES):
-        yield f"  {times} by {code}: see {setting}"
+    for code, times in latest.most_common(_MOST_LINES):
+        yield f"  {times} by {code}: see {_for_all(settings[code])}"
     peers = [(peer, times) for peer, times in log.most_denied(3) if times > 1]
     if peers:
         yield "Peers denied most:"
     for peer, times in peers:
-        text = peer_text(peer) if isinstance(peer, bytes | str) else peer
-        yield f"  {times} times {text}"
+        yield f"  {times} times {shown(peer_text(peer) if isinstance(peer, bytes) else peer)}"
+
+
+def _for_all(settings: set[str]) -> str:
+    """One for all of several peers or protocols: what comes first in each is the default of all."""
+    if len(settings) == 1:
+        return settings.pop()
+    return ", ".join(sorted({setting.partition(" or ")[0] for setting in settings})[:_MOST_LINES])

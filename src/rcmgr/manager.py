@@ -9,7 +9,13 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from rcmgr.address_limits import AddressGate, AddressRates, AddressRefusal, SubnetLimits
+from rcmgr.address_limits import (
+    AddressGate,
+    AddressRates,
+    AddressRefusal,
+    Entered,
+    SubnetLimits,
+)
 from rcmgr.addresses import Allowlist, endpoint_of
 from rcmgr.admission import Admission, Intake, is_inbound
 from rcmgr.connection_limits import ConnectionLimits, check_limit
@@ -111,6 +117,7 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
     memory_limits: what the process may use before connections and reservations are refused;
         default those of `limits`. See also `set_memory_limits`.
     trace_allocations: remember where each scope was opened, for `ledger.leaked_at` (1 us each).
+    denials_kept: how many of the latest denials `denials` has, 1 or more.
     enable_prometheus, prometheus_port: serve metrics at that port of this machine from the start;
         see `serve_metrics`. prometheus_exporter: a `libp2p.rcmgr.PrometheusExporter` that is to
         show this manager.
@@ -131,6 +138,7 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
         connection_rate_limits: ConnectionRateLimits | None = None,
         memory_limits: MemoryConnectionLimits | None = None,
         trace_allocations: bool = False,
+        denials_kept: int = 256,
         enable_prometheus: bool = False,
         prometheus_port: int = 8000,
         prometheus_exporter: Any = None,
@@ -150,7 +158,7 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
                 "connection_rate_limits.per_ip and limits.rates both say how often an address may "
                 "connect: give one of them")
         allowed = _allowlist(allowlist)
-        denials = DenialLog()
+        denials = _denial_log(denials_kept)
         tracker = ConnectionTracker(bypass=allowed.peers)
         ledger = Ledger(trace_allocations=trace_allocations)
         intake = Intake(tracker, ledger, connection_limits)
@@ -326,11 +334,13 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
 
     def remove_allowed_peer(self, peer_id: Hashable) -> bool:
         """New connections and streams of this peer are limited again; False if it was not allowed.
+
+        Its streams are not while it has a connection from an address that is on the list.
         """
         return self.allowlist.remove_peer(peer_id)
 
     def is_allowed_peer(self, peer_id: Hashable) -> bool:
-        """Whether no limit is applied to this peer, wherever it is."""
+        """Whether this peer is on the allowlist, wherever it is."""
         return self.allowlist.allows(peer_id)
 
     # -- connections; `open_connection` is Admission's ------------------------------------------
@@ -341,26 +351,29 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
             self.allowlist.allows_address(endpoint_of(str(endpoint_ip)).ip)
         ):
             return True, None
-        if self.connection_lifecycle.memory_excess() is not None:
+        if self.connection_lifecycle.memory_excess(inbound=inbound) is not None:
             return None
-        gate = self.addresses
-        if gate is None or endpoint_ip is None:
-            return False, None
-        entered = gate.try_enter(str(endpoint_ip), inbound)
-        if isinstance(entered, AddressRefusal):
-            self.denials.add(entered, inbound=inbound)
-            return None
-        return False, entered
+        entered = self._lifecycle.enter(endpoint_ip, inbound)
+        return None if isinstance(entered, AddressRefusal) else (False, entered)
+
+    def _enter(self, inbound: bool, endpoint_ip: str) -> Entered | None:
+        """Ask what depends on the address, of a connection whose address was not asked for yet."""
+        entered = self._lifecycle.enter(endpoint_ip, inbound)
+        return None if isinstance(entered, AddressRefusal) else entered
 
     def _may_connect(self, peer_id: Hashable, inbound: bool, known: bool) -> bool:
         """Ask what depends on the peer alone; `known`: this connection is counted already."""
         rates = self._peer_rates if inbound else None
         new_peer = self.connection_tracker.get_peer_connection_count(peer_id) <= known
-        if self.connection_lifecycle.memory_excess(new_peer=new_peer) is not None:
+        if self.connection_lifecycle.memory_excess(
+            None, peer_id, inbound, new_peer=new_peer
+        ) is not None:
             return False
         if rates is None or rates.try_consume(peer_id):
             return True
-        refusal = RateRefusal("connections", "connection of peer", rates.time_until)
+        refusal = RateRefusal(
+            "connections", "connection of peer", rates.time_until,
+            self.connection_rate_limits.per_peer)
         self.denials.add(refusal, None, peer_id, inbound)
         return False
 
@@ -376,7 +389,7 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
         peer = peer_from_any(peer_id)
         inbound = is_inbound(direction)
         scope = self.ledger.try_open_stream(
-            peer, inbound, allowlisted=self.allowlist.allows(peer)
+            peer, inbound, allowlisted=self.is_exempt_peer(peer)
         )
         if isinstance(scope, StreamScope):
             return scope
@@ -462,9 +475,7 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
         The manager's allowed peers are exempt. Whoever serves the protocol asks the limiter, or
         `check_protocol_rate_limit`; `rcmgr.libp2p.limit_protocols` asks for every inbound stream.
         """
-        limiter = ProtocolRateLimiter(
-            protocol, limits, is_exempt=self.connection_tracker.is_bypassed
-        )
+        limiter = ProtocolRateLimiter(protocol, limits, is_exempt=self.is_exempt_peer)
         self.protocol_rate_limiters[protocol] = limiter
         return limiter
 
@@ -597,11 +608,8 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
 
     def _forget_connections(self) -> None:
         """What its owner reserved with `acquire_memory` is not the host's, and stays."""
-        reserved = self._memory.held_memory
         self.connection_tracker.clear()
-        self.ledger.clear()
-        self._memory = self.ledger.system()
-        self._memory.try_reserve_memory(reserved)
+        self.ledger.clear(keep=self._memory)
         if self.addresses is not None and self.addresses.subnets is not None:
             self.addresses.subnets.clear()
         with self._lock:
@@ -620,6 +628,14 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
 def _counted(limit: int | None) -> int | None:
     """A limit as scopes have it: more than they can count is none."""
     return None if limit is None or limit > _MOST else limit
+
+
+def _denial_log(kept: int) -> DenialLog:
+    if not isinstance(kept, int) or isinstance(kept, bool):
+        raise TypeError(f"denials_kept must be an int, not {kept!r}")
+    if kept < 1:
+        raise ValueError(f"denials_kept must be 1 or more, not {kept}")
+    return DenialLog(kept)
 
 
 def _bytes(size: int) -> int:

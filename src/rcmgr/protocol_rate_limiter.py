@@ -90,8 +90,10 @@ class ProtocolRateLimiter:
 
     def refusal(self, operation: str = "request") -> RateRefusal:
         """What is noted of a denial; its error says how long to wait from when it is made."""
+        limits = self.limits
         return RateRefusal(
-            self.protocol, operation, partial(self.retry_after, operation=operation))
+            self.protocol, operation, partial(self.retry_after, operation=operation),
+            limits.overrides.get(operation, limits.default) or limits.overall)
 
     @asynccontextmanager
     async def request(self, peer_id: Hashable, operation: str = "request") -> AsyncIterator[None]:

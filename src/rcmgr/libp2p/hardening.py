@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from rcmgr.libp2p.accepting import AcceptGate
 from rcmgr.libp2p.ended_streams import ended_streams
 from rcmgr.libp2p.hooks import Hook, Libp2pMismatch
 from rcmgr.libp2p.remote_addresses import report_remote_addresses
@@ -40,6 +41,7 @@ class Hardening:
         with ExitStack() as undone:
             undone.callback(report_remote_addresses().undo)
             undone.callback(ended_streams.want())
+            undone.callback(AcceptGate(self._swarm).undo)
             for attribute, make in (
                 ("_do_handle_inbound_connection", self._handling),
                 ("add_conn", self._adding),
@@ -185,8 +187,11 @@ def harden(host: IHost) -> Hardening:
       was refused leaves nothing in memory (for streams of all hosts of the process).
     * The slot of an inbound connection is given back when the connection ends; a stock host accepts
       250 inbound connections in its lifetime.
+    * A connection over TCP is refused when it is accepted, before a stream, a task and a multiaddr
+      are spent on it (`AcceptGate`).
     * Streams have scopes (`scope_streams`), and a slot is not lost when one is reset at once.
-    * Connections over IPv6 and WebSocket have addresses (`report_remote_addresses`).
+    * Connections over IPv6 and WebSocket have addresses, relayed ones not their relay's
+      (`report_remote_addresses`).
 
     Off unless called; each part is a hook that `undo` takes away. Stays if the host is given
     another manager of ours. A host that is hardened already gets the same result again.

@@ -21,6 +21,7 @@ from rcmgr.address_limits import SubnetLimits
 from rcmgr.addresses import Allowlist
 from rcmgr.admission import ConnectionScope, is_inbound
 from rcmgr.connection_limits import ConnectionLimits
+from rcmgr.libp2p.dropin.token_bucket import LONGEST_FILL_S
 from rcmgr.limit_files import NodeLimits, ProcessMemoryLimits
 from rcmgr.limits import ConcreteLimits
 from rcmgr.manager import ResourceLimits as OurLimits
@@ -33,7 +34,6 @@ from rcmgr.scope import ConnScope, Refusal
 __all__ = ["ResourceLimits", "ResourceManager", "set_default_limits"]
 
 _default_limits: NodeLimits | None = None
-_LONGEST_REFILL_S = 49 * 365 * 86400
 
 
 def set_default_limits(limits: NodeLimits | None) -> None:
@@ -109,7 +109,7 @@ class ResourceManager(OurManager):
         rates = None
         if enable_rate_limiting:
             burst = max(1, int(burst_connections_per_peer))
-            slowest = burst / _LONGEST_REFILL_S  # what our buckets can count
+            slowest = burst / LONGEST_FILL_S  # what our buckets can count
             rates = ConnectionRateLimits(
                 per_peer=Rate(max(connections_per_peer_per_sec, slowest), burst))
         super().__init__(
