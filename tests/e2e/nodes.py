@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import trio
 from libp2p import new_host
@@ -92,6 +92,7 @@ async def running_node(
     listen: str | None = None,
     manager: Any = None,
     config: ConnectionConfig | None = None,
+    muxer: Literal["YAMUX", "MPLEX"] | None = None,
 ) -> AsyncIterator[Node]:
     """manager: instead of one that is made of these limits. config: of the swarm; default: its own
     limits, its retries and the dials of its own are out of the way.
@@ -105,6 +106,7 @@ async def running_node(
         resource_manager=manager,
         enable_quic=transport == "quic",
         enable_websocket=transport == "ws",
+        muxer_preference=muxer,
         connection_config=config or ConnectionConfig(
             min_connections=0,
             low_watermark=0,

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rcmgr.libp2p.accepting import AcceptGate
+from rcmgr.libp2p.ended_streams import ended_streams
 from rcmgr.libp2p.hooks import Hook, Libp2pMismatch
 from rcmgr.libp2p.remote_addresses import report_remote_addresses
 from rcmgr.libp2p.scopes import has_scope, manager_of, scope_streams
@@ -39,6 +40,7 @@ class Hardening:
         self._of_the_manager = ExitStack()
         with ExitStack() as undone:
             undone.callback(report_remote_addresses().undo)
+            undone.callback(ended_streams.want())
             undone.callback(AcceptGate(self._swarm).undo)
             for attribute, make in (
                 ("_do_handle_inbound_connection", self._handling),
@@ -181,7 +183,8 @@ def harden(host: IHost) -> Hardening:
     * A stream over `max_streams` is refused with a reset; stock hosts let it wait, and anybody can
       make any number of them wait. Unless the limits say how many may come from outside, one in
       eight streams is kept for those that the host opens, so that nobody's streams block them; and
-      unless they say how many a peer may have, none has more than half of those from outside.
+      unless they say how many a peer may have, none has more than half of those from outside. What
+      was refused leaves nothing in memory (for streams of all hosts of the process).
     * The slot of an inbound connection is given back when the connection ends; a stock host accepts
       250 inbound connections in its lifetime.
     * A connection over TCP is refused when it is accepted, before a stream, a task and a multiaddr

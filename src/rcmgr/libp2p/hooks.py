@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import functools
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import metadata
 from typing import Any
 
-__all__ = ["Hook", "Libp2pMismatch", "UnverifiedLibp2pWarning", "check_version"]
+__all__ = ["Hook", "Libp2pMismatch", "SharedHooks", "UnverifiedLibp2pWarning", "check_version"]
 
 VERIFIED = ("0.8.1",)
+
+# what there is, to what stands in for it
+Make = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class Libp2pMismatch(RuntimeError):
@@ -52,9 +56,7 @@ class Hook:
     Libp2pMismatch: the owner has no such callable; nothing has changed.
     """
 
-    def __init__(
-        self, owner: Any, attribute: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]
-    ) -> None:
+    def __init__(self, owner: Any, attribute: str, make: Make) -> None:
         where = f"{getattr(owner, '__qualname__', None) or type(owner).__qualname__}.{attribute}"
         check_version(f"the hook on {where}")
         original = getattr(owner, attribute, None)
@@ -90,3 +92,47 @@ class Hook:
         below = getattr(self._original, "hook", None)
         if isinstance(below, Hook) and not below.active:
             below.undo()
+
+
+class SharedHooks:
+    """Hooks for the whole process: in place once, as long as somebody wants them. Thread safe.
+
+    targets: called to place them; owner, attribute and make of each.
+    """
+
+    def __init__(self, targets: Callable[[], Iterable[tuple[Any, str, Make]]]) -> None:
+        self._targets = targets
+        self._lock = threading.Lock()
+        self._hooks: list[Hook] = []
+        self._wanted: set[object] = set()
+
+    def want(self) -> Callable[[], None]:
+        """They are in place until the result is called (again changes nothing), at least.
+
+        Libp2pMismatch: one of them cannot be; then none is.
+        """
+        ticket = object()
+        with self._lock:
+            if not self._wanted:
+                self._place()
+            self._wanted.add(ticket)
+
+        def leave() -> None:
+            with self._lock:
+                self._wanted.discard(ticket)
+                if not self._wanted:
+                    self._take_away()
+
+        return leave
+
+    def _place(self) -> None:
+        try:
+            for owner, attribute, make in self._targets():
+                self._hooks.append(Hook(owner, attribute, make))
+        except BaseException:
+            self._take_away()
+            raise
+
+    def _take_away(self) -> None:
+        while self._hooks:
+            self._hooks.pop().undo()
