@@ -482,7 +482,13 @@ cdef class Admission:
         if known is not None:
             return new_scope(tracker, known, False)
         pending = self._intake.take_pending(inbound)
-        record = self._intake.charge_peer(pending, None, peer, inbound, exempt, None)
+        entered = None
+        if pending is None and self._asks_addresses and not exempt:
+            answer = self._may_begin(inbound, endpoint_ip)
+            if answer is None:
+                return None
+            entered = answer[1]
+        record = self._intake.charge_peer(pending, None, peer, inbound, exempt, entered)
         if type(record) is RECORD:
             self._intake.offer_established(record)
             return new_scope(tracker, record, False)

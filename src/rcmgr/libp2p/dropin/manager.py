@@ -19,7 +19,8 @@ from rcmgr.address_limits import SubnetLimits
 from rcmgr.addresses import Allowlist
 from rcmgr.admission import ConnectionScope, is_inbound
 from rcmgr.connection_limits import ConnectionLimits
-from rcmgr.limit_files import NodeLimits
+from rcmgr.limit_files import INFINITE_LIMITS, NodeLimits
+from rcmgr.limits import ConcreteLimits
 from rcmgr.manager import ResourceLimits
 from rcmgr.manager import ResourceManager as OurManager
 from rcmgr.memory_limits import MemoryConnectionLimits
@@ -111,7 +112,7 @@ class ResourceManager(OurManager):
 
     @limits.setter
     def limits(self, limits: Any) -> None:
-        self.scope_limits = _node_limits(limits).scopes
+        self.scope_limits = _node_limits(limits, self.scope_limits).scopes
         self._given_limits = None if isinstance(limits, NodeLimits) else limits
 
     @property
@@ -245,14 +246,14 @@ def _refused(refused: dict[str, dict[str, int]], resource: str) -> int:
     )
 
 
-def _node_limits(limits: Any) -> NodeLimits:
+def _node_limits(limits: Any, scopes: ConcreteLimits = INFINITE_LIMITS.scopes) -> NodeLimits:
+    """scopes: what stays of them, where only totals are given."""
     if limits is None:
         if _default_limits is not None:
             return _default_limits
         limits = ResourceLimits()
     if isinstance(limits, NodeLimits):
         return limits
-    scopes = NodeLimits().scopes
     if isinstance(limits, ResourceLimits):
         return NodeLimits(limits.applied_to(scopes))
     try:
