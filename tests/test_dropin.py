@@ -213,6 +213,18 @@ def test_a_full_node_stays_as_large_as_it_is() -> None:
     assert ResourceManager(StockLimits(max_connections=0)).open_connection(PEER) is None
 
 
+def test_other_totals_leave_scoped_limits_alone() -> None:
+    manager = ResourceManager()
+    manager.set_protocol_stream_limit("/x", 0)
+    for limits in (StockLimits(7, 1, 5), ResourceLimits(7, 1, 5)):
+        manager.limits = limits
+        assert manager.limits is limits
+        assert manager.scope_limits.system.conns == 7
+        assert not manager.acquire_scoped_stream("a", Direction.INBOUND, protocol="/x")
+    manager.limits = NodeLimits()
+    assert manager.acquire_scoped_stream("a", Direction.INBOUND, protocol="/x")
+
+
 def test_what_is_available() -> None:
     manager = ResourceManager(StockLimits(2, 1, 1))
     manager.acquire_connection("a")

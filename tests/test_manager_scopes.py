@@ -249,6 +249,25 @@ def test_connections_of_a_network_are_limited_and_given_back() -> None:
     assert len(gate.subnets) == gate.subnets.over_released == 0
 
 
+def test_a_connection_that_was_never_pending_is_of_its_network_too() -> None:
+    """Whoever asks only once a handshake is done."""
+    limits = NodeLimits(
+        ConcreteLimits(system=Limit(conns_outbound=0)), subnets=SubnetLimits(ipv4=((32, 1),)))
+    manager = ResourceManager(limits)
+    gate = manager.addresses
+    assert gate is not None
+    assert gate.subnets is not None
+    for _ in range(3):
+        scope = manager.open_connection(PEER, "192.0.2.1", "inbound")
+        assert scope is not None
+        assert manager.open_connection(OTHER, "192.0.2.1", "inbound") is None
+        assert isinstance(manager.last_denial, AddressLimitExceeded)
+        scope.close()
+        assert manager.open_connection(PEER, "192.0.2.2", "outbound") is None
+        assert len(gate.subnets) == gate.subnets.over_released == 0
+    check_nothing_held(manager)
+
+
 def test_what_a_scope_or_state_refuses_holds_no_address() -> None:
     limits = NodeLimits(
         ConcreteLimits(system=Limit(conns_inbound=0)), subnets=SubnetLimits(ipv4=((32, 1),)),

@@ -562,7 +562,7 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
             "peak_streams": peak["streams"],
             "over_released": ledger.over_released,
             "leaked": ledger.leaked,
-            "denied": self._denied(tracker.denied),
+            "denied": self.denied_by_limit(),
             "protocol_rates": {
                 protocol: limiter.get_protocol_stats()
                 # a copy: this may run in a thread that serves the status or the metrics
@@ -576,10 +576,14 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
         both = zip(ledger.system().stat(), ledger.allowlisted_system().stat(), strict=True)
         return ScopeStat(*(normal + allowlisted for normal, allowlisted in both))
 
-    def _denied(self, states: dict[str, int]) -> dict[str, int]:
+    def denied_by_limit(self) -> dict[str, int]:
+        """How often each limit refused since the start; only those that did. O(1).
+
+        Without what protocols' own limiters refused: see their `counts`.
+        """
         gate, rates = self.addresses, self._peer_rates
         denied = {
-            **states,
+            **self.connection_tracker.snapshot().denied,
             **{
                 f"{scope} {resource}": count
                 for scope, counts in self.ledger.refused.items()

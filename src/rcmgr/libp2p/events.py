@@ -17,7 +17,7 @@ from rcmgr.libp2p.endings import (
     note_terminations,
     why_failed,
 )
-from rcmgr.libp2p.endpoints import Ends, ends_of, ends_of_udp
+from rcmgr.libp2p.endpoints import Ends, ends_of, ends_of_socket, ends_of_udp
 from rcmgr.libp2p.hooks import Hook, Libp2pMismatch
 from rcmgr.libp2p.quic_handshakes import QuicHandshakes
 from rcmgr.libp2p.scopes import manager_of
