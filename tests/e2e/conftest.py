@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from rcmgr.libp2p import report_remote_addresses
+from rcmgr.libp2p.ended_streams import ended_streams
+from rcmgr.libp2p.remote_addresses import address_hooks
 
 
 @pytest.fixture(params=["tcp", "ws", "quic"])
@@ -18,3 +20,12 @@ def remote_addresses() -> Iterator[None]:
     reported = report_remote_addresses()
     yield
     reported.undo()
+
+
+@pytest.fixture(autouse=True)
+def _process_as_it_was() -> Iterator[None]:
+    """What a test hooked for the whole process, and left so, would be there in the next."""
+    yield
+    for hooks in (address_hooks, ended_streams):
+        hooks._wanted.clear()
+        hooks._take_away()

@@ -79,14 +79,14 @@ def _targets() -> Iterator[tuple[Any, str, Make]]:
     yield swarm, "extract_ip_from_multiaddr", _of_dialled
 
 
-_hooks = SharedHooks(_targets)
+address_hooks = SharedHooks(_targets)
 
 
 class RemoteAddresses:
     """Functions of py-libp2p that say where a connection comes from or goes to, until `undo`."""
 
     def __init__(self) -> None:
-        self._leave = _hooks.want()
+        self._leave = address_hooks.want()
 
     def undo(self) -> None:
         """Addresses are what stock py-libp2p takes for them again, unless others want these."""
