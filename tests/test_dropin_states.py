@@ -596,6 +596,11 @@ def test_totals_may_be_changed_at_any_time() -> None:
     with pytest.raises(ValueError, match=r"max_connections must be 0 or more.*-1"):
         ours.limits.max_connections = -1
     assert ours.limits.max_connections == 2
+    absurd = ResourceLimits(max_connections=-1)  # 0.8.1 takes them, and then denies everybody
+    with pytest.raises(ValueError, match=r"conns must be 0 or more.*-1"):
+        ours.limits = absurd
+    with pytest.raises(ValueError, match=r"conns must be 0 or more.*-1"):
+        ResourceManager(absurd)
     assert ours.scope_limits.protocol["x"].streams == 1
 
 

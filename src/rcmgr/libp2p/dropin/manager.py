@@ -53,11 +53,12 @@ def set_default_limits(limits: NodeLimits | None) -> None:
 class ResourceLimits(Observed, StockResourceLimits):
     """Totals of a node that may be changed at any time; the managers that have them heed it.
 
-    Each is 0 or more, or None: no limit. TypeError, ValueError: it is not; nothing has changed.
+    Each is 0 or more, or None: no limit. Until a manager has them, they may be anything, as in
+    libp2p.rcmgr; then it is a TypeError or ValueError, and nothing has changed.
     """
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in ("max_connections", "max_memory_bytes", "max_streams"):
+        if self._observers and name in ("max_connections", "max_memory_bytes", "max_streams"):
             check_limit(name, value)
         super().__setattr__(name, value)
 
