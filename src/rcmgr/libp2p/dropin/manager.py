@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABCMeta
+from dataclasses import replace
 from typing import Any
 
 from libp2p.rcmgr.circuit_breaker import CircuitBreaker
@@ -29,7 +30,7 @@ from rcmgr.libp2p.dropin.memory_limits import MemoryConnectionLimits
 from rcmgr.libp2p.dropin.memory_stats import MemoryStatsCache
 from rcmgr.libp2p.dropin.observed import Observed
 from rcmgr.libp2p.dropin.token_bucket import LONGEST_FILL_S
-from rcmgr.limit_files import NodeLimits
+from rcmgr.limit_files import NodeLimits, ProcessMemoryLimits
 from rcmgr.limits import ConcreteLimits
 from rcmgr.manager import ResourceManager as OurManager
 from rcmgr.manager import with_totals
@@ -144,8 +145,13 @@ class ResourceManager(OurManager):
         elif connection_limits is None:
             connection_limits = (
                 node.connections if node is limits else new_connection_limits_with_defaults())
-        if memory_limits is None:
-            memory_limits = _default_memory_limits(node)
+        if not enable_memory_limits:
+            memory_limits = None
+            node = replace(node, memory=ProcessMemoryLimits())
+        elif memory_limits is None:
+            memory_limits = (
+                _memory_limits_of(node) if node is limits
+                else _memory(new_memory_connection_limits_with_defaults()))
         cidr_limiter = CIDRLimiter(cidr_limits) if cidr_limits else None
         rates = None
         if enable_rate_limiting:
@@ -170,7 +176,7 @@ class ResourceManager(OurManager):
             Allowlist(allowlist_config) if allowlist is None else Allowlist.of(allowlist),
             connection_limits=connection_limits,
             connection_rate_limits=rates,
-            memory_limits=memory_limits if enable_memory_limits else None,
+            memory_limits=memory_limits,
             enable_prometheus=enable_prometheus,
             prometheus_port=prometheus_port,
             prometheus_exporter=prometheus_exporter,
@@ -190,13 +196,18 @@ class ResourceManager(OurManager):
 
     @limits.setter
     def limits(self, limits: Any) -> None:
+        if isinstance(limits, NodeLimits):
+            self.scope_limits = limits.scopes
+            self._given_limits = None
+            return
         self.scope_limits = _totals(limits, self.scope_limits)
         self._given_limits = limits
         if isinstance(limits, Observed):
             limits.observe(self._heed_limits)
 
     def _heed_limits(self) -> None:
-        self.scope_limits = _totals(self._given_limits, self.scope_limits)
+        if self._given_limits is not None:  # else other limits are in their place by now
+            self.scope_limits = _totals(self._given_limits, self.scope_limits)
 
     def _new_watch(self) -> NoDegradation:
         return NoDegradation(self)
@@ -367,14 +378,11 @@ def _totals(limits: Any, scopes: ConcreteLimits) -> ConcreteLimits:
         raise TypeError(f"limits must be ResourceLimits, not {limits!r}") from error
 
 
-def _default_memory_limits(node: NodeLimits) -> MemoryConnectionLimits:
-    """Those of the node if it has any, else py-libp2p's of the process."""
+def _memory_limits_of(node: NodeLimits) -> MemoryConnectionLimits | None:
     most, share = node.memory.max_bytes, node.memory.max_percentage
     if most is None and share is None:
-        percent = new_memory_connection_limits_with_defaults().max_process_memory_percent
-    else:
-        percent = None if share is None else 100 * share
-    return MemoryConnectionLimits(most, percent)
+        return None
+    return MemoryConnectionLimits(most, None if share is None else 100 * share)
 
 
 def _memory(limits: Any) -> OurMemoryLimits:
