@@ -161,10 +161,10 @@ def test_names_cannot_command_a_terminal(tmp_path: Path) -> None:
     with manager.serve_status(tmp_path / "s") as server:
         for command in ("status", "explain"):
             told = run(command, "--socket", str(server.path))
-            assert "?]0;owned?" in told.stdout
+            assert r"\x1b]0;owned\x07" in told.stdout
             assert "\x1b" not in told.stdout
         terminal = Terminal(server)
-        terminal.until("?]0;owned?")
+        terminal.until(r"\x1b]0;owned\x07")
         terminal.press("q")
         assert terminal.status() == 0
     assert "\x1b]0;" not in terminal.seen
