@@ -150,8 +150,8 @@ class ResourceManager(OurManager):
             node = replace(node, memory=ProcessMemoryLimits())
         elif memory_limits is None:
             memory_limits = (
-                _memory_limits_of(node) if node is limits
-                else _memory(new_memory_connection_limits_with_defaults()))
+                _memory_limits_of(node) if node is limits else MemoryConnectionLimits(
+                    None, new_memory_connection_limits_with_defaults().max_process_memory_percent))
         cidr_limiter = CIDRLimiter(cidr_limits) if cidr_limits else None
         rates = None
         if enable_rate_limiting:
