@@ -12,6 +12,7 @@ import json
 import sys
 import tracemalloc
 from collections.abc import Callable
+from contextvars import copy_context
 from typing import Any
 
 import psutil
@@ -39,6 +40,7 @@ from rcmgr import (
     ScopeLimitExceeded,
     SubnetLimits,
 )
+from rcmgr.admission import accepted
 
 Cycle = Callable[[int], Any]
 
@@ -253,6 +255,23 @@ def manager_overlapping_handshakes() -> Cycle:
         window.append(manager.open_connection(None, direction="outbound"))
         if len(window) > 3:
             window.pop(0).close()
+
+    return cycle
+
+
+def manager_accepting() -> Cycle:
+    """A loop that accepts, the tasks that it starts, and those that never ask."""
+    manager = ResourceManager(limits=ResourceLimits(max_connections=3))
+
+    def cycle(i: int) -> None:
+        accepted.set(None)
+        scope = manager.accept_connection("192.0.2.1")
+        assert scope is not None
+        accepted.set(scope)
+        handler = copy_context()
+        if i % 2:
+            assert handler.run(manager.open_connection) is scope
+            scope.close()
 
     return cycle
 
@@ -476,6 +495,7 @@ CASES: dict[str, Callable[[], Cycle]] = {
         tracker_wrong_calls, tracker_reused_ids, dropin_lifecycle, dropin_managers,
         tracker_views_and_records, tracker_bypass_clear_reconcile, lifecycle_cycle,
         lifecycle_denied, manager_denied, manager_scopes_dropped, manager_overlapping_handshakes,
+        manager_accepting,
         manager_allowlist_text, managers_made_and_dropped, ledger_lives,
         ledger_refusals, ledger_views_limits_snapshots, ledger_dropped_and_cleared,
         gate_and_allowlist, limits_file, denials_of_many, ledger_seen_from_outside,

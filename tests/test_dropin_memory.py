@@ -253,7 +253,7 @@ def test_limits_of_a_node_hold_unless_others_are_given() -> None:
     assert (limits.max_process_memory_bytes, limits.max_process_memory_percent) == (7, 50.0)
     given = ResourceManager(node, memory_limits=MemoryConnectionLimits(8))
     assert given.memory_limits.max_process_memory_bytes == 8
-    assert ResourceManager(rcmgr.NodeLimits()).memory_limits.max_process_memory_percent == 80.0
+    assert ResourceManager(rcmgr.NodeLimits()).memory_limits is None
 
 
 # -- the cache -------------------------------------------------------------------------------------

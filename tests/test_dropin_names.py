@@ -15,6 +15,9 @@ from typing import Any
 
 import libp2p.rcmgr
 import pytest
+from libp2p.rcmgr.protocol_rate_limiter import ProtocolRateLimitConfig
+from libp2p.rcmgr.rate_limiter import RateLimitConfig
+from libp2p.rcmgr.token_bucket import TokenBucketConfig
 
 from rcmgr.libp2p.dropin import REPLACED, replacements
 from rcmgr.libp2p.dropin.connection_limits import ConnectionLimits
@@ -29,6 +32,9 @@ EXCEPTIONS: dict[str, str] = {
 ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "ConnectionLifecycleManager": (ConnectionTracker(), ConnectionLimits()),
     "ConnectionScope": ("peer", None),
+    "ProtocolRateLimiter": (ProtocolRateLimitConfig("/test/1"),),
+    "RateLimiter": (RateLimitConfig(),),
+    "TokenBucket": (TokenBucketConfig(1.0, 1.0),),
 }
 
 PAIRS = replacements()

@@ -145,8 +145,7 @@ class AddressRefusal(NamedTuple):
         if self.limit is not None:
             return AddressLimitExceeded(self.address, str(self.network), self.limit, self.limit)
         return RateLimitExceeded(
-            f"network {self.network}", "connection", self.address, self.retry_after_s
-        )
+            f"network {self.network}", "connection", peer_id, self.retry_after_s, self.address)
 
 
 # what a connection is counted as: a key and the limit that holds for it
@@ -363,10 +362,17 @@ class AddressGate:
         for network, must in always.items():
             self._always_verify.set(Network.parse(network), must)
 
-    def try_enter(self, address: str, inbound: bool) -> Entered | AddressRefusal:
-        """Count a connection of this multiaddr (text) or IP address; close what it returns."""
+    def try_enter(
+        self, address: str, inbound: bool, exempt: bool | None = None
+    ) -> Entered | AddressRefusal:
+        """Count a connection of this multiaddr (text) or IP address; close what it returns.
+
+        exempt: whether it is allowed anyway; None: as the allowlist says of the address alone.
+        """
         ip = endpoint_of(address).ip
-        if ip is None or self.allowlist.allows_address(ip):
+        if exempt is None:
+            exempt = self.allowlist.allows_address(ip)
+        if ip is None or exempt:
             return _UNCOUNTED
         if inbound and self.rates is not None:
             late = self.rates.try_take(ip)

@@ -60,8 +60,12 @@ class ConnectionLifecycleManager:
         """How often more memory was in use than `memory_limits` allows when something was asked."""
         return self._refused_for_memory
 
-    def memory_excess(self, *, new_peer: bool = False) -> MemoryExcess | None:
-        """None, or why `memory_limits` refuses to add anything now, noted as a denial.
+    def memory_excess(
+        self, connection_id: Hashable | None = None, peer_id: Hashable | None = None,
+        inbound: bool | None = None, *, new_peer: bool = False,
+    ) -> MemoryExcess | None:
+        """None, or why `memory_limits` refuses to add anything now, noted as a denial (of whom and
+        which way, as far as that is known).
 
         new_peer: ask about a peer that holds no connection yet.
         """
@@ -70,7 +74,7 @@ class ConnectionLifecycleManager:
         if excess is not None:
             with self._lock:
                 self._refused_for_memory += 1
-            self.denials.add(excess)
+            self.denials.add(excess, connection_id, peer_id, inbound)
         return excess
 
     async def handle_pending_inbound_connection(
@@ -84,7 +88,7 @@ class ConnectionLifecycleManager:
 
         ConnectionLimitExceeded: refused. ValueError: the id is established, or pending outbound.
         """
-        self._check_memory(peer_id)
+        self._check_memory(connection_id, peer_id, True)
         denial = self.tracker.admit_pending_inbound(connection_id, self._limits, peer_id)
         if denial is not None:
             self._deny(denial, connection_id, peer_id, True)
@@ -100,7 +104,7 @@ class ConnectionLifecycleManager:
 
         ConnectionLimitExceeded: refused. ValueError: the id is established, or pending inbound.
         """
-        self._check_memory(peer_id)
+        self._check_memory(connection_id, peer_id, False)
         denial = self.tracker.admit_pending_outbound(connection_id, self._limits, peer_id)
         if denial is not None:
             self._deny(denial, connection_id, peer_id, False)
@@ -191,14 +195,16 @@ class ConnectionLifecycleManager:
         """
         return self.tracker.reconcile(live_connection_ids, min_age_seconds)
 
-    def _check_memory(self, peer_id: Hashable | None) -> None:
+    def _check_memory(
+        self, connection_id: Hashable, peer_id: Hashable | None, inbound: bool
+    ) -> None:
         if self.memory_limits is None:
             return
         if peer_id is not None and self.tracker.is_bypassed(peer_id):
             return
-        excess = self.memory_excess()
+        excess = self.memory_excess(connection_id, peer_id, inbound)
         if excess is not None:
-            raise excess.to_error()
+            raise excess.to_error(connection_id, peer_id)
 
     def _is_known(
         self, connection_id: Hashable, peer_id: Hashable, established: Set[Hashable]

@@ -65,11 +65,13 @@ cdef class DenialLog:
             self.count(key)
 
     cdef int count(self, object peer) except -1:
-        cdef dict counts = self._by_peer
-        counts[peer] = counts.get(peer, 0) + 1
-        if len(counts) > MOST_PEERS:
-            kept = sorted(counts.copy().items(), key=second, reverse=True)[:MOST_PEERS // 2]
-            self._by_peer = dict(kept)
+        cdef dict counts
+        with cython.critical_section(self):
+            counts = self._by_peer
+            counts[peer] = counts.get(peer, 0) + 1
+            if len(counts) > MOST_PEERS:
+                kept = sorted(counts.items(), key=second, reverse=True)[:MOST_PEERS // 2]
+                self._by_peer = dict(kept)
         return 0
 
     def most_denied(self, count=10):

@@ -12,7 +12,7 @@ from rcmgr.connection_lifecycle import ConnectionLifecycleManager
 from rcmgr.connection_limits import ConnectionLimits
 from rcmgr.connection_tracker import ConnectionRecord, ConnectionTracker, Denial
 from rcmgr.denials import DenialLog
-from rcmgr.errors import ResourceScopeClosed
+from rcmgr.errors import ResourceLimitExceeded, ResourceScopeClosed
 from rcmgr.memory_limits import MemoryConnectionLimits
 from rcmgr.scope import Refusal
 
@@ -124,7 +124,7 @@ class HostLifecycle(ConnectionLifecycleManager):
             return
         exempt = self._is_exempt(peer_id, address)
         if not exempt:
-            self._check_memory(peer_id)
+            self._check_memory(connection_id, peer_id, inbound)
         entered = None if exempt else self._enter(address, inbound)
         record = self._intake.charge_pending(connection_id, inbound, exempt, entered)
         if not isinstance(record, ConnectionRecord):
@@ -143,8 +143,13 @@ class HostLifecycle(ConnectionLifecycleManager):
             pending = self._intake.take_pending(inbound)
             if pending is not None:
                 self.tracker.rename(pending, connection_id)
-            elif not exempt:
+        if not exempt and not self._intake.came_from(pending):
+            try:
                 entered = self._enter(address, inbound)
+            except ResourceLimitExceeded:
+                if pending is not None:
+                    self.tracker.remove(pending, True)
+                raise
         record = self._intake.charge_peer(
             pending, connection_id, peer_id, inbound, exempt, entered)
         if not isinstance(record, ConnectionRecord):
@@ -161,12 +166,18 @@ class HostLifecycle(ConnectionLifecycleManager):
             return self._allowlist.allows_address(endpoint_of(str(address)).ip)
         return self._allowlist.allows_at(peer_id, address)
 
-    def _enter(self, address: Any, inbound: bool) -> Entered | None:
+    def enter(self, address: Any, inbound: bool) -> Entered | AddressRefusal | None:
+        """Count a connection that is not exempt for its address; None: there is nothing to ask."""
         if self.addresses is None or address is None:
             return None
-        entered = self.addresses.try_enter(str(address), inbound)
+        entered = self.addresses.try_enter(str(address), inbound, exempt=False)
         if isinstance(entered, AddressRefusal):
             self.denials.add(entered, inbound=inbound)
+        return entered
+
+    def _enter(self, address: Any, inbound: bool) -> Entered | None:
+        entered = self.enter(address, inbound)
+        if isinstance(entered, AddressRefusal):
             raise entered.to_error()
         return entered
 

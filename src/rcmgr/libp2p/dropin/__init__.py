@@ -1,6 +1,7 @@
 """Our classes behind the names and signatures of libp2p.rcmgr 0.8.1.
 
-A module here has the name of py-libp2p's that it stands in for.
+A module here has the name of py-libp2p's that it stands in for; what several of them use begins
+with an underscore.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ REPLACED: dict[str, tuple[str, ...]] = {
     "manager": ("ConnectionScope", "ResourceLimits", "ResourceManager"),
     "memory_limits": ("MemoryConnectionLimits",),
     "memory_stats": ("MemoryStatsCache",),
+    "protocol_rate_limiter": ("ProtocolRateLimiter",),
+    "rate_limiter": ("RateLimiter",),
+    "token_bucket": ("TokenBucket",),
 }
 """Module of libp2p.rcmgr -> its classes that are ours while `rcmgr.install()` is in effect.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABCMeta
+from dataclasses import replace
 from typing import Any
 
 from libp2p.rcmgr.circuit_breaker import CircuitBreaker
@@ -28,7 +29,8 @@ from rcmgr.libp2p.dropin.graceful_degradation import NoDegradation
 from rcmgr.libp2p.dropin.memory_limits import MemoryConnectionLimits
 from rcmgr.libp2p.dropin.memory_stats import MemoryStatsCache
 from rcmgr.libp2p.dropin.observed import Observed
-from rcmgr.limit_files import NodeLimits
+from rcmgr.libp2p.dropin.token_bucket import LONGEST_FILL_S
+from rcmgr.limit_files import NodeLimits, ProcessMemoryLimits
 from rcmgr.limits import ConcreteLimits
 from rcmgr.manager import ResourceManager as OurManager
 from rcmgr.manager import with_totals
@@ -40,7 +42,6 @@ from rcmgr.scope import ConnScope, Refusal
 __all__ = ["ConnectionScope", "ResourceLimits", "ResourceManager", "set_default_limits"]
 
 _default_limits: NodeLimits | None = None
-_LONGEST_REFILL_S = 49 * 365 * 86400
 _MOST = 2**63 - 1
 
 
@@ -144,13 +145,18 @@ class ResourceManager(OurManager):
         elif connection_limits is None:
             connection_limits = (
                 node.connections if node is limits else new_connection_limits_with_defaults())
-        if memory_limits is None:
-            memory_limits = _default_memory_limits(node)
+        if not enable_memory_limits:
+            memory_limits = None
+            node = replace(node, memory=ProcessMemoryLimits())
+        elif memory_limits is None:
+            memory_limits = (
+                _memory_limits_of(node) if node is limits else MemoryConnectionLimits(
+                    None, new_memory_connection_limits_with_defaults().max_process_memory_percent))
         cidr_limiter = CIDRLimiter(cidr_limits) if cidr_limits else None
         rates = None
         if enable_rate_limiting:
             burst = max(1, int(burst_connections_per_peer))
-            slowest = burst / _LONGEST_REFILL_S  # what our buckets can count
+            slowest = burst / LONGEST_FILL_S  # what our buckets can count
             rates = ConnectionRateLimits(
                 per_peer=Rate(max(connections_per_peer_per_sec, slowest), burst))
         most = node.scopes.system.conns
@@ -170,7 +176,7 @@ class ResourceManager(OurManager):
             Allowlist(allowlist_config) if allowlist is None else Allowlist.of(allowlist),
             connection_limits=connection_limits,
             connection_rate_limits=rates,
-            memory_limits=memory_limits if enable_memory_limits else None,
+            memory_limits=memory_limits,
             enable_prometheus=enable_prometheus,
             prometheus_port=prometheus_port,
             prometheus_exporter=prometheus_exporter,
@@ -185,18 +191,23 @@ class ResourceManager(OurManager):
 
     @property
     def limits(self) -> Any:
-        """As they were given, or ours."""
+        """As they were given: py-libp2p's (which may be changed in place) or ours."""
         return super().limits if self._given_limits is None else self._given_limits
 
     @limits.setter
     def limits(self, limits: Any) -> None:
+        if isinstance(limits, NodeLimits):
+            self.scope_limits = limits.scopes
+            self._given_limits = None
+            return
         self.scope_limits = _totals(limits, self.scope_limits)
         self._given_limits = limits
         if isinstance(limits, Observed):
             limits.observe(self._heed_limits)
 
     def _heed_limits(self) -> None:
-        self.scope_limits = _totals(self._given_limits, self.scope_limits)
+        if self._given_limits is not None:  # else other limits are in their place by now
+            self.scope_limits = _totals(self._given_limits, self.scope_limits)
 
     def _new_watch(self) -> NoDegradation:
         return NoDegradation(self)
@@ -367,14 +378,11 @@ def _totals(limits: Any, scopes: ConcreteLimits) -> ConcreteLimits:
         raise TypeError(f"limits must be ResourceLimits, not {limits!r}") from error
 
 
-def _default_memory_limits(node: NodeLimits) -> MemoryConnectionLimits:
-    """Those of the node if it has any, else py-libp2p's of the process."""
+def _memory_limits_of(node: NodeLimits) -> MemoryConnectionLimits | None:
     most, share = node.memory.max_bytes, node.memory.max_percentage
     if most is None and share is None:
-        percent = new_memory_connection_limits_with_defaults().max_process_memory_percent
-    else:
-        percent = None if share is None else 100 * share
-    return MemoryConnectionLimits(most, percent)
+        return None
+    return MemoryConnectionLimits(most, None if share is None else 100 * share)
 
 
 def _memory(limits: Any) -> OurMemoryLimits:

@@ -27,6 +27,8 @@ class SystemMemoryLimitExceeded(ResourceLimitExceeded):
 
     system_memory_bytes: int
     max_allowed_bytes: int
+    connection_id: Hashable | None = None
+    peer_id: Hashable | None = None
 
     category = resource_type = "memory"
 
@@ -51,7 +53,8 @@ class _SystemExcess(MemoryExcess):
     def to_error(  # type: ignore[override]
         self, connection_id: Hashable | None = None, peer_id: Hashable | None = None
     ) -> SystemMemoryLimitExceeded:
-        return SystemMemoryLimitExceeded(*self)
+        return SystemMemoryLimitExceeded(
+            self.process_memory_bytes, self.max_allowed_bytes, connection_id, peer_id)
 
 
 class MemoryConnectionLimits(OurLimits, StockLimits):
