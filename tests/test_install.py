@@ -84,7 +84,7 @@ def test_what_their_factories_make() -> None:
     for each in (states, lifecycle, lifecycle.tracker, memory, friends):
         assert ours(each), each
     assert pickle.loads(pickle.dumps(states)) == states
-    assert type(totals).__mro__[1].__module__ == "rcmgr.libp2p.dropin.observed"
+    assert type(totals).__mro__[1].__module__ == "rcmgr.libp2p.dropin._observed"
     cache = memory_stats.get_global_memory_cache()
     assert cache is memory.memory_stats_cache and type(copy.copy(cache)) is type(cache)
     manager = new_resource_manager(

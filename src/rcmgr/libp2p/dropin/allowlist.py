@@ -12,7 +12,7 @@ from libp2p.rcmgr.allowlist import AllowlistConfig
 
 from rcmgr.addresses import Allowlist as OurAllowlist
 from rcmgr.addresses import Network, parse_entry
-from rcmgr.libp2p.dropin.named_sets import MutableNamedSet
+from rcmgr.libp2p.dropin._named_sets import MutableNamedSet
 from rcmgr.peers import peer_from_any, peer_key
 
 __all__ = ["Allowlist"]

@@ -8,7 +8,7 @@ from libp2p.rcmgr.connection_limits import ConnectionLimits as StockLimits
 
 from rcmgr.connection_limits import ConnectionLimits as OurLimits
 from rcmgr.connection_limits import check_limit
-from rcmgr.libp2p.dropin.observed import Observed
+from rcmgr.libp2p.dropin._observed import Observed
 
 __all__ = ["ConnectionLimits"]
 

@@ -20,6 +20,7 @@ from rcmgr.address_limits import SubnetLimiter
 from rcmgr.admission import ConnectionScope as OurScope
 from rcmgr.admission import is_inbound
 from rcmgr.connection_limits import check_limit
+from rcmgr.libp2p.dropin._observed import Observed
 from rcmgr.libp2p.dropin.allowlist import Allowlist
 from rcmgr.libp2p.dropin.cidr_limits import CIDRLimiter
 from rcmgr.libp2p.dropin.connection_lifecycle import HostLifecycle
@@ -28,7 +29,6 @@ from rcmgr.libp2p.dropin.connection_tracker import ConnectionTracker
 from rcmgr.libp2p.dropin.graceful_degradation import NoDegradation
 from rcmgr.libp2p.dropin.memory_limits import MemoryConnectionLimits
 from rcmgr.libp2p.dropin.memory_stats import MemoryStatsCache
-from rcmgr.libp2p.dropin.observed import Observed
 from rcmgr.libp2p.dropin.token_bucket import LONGEST_FILL_S
 from rcmgr.limit_files import NodeLimits, ProcessMemoryLimits
 from rcmgr.limits import ConcreteLimits
