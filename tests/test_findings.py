@@ -5,13 +5,14 @@ number. What needs hosts to be seen is in e2e/test_host_findings.py.
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 import time
 import weakref
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import pytest
 from libp2p.peer.id import ID
 from libp2p.rcmgr import Direction, ResourceLimits
 from libp2p.rcmgr.metrics import Metrics
@@ -384,5 +385,20 @@ def test_m5_pools_that_are_empty(side: Side) -> set[str]:
     return {"connection_pool", "memory_pool"} & set(stats)
 
 
-def test_every_finding_of_the_manager_has_a_line_in_the_docs() -> None:
-    pytest.skip("written with the documentation")
+# -- the documentation --------------------------------------------------------------------------
+
+TESTS = Path(__file__).parent
+DOCS = TESTS.parent / "docs" / "differences.md"
+
+
+def test_the_documentation_names_each_finding_and_its_proof() -> None:
+    text = DOCS.read_text()
+    tests = {
+        name for file in TESTS.rglob("test_*.py")
+        for name in re.findall(r"^(?:async )?def (test_\w+)", file.read_text(), re.MULTILINE)}
+    named = set(re.findall(r"`(test_\w+)`", text))
+    assert named <= tests, named - tests
+    rows = set(re.findall(r"^\| ([A-Z]\d+)\b", text, re.MULTILINE))
+    ours = {name for name in tests if re.match(r"test_[ledmx]\d+_", name)}
+    assert {name.split("_")[1].upper() for name in ours} <= rows
+    assert ours <= named, ours - named

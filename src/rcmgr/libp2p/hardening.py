@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rcmgr.libp2p.accepting import AcceptGate
-from rcmgr.libp2p.ended_streams import ended_streams
+from rcmgr.libp2p.bounded_muxers import bounded_muxers
 from rcmgr.libp2p.hooks import Hook, Libp2pMismatch
 from rcmgr.libp2p.remote_addresses import report_remote_addresses
 from rcmgr.libp2p.scopes import has_scope, manager_of, scope_streams
@@ -40,7 +40,7 @@ class Hardening:
         self._of_the_manager = ExitStack()
         with ExitStack() as undone:
             undone.callback(report_remote_addresses().undo)
-            undone.callback(ended_streams.want())
+            undone.callback(bounded_muxers.want())
             undone.callback(AcceptGate(self._swarm).undo)
             for attribute, make in (
                 ("_do_handle_inbound_connection", self._handling),
