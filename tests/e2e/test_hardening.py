@@ -10,6 +10,7 @@ import trio
 from libp2p import new_host
 from libp2p.custom_types import TProtocol
 from libp2p.io.trio import TrioTCPStream
+from libp2p.network.config import ConnectionConfig
 from libp2p.network.exceptions import SwarmException
 from libp2p.network.stream.exceptions import StreamError
 from libp2p.rcmgr.manager import ResourceManager as StockManager
@@ -405,3 +406,16 @@ async def test_many_hardened_hosts() -> None:
     [listener] = await trio.open_tcp_listeners(0, host="::1")
     async with listener, await trio.open_tcp_stream("::1", listener.socket.getsockname()[1]) as it:
         assert TrioTCPStream(it).get_remote_address() == it.socket.getpeername()[:2]
+
+
+async def test_a_stream_that_names_no_protocol_in_time() -> None:
+    config = ConnectionConfig(inbound_stream_protocol_negotiation_timeout=SHORT)
+    async with running_node(config=config) as node, running_node() as peer:
+        harden(node.host)
+        assert await peer.dial(node)
+        await eventually(lambda: node.manager.get_stats()["streams"] == 0)
+        stream = await peer.host.get_network().new_stream(node.id)
+        await stream.write(b"\x13")
+        await eventually(lambda: node.manager.get_stats()["streams"] == 1)
+        await eventually(lambda: node.manager.get_stats()["streams"] == 0)
+        assert await is_refused(stream)
