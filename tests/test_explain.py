@@ -77,9 +77,9 @@ def test_full_peers_hide_nothing_of_the_node() -> None:
         stream.set_protocol("/a")
         kept.append(stream)
     seen = usages(manager)
-    assert seen[0] == ("protocol:/a streams", 50, 50)
+    assert seen[0] == ("protocol:/a streams", 50, 50, None)
     assert [usage.of_one_peer for usage in seen] == [False] + [True] * 10 + [False]
-    assert seen[-1] == ("system streams", 50, 55)
+    assert seen[-1] == ("system streams", 50, 55, 50)
     assert manager.explain().splitlines()[1:3] == [
         "  protocol:/a streams: 50 of 50 (100%)", "  system streams: 50 of 55 (91%)"]
 

@@ -318,28 +318,28 @@ def test_an_exporter_shows_the_latest_of_its_managers(stock: bool) -> None:
     assert value(found, "libp2p_rcmgr_connections", dir="inbound", scope="system") == 3
 
 
-def test_the_arguments_of_the_installed_manager(manager: ResourceManager) -> None:
-    """`rcmgr.install()`: py-libp2p's names and arguments, our numbers."""
-    import libp2p.rcmgr
+def test_the_arguments_of_the_manager_that_install_puts_in_place() -> None:
+    """py-libp2p's names and arguments, our numbers."""
     from libp2p.rcmgr.prometheus_exporter import create_prometheus_exporter
 
-    import rcmgr
+    from rcmgr.libp2p.dropin.manager import ResourceManager as Installed
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with rcmgr.installed():
-        exporter = create_prometheus_exporter(enable_server=False)
-        installed: Any = libp2p.rcmgr.ResourceManager(
-            enable_prometheus=True, prometheus_port=port, prometheus_exporter=exporter)
-        kept = installed.open_connection(PEERS[0], None, "inbound")
-        over_http = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10).read()
-        for text in (over_http.decode(), exporter.get_metrics_text()):
-            found = read(text)
-            assert value(found, "libp2p_rcmgr_connections", dir="inbound", scope="system") == 1
-            assert value(found, "rcmgr_peers") == 1
-        kept.close()
-        installed.close()
+    exporter = create_prometheus_exporter(enable_server=False)
+    assert exporter is not None
+    manager = Installed(
+        enable_prometheus=True, prometheus_port=port, prometheus_exporter=exporter)
+    kept = manager.open_connection(PEERS[0], None, "inbound")
+    over_http = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10).read()
+    for text in (over_http.decode(), exporter.get_metrics_text()):
+        found = read(text)
+        assert value(found, "libp2p_rcmgr_connections", dir="inbound", scope="system") == 1
+        assert value(found, "rcmgr_peers") == 1
+    assert kept is not None
+    kept.close()
+    manager.close()
 
 
 def test_metrics_from_the_start() -> None:

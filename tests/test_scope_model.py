@@ -150,6 +150,19 @@ class Scopes(RuleBasedStateMachine):
             ready = model.protocol is not None and model.service is None
             self.attach(pair, "set_service", service, ready)
 
+    @rule(peer=PEERS, inbound=st.booleans(), protocol=PROTOCOLS, service=SERVICES)
+    def open_served_stream(self, peer: str, inbound: bool, protocol: str, service: str) -> None:
+        """All the way at once: one rule at a time, few get there."""
+        before = len(self.pairs)
+        self.open_stream(peer, inbound, allowlisted=False)
+        if len(self.pairs) == before:
+            return
+        pair = self.pairs[-1]
+        for call, argument in (("set_protocol", protocol), ("set_service", service)):
+            model = pair[1]
+            ready = model.live and (model.protocol is None) == (call == "set_protocol")
+            self.attach(pair, call, argument, ready and model.service is None)
+
     @rule(name=GROUPS)
     def view(self, name: str) -> None:
         self.both(self.real_view(name), self.model.view(name))

@@ -15,6 +15,7 @@ from libc.stdint cimport uint64_t
 
 from contextvars import ContextVar
 from enum import Enum
+from weakref import ref
 
 from rcmgr._peer cimport peer_key
 
@@ -295,6 +296,7 @@ cdef class ConnectionScope:
     cdef object __weakref__
     cdef object _tracker
     cdef object _record
+    cdef object _manager  # weak: the manager may lead, by way of observers, to who holds the scope
     cdef bint _only_pending
 
     def __init__(self, tracker, record, *, bint only_pending):
@@ -310,6 +312,11 @@ cdef class ConnectionScope:
     def peer_id(self):
         """The peer; None before the handshake."""
         return self._record.peer_id
+
+    @property
+    def resource_manager(self):
+        """Who gave it; None: gone, or it was nobody."""
+        return None if self._manager is None else self._manager()
 
     @property
     def closed(self):
@@ -345,9 +352,10 @@ cdef class ConnectionScope:
         return f"ConnectionScope({self._record!r}{', closed' if self.closed else ''})"
 
 
-cdef ConnectionScope new_scope(object tracker, object record, bint only_pending):
+cdef ConnectionScope new_scope(Admission manager, object record, bint only_pending):
     cdef ConnectionScope scope = ConnectionScope.__new__(ConnectionScope)
-    scope._tracker = tracker
+    scope._tracker = manager.connection_tracker
+    scope._manager = manager._weak
     scope._record = record
     scope._only_pending = only_pending
     return scope
@@ -373,6 +381,8 @@ cdef class Admission:
     # methods of the above, bound
     cdef object _acquire, _release, _has_allowlisted, _note
     cdef dict _allowed  # the peers of the allowlist
+    cdef object __weakref__
+    cdef object _weak  # to itself
     cdef Intake _intake
     cdef public bint _asks_addresses
     cdef public bint _asks_peers
@@ -383,13 +393,14 @@ cdef class Admission:
         self.connection_lifecycle = lifecycle
         self.ledger = ledger
         self.allowlist = allowlist
-        self._allowed = allowlist.peers
+        self._allowed = allowlist.allowed_peers
         self._acquire = ledger.acquire_stream
         self._release = ledger.release_stream
         self._has_allowlisted = ledger.has_allowlisted_connection
         self._note = denials.add
         self.denials = denials
         self._intake = intake
+        self._weak = ref(self)
 
     @property
     def closed(self):
@@ -459,7 +470,7 @@ cdef class Admission:
         if type(record) is not RECORD:
             self._note(record, None, None, inbound)
             return None
-        return new_scope(self.connection_tracker, record, True)
+        return new_scope(self, record, True)
 
     cdef object establish(self, object peer, bint inbound, object endpoint_ip):
         cdef bint exempt
@@ -476,7 +487,7 @@ cdef class Admission:
                 tracker.remove(known)
             return None
         if known is not None:
-            return new_scope(tracker, known, False)
+            return new_scope(self, known, False)
         pending = self._intake.take_pending(inbound)
         entered = None
         if (
@@ -491,7 +502,7 @@ cdef class Admission:
         record = self._intake.charge_peer(pending, None, peer, inbound, exempt, entered)
         if type(record) is RECORD:
             self._intake.offer_established(record)
-            return new_scope(tracker, record, False)
+            return new_scope(self, record, False)
         if pending is not None:
             tracker.remove(pending)
         if record is not None:

@@ -19,6 +19,7 @@ from enum import Enum
 from typing import Any, ClassVar
 
 from rcmgr.peers import peer_key, peer_text
+from rcmgr.texts import shortened, shown
 
 __all__ = [
     "AddressLimitExceeded",
@@ -32,7 +33,6 @@ __all__ = [
     "ScopeLimitExceeded",
     "StreamLimitExceeded",
     "link_upstream",
-    "shown",
 ]
 
 _UPSTREAM = "libp2p.rcmgr.exceptions"
@@ -160,23 +160,6 @@ def _text_of_peer(peer: Hashable) -> str:
     return peer_text(key) if isinstance(key, bytes) else str(key)
 
 
-def shown(name: object) -> str:
-    """A name for people: at most 160 characters, all of which can be printed.
-
-    Others chose it, perhaps to write to somebody's terminal or log.
-    """
-    text = str(name)
-    if len(text) > _MOST_SHOWN:
-        text = f"{text[:_MOST_SHOWN // 2]}...{text[-(_MOST_SHOWN // 2 - 3):]}"
-    if text.isprintable():
-        return text
-    return "".join(
-        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
-
-
-_MOST_SHOWN = 160
-
-
 @dataclass(eq=False)
 class ConnectionLimitExceeded(ResourceLimitExceeded):
     """A connection was refused: `current` connections were counted against `limit`."""
@@ -282,7 +265,7 @@ class ScopeLimitExceeded(ResourceLimitExceeded):
         if scope in _SCOPES_BY_NAME:
             return (
                 f"ConcreteLimits.{scope}_default.{field} or "
-                f"ConcreteLimits.{scope}[{shown(name)!r}].{field}"
+                f"ConcreteLimits.{scope}[{shortened(name)!r}].{field}"
             )
         path = f"ConcreteLimits.{scope}.{field}"
         total = _TOTALS.get((scope, field))
@@ -291,7 +274,10 @@ class ScopeLimitExceeded(ResourceLimitExceeded):
     @property
     def _limited(self) -> tuple[str, str]:
         """As in `ConcreteLimits`: "system", "peer", "protocol_peer", "conn", ...; and its name."""
-        kind, _, name = _SPANS.sub("", self.scope).partition(":")
+        # at the end alone: a long name that somebody chose takes no time
+        spans = _SPANS.search(self.scope, max(0, len(self.scope) - _LONGEST_SPANS))
+        owner = self.scope if spans is None else self.scope[:spans.start()]
+        kind, _, name = owner.partition(":")
         if not name:
             return _SCOPES.get(kind, kind.partition("-")[0]), ""
         name, of_peer, _ = name.partition(".peer:")
@@ -326,7 +312,8 @@ _SCOPES = {
     "allowlistedSystem": "allowlisted_system", "allowlistedTransient": "allowlisted_transient",
 }
 _SCOPES_BY_NAME = ("service", "service_peer", "protocol", "protocol_peer", "peer")
-_SPANS = re.compile(r"(\.span-\d+)+$")
+_SPANS = re.compile(r"(\.span-\d+)+\Z")
+_LONGEST_SPANS = 200
 # what whoever makes a node with `ResourceLimits` knows the system's limits by
 _TOTALS = {
     ("system", "conns"): "max_connections",
@@ -414,7 +401,7 @@ class RateLimitExceeded(ResourceLimitExceeded):
             version = "ipv6" if ":" in self.protocol else "ipv4"
             return f"AddressRates.{version} or ConnectionRateLimits.per_ip"
         return (
-            f"RateLimits.default, RateLimits.overrides[{shown(self.operation)!r}] or "
+            f"RateLimits.default, RateLimits.overrides[{shortened(self.operation)!r}] or "
             f"RateLimits.overall of {shown(self.protocol)}"
         )
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
-from rcmgr.errors import shown
 from rcmgr.peers import peer_text
+from rcmgr.texts import shown
 
 if TYPE_CHECKING:
     from rcmgr.manager import ResourceManager
@@ -21,11 +21,15 @@ _MOST_LINES = 5
 
 
 class Usage(NamedTuple):
-    """How much of one limit is in use. Bytes for memory, else a number of things."""
+    """How much of one limit is in use. Bytes for memory, else a number of things.
+
+    peak: the most there ever was; None: nobody knows.
+    """
 
     name: str
     used: int
     limit: int
+    peak: int | None = None
 
     @property
     def share(self) -> float:
@@ -50,21 +54,24 @@ def usages(manager: ResourceManager) -> list[Usage]:
 
 def _of_states(manager: ResourceManager) -> Iterator[Usage]:
     tracker, limits = manager.connection_tracker, manager.connection_limits
+    seen = tracker.snapshot()
     for name, limit in limits.to_dict().items():
         kind = name.removeprefix("max_")
         if limit is None:
             continue
         if kind == "established_per_peer":
             per_peer = tracker.established_per_peer
-            yield Usage(kind, max((len(ids) for ids in per_peer.values()), default=0), limit)
+            used = max((len(ids) for ids in per_peer.values()), default=0)
         else:
-            yield Usage(kind, tracker.get_connection_count(kind), limit)
+            used = getattr(seen, kind)
+        yield Usage(kind, used, limit, getattr(seen, f"peak_{kind}"))
 
 
 def _of_scopes(manager: ResourceManager) -> Iterator[Usage]:
     ledger = manager.ledger
+    peaks = {"system": ledger.peak, "transient": ledger.transient_peak}
     for scope, field, used, limit in ledger.fullest(peers=False):
-        yield Usage(f"{scope} {field}", used, limit)
+        yield Usage(f"{scope} {field}", used, limit, peaks.get(scope, {}).get(field))
     # apart: at a busy node enough peers are at their limits to crowd out the node's own
     everything = (Usage(f"{scope} {field}", *counts) for scope, field, *counts in ledger.fullest())
     yield from islice((usage for usage in everything if usage.of_one_peer), _MOST_PEERS)

@@ -14,6 +14,7 @@ from rcmgr.address_limits import (
     AddressRates,
     AddressRefusal,
     Entered,
+    SubnetLimiter,
     SubnetLimits,
 )
 from rcmgr.addresses import Allowlist, endpoint_of
@@ -94,13 +95,7 @@ class ResourceLimits:
 
     def applied_to(self, scopes: ConcreteLimits) -> ConcreteLimits:
         """The same limits with the system's connections, streams and memory set to these."""
-        system = replace(
-            scopes.system,
-            conns=_counted(self.max_connections),
-            memory=_counted(self.max_memory_bytes),
-            streams=_counted(self.max_streams),
-        )
-        return replace(scopes, system=system)
+        return with_totals(scopes, self.max_connections, self.max_memory_bytes, self.max_streams)
 
 
 class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
@@ -128,6 +123,10 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
 
     TypeError, ValueError: which argument is wrong, and why.
     """
+
+    # what a subclass may have instead
+    _tracker_type: type[ConnectionTracker] = ConnectionTracker
+    _lifecycle_type: type[HostLifecycle] = HostLifecycle
 
     def __init__(
         self,
@@ -159,10 +158,10 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
                 "connect: give one of them")
         allowed = _allowlist(allowlist)
         denials = _denial_log(denials_kept)
-        tracker = ConnectionTracker(bypass=allowed.peers)
+        tracker = self._tracker_type(bypass=allowed.allowed_peers)
         ledger = Ledger(trace_allocations=trace_allocations)
         intake = Intake(tracker, ledger, connection_limits)
-        self._lifecycle = HostLifecycle(
+        self._lifecycle = self._lifecycle_type(
             tracker, intake=intake, denials=denials, allowlist=allowed
         )
         super().__init__(
@@ -196,7 +195,7 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
         self._servers: list[StatusServer | MetricsServer] = []
         self._lock = threading.Lock()
         # the name under which the swarm starts it
-        self.graceful_degradation = HostWatch(self._forget_connections)
+        self.graceful_degradation = self._new_watch()
         self.prometheus_exporter = prometheus_exporter
         if prometheus_exporter is not None:
             from rcmgr.metrics import feed
@@ -313,7 +312,9 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
         """Who may connect from where; None: no limit depends on it."""
         return self._lifecycle.addresses
 
-    def _set_addresses(self, subnets: SubnetLimits | None, rates: AddressRates | None) -> None:
+    def _set_addresses(
+        self, subnets: SubnetLimits | SubnetLimiter | None, rates: AddressRates | None
+    ) -> None:
         gate = None
         if subnets is not None or rates is not None:
             gate = AddressGate(subnets, rates, self.allowlist)
@@ -598,6 +599,9 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
 
     # -- the end -------------------------------------------------------------------------------
 
+    def _new_watch(self) -> HostWatch:
+        return HostWatch(self._forget_connections)
+
     def close(self) -> None:
         """Deny everything from now on and forget what is held; scopes may still be closed.
 
@@ -627,6 +631,15 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
         held = self._held()
         streams = held.streams_inbound + held.streams_outbound
         return f"ResourceManager({self.connection_tracker!r}, streams={streams})"
+
+
+def with_totals(
+    scopes: ConcreteLimits, conns: int | None, memory: int | None, streams: int | None
+) -> ConcreteLimits:
+    """The same limits with these of the system scope."""
+    system = replace(
+        scopes.system, conns=_counted(conns), memory=_counted(memory), streams=_counted(streams))
+    return replace(scopes, system=system)
 
 
 def _counted(limit: int | None) -> int | None:

@@ -47,7 +47,8 @@ _NO_DENIALS: Final = dict.fromkeys((
     "established_per_peer", "established_total", "memory_usage", "address_connections",
     "address_rate", "connection_rate_per_peer",
 ), 0)
-"""So that the first denial is a step from 0, which a rate can show; those of scopes are too many."""
+"""So that the first denial is a step from 0, which a rate can show. Those of scopes are too many.
+"""
 _LIMITED_SCOPES: Final = ("system", "transient")
 _RESOURCES: Final = {
     "memory": "memory", "fd": "fd", "conns": "connection", "streams": "stream"

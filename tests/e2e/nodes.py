@@ -94,8 +94,9 @@ async def running_node(
     config: ConnectionConfig | None = None,
     muxer: Literal["YAMUX", "MPLEX"] | None = None,
 ) -> AsyncIterator[Node]:
-    """manager: instead of one that is made of these limits. config: of the swarm; default: its own
-    limits, its retries and the dials of its own are out of the way.
+    """manager: one that exists already, py-libp2p's own perhaps; else ours with these limits.
+    config: of the swarm; default: its own limits, its retries and the dials of its own are out of
+    the way.
     """
     if manager is None:
         manager = ResourceManager(
