@@ -153,6 +153,48 @@ def test_hosts_are_hardened() -> None:
     """)
 
 
+def test_hardened_hosts_are_used() -> None:
+    """Made before they run, as programs make them: a slot comes back, over TCP and WebSocket."""
+    check("""
+    import rcmgr
+    rcmgr.install(harden=True)
+    import trio
+    from libp2p import new_host
+    from libp2p.custom_types import TProtocol
+    from libp2p.peer.peerinfo import PeerInfo
+    from multiaddr import Multiaddr
+
+    ECHO = TProtocol("/echo/1.0.0")
+
+    async def echo(stream):
+        await stream.write(await stream.read(4))
+        await stream.close()
+
+    async def main(address):
+        listen = [Multiaddr(address)]
+        host = new_host(listen_addrs=listen)
+        host.set_stream_handler(ECHO, echo)
+        swarm = host.get_network()
+        assert swarm._stream_semaphore is None
+        swarm._inbound_limiter.total_tokens = 1
+        async with host.run(listen):
+            for _ in range(3):
+                peer = new_host(listen_addrs=listen)
+                async with peer.run([]):
+                    await peer.connect(PeerInfo(host.get_id(), host.get_addrs()))
+                    stream = await peer.new_stream(host.get_id(), [ECHO])
+                    await stream.write(b"ping")
+                    assert await stream.read(4) == b"ping"
+                    await peer.disconnect(host.get_id())
+                with trio.fail_after(10):
+                    while swarm._inbound_limiter.borrowed_tokens:
+                        await trio.sleep(0.01)
+
+    for address in ("/ip4/127.0.0.1/tcp/0", "/ip6/::1/tcp/0", "/ip4/127.0.0.1/tcp/0/ws"):
+        trio.run(main, address)
+    """)
+
+
 def test_limits_of_the_environment(tmp_path: Path) -> None:
     file = tmp_path / "limits.toml"
     file.write_text("[System]\nConns = 7\n[Connections]\nmax_pending_inbound = 3\n")

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from rcmgr.libp2p import report_remote_addresses
-from rcmgr.libp2p.ended_streams import ended_streams
+from rcmgr.libp2p.bounded_muxers import bounded_muxers
 from rcmgr.libp2p.remote_addresses import address_hooks
 
 
@@ -26,6 +26,6 @@ def remote_addresses() -> Iterator[None]:
 def _process_as_it_was() -> Iterator[None]:
     """What a test hooked for the whole process, and left so, would be there in the next."""
     yield
-    for hooks in (address_hooks, ended_streams):
+    for hooks in (address_hooks, bounded_muxers):
         hooks._wanted.clear()
         hooks._take_away()

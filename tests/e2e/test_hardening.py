@@ -10,6 +10,7 @@ import trio
 from libp2p import new_host
 from libp2p.custom_types import TProtocol
 from libp2p.io.trio import TrioTCPStream
+from libp2p.network.config import ConnectionConfig
 from libp2p.network.exceptions import SwarmException
 from libp2p.network.stream.exceptions import StreamError
 from libp2p.rcmgr.manager import ResourceManager as StockManager
@@ -73,6 +74,37 @@ async def test_a_hardened_host_works(transport: str) -> None:
         await eventually(lambda: peer.counts == (0, 0, 0, 0))
         assert peer.manager.ledger.leaked == node.manager.ledger.leaked == 0
         assert peer.manager.ledger.over_released == node.manager.ledger.over_released == 0
+
+
+@pytest.mark.parametrize("muxer", ["YAMUX", "MPLEX"])
+async def test_a_hardened_host_takes_in_what_is_read(muxer: Any) -> None:
+    """More than any window, and an answer to whoever has closed its half."""
+    size, chunk = 4 << 20, 1 << 16
+    done = trio.Event()
+
+    async def swallow(stream: Any) -> None:
+        got = 0
+        while got < size:
+            got += len(await stream.read(chunk))
+        await stream.write(b"answer")
+        await stream.close()
+        done.set()
+
+    async with running_node() as node, running_node(muxer=muxer) as peer:
+        for each in (node, peer):
+            harden(each.host)
+        node.host.set_stream_handler(ECHO, swallow)
+        assert await peer.dial(node)
+        stream = await peer.host.new_stream(node.id, [ECHO])
+        for _ in range(size // chunk):
+            await stream.write(b"x" * chunk)
+        await stream.close_write()
+        await done.wait()
+        await trio.sleep(0.2)
+        assert await stream.read(6) == b"answer"
+        [connection] = node.host.get_network().get_connections(peer.id)
+        assert not connection.is_closed
+        await eventually(lambda: not connection.muxed_conn.streams)  # type: ignore[attr-defined]
 
 
 def state(node: Node) -> tuple[Any, ...]:
@@ -374,3 +406,16 @@ async def test_many_hardened_hosts() -> None:
     [listener] = await trio.open_tcp_listeners(0, host="::1")
     async with listener, await trio.open_tcp_stream("::1", listener.socket.getsockname()[1]) as it:
         assert TrioTCPStream(it).get_remote_address() == it.socket.getpeername()[:2]
+
+
+async def test_a_stream_that_names_no_protocol_in_time() -> None:
+    config = ConnectionConfig(inbound_stream_protocol_negotiation_timeout=SHORT)
+    async with running_node(config=config) as node, running_node() as peer:
+        harden(node.host)
+        assert await peer.dial(node)
+        await eventually(lambda: node.manager.get_stats()["streams"] == 0)
+        stream = await peer.host.get_network().new_stream(node.id)
+        await stream.write(b"\x13")
+        await eventually(lambda: node.manager.get_stats()["streams"] == 1)
+        await eventually(lambda: node.manager.get_stats()["streams"] == 0)
+        assert await is_refused(stream)

@@ -5,6 +5,7 @@ ours without `harden` does as stock.
 
 from __future__ import annotations
 
+import struct
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -17,6 +18,7 @@ from libp2p.abc import INotifee
 from libp2p.custom_types import TProtocol
 from libp2p.host.exceptions import StreamFailure
 from libp2p.host.ping import ID as PING
+from libp2p.identity.identify import ID as IDENTIFY
 from libp2p.network.config import ConnectionConfig
 from libp2p.network.stream.exceptions import StreamError
 from libp2p.peer.peerstore import PeerStoreError
@@ -107,7 +109,8 @@ async def test_l1_connections_denied_by_their_state_outbound(side: Side) -> int:
 
 
 async def burst(attacker: Node, target: Node, count: int) -> list[Any]:
-    """Begin so many connections at once with one key; those whose handshake was completed."""
+    """Begin so many connections at once with one key; those whose handshake was completed, secured.
+    """
     swarm: Any = attacker.host.get_network()
     address = Multiaddr(str(target.host.get_addrs()[0]).partition("/p2p/")[0])
     done = []
@@ -117,7 +120,7 @@ async def burst(attacker: Node, target: Node, count: int) -> list[Any]:
             raw: Any = await TCP().dial(address)
             secured = await swarm.upgrader.upgrade_security(raw, True, target.id)
             await swarm.upgrader.upgrade_connection(secured, target.id)
-            done.append(raw)
+            done.append(secured)
 
     async with trio.open_nursery() as nursery:
         for _ in range(count):
@@ -567,6 +570,7 @@ async def test_x3_what_streams_leave_that_were_reset(side: Side) -> dict[str, tu
             unread = trio.Event()
             node.host.set_stream_handler(HOLD, reset)
             assert await peer.dial(node)
+            await eventually(lambda node=node: live(node) == 1)
             [connection] = node.host.get_network().get_connections(peer.id)
             muxed: Any = connection.muxed_conn
             await settled(lambda node=node: node.manager._current_streams)
@@ -582,3 +586,58 @@ async def test_x3_what_streams_leave_that_were_reset(side: Side) -> dict[str, tu
                 len(kept.get("stream_buffers", kept.get(
                     "streams_msg_channels", kept.get("_stream_cache")))))
     return found
+
+
+def frame(stream: int, data: bytes, flags: int = 0) -> bytes:
+    """Yamux: data of a stream."""
+    return struct.pack(">BBHLL", 0, 0, flags, stream, len(data)) + data
+
+
+@asynccontextmanager
+async def raw_yamux(side: Side) -> AsyncIterator[tuple[Node, Any, Any]]:
+    """A host, a connection to it that writes frames, and the host's end of that."""
+    async with guarded(side) as node, running_node() as peer:
+        [connection] = await burst(peer, node, 1)
+        await eventually(lambda: live(node) == 1)
+        [accepted_one] = node.host.get_network().get_connections(peer.id)
+        yield node, connection, accepted_one.muxed_conn
+        await connection.close()
+
+
+def asked(protocol: str) -> bytes:
+    return b"".join(
+        bytes([len(line)]) + line for line in (b"/multistream/1.0.0\n", f"{protocol}\n".encode()))
+
+
+@finding(stock=(True, 1), hardened=(False, 0))
+async def test_x4_more_than_a_window(side: Side) -> tuple[bool, int]:
+    """Whether a host keeps more than the largest window, 16 MiB, of what is sent on one stream; how
+    many connections it has afterwards.
+    """
+
+    async def wait(stream: Any) -> None:
+        await trio.sleep_forever()
+
+    async with raw_yamux(side) as (node, connection, muxed):
+        node.host.set_stream_handler(HOLD, wait)
+        await connection.write(frame(1, asked(HOLD), flags=1))
+        await settled(lambda: node.manager._current_streams)
+        with suppress(Exception):  # it hangs up
+            for _ in range(20 << 4):
+                await connection.write(frame(1, b"x" * (1 << 16)))
+        kept = await settled(lambda: len(muxed.stream_buffers.get(1, b"")))
+        return kept > 16 << 20, live(node)
+
+
+@finding(stock=(20, 20 * 50_000), hardened=(0, 0))
+async def test_x4_streams_that_only_we_have_closed(side: Side) -> tuple[int, int]:
+    """Of 20 of identify, each with 50,000 bytes that nobody reads: streams and bytes kept."""
+    async with raw_yamux(side) as (node, connection, muxed):
+        await settled(lambda: node.manager._current_streams)
+        before = len(muxed.streams)  # identify, the other way
+        for number in range(20):
+            await connection.write(frame(2 * number + 1, asked(IDENTIFY), flags=1))
+            await connection.write(frame(2 * number + 1, b"x" * 50_000))
+        await settled(lambda: node.manager._current_streams)
+        await settled(lambda: sum(map(len, muxed.stream_buffers.values())))
+        return len(muxed.streams) - before, sum(map(len, muxed.stream_buffers.values()))

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rcmgr.libp2p.accepting import AcceptGate
-from rcmgr.libp2p.ended_streams import ended_streams
+from rcmgr.libp2p.bounded_muxers import bounded_muxers
 from rcmgr.libp2p.hooks import Hook, Libp2pMismatch
 from rcmgr.libp2p.remote_addresses import report_remote_addresses
 from rcmgr.libp2p.scopes import has_scope, manager_of, scope_streams
@@ -40,7 +40,7 @@ class Hardening:
         self._of_the_manager = ExitStack()
         with ExitStack() as undone:
             undone.callback(report_remote_addresses().undo)
-            undone.callback(ended_streams.want())
+            undone.callback(bounded_muxers.want())
             undone.callback(AcceptGate(self._swarm).undo)
             for attribute, make in (
                 ("_do_handle_inbound_connection", self._handling),
@@ -183,15 +183,16 @@ def harden(host: IHost) -> Hardening:
     * A stream over `max_streams` is refused with a reset; stock hosts let it wait, and anybody can
       make any number of them wait. Unless the limits say how many may come from outside, one in
       eight streams is kept for those that the host opens, so that nobody's streams block them; and
-      unless they say how many a peer may have, none has more than half of those from outside. What
-      was refused leaves nothing in memory (for streams of all hosts of the process).
+      unless they say how many a peer may have, none has more than half of those from outside.
     * The slot of an inbound connection is given back when the connection ends; a stock host accepts
       250 inbound connections in its lifetime.
     * A connection over TCP is refused when it is accepted, before a stream, a task and a multiaddr
       are spent on it (`AcceptGate`).
     * Streams have scopes (`scope_streams`), and a slot is not lost when one is reset at once.
     * Connections over IPv6 and WebSocket have addresses, relayed ones not their relay's
-      (`report_remote_addresses`).
+      (`report_remote_addresses`); for all hosts of the process.
+    * Muxers keep nothing of streams that were refused, reset, or closed by their handler, and a
+      peer that sends more than its window loses the connection; for all hosts of the process.
 
     Off unless called; each part is a hook that `undo` takes away. Stays if the host is given
     another manager of ours. A host that is hardened already gets the same result again.

@@ -7,14 +7,11 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable
 from importlib import metadata
-from typing import Any
+from typing import Any, Protocol
 
 __all__ = ["Hook", "Libp2pMismatch", "SharedHooks", "UnverifiedLibp2pWarning", "check_version"]
 
 VERIFIED = ("0.8.1",)
-
-# what there is, to what stands in for it
-Make = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class Libp2pMismatch(RuntimeError):
@@ -56,7 +53,9 @@ class Hook:
     Libp2pMismatch: the owner has no such callable; nothing has changed.
     """
 
-    def __init__(self, owner: Any, attribute: str, make: Make) -> None:
+    def __init__(
+        self, owner: Any, attribute: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]
+    ) -> None:
         where = f"{getattr(owner, '__qualname__', None) or type(owner).__qualname__}.{attribute}"
         check_version(f"the hook on {where}")
         original = getattr(owner, attribute, None)
@@ -94,16 +93,20 @@ class Hook:
             below.undo()
 
 
+class Undoable(Protocol):
+    def undo(self) -> None: ...
+
+
 class SharedHooks:
     """Hooks for the whole process: in place once, as long as somebody wants them. Thread safe.
 
-    targets: called to place them; owner, attribute and make of each.
+    place: puts them in place, one after the other.
     """
 
-    def __init__(self, targets: Callable[[], Iterable[tuple[Any, str, Make]]]) -> None:
-        self._targets = targets
+    def __init__(self, place: Callable[[], Iterable[Undoable]]) -> None:
+        self._place = place
         self._lock = threading.Lock()
-        self._hooks: list[Hook] = []
+        self._hooks: list[Undoable] = []
         self._wanted: set[object] = set()
 
     def want(self) -> Callable[[], None]:
@@ -114,7 +117,12 @@ class SharedHooks:
         ticket = object()
         with self._lock:
             if not self._wanted:
-                self._place()
+                try:
+                    for hook in self._place():
+                        self._hooks.append(hook)
+                except BaseException:
+                    self._take_away()
+                    raise
             self._wanted.add(ticket)
 
         def leave() -> None:
@@ -124,14 +132,6 @@ class SharedHooks:
                     self._take_away()
 
         return leave
-
-    def _place(self) -> None:
-        try:
-            for owner, attribute, make in self._targets():
-                self._hooks.append(Hook(owner, attribute, make))
-        except BaseException:
-            self._take_away()
-            raise
 
     def _take_away(self) -> None:
         while self._hooks:

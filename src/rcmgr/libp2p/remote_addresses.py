@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from rcmgr.libp2p.hooks import Make, SharedHooks
+from rcmgr.libp2p.hooks import Hook, SharedHooks
 
 __all__ = ["RemoteAddresses", "report_remote_addresses"]
 
@@ -67,19 +67,19 @@ def _of_dialled(original: Callable[[Any], str | None]) -> Callable[[Any], str | 
     return extract_ip_from_multiaddr
 
 
-def _targets() -> Iterator[tuple[Any, str, Make]]:
+def _hooks() -> Iterator[Hook]:
     from libp2p.io.trio import TrioTCPStream
     from libp2p.network import swarm
     from libp2p.network.connection.raw_connection import RawConnection
     from libp2p.transport.websocket.connection import P2PWebSocketConnection
 
-    yield TrioTCPStream, "get_remote_address", _of_tcp
-    yield P2PWebSocketConnection, "get_remote_address", _of_websocket
-    yield RawConnection, "get_remote_address", _of_relayed
-    yield swarm, "extract_ip_from_multiaddr", _of_dialled
+    yield Hook(TrioTCPStream, "get_remote_address", _of_tcp)
+    yield Hook(P2PWebSocketConnection, "get_remote_address", _of_websocket)
+    yield Hook(RawConnection, "get_remote_address", _of_relayed)
+    yield Hook(swarm, "extract_ip_from_multiaddr", _of_dialled)
 
 
-address_hooks = SharedHooks(_targets)
+address_hooks = SharedHooks(_hooks)
 
 
 class RemoteAddresses:
