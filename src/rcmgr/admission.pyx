@@ -17,6 +17,7 @@ from contextvars import ContextVar
 from enum import Enum
 
 from rcmgr._peer cimport peer_key
+from rcmgr.denials cimport DenialLog
 
 from rcmgr.connection_tracker import ConnectionRecord
 from rcmgr.errors import ResourceScopeClosed
@@ -369,10 +370,10 @@ cdef class Admission:
     cdef readonly object ledger
     cdef readonly object allowlist
     """Who is never limited; may be edited at any time."""
-    cdef readonly object denials
-    """The latest denials, a DenialLog."""
+    cdef readonly DenialLog denials
+    """The latest denials."""
     # methods of the above, bound
-    cdef object _acquire, _release, _note
+    cdef object _acquire, _release
     cdef dict _allowed  # the peers of the allowlist
     cdef Intake _intake
     cdef public bint _asks_addresses
@@ -387,7 +388,6 @@ cdef class Admission:
         self._allowed = allowlist.peers
         self._acquire = ledger.acquire_stream
         self._release = ledger.release_stream
-        self._note = denials.add
         self.denials = denials
         self._intake = intake
 
@@ -435,7 +435,7 @@ cdef class Admission:
             exempt, entered = answer
         record = self._intake.charge_pending(None, inbound, exempt, entered)
         if type(record) is not RECORD:
-            self._note(record, None, None, inbound)
+            self.denials.add(record, None, None, inbound)
             return None
         self._intake.offer_pending(record)
         return new_scope(self.connection_tracker, record, True)
@@ -469,7 +469,7 @@ cdef class Admission:
         if pending is not None:
             tracker.remove(pending)
         if record is not None:
-            self._note(record, None if pending is None else pending.connection_id, peer, inbound)
+            self.denials.add(record, None if pending is None else pending.connection_id, peer, inbound)
         return None
 
     cdef bint is_exempt(self, object peer, object endpoint_ip) except -1:
@@ -492,7 +492,7 @@ cdef class Admission:
         taken = self._acquire(peer, inbound, self.is_exempt(peer, None))
         if taken is True:
             return True
-        self._note(taken, None, peer, inbound)
+        self.denials.add(taken, None, peer, inbound)
         return False
 
     def release_stream(self, peer_id, direction):
