@@ -12,6 +12,7 @@ import json
 import sys
 import tracemalloc
 from collections.abc import Callable
+from contextvars import copy_context
 from typing import Any
 
 import psutil
@@ -39,6 +40,7 @@ from rcmgr import (
     ScopeLimitExceeded,
     SubnetLimits,
 )
+from rcmgr.admission import accepted
 
 Cycle = Callable[[int], Any]
 
@@ -58,6 +60,24 @@ def tracker_cycle() -> Cycle:
         tracker.remove_connection(connection_id)
 
     return cycle
+
+
+def tracker_reused_ids() -> Cycle:
+    tracker = ConnectionTracker(reuse_ids=True)
+
+    def cycle(i: int) -> None:
+        tracker.admit("one", b"peer %d" % i, True, NO_LIMITS, _Closable())
+        tracker.add_pending_outbound("one")
+        tracker.move_to_established_inbound("one", b"other %d" % i)
+        tracker.move_to_established_inbound("one", b"other %d" % i)
+        tracker.remove_connection("one")
+
+    return cycle
+
+
+class _Closable:
+    def close(self) -> None:
+        pass
 
 
 def tracker_peer_with_several() -> Cycle:
@@ -239,6 +259,23 @@ def manager_overlapping_handshakes() -> Cycle:
     return cycle
 
 
+def manager_accepting() -> Cycle:
+    """A loop that accepts, the tasks that it starts, and those that never ask."""
+    manager = ResourceManager(limits=ResourceLimits(max_connections=3))
+
+    def cycle(i: int) -> None:
+        accepted.set(None)
+        scope = manager.accept_connection("192.0.2.1")
+        assert scope is not None
+        accepted.set(scope)
+        handler = copy_context()
+        if i % 2:
+            assert handler.run(manager.open_connection) is scope
+            scope.close()
+
+    return cycle
+
+
 def manager_allowlist_text() -> Cycle:
     """Peers by their text: those decoded last are kept, and no more."""
     import base58
@@ -262,6 +299,46 @@ def managers_made_and_dropped() -> Cycle:
         other = manager.open_connection(b"peer %d" % i)
         manager.acquire_stream(b"peer", "inbound")
         del scope, other, manager
+
+    return cycle
+
+
+def dropin_lifecycle() -> Cycle:
+    from rcmgr.libp2p.dropin.connection_lifecycle import ConnectionLifecycleManager
+    from rcmgr.libp2p.dropin.connection_limits import ConnectionLimits
+    from rcmgr.libp2p.dropin.connection_tracker import ConnectionTracker
+
+    limits = ConnectionLimits(max_established_total=9)
+    lifecycle = ConnectionLifecycleManager(ConnectionTracker(limits), limits)
+
+    def cycle(i: int) -> None:
+        finish(lifecycle.handle_pending_inbound_connection("c"))
+        finish(lifecycle.handle_established_inbound_connection("c", b"peer %d" % i))
+        limits.max_established_total = i
+        lifecycle.tracker.get_all_connections()
+        lifecycle.get_connection_stats()
+        lifecycle.notify_connection_closed("c")
+
+    return cycle
+
+
+def dropin_managers() -> Cycle:
+    from libp2p.rcmgr.allowlist import AllowlistConfig
+
+    from rcmgr.libp2p.dropin.connection_limits import ConnectionLimits
+    from rcmgr.libp2p.dropin.manager import ResourceLimits, ResourceManager
+
+    limits, states = ResourceLimits(max_connections=9), ConnectionLimits()
+    allowed = AllowlistConfig(multiaddrs={"/ip4/192.0.2.1"})
+
+    def cycle(i: int) -> None:
+        if i % 100:  # it costs half a millisecond
+            return
+        manager = ResourceManager(
+            limits, allowlist_config=allowed, connection_limits=states,
+            cidr_limits=[("10.0.0.0/8", 1)])
+        manager.open_connection(b"peer", "10.0.0.1")
+        limits.max_connections = i
 
     return cycle
 
@@ -415,9 +492,10 @@ CASES: dict[str, Callable[[], Cycle]] = {
     function.__name__: function
     for function in (
         leaks_sixteen_bytes, tracker_cycle, tracker_peer_with_several, tracker_denied,
-        tracker_wrong_calls,
+        tracker_wrong_calls, tracker_reused_ids, dropin_lifecycle, dropin_managers,
         tracker_views_and_records, tracker_bypass_clear_reconcile, lifecycle_cycle,
         lifecycle_denied, manager_denied, manager_scopes_dropped, manager_overlapping_handshakes,
+        manager_accepting,
         manager_allowlist_text, managers_made_and_dropped, ledger_lives,
         ledger_refusals, ledger_views_limits_snapshots, ledger_dropped_and_cleared,
         gate_and_allowlist, limits_file, denials_of_many, ledger_seen_from_outside,

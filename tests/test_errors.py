@@ -78,8 +78,8 @@ def test_fields() -> None:
                              (MemoryReservationExceeded, 5)):
         with pytest.raises(TypeError, match="required positional argument"):
             type_(*[1] * (arguments - 1))
-    assert str(ResourceScopeClosed()) == "resource manager is closed"
-    assert ResourceScopeClosed("scope").message == "scope is closed"
+    assert str(ResourceScopeClosed()) == "resource manager: resource scope closed"
+    assert ResourceScopeClosed("scope").message == "scope: resource scope closed"
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)

@@ -18,6 +18,7 @@ from rcmgr import (
     ResourceLimits,
     ResourceManager,
 )
+from rcmgr.admission import accepted
 
 PEER = ID(b"\x00\x01peer")
 OTHER = ID(b"\x00\x01other")
@@ -508,4 +509,79 @@ def test_many_handshakes_of_one_task_each_adopt_a_slot(
     assert manager.connection_tracker.snapshot().total_created == 100
     for scope in (*before, *after):
         scope.close()
+    check_nothing_held(manager)
+
+
+def accept(manager: ResourceManager) -> ConnectionScope:
+    """As an accept loop, in whose context the handler's task is started then."""
+    scope = manager.accept_connection("192.0.2.1")
+    assert scope is not None
+    accepted.set(scope)
+    return scope
+
+
+def test_accepted_for_the_task_that_asks_next(manager: ResourceManager) -> None:
+    def loop() -> None:
+        scopes = [accept(manager)]
+        first = copy_context()
+        scopes.append(accept(manager))
+        second = copy_context()
+        assert counts(manager) == one("pending", "inbound", 2)
+        assert second.run(open_scope, manager, None, "192.0.2.1", "inbound") is scopes[1]
+        assert first.run(open_scope, manager, None, "192.0.2.1", "inbound") is scopes[0]
+        assert counts(manager) == one("pending", "inbound", 2)
+        scopes.append(second.run(open_scope, manager, PEER, "192.0.2.1", "inbound"))
+        assert counts(manager) == (1, 0, 1, 0)
+        # it is asked for once
+        assert first.run(open_scope, manager, None, "192.0.2.1", "inbound") not in scopes
+
+    copy_context().run(loop)
+
+
+@pytest.mark.parametrize("why", ["outbound", "closed", "forgotten", "another manager"])
+def test_not_what_was_accepted(manager: ResourceManager, why: str) -> None:
+    def loop() -> None:
+        scope = accept(manager)
+        asked = ResourceManager() if why == "another manager" else manager
+        if why == "closed":
+            scope.close()
+        elif why == "forgotten":
+            manager.connection_tracker.clear()
+        direction = "outbound" if why == "outbound" else "inbound"
+        other = open_scope(asked, None, "192.0.2.1", direction)
+        assert other is not scope
+        assert counts(asked)[direction == "outbound"] == 1
+
+    copy_context().run(loop)
+
+
+def test_accepting_over_a_limit_or_when_closed() -> None:
+    manager = ResourceManager(connection_limits=ConnectionLimits(max_pending_inbound=1))
+    scope = manager.accept_connection()
+    assert scope is not None
+    assert manager.accept_connection("192.0.2.1") is None
+    assert str(manager.last_denial).startswith("Connection limit exceeded: pending_inbound")
+    scope.close()
+    check_nothing_held(manager)
+    manager.close()
+    assert manager.accept_connection() is None
+
+
+def test_an_id_that_the_swarm_uses_again(manager: ResourceManager, direction: str) -> None:
+    """Ids are addresses of objects. The connection that had it before was lost without a word."""
+    report(manager, direction, "1", PEER)
+    lost = manager.connection_tracker.get_connection("1")
+    report(manager, direction, "1", OTHER)
+    report(manager, direction, "1", OTHER)
+    assert lost is not None
+    assert lost.state == "closed"
+    assert counts(manager) == one("established", direction)
+    assert dict(manager.connection_tracker.established_per_peer) == {OTHER: {"1"}}
+    assert manager.get_stats()["connections"] == 1
+    scope = open_scope(manager, OTHER, None, direction)
+    assert counts(manager) == one("established", direction)
+    report(manager, opposite(direction), "1", OTHER)
+    assert scope.closed
+    assert counts(manager) == one("established", opposite(direction))
+    manager.connection_lifecycle.notify_connection_closed("1", OTHER)
     check_nothing_held(manager)

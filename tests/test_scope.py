@@ -16,6 +16,7 @@ from model_scopes import limit
 
 import rcmgr.scope
 from rcmgr.errors import ResourceLimitExceeded, ResourceScopeClosed, ScopeLimitExceeded
+from rcmgr.peers import peer_text
 from rcmgr.scope import (
     ConnScope,
     Ledger,
@@ -380,6 +381,36 @@ def test_idle_groups_vanish_and_limits_set_stay() -> None:
     assert second.try_set_peer(PEER)
 
 
+def test_a_peers_shares_vanish_with_its_last_stream() -> None:
+    ledger = Ledger()
+    with ledger.open_stream(PEER) as stream, ledger.open_stream(b"other") as other:
+        for each in (stream, other):
+            each.set_protocol("/x")
+            each.set_service("s")
+        stream.close()
+        snapshot = ledger.snapshot()
+        for kind, name in (("protocols", "/x"), ("services", "s")):
+            assert list(snapshot[kind][name]["peers"]) == [peer_text(b"other")]
+    snapshot = ledger.snapshot()
+    assert snapshot["protocols"] == {}
+    assert snapshot["services"]["s"]["peers"] == {}
+
+
+def test_set_limits_reaches_members_and_fixed_scopes() -> None:
+    ledger = Ledger()
+    stream = ledger.open_stream(PEER)
+    stream.set_protocol("/x")
+    stream.set_service("s")
+    for changed in (
+        {"protocol_peer_default": limit(memory=1)}, {"service_peer": {"s": limit(memory=1)}},
+        {"protocol": {"/x": limit(memory=1)}}, {"system": limit(memory=1)},
+    ):
+        ledger.set_limits(limits(**changed))
+        assert not stream.try_reserve_memory(2)
+        ledger.set_limits(limits())
+        assert stream.try_reserve_memory(2)
+
+
 def test_set_limits_reaches_what_is_open_and_fails_whole() -> None:
     ledger = Ledger()
     conn = ledger.open_connection()
@@ -551,6 +582,49 @@ def test_a_ledger_goes_with_its_last_handle() -> None:
     stream.close()
 
 
+def test_clear_may_keep_what_a_view_of_the_system_reserved() -> None:
+    ledger = Ledger(limits(system=limit(memory=100)))
+    view, other = ledger.system(), ledger.system()
+    view.reserve_memory(60)
+    span = view.begin_span()
+    span.reserve_memory(10)
+    other.reserve_memory(30)
+    ledger.system().set_limit(limit(memory=5))  # nothing is asked for again
+    for wrong in (ledger.transient(), ledger.peer(PEER), Ledger().system()):
+        with pytest.raises(ValueError, match="view of this ledger's system"):
+            ledger.clear(keep=wrong)
+    ledger.clear(keep=view)
+    assert span.closed
+    assert other.closed
+    assert (view.held_memory, ledger.system().stat().memory) == (60, 60)
+    span.close()
+    other.close()
+    view.release_memory(60)
+    assert ledger.over_released == 0
+    view.close()
+    ledger.clear(keep=view)
+    assert nothing_held(ledger)
+    assert view.closed
+
+
+def test_which_peer_has_a_connection_that_is_allowlisted() -> None:
+    ledger = Ledger()
+    assert not ledger.has_allowlisted_connection(PEER)
+    known = ledger.open_connection(allowlisted=True, peer=PEER)
+    found = ledger.open_connection(allowlisted=True)
+    assert ledger.has_allowlisted_connection(ID(PEER))
+    known.close()
+    assert not ledger.has_allowlisted_connection(PEER)
+    found.set_peer(PEER)
+    assert ledger.has_allowlisted_connection(PEER)
+    ledger.clear()
+    assert not ledger.has_allowlisted_connection(PEER)
+    found.close()
+    kept = ledger.open_connection(peer=PEER)
+    assert not ledger.has_allowlisted_connection(PEER)
+    kept.close()
+
+
 def test_clear_closes_everything() -> None:
     ledger = Ledger()
     conn, stream, view = ledger.open_connection(), ledger.open_stream(PEER), ledger.service("s")
@@ -601,6 +675,59 @@ def test_peaks_and_snapshot() -> None:
     assert ledger.peak["conns"] == ledger.peak["fd"] == 2
     assert ledger.peak["conns_inbound"] == 1
     assert ledger.system().limit["conns"] == 4
+
+
+def test_a_hand_over_asks_for_all_memory_that_is_held() -> None:
+    """Not for the part that a lower priority may fill: it was granted before."""
+    ledger = Ledger(limits(peer_default=limit(memory=100), protocol_default=limit(memory=100)))
+    conn, stream = ledger.open_connection(), ledger.open_stream(b"other")
+    conn.reserve_memory(100, Priority.LOW)
+    conn.set_peer(PEER)
+    stream.reserve_memory(100)
+    stream.set_protocol("/x")
+    assert ledger.peer(PEER).stat().memory == ledger.protocol("/x").stat().memory == 100
+    for scope in (conn, stream):
+        assert scope.try_reserve_memory(1).scope.startswith("peer:")
+
+
+def test_the_peak_counts_what_moves_to_the_system() -> None:
+    ledger = Ledger()
+    conn = ledger.open_connection(allowlisted=True)
+    conn.reserve_memory(5)
+    assert not any(ledger.peak.values())
+    conn.set_peer(PEER, allowlisted=False)
+    assert (ledger.peak["conns"], ledger.peak["fd"], ledger.peak["memory"]) == (1, 1, 5)
+
+
+def test_the_order_of_a_streams_chain() -> None:
+    """Each scope is blamed if it and all after it are full."""
+    ledger = Ledger()
+    stream = ledger.open_stream(PEER)
+    order = ["stream-1", f"peer:{PEER_TEXT}", "transient", "system"]
+
+    def views() -> dict[str, Any]:
+        return {view.name: view for view in (
+            ledger.system(), ledger.transient(), ledger.peer(PEER), ledger.protocol("/x"),
+            ledger.service("s"), ledger.protocol_peer("/x", PEER), ledger.service_peer("s", PEER),
+        )}
+
+    def check(order: list[str]) -> None:
+        full = views()
+        for name in reversed(order[1:]):
+            full[name].set_limit(limit(memory=0))
+            assert stream.try_reserve_memory(1).scope == name
+        for name in order[1:]:
+            full[name].set_limit(limit())
+
+    check(order)
+    stream.set_protocol("/x")
+    of_protocol = [f"protocol:/x.peer:{PEER_TEXT}", "protocol:/x"]
+    check([*order[:2], *of_protocol, "system"])
+    stream.set_service("s")
+    check([
+        *order[:2], of_protocol[0], f"service:s.peer:{PEER_TEXT}", of_protocol[1], "service:s",
+        "system",
+    ])
 
 
 # -- threads -----------------------------------------------------------------------------------

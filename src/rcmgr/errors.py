@@ -434,7 +434,7 @@ class ResourceScopeClosed(_ClosedRoot):
         return str(self)
 
     def __str__(self) -> str:
-        return f"{self.scope_name} is closed"
+        return f"{self.scope_name}: resource scope closed"
 
 
 def link_upstream() -> bool:

@@ -155,6 +155,9 @@ class MemoryConnectionLimits(MemoryGate):
             if self._refusing:
                 by_bytes = self.max_percentage is None or limit == self.max_bytes
                 return MemoryExcess(used, limit, "max_bytes" if by_bytes else "max_percentage")
+        more = self._further_excess()
+        if more is not None:
+            return more
         self._found_fine(reading)
         if not new_peer:
             return None
@@ -165,6 +168,10 @@ class MemoryConnectionLimits(MemoryGate):
                 return MemoryExcess(used, mark, "deny_new_peers_above")
         if self.max_pressure is not None and self._is_pressed(self.max_pressure):
             return MemoryExcess(used, used if limit is None else limit, "max_pressure")
+        return None
+
+    def _further_excess(self) -> MemoryExcess | None:
+        """What else a subclass may refuse for; asked at each new reading that is within limits."""
         return None
 
     def _mark(self, limit: int, refusing: bool) -> float:

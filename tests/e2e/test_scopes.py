@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -25,18 +24,10 @@ from rcmgr import (
     StreamLimitExceeded,
     SubnetLimits,
 )
-from rcmgr.libp2p import Libp2pMismatch, report_remote_addresses, scope_streams
+from rcmgr.libp2p import Libp2pMismatch, scope_streams
 
 ECHO = TProtocol("/echo/1.0.0")
 SLOW = TProtocol("/slow/1.0.0")
-
-
-@pytest.fixture
-def remote_addresses() -> Iterator[None]:
-    """Also those of IPv6 and WebSocket, which stock py-libp2p does not know."""
-    reported = report_remote_addresses()
-    yield
-    reported.undo()
 
 
 def held(node: Node, *path: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from rcmgr.addresses import packed_ip
 
-__all__ = ["Ends", "ends_of", "ends_of_udp", "socket_stream"]
+__all__ = ["Ends", "ends_of", "ends_of_socket", "ends_of_udp", "socket_stream"]
 
 Address = tuple[str, int]
 _LAYERS = ("_conn", "stream", "_ws_connection", "_stream", "transport_stream")
@@ -69,10 +69,15 @@ def ends_of(connection: Any, like: Any) -> Ends:
         return ends_of_udp(connection._socket, connection._remote_addr, like)
     stream = socket_stream(connection)
     if stream is not None:
-        return Ends(_asked(stream.socket.getsockname), _asked(stream.socket.getpeername), like)
+        return ends_of_socket(stream.socket, like)
     # another transport, or a relayed connection
     known: list[Any] = getattr(connection, "get_transport_addresses", list)()
     return Ends(None, None, like, otherwise=known[0] if known else None)
+
+
+def ends_of_socket(socket: Any, like: Any = None) -> Ends:
+    """Of a TCP connection, and what is above it."""
+    return Ends(_asked(socket.getsockname), _asked(socket.getpeername), like)
 
 
 def ends_of_udp(udp: Any, remote: Address, like: Any = None) -> Ends:

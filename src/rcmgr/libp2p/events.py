@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from rcmgr.errors import ResourceLimitExceeded
+from rcmgr.libp2p.accepting import AcceptGate
 from rcmgr.libp2p.endings import (
     chain_of,
     has_ended,
@@ -16,7 +17,7 @@ from rcmgr.libp2p.endings import (
     note_terminations,
     why_failed,
 )
-from rcmgr.libp2p.endpoints import Ends, ends_of, ends_of_udp
+from rcmgr.libp2p.endpoints import Ends, ends_of, ends_of_socket, ends_of_udp
 from rcmgr.libp2p.hooks import Hook, Libp2pMismatch
 from rcmgr.libp2p.quic_handshakes import QuicHandshakes
 from rcmgr.libp2p.scopes import manager_of
@@ -113,6 +114,7 @@ class HostObserver:
         ]
         if self._manager is not None:
             targets.append((self._manager, "open_connection", self._asking))
+        targets.append((AcceptGate, "refuse", self._refusing))
         self._handshakes = QuicHandshakes(swarm, self._shaking_hands, self._lost)
         self._hooks: list[Hook] = []
         try:
@@ -267,6 +269,21 @@ class HostObserver:
 
         return open_connection
 
+    def _refusing(self, original: Callable[..., None]) -> Callable[..., None]:
+        """A hardened host refuses at once what it accepts: that is all there is to tell."""
+
+        def refuse(gate: AcceptGate, socket: Any, by_manager: bool) -> None:
+            if gate.swarm is self._swarm and not self._undone:
+                attempt = _Attempt(Endpoint.LISTENER, None, ends_of_socket(socket))
+                if by_manager:
+                    denial = None if self._manager.closed else self._manager.last_denial
+                    self._denied(attempt, denial)
+                else:
+                    self._lost(attempt, "refused by the swarm")
+            original(gate, socket, by_manager)
+
+        return refuse
+
     def _denials(self) -> int:
         """A manager that is closed, or none of ours, gives no reasons."""
         log = getattr(self._manager, "denials", None)
@@ -388,7 +405,11 @@ class HostObserver:
         if denial is None and not attempt.was_denied:
             reason = why_failed(error, "handshake failed" if attempt.inbound else "failed")
             self._lost(attempt, reason, f"{type(error).__name__}: {error}")
-        elif self._is_over(attempt) and self._wants(ConnectionDeniedEvent):
+        else:
+            self._denied(attempt, denial)
+
+    def _denied(self, attempt: _Attempt, denial: BaseException | None) -> None:
+        if self._is_over(attempt) and self._wants(ConnectionDeniedEvent):
             self._tell(
                 ConnectionDeniedEvent, attempt,
                 error=denial if isinstance(denial, ResourceLimitExceeded) else None,

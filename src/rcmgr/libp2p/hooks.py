@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import functools
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import metadata
 from typing import Any
 
-__all__ = ["Hook", "Libp2pMismatch", "UnverifiedLibp2pWarning", "check_version"]
+__all__ = ["Hook", "Libp2pMismatch", "SharedHooks", "UnverifiedLibp2pWarning", "check_version"]
 
 VERIFIED = ("0.8.1",)
+
+# what there is, to what stands in for it
+Make = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class Libp2pMismatch(RuntimeError):
@@ -47,14 +51,12 @@ class Hook:
 
     owner: a module, a class, or an object, whose own attribute then hides its class's.
     Hooks on one attribute may be undone in any order: one that is not on top hands every call on to
-    what was there before it.
+    what was there before it, and goes with those above it.
 
     Libp2pMismatch: the owner has no such callable; nothing has changed.
     """
 
-    def __init__(
-        self, owner: Any, attribute: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]
-    ) -> None:
+    def __init__(self, owner: Any, attribute: str, make: Make) -> None:
         where = f"{getattr(owner, '__qualname__', None) or type(owner).__qualname__}.{attribute}"
         check_version(f"the hook on {where}")
         original = getattr(owner, attribute, None)
@@ -74,6 +76,7 @@ class Hook:
         def hooked(*args: Any, **kwargs: Any) -> Any:
             return (replacement if self.active else original)(*args, **kwargs)
 
+        hooked.hook = self  # type: ignore[attr-defined]
         self._hooked = hooked
         setattr(owner, attribute, hooked)
 
@@ -86,3 +89,50 @@ class Hook:
             delattr(self._owner, self._attribute)
         else:
             setattr(self._owner, self._attribute, self._original)
+        below = getattr(self._original, "hook", None)
+        if isinstance(below, Hook) and not below.active:
+            below.undo()
+
+
+class SharedHooks:
+    """Hooks for the whole process: in place once, as long as somebody wants them. Thread safe.
+
+    targets: called to place them; owner, attribute and make of each.
+    """
+
+    def __init__(self, targets: Callable[[], Iterable[tuple[Any, str, Make]]]) -> None:
+        self._targets = targets
+        self._lock = threading.Lock()
+        self._hooks: list[Hook] = []
+        self._wanted: set[object] = set()
+
+    def want(self) -> Callable[[], None]:
+        """They are in place until the result is called (again changes nothing), at least.
+
+        Libp2pMismatch: one of them cannot be; then none is.
+        """
+        ticket = object()
+        with self._lock:
+            if not self._wanted:
+                self._place()
+            self._wanted.add(ticket)
+
+        def leave() -> None:
+            with self._lock:
+                self._wanted.discard(ticket)
+                if not self._wanted:
+                    self._take_away()
+
+        return leave
+
+    def _place(self) -> None:
+        try:
+            for owner, attribute, make in self._targets():
+                self._hooks.append(Hook(owner, attribute, make))
+        except BaseException:
+            self._take_away()
+            raise
+
+    def _take_away(self) -> None:
+        while self._hooks:
+            self._hooks.pop().undo()

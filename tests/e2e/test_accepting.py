@@ -1,0 +1,199 @@
+"""Hardened hosts refuse a connection where they accept it, before py-libp2p hears of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+from libp2p.crypto.ed25519 import create_new_key_pair
+from multiaddr import Multiaddr
+from nodes import LISTEN, SHORT, Node, eventually, running_node
+
+from rcmgr import (
+    ConnectionDeniedEvent,
+    ConnectionLifecycleEvent,
+    ConnectionLifecycleHandler,
+    ConnectionLimitExceeded,
+    ConnectionLimits,
+    ConnectionRateLimits,
+    ConnectionTracker,
+    Endpoint,
+    Rate,
+    ResourceLimits,
+)
+from rcmgr.libp2p import harden, observe
+from rcmgr.libp2p.hooks import Hook
+
+ONE = ConnectionLimits(max_pending_inbound=1)
+
+
+@asynccontextmanager
+async def hardened_node(transport: str = "tcp", **options: Any) -> AsyncIterator[Node]:
+    """Listens after it was hardened, as with `install(harden=True)`."""
+    async with running_node(transport, **options) as node:
+        swarm: Any = node.host.get_network()
+        for listener in list(swarm.listeners.values()):
+            await listener.close()
+        swarm.listeners.clear()
+        harden(node.host)
+        await swarm.listen(Multiaddr(LISTEN[transport]))
+        yield node
+
+
+class Heard:
+    """How many accepted connections the swarm was told of."""
+
+    def __init__(self, node: Node) -> None:
+        self.connections = 0
+        Hook(node.host.get_network(), "_handle_inbound_connection", self._counting)
+
+    def _counting(self, original: Any) -> Any:
+        async def handle(*args: Any) -> None:
+            self.connections += 1
+            await original(*args)
+
+        return handle
+
+
+async def is_closed_at_once(node: Node) -> bool:
+    """Whether the node hangs up on one that says nothing."""
+    with trio.move_on_after(SHORT):
+        async with await trio.open_tcp_stream("127.0.0.1", node.port) as stream:
+            try:
+                return await stream.receive_some(1) == b""
+            except trio.BrokenResourceError:
+                return True
+    return False
+
+
+async def test_refused_before_the_swarm_hears_of_it() -> None:
+    async with hardened_node(limits=ONE) as node:
+        heard = Heard(node)
+        async with await trio.open_tcp_stream("127.0.0.1", node.port):
+            await eventually(lambda: node.counts == (1, 0, 0, 0))
+            for number in range(1, 4):
+                assert await is_closed_at_once(node)
+                assert node.manager.get_stats()["denied"] == {"pending_inbound": number}
+            assert heard.connections == 1
+        await eventually(lambda: node.counts == (0, 0, 0, 0))
+        assert not await is_closed_at_once(node)
+        await eventually(lambda: node.counts == (0, 0, 0, 0))
+
+
+async def test_stock_hosts_hear_of_all() -> None:
+    async with running_node(limits=ONE) as node:
+        heard = Heard(node)
+        async with await trio.open_tcp_stream("127.0.0.1", node.port):
+            await eventually(lambda: node.counts == (1, 0, 0, 0))
+            assert await is_closed_at_once(node)
+        assert heard.connections == 2
+
+
+async def test_an_admitted_one_is_counted_once(transport: str) -> None:
+    """Also where one is all there may be, and where each takes a token."""
+    if transport == "quic":
+        pytest.skip("has no accepting")
+    async with (
+        hardened_node(
+            transport, limits=ONE, node_limits=ResourceLimits(max_connections=1),
+            rates=ConnectionRateLimits(per_ip=Rate(0.001, burst=3)),
+        ) as node,
+        running_node(transport) as peer,
+    ):
+        for _ in range(3):
+            assert await peer.dial(node)
+            await eventually(lambda: node.counts == (0, 0, 1, 0))
+            await peer.host.disconnect(node.id)
+            await eventually(lambda: node.counts == (0, 0, 0, 0))
+        totals = node.manager.connection_tracker.snapshot()
+        assert (totals.total_created, totals.total_closed) == (3, 3)
+        assert await peer.dial(node) is False
+        assert node.manager.get_stats()["denied"] == {"address_rate": 1}
+        assert node.manager.ledger.leaked == node.manager.ledger.over_released == 0
+
+
+async def test_what_the_swarm_itself_refuses_is_not_counted() -> None:
+    async with hardened_node() as node:
+        swarm: Any = node.host.get_network()
+        heard = Heard(node)
+        swarm._inbound_limiter.total_tokens = 1
+        async with await trio.open_tcp_stream("127.0.0.1", node.port):
+            await eventually(lambda: heard.connections == 1)
+            assert await is_closed_at_once(node)
+            assert heard.connections == 1
+            assert node.counts == (1, 0, 0, 0)
+
+
+async def test_the_gate_may_still_refuse() -> None:
+    async with hardened_node(limits=ONE) as node:
+        network: Any = node.host.get_network()
+
+        async def refuse(address: Any) -> bool:
+            assert node.counts == (1, 0, 0, 0)
+            return False
+
+        network.connection_gate.is_allowed = refuse
+        for _ in range(3):
+            assert await is_closed_at_once(node)
+            await eventually(lambda: node.counts == (0, 0, 0, 0))
+
+
+async def test_allowlisted_addresses_get_in() -> None:
+    full = ResourceLimits(max_connections=0)
+    async with (
+        hardened_node(node_limits=full, allowlist=("/ip4/127.0.0.1",)) as node,
+        running_node() as peer,
+    ):
+        assert await peer.dial(node)
+        await eventually(lambda: node.counts == (0, 0, 1, 0))
+
+
+@pytest.mark.parametrize("observed_first", [True, False])
+async def test_observers_hear_of_denials(observed_first: bool) -> None:
+    async with running_node(limits=ConnectionLimits(max_pending_inbound=0)) as node:
+        handler = ConnectionLifecycleHandler(ConnectionTracker(), ConnectionLimits())
+        events: list[Any] = []
+        handler.register_handler(ConnectionLifecycleEvent, events.append)
+        if observed_first:
+            observe(node.host, handler)
+        harden(node.host)
+        if not observed_first:
+            observe(node.host, handler)
+        for _ in range(3):
+            assert await is_closed_at_once(node)
+        await eventually(lambda: len(events) == 3)
+        for event in events:
+            assert isinstance(event, ConnectionDeniedEvent)
+            assert event.endpoint is Endpoint.LISTENER
+            assert str(event.local_addr) == f"/ip4/127.0.0.1/tcp/{node.port}"
+            assert str(event.remote_addr).startswith("/ip4/127.0.0.1/tcp/")
+            assert isinstance(event.error, ConnectionLimitExceeded)
+            assert event.error.kind.value == "pending_inbound"
+
+
+async def test_undoing() -> None:
+    async with running_node(limits=ConnectionLimits(max_pending_inbound=0)) as node:
+        hardening = harden(node.host)
+        heard = Heard(node)
+        assert await is_closed_at_once(node)  # its first was being accepted already
+        assert await is_closed_at_once(node)
+        assert heard.connections == 1
+        hardening.undo()
+        assert await is_closed_at_once(node)
+        assert heard.connections == 2
+
+
+async def test_a_manager_of_another_kind_is_asked_by_the_swarm() -> None:
+    from libp2p.rcmgr.manager import ResourceManager as StockManager
+
+    async with hardened_node() as node, running_node(
+        key_pair=create_new_key_pair()
+    ) as peer:
+        network: Any = node.host.get_network()
+        network.set_resource_manager(stock := StockManager())
+        assert await peer.dial(node)
+        await eventually(lambda: stock.get_stats()["connections"] == 1)
+        assert node.counts == (0, 0, 0, 0)
