@@ -18,6 +18,7 @@ from enum import Enum
 from weakref import ref
 
 from rcmgr._peer cimport peer_key
+from rcmgr.denials cimport DenialLog
 
 from rcmgr.connection_tracker import ConnectionRecord
 from rcmgr.errors import ResourceScopeClosed
@@ -376,10 +377,10 @@ cdef class Admission:
     cdef readonly object ledger
     cdef readonly object allowlist
     """Who is never limited; may be edited at any time."""
-    cdef readonly object denials
-    """The latest denials, a DenialLog."""
+    cdef readonly DenialLog denials
+    """The latest denials."""
     # methods of the above, bound
-    cdef object _acquire, _release, _has_allowlisted, _note
+    cdef object _acquire, _release, _has_allowlisted
     cdef dict _allowed  # the peers of the allowlist
     cdef object __weakref__
     cdef object _weak  # to itself
@@ -397,7 +398,6 @@ cdef class Admission:
         self._acquire = ledger.acquire_stream
         self._release = ledger.release_stream
         self._has_allowlisted = ledger.has_allowlisted_connection
-        self._note = denials.add
         self.denials = denials
         self._intake = intake
         self._weak = ref(self)
@@ -468,7 +468,7 @@ cdef class Admission:
             exempt, entered = answer
         record = self._intake.charge_pending(None, inbound, exempt, entered)
         if type(record) is not RECORD:
-            self._note(record, None, None, inbound)
+            self.denials.add(record, None, None, inbound)
             return None
         return new_scope(self, record, True)
 
@@ -506,7 +506,7 @@ cdef class Admission:
         if pending is not None:
             tracker.remove(pending)
         if record is not None:
-            self._note(record, None if pending is None else pending.connection_id, peer, inbound)
+            self.denials.add(record, None if pending is None else pending.connection_id, peer, inbound)
         return None
 
     cdef bint is_exempt(self, object peer, object endpoint_ip) except -1:
@@ -542,7 +542,7 @@ cdef class Admission:
         taken = self._acquire(peer, inbound, self.is_trusted(peer))
         if taken is True:
             return True
-        self._note(taken, None, peer, inbound)
+        self.denials.add(taken, None, peer, inbound)
         return False
 
     def release_stream(self, peer_id, direction):
