@@ -5,9 +5,11 @@ from __future__ import annotations
 import gc
 import logging
 import pickle
+import random
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,6 +25,7 @@ from rcmgr.scope import (
     Priority,
     Refusal,
     Scope,
+    ScopeStat,
     ScopeView,
     Span,
     StreamScope,
@@ -790,6 +793,109 @@ def test_threads_pass_no_limit_and_lose_no_count() -> None:
     assert nothing_held(ledger)
     assert ledger.over_released == 0
     assert ledger.connections_opened == 96_000
+
+
+@pytest.mark.parametrize("clearing", [False, True])
+def test_threads_do_everything_at_once(clearing: bool) -> None:
+    """Whole lives, handles that two threads have, limits and snapshots, with and without clear."""
+    ledger = Ledger(debug=False)
+    some = limits(
+        system=limit(conns=6, streams=9, memory=2000), allowlisted_system=limit(conns=3),
+        transient=limit(conns=3, streams=4), peer_default=limit(conns=3, memory=900),
+        protocol_peer_default=limit(streams=2), service_peer={"s": limit(streams=1)},
+    )
+    fewer = limits(system=limit(conns=4, streams=6, memory=1500))
+    ledger.set_limits(some)
+    shared: list[Any] = [None] * 8
+    done: list[int] = []
+
+    def use(scope: Any, chance: random.Random) -> None:
+        """A part of a life; the other thread may close it in the middle."""
+        peer, part = b"peer %d" % chance.randrange(3), chance.random()
+        try:
+            scope.try_reserve_memory(chance.randrange(300), chance.choice([101, 255]))
+            if hasattr(scope, "try_set_peer"):
+                scope.try_set_peer(peer, chance.choice([None, True, False]))
+            elif scope.try_set_protocol("/x") and part < 0.7:
+                scope.try_set_service("s")
+            span = scope.begin_span()
+            span.try_reserve_memory(100)
+            if part < 0.3:
+                span.close()
+            scope.release_memory(10**6)
+        except (ResourceScopeClosed, RuntimeError):
+            pass  # closed, or attached, by the other one
+
+    def live(number: int) -> None:
+        chance = random.Random(number)
+        try:
+            for _ in range(4000):
+                peer, inbound = b"peer %d" % chance.randrange(3), chance.random() < 0.5
+                own = [
+                    ledger.try_open_connection(inbound, allowlisted=chance.random() < 0.3),
+                    ledger.try_open_connection(inbound, peer=peer),
+                    ledger.try_open_stream(peer, inbound),
+                ]
+                for scope in own:
+                    if scope:
+                        use(scope, chance)
+                counted = ledger.acquire_stream(peer, inbound)
+                with suppress(ResourceScopeClosed), ledger.protocol_peer("/x", peer) as view:
+                    view.try_reserve_memory(50)
+                place = chance.randrange(len(shared))
+                taken, shared[place] = shared[place], own.pop()
+                if taken:
+                    use(taken, chance)
+                    taken.close()
+                if counted:
+                    ledger.release_stream(peer, inbound)
+                if chance.random() < 0.8:  # the others are dropped
+                    for scope in own:
+                        if scope:
+                            scope.close()  # type: ignore[union-attr]
+        finally:
+            done.append(number)
+
+    def meddle(number: int) -> None:
+        turn = 0
+        while len(done) < 5:
+            turn += 1
+            ledger.set_limits(fewer if turn % 2 else some)
+            with suppress(ResourceScopeClosed), ledger.peer(b"peer 1") as view:
+                view.set_limit(limit(conns=turn % 3) if turn % 3 else None)
+            if clearing and turn % 20 == 0:
+                ledger.clear()
+            assert ledger.has_allowlisted_connection(b"peer 1") in (True, False)
+            assert len(ledger.peers()) <= 3
+
+    def look(number: int) -> None:
+        while len(done) < 5:
+            snapshot = ledger.snapshot()
+            rows = [snapshot["system"], snapshot["transient"], *snapshot["peers"].values()]
+            for kind in ("protocols", "services"):
+                for group in snapshot[kind].values():
+                    rows += [group, *group["peers"].values()]
+                    streams = [each["streams_inbound"] for each in group["peers"].values()]
+                    assert group["streams_inbound"] == sum(streams)
+            for row in rows:
+                assert min(row[what] for what in ScopeStat._fields) >= 0
+            assert snapshot["system"]["conns_inbound"] <= 6
+            assert snapshot["system"]["memory"] <= 2000
+            ledger.fullest()
+
+    run_threads(8, lambda number: (live if number < 5 else meddle if number < 7 else look)(number))
+    for scope in shared:
+        if scope:
+            scope.close()
+    del scope
+    shared.clear()
+    gc.collect()
+    if clearing:  # what was counted before is closed by it, also where nobody knows
+        ledger.clear()
+    assert nothing_held(ledger)
+    assert ledger.peers() == []
+    assert ledger.peak["conns"] <= 6
+    assert ledger.peak["streams"] <= 9
 
 
 def test_threads_closing_one_scope_close_it_once() -> None:
