@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 import tracemalloc
 from collections.abc import Callable
 from typing import Any
@@ -177,6 +178,16 @@ def test_r3_who_used_up_its_rate_gets_no_fresh_bucket(clocks: Clocks) -> None:
         assert limiter.get_stats().tracked_entities == 1000
 
 
+def test_r3_nor_do_many_that_did_at_once(clocks: Clocks) -> None:
+    _, ours = both_limiters(
+        scope=PER_PEER, refill_rate=NEVER, capacity=5, initial_tokens=5, max_peers=1000)
+    for number in range(200):
+        assert granted(ours.try_allow, 6, peer_id=peer(number)) == 5
+    for number in range(200, 3000):
+        assert ours.try_allow(peer_id=peer(number))
+    assert not any(ours.try_allow(peer_id=peer(number)) for number in range(200))
+
+
 def test_r4_a_new_peer_costs_the_same_however_many_are_known(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -220,6 +231,22 @@ def test_r5_every_endpoint_has_its_bucket(clocks: Clocks) -> None:
         assert limiter.get_stats().tracked_entities == tracked
 
 
+@pytest.mark.parametrize(("scope", "argument", "most"), [
+    (PER_PEER, "peer_id", 4),
+    (RateLimitScope.PER_CONNECTION, "connection_id", 5),
+    (RateLimitScope.PER_PROTOCOL, "protocol", 6),
+    (RateLimitScope.PER_ENDPOINT, "endpoint", 5),
+    (RateLimitScope.GLOBAL, "peer_id", 1),
+])
+def test_r5_as_many_are_remembered_as_configured(
+    scope: RateLimitScope, argument: str, most: int
+) -> None:
+    _, ours = both_limiters(scope=scope, max_peers=4, max_connections=5, max_protocols=6)
+    for number in range(50):
+        ours.try_allow(**{argument: str(number)})  # type: ignore[arg-type]
+    assert ours.get_stats().tracked_entities == most
+
+
 @pytest.mark.parametrize(
     "strategy", [RateLimitStrategy.FIXED_WINDOW, RateLimitStrategy.SLIDING_WINDOW])
 def test_r6_windows_are_bounded_in_number(strategy: RateLimitStrategy, clocks: Clocks) -> None:
@@ -245,6 +272,10 @@ def test_r7_windows_count_tokens_and_do_not_copy(strategy: RateLimitStrategy) ->
     assert not ours.try_allow(0.5, current_time=START + 59)
     assert ours.try_allow(0, current_time=START + 60)  # a request is one at least
     assert not ours.try_allow(10, current_time=START + 61)
+    assert ours.try_allow(9, current_time=START + 61)
+    assert not ours.try_allow(current_time=START + 119)
+    assert ours.try_allow(current_time=START + 120)
+    assert granted(ours.try_allow, 20, current_time=START + 121) == 9
 
     theirs, ours = both_limiters(strategy=strategy, max_requests_per_window=500)
     for limiter in (theirs, ours):
@@ -502,6 +533,31 @@ def test_r15_a_busy_peer_is_not_forgotten_for_idle_ones(clocks: Clocks) -> None:
     assert ours.get_entity_stats(peer(0))["in_backoff"]
 
 
+def test_r15_backoff_is_not_forgotten_for_new_peers(clocks: Clocks) -> None:
+    _, ours = both_protocols(
+        refill_rate=1000.0, capacity=1000.0, initial_tokens=1000.0, max_peers=50,
+        max_concurrent_requests=2, request_timeout_seconds=30.0, backoff_factor=2.0)
+    assert granted(ours.try_allow_request, 3, peer_id=peer(0)) == 2
+    clocks.advance(40.0)  # what was in progress has timed out
+    for number in range(1, 3000):
+        ours.try_allow_request(peer_id=peer(number))
+    assert not ours.try_allow_request(peer_id=peer(0))
+    with pytest.raises(ValueError, match="tokens must be"):
+        ours.try_allow_request(-1, peer_id=peer(0))
+
+
+def test_r15_who_timed_out_makes_room_first(clocks: Clocks) -> None:
+    _, ours = both_protocols(
+        refill_rate=1000.0, capacity=1000.0, initial_tokens=1000.0, max_peers=20)
+    for number in range(1, 20):
+        assert granted(ours.try_allow_request, 5, peer_id=peer(number)) == 5
+    clocks.advance(30.0)
+    assert ours.try_allow_request(peer_id=peer(0))
+    assert ours.try_allow_request(peer_id=peer(20))
+    assert ours.get_stats(peer(0)).concurrent_requests == 1
+    assert 5 <= ours.get_stats().request_timeouts <= 5 * 16
+
+
 def test_r15_timeouts_are_counted(clocks: Clocks) -> None:
     for limiter, expected in zip(both_protocols(
         capacity=10.0, initial_tokens=10.0, request_timeout_seconds=30.0,
@@ -539,6 +595,16 @@ def test_r15_backoff_is_as_long_as_configured_if_nothing_is_finished(clocks: Clo
             answers.append(limiter.try_allow_request(peer_id=peer(1)))
         assert answers == [False] * 5 + [True, True]
         assert limiter.try_allow_request(peer_id=peer(2))
+
+
+def test_r16_own_dials_do_not_lock_a_peer_out() -> None:
+    for kind, expected in ((StockManager, False), (ResourceManager, True)):
+        manager = kind(
+            enable_memory_limits=False, connections_per_peer_per_sec=NEVER,
+            burst_connections_per_peer=3)
+        name = str(peer(1))
+        assert granted(manager.acquire_connection, 3, name, None, "outbound") == 3
+        assert manager.acquire_connection(name, None, "inbound") == expected
 
 
 # -- the same calls to both ----------------------------------------------------------------------
@@ -698,6 +764,18 @@ def test_protocol_limiters_agree(
     assert str(both[0]) == str(both[1])
 
 
+def test_adaptive_rates_agree_and_stay_in_bounds(clocks: Clocks) -> None:
+    theirs, ours = both_limiters(
+        strategy=RateLimitStrategy.ADAPTIVE, capacity=100.0, initial_tokens=100.0, base_rate=8.0,
+        max_rate=32.0, min_rate=2.0, adaptation_factor=0.5)
+    for tokens, until in ((0.0, 32.0), (101.0, 2.0), (0.0, 32.0)):
+        for _ in range(8):
+            clocks.advance(0.25)
+            assert theirs.try_allow(tokens) == ours.try_allow(tokens)
+            assert ours.get_entity_stats()["refill_rate"] == theirs._current_rate
+        assert theirs._current_rate == until
+
+
 @settings(max_examples=300, deadline=None)
 @given(capacity=st.floats(1e-3, 1e11), rate=st.floats(1e-12, math.inf, exclude_min=True))
 def test_every_capacity_and_rate_can_be_counted(capacity: float, rate: float) -> None:
@@ -733,6 +811,24 @@ def test_a_thread_that_comes_late_to_refill_does_not(clocks: Clocks) -> None:
     assert len(bucket.get_history(1e9)["recent_refills"]) == 1
 
 
+def test_two_threads_that_refill_at_once_do_it_once(clocks: Clocks) -> None:
+    class Interrupted(float):
+        """A time that lets another thread ask while the time since the last refill is found."""
+
+        def __sub__(self, since: float) -> float:
+            if since == START and not other.ident:
+                other.start()
+                other.join(0.2)  # it waits for the lock
+            return float(self) - since
+
+    bucket = TokenBucket(TokenBucketConfig(1.0, 10.0))
+    clocks.advance(3.0)
+    other = threading.Thread(target=bucket.try_consume)
+    bucket.try_consume(current_time=Interrupted(clocks.wall))
+    other.join()
+    assert bucket.get_stats().current_tokens == 1.0
+
+
 def test_threads_share_what_time_brings_and_a_rate_that_changes(clocks: Clocks) -> None:
     bucket = TokenBucket(TokenBucketConfig(1000.0, 10.0))
 
@@ -760,21 +856,22 @@ def test_threads_never_have_more_in_progress_than_allowed() -> None:
 
     def work(number: int) -> int:
         done = 0
-        for _ in range(4000):
-            with lock:  # only what the test counts: another thread may be refused in between
-                if limiter.try_allow_request(peer_id=peer(1)):
+        for _ in range(5000):
+            if limiter.try_allow_request(peer_id=peer(1)):
+                with lock:  # between begin and finish, so never more than the limiter has
                     in_progress[0] += 1
                     most[0] = max(most[0], in_progress[0])
-            if in_progress[0]:
+                time.sleep(0)
                 with lock:
-                    if in_progress[0]:
-                        in_progress[0] -= 1
-                        limiter.finish_request(peer_id=peer(1))
-                        done += 1
+                    in_progress[0] -= 1
+                limiter.finish_request(peer_id=peer(1))
+                done += 1
+            else:
+                limiter.finish_request(peer_id=peer(2))  # nothing in progress
         return done
 
-    in_threads(work)
+    done = sum(in_threads(work))
     assert 0 < most[0] <= 4
-    for _ in range(in_progress[0]):
-        limiter.finish_request(peer_id=peer(1))
-    assert len(limiter._entities) == 0
+    stats = limiter.get_stats(peer(1))
+    assert stats.concurrent_requests == 0
+    assert stats.allowed_requests == done

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import random
 from collections.abc import Callable, Hashable
-from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from libp2p.rcmgr.rate_limiter import RateLimitConfig, RateLimitScope
 
 from rcmgr.peers import peer_from_any, peer_key
 
-__all__ = ["entity_key", "make_room", "most_entities"]
+__all__ = ["Entities", "entity_key", "most_entities"]
 
 _SAMPLE = 16
 
@@ -45,16 +44,36 @@ def most_entities(config: RateLimitConfig) -> int:
     }.get(config.scope, 1)
 
 
-def make_room(
-    entities: OrderedDict[Hashable, Entity], most: int, left: Callable[[Entity], float]
-) -> None:
-    """Forget one if there are `most`: of 16, taken by turns, that with the most left of its limit.
+class Entities(Generic[Entity]):
+    """What is remembered of each: of `most` at a time.
 
-    So others that come, however many, do not make new again who has used up its limit. O(1).
+    One more takes the place of that which has most of its limit left, among 16 drawn by lot. So
+    others that come, however many, do not make new again who has used up its limit. O(1). Not
+    thread safe: the limiter holds its lock.
     """
-    if len(entities) < most:
-        return
-    sample = list(islice(entities, _SAMPLE))
-    for key in sample:
-        entities.move_to_end(key)
-    del entities[max(sample, key=lambda key: left(entities[key]))]
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._by_key: dict[Hashable, Entity] = {}
+        self._keys: list[Hashable] = []
+
+    def __len__(self) -> int:
+        return len(self._by_key)
+
+    def get(self, key: Hashable) -> Entity | None:
+        return self._by_key.get(key)
+
+    def add(self, key: Hashable, entity: Entity, left: Callable[[Entity], float]) -> None:
+        """left: how much of its limit one has left, 0 to 1."""
+        if len(self._keys) < self._most:
+            self._keys.append(key)
+        else:
+            drawn = random.choices(range(self._most), k=_SAMPLE)
+            place = max(drawn, key=lambda place: left(self._by_key[self._keys[place]]))
+            del self._by_key[self._keys[place]]
+            self._keys[place] = key
+        self._by_key[key] = entity
+
+    def clear(self) -> None:
+        self._by_key.clear()
+        self._keys.clear()

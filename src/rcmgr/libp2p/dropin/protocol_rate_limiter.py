@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Hashable
 from typing import Any
 
@@ -12,7 +12,7 @@ from libp2p.rcmgr.protocol_rate_limiter import ProtocolRateLimitConfig, Protocol
 from libp2p.rcmgr.rate_limiter import RateLimitConfig, RateLimitStrategy
 
 from rcmgr.libp2p.dropin._clock import SteadyClock
-from rcmgr.libp2p.dropin._entities import entity_key, make_room, most_entities
+from rcmgr.libp2p.dropin._entities import Entities, entity_key, most_entities
 from rcmgr.libp2p.dropin.rate_limiter import RateLimiter
 from rcmgr.libp2p.dropin.token_bucket import check_tokens
 
@@ -25,8 +25,7 @@ class ProtocolRateLimiter:
     A request is in progress until `finish_request`, or for `request_timeout_seconds`. One more than
     `max_concurrent_requests` is denied, and so is every request for the next
     `request_timeout_seconds * backoff_factor`; but no longer than until all in progress were
-    finished. Who has none in progress is forgotten; for the number of those who are remembered see
-    `RateLimiter`.
+    finished. For how many peers or connections are remembered see `RateLimiter`.
 
     current_time: seconds as of `time.time()`; default now, however that clock is set.
     O(1), about two microseconds. Thread safe.
@@ -46,9 +45,8 @@ class ProtocolRateLimiter:
             max_peers=config.max_peers,
             max_connections=config.max_connections,
         )
-        self._rates = RateLimiter(rates, clock=self._clock)
-        self._most = most_entities(rates)
-        self._entities: OrderedDict[Hashable, _Entity] = OrderedDict()
+        self._rates = RateLimiter(rates)
+        self._entities: Entities[_Entity] = Entities(most_entities(rates))
         self._timeouts = 0
         self._backoffs = 0
 
@@ -79,10 +77,8 @@ class ProtocolRateLimiter:
             ):
                 return False
             if entity is None:
-                make_room(self._entities, self._most, lambda other: self._left(other, now))
-                entity = self._entities[key] = _Entity()
-            elif entity.begun:
-                now = max(now, entity.begun[-1])
+                entity = _Entity()
+                self._entities.add(key, entity, lambda other: self._left(other, now))
             entity.begun.append(now)
         return True
 
@@ -110,7 +106,7 @@ class ProtocolRateLimiter:
             if entity is not None and entity.begun:
                 entity.begun.popleft()
                 if not entity.begun:
-                    del self._entities[key]
+                    entity.backoff_until = 0.0
 
     def get_stats(
         self,
@@ -139,7 +135,7 @@ class ProtocolRateLimiter:
                 backoff_events=self._backoffs,
                 scope=self.config.scope,
                 tracked_entities=rates.tracked_entities,
-                time_since_last_request=now - entity.begun[-1] if entity.begun else 0.0,
+                time_since_last_request=now - max(entity.begun) if entity.begun else 0.0,
                 next_available_time=rates.next_available_time,
             )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Hashable
 from math import ceil
 from typing import Any
@@ -14,7 +14,7 @@ from libp2p.rcmgr.rate_limiter import RateLimitConfig, RateLimitStats, RateLimit
 from libp2p.rcmgr.token_bucket import TokenBucketConfig
 
 from rcmgr.libp2p.dropin._clock import SteadyClock
-from rcmgr.libp2p.dropin._entities import entity_key, make_room, most_entities
+from rcmgr.libp2p.dropin._entities import Entities, entity_key, most_entities
 from rcmgr.libp2p.dropin.token_bucket import TokenBucket, check_tokens
 
 __all__ = ["RateLimiter"]
@@ -30,15 +30,14 @@ class RateLimiter:
     Peers, connections, protocols or endpoints are remembered up to the configured number; one more
     takes the place of one that has most of its limit left. Who is new has `initial_tokens`.
 
-    clock: of limiters that have to agree on the time; default one of its own.
     O(1), about a microsecond, and ten for who is new when all places are taken. Thread safe.
     """
 
-    def __init__(self, config: RateLimitConfig, *, clock: SteadyClock | None = None) -> None:
+    def __init__(self, config: RateLimitConfig) -> None:
         self.config = config
-        self._clock = clock or SteadyClock()
+        self._clock = SteadyClock()
         self._lock = threading.Lock()
-        self._entities: OrderedDict[Hashable, _Entity] = OrderedDict()
+        self._entities: Entities[_Entity] = Entities(most_entities(config))
         self.reset()
 
     def try_allow(
@@ -149,13 +148,12 @@ class RateLimiter:
         )
 
     def _add(self, key: Hashable, now: float) -> _Entity:
-        make_room(
-            self._entities, most_entities(self.config), lambda entity: entity.limit.left(now))
-        entity = self._entities[key] = _Entity(
-            TokenBucket(self._bucket_config, clock=self._clock)
-            if self.config.strategy in (RateLimitStrategy.TOKEN_BUCKET, RateLimitStrategy.ADAPTIVE)
-            else _Window(self.config)
-        )
+        bucket = self.config.strategy in (
+            RateLimitStrategy.TOKEN_BUCKET, RateLimitStrategy.ADAPTIVE)
+        entity = _Entity(
+            TokenBucket(self._bucket_config, clock=self._clock) if bucket
+            else _Window(self.config))
+        self._entities.add(key, entity, lambda other: other.limit.left(now))
         return entity
 
     def _adapt(self, allowed: bool, now: float) -> None:
@@ -199,8 +197,6 @@ class _Window:
         requests = ceil(min(max(tokens, 1.0), most + 1.0))
         if self._used + requests > most:
             return False
-        if self._requests:
-            now = max(now, self._requests[-1][0])
         self._requests.append((now, requests))
         self._used += requests
         return True
