@@ -789,6 +789,13 @@ def test_every_capacity_and_rate_can_be_counted(capacity: float, rate: float) ->
 def test_what_cannot_be_counted(rate: float, capacity: float) -> None:
     with pytest.raises(ValueError, match="cannot be counted"):
         TokenBucket(TokenBucketConfig(rate, capacity))
+    bucket = TokenBucket(TokenBucketConfig(1.0, 10.0, 10.0, min_interval_seconds=1e-9))
+    bucket.config.capacity, bucket.config.refill_rate = capacity, rate
+    for _ in range(3):
+        with pytest.raises(ValueError, match="cannot be counted"):
+            bucket.try_consume()
+    bucket.config.capacity, bucket.config.refill_rate = 10.0, 1.0
+    assert bucket.try_consume(10)
 
 
 # -- threads -----------------------------------------------------------------------------------

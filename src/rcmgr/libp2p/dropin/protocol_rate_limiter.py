@@ -28,7 +28,7 @@ class ProtocolRateLimiter:
     finished. For how many peers or connections are remembered see `RateLimiter`.
 
     current_time: seconds as of `time.time()`; default now, however that clock is set.
-    O(1), about two microseconds. Thread safe.
+    O(1), a few microseconds. Thread safe.
     """
 
     def __init__(self, config: ProtocolRateLimitConfig) -> None:

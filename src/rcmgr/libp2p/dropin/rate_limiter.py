@@ -30,7 +30,8 @@ class RateLimiter:
     Peers, connections, protocols or endpoints are remembered up to the configured number; one more
     takes the place of one that has most of its limit left. Who is new has `initial_tokens`.
 
-    O(1), about a microsecond, and ten for who is new when all places are taken. Thread safe.
+    O(1), one to two microseconds, and some 25 for who is new when all places are taken. Thread
+    safe.
     """
 
     def __init__(self, config: RateLimitConfig) -> None:

@@ -117,21 +117,22 @@ class TokenBucket:
     def reset(self) -> None:
         """As it was when it was made: `initial_tokens`, no counts, no history."""
         with self._lock:
-            capacity, rate = self._size()
+            configured = (self.config.capacity, self.config.refill_rate)
+            capacity, rate = self._size(*configured)
             bucket = CompiledBucket(
                 capacity, rate, min(self._units(self.config.initial_tokens), capacity))
             bucket.get_available_tokens(self._bucket_ns)  # its time begins here
             self._bucket = bucket
+            self._configured = configured
             self._set_refilled(self._clock.time())
             for history in (self._requests, self._refills):
                 if history is not None:
                     history.clear()
 
     def left(self, now: float) -> float:
-        """How full it is at `now`, a time of its clock: 0 to 1."""
-        if now >= self._next_refill:
-            self._refill(now)
-        return self._available() / self.config.capacity
+        """How full it would be at `now`, a time of its clock: 0 to 1."""
+        capacity, rate = self._configured
+        return min(1.0, (self._available() + max(0.0, now - self._refilled) * rate) / capacity)
 
     def __str__(self) -> str:
         stats = self.get_stats()
@@ -145,8 +146,10 @@ class TokenBucket:
         with self._lock:
             if now < self._next_refill:
                 return  # another thread did
-            if self._configured != (self.config.capacity, self.config.refill_rate):
-                self._bucket.set_rate(*self._size(), self._bucket_ns)
+            configured = (self.config.capacity, self.config.refill_rate)
+            if self._configured != configured:
+                self._bucket.set_rate(*self._size(*configured), self._bucket_ns)
+                self._configured = configured
             elapsed = now - self._refilled
             self._bucket_ns += round(min(elapsed, self._longest_s) * 1e9)
             self._set_refilled(now)
@@ -157,9 +160,8 @@ class TokenBucket:
         self._refilled = now
         self._next_refill = now + self.config.min_interval_seconds
 
-    def _size(self) -> tuple[int, float]:
-        """Capacity and rate as they are configured now, in the compiled bucket's units."""
-        capacity, rate = self._configured = (self.config.capacity, self.config.refill_rate)
+    def _size(self, capacity: float, rate: float) -> tuple[int, float]:
+        """Capacity and rate in the compiled bucket's units."""
         if isnan(rate) or not isfinite(capacity):
             raise ValueError(f"capacity {capacity} at refill_rate {rate} cannot be counted")
         units = self._units(capacity)
