@@ -256,7 +256,7 @@ def scope_streams(
     Stock py-libp2p only counts streams. With this, one that is opened counts as transient until its
     protocol is negotiated; then as the protocol's, the service's (`services`: by protocol) and the
     peer's. An inbound stream over one of their limits is reset; for an outbound one, `new_stream`
-    raises the ScopeLimitExceeded. Streams that are there already stay as they are. About 1 us for a
+    raises the ScopeLimitExceeded. Streams that are there already stay as they are. About 4 us for a
     stream. A host whose streams have scopes already gets the same result again.
 
     manager: the one that the host was made with. Libp2pMismatch: it is another one, or the host is
