@@ -88,7 +88,8 @@ class ConnectionLifecycleManager:
 
         ConnectionLimitExceeded: refused. ValueError: the id is established, or pending outbound.
         """
-        self._check_memory(connection_id, peer_id, True)
+        if self.memory_limits is not None:
+            self._check_memory(connection_id, peer_id, True)
         denial = self.tracker.admit_pending_inbound(connection_id, self._limits, peer_id)
         if denial is not None:
             self._deny(denial, connection_id, peer_id, True)
@@ -104,7 +105,8 @@ class ConnectionLifecycleManager:
 
         ConnectionLimitExceeded: refused. ValueError: the id is established, or pending inbound.
         """
-        self._check_memory(connection_id, peer_id, False)
+        if self.memory_limits is not None:
+            self._check_memory(connection_id, peer_id, False)
         denial = self.tracker.admit_pending_outbound(connection_id, self._limits, peer_id)
         if denial is not None:
             self._deny(denial, connection_id, peer_id, False)
@@ -198,8 +200,6 @@ class ConnectionLifecycleManager:
     def _check_memory(
         self, connection_id: Hashable, peer_id: Hashable | None, inbound: bool
     ) -> None:
-        if self.memory_limits is None:
-            return
         if peer_id is not None and self.tracker.is_bypassed(peer_id):
             return
         excess = self.memory_excess(connection_id, peer_id, inbound)

@@ -123,7 +123,7 @@ class HostLifecycle(ConnectionLifecycleManager):
         if before is not None and before.is_pending and before.is_inbound == inbound:
             return
         exempt = self._is_exempt(peer_id, address)
-        if not exempt:
+        if not exempt and self.memory_limits is not None:
             self._check_memory(connection_id, peer_id, inbound)
         entered = None if exempt else self._enter(address, inbound)
         record = self._intake.charge_pending(connection_id, inbound, exempt, entered)
