@@ -702,6 +702,14 @@ def test_the_peak_counts_what_moves_to_the_system() -> None:
     assert (ledger.peak["conns"], ledger.peak["fd"], ledger.peak["memory"]) == (1, 1, 5)
 
 
+def test_the_peak_counts_streams_without_a_handle() -> None:
+    ledger = Ledger()
+    assert ledger.acquire_stream(PEER, True) is ledger.acquire_stream(PEER, False) is True
+    assert ledger.release_stream(PEER, True)
+    assert (ledger.peak["streams"], ledger.peak["streams_inbound"]) == (2, 1)
+    assert not any(ledger.transient_peak.values())
+
+
 def test_the_order_of_a_streams_chain() -> None:
     """Each scope is blamed if it and all after it are full."""
     ledger = Ledger()

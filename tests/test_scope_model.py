@@ -66,6 +66,8 @@ def flat(snapshot: dict[str, Any]) -> dict[str, dict[str, int]]:
 
 def as_model(refusal: Refusal) -> Refused:
     asked_by = None if refusal.asked_by == refusal.scope else refusal.asked_by
+    if refusal.resource != "memory":
+        assert refusal.priority == 255
     return Refused(
         refusal.scope, refusal.resource, refusal.current, refusal.attempted, refusal.limit, asked_by
     )
@@ -196,6 +198,7 @@ class Scopes(RuleBasedStateMachine):
             assert not model.live
         else:
             assert model.live
+            assert result is True or result.priority == priority
             self.both(result, self.model.charge(model, dict.fromkeys(AMOUNTS, 0) | {"memory": size},
                                                 priority))
 

@@ -19,7 +19,7 @@ from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 import logging
 import sys
@@ -218,7 +218,10 @@ cdef class _Limit:
 @cython.no_gc
 @cython.freelist(64)
 cdef class _Node:
-    """A group of leaves: the system, a peer, a protocol, ... In its table while `pins` > 0."""
+    """A group of leaves: the system, a peer, a protocol, ...
+
+    In its table while `pins` > 0; of those that exist once, nobody counts them.
+    """
 
     cdef rcmgr_scope state
     cdef _Limit limit  # keeps state.limit alive; None: that is one of the ledger's defaults
@@ -334,7 +337,6 @@ cdef class Scope:
     cdef int start(self, Ledger ledger, int kind, const rcmgr_limit *limit) except -1:
         self.state.limit = limit
         self.kind = kind
-        self.epoch = ledger.epoch
         if ledger.trace_allocations:
             self.opened_at = caller()
         self.ledger = ledger
@@ -1150,6 +1152,8 @@ cdef class Ledger:
 
     cdef void unpin(self, _Node node) noexcept:
         cdef _Node group = node.group
+        if node.kind < FIXED_KINDS:
+            return
         node.pins -= 1
         if node.pins > 0:
             return
@@ -1374,10 +1378,8 @@ cdef class Ledger:
                 view.node = self.pinned(self.service_nodes, SERVICE, name, None)
             elif kind == SYSTEM or kind == ALLOWLISTED_SYSTEM:
                 view.node = <_Node>self.system_of(kind == ALLOWLISTED_SYSTEM)
-                view.node.pins += 1
             else:
                 view.node = <_Node>self.transient_of(kind == ALLOWLISTED_TRANSIENT)
-                view.node.pins += 1
             if kind == PROTOCOL_PEER or kind == SERVICE_PEER:
                 group = view.node
                 view.node = self.pinned_member(group, kind, peer)
@@ -1447,11 +1449,7 @@ cdef class Ledger:
                 self.defaults[kind] = defaults[kind]
             _old = self.named  # freed after the nodes that use it are bound anew
             self.named = named
-            everything = [
-                self.system_node, self.transient_node, self.allowlisted_system_node,
-                self.allowlisted_transient_node,
-            ]
-            everything += self.peer_nodes.values()
+            everything = list(self.peer_nodes.values())
             for table in (self.protocol_nodes, self.service_nodes):
                 for node in table.values():
                     everything.append(node)
@@ -1552,14 +1550,19 @@ cdef class Ledger:
     @property
     def peak(self):
         """The most that the system scope ever held, by the names of a limit's fields."""
-        cdef int i
-        return {RESOURCE_FIELDS[i]: self.peaks[i] for i in range(RCMGR_RESOURCES)}
+        return self.peaks_shown(self.peaks)
 
     @property
     def transient_peak(self):
         """The most that the transient scope ever held."""
+        return self.peaks_shown(self.transient_peaks)
+
+    cdef dict peaks_shown(self, const int64_t *peaks):
+        cdef int64_t seen[RCMGR_RESOURCES]
         cdef int i
-        return {RESOURCE_FIELDS[i]: self.transient_peaks[i] for i in range(RCMGR_RESOURCES)}
+        with cython.critical_section(self):
+            memcpy(seen, peaks, sizeof(seen))
+        return {RESOURCE_FIELDS[i]: seen[i] for i in range(RCMGR_RESOURCES)}
 
     @property
     def leaked_at(self):
@@ -1719,7 +1722,6 @@ cdef class Ledger:
                 keep.epoch += 1
             for node in fixed:
                 memset(&node.state.held, 0, sizeof(node.state.held))
-                node.pins = 0
             _peers, self.peer_nodes = self.peer_nodes, <dict>tables[0]
             protocols, self.protocol_nodes = self.protocol_nodes, <dict>tables[1]
             services, self.service_nodes = self.service_nodes, <dict>tables[2]
@@ -1728,7 +1730,6 @@ cdef class Ledger:
                 keep.in_spans = 0
                 keep.state.held.of[RCMGR_MEMORY] = kept
                 keep.node.state.held.of[RCMGR_MEMORY] = kept
-                keep.node.pins = 1
         for table in (protocols, services):
             for node in (<dict>table).values():
                 if node.members is not None:
