@@ -74,6 +74,7 @@ class ModelLedger:
         self.handles: list[Handle] = []
         self.services_seen: set[str] = set()
         self.over_released = 0
+        self.forgotten_streams = 0
         self.leaked = 0
         self.connections = 0
         self.streams = 0
@@ -273,7 +274,10 @@ class ModelLedger:
             if handle.name == "" and handle.peer == peer and handle.own[what] and handle.is_open:
                 handle.is_open = False
                 return True
-        self.over_released += 1
+        if self.forgotten_streams:
+            self.forgotten_streams -= 1
+        else:
+            self.over_released += 1
         return False
 
     def close(self, handle: Handle) -> None:
@@ -299,6 +303,7 @@ class ModelLedger:
     def clear(self, keep: Handle | None = None) -> None:
         for handle in self.handles:
             if handle is not keep:
+                self.forgotten_streams += handle.name == "" and handle.live
                 handle.is_open = False
         self.services_seen.clear()
 

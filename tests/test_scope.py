@@ -919,3 +919,16 @@ def test_threads_closing_one_scope_close_it_once() -> None:
 
 def test_all_public_names_exist() -> None:
     assert all(hasattr(rcmgr.scope, name) for name in rcmgr.scope.__all__)
+
+
+def test_streams_that_were_forgotten_may_be_given_back_once() -> None:
+    """A host that stopped: its swarm lets go of its streams afterwards."""
+    ledger = Ledger(debug=True)
+    for inbound in (True, True, False):
+        assert ledger.acquire_stream("A", inbound) is True
+    ledger.clear()
+    for inbound in (False, True, True):
+        assert ledger.release_stream("A", inbound) is False
+    assert ledger.over_released == 0
+    with pytest.raises(ValueError, match="peer:A gave back 1 stream more"):
+        ledger.release_stream("A", True)

@@ -1067,6 +1067,7 @@ cdef class Ledger:
     cdef readonly int64_t leaked
     """Handles garbage-collected while they held something: a defect of the caller."""
     cdef readonly int64_t over_released
+    cdef int64_t forgotten_streams  # without a handle, by `clear`
     """How much was given back that had not been taken: a defect of the caller, and ignored."""
 
     def __cinit__(self, limits=None, *, trace_allocations=False, debug=None):
@@ -1336,7 +1337,8 @@ cdef class Ledger:
         """Give back a stream of `acquire_stream`; False if there is none of this peer.
 
         Those charged to the normal system go first. That there is none counts in `over_released`,
-        and raises ValueError if the ledger has `debug`.
+        and raises ValueError if the ledger has `debug`; but as many as `clear` forgot may still be
+        given back: whoever has them cannot know.
         """
         cdef rcmgr_scope *chain[2]
         cdef rcmgr_amounts what
@@ -1358,6 +1360,9 @@ cdef class Ledger:
                     rcmgr_give_back(chain, 2, &what)
                     self.unpin(node)
                     given = True
+            if not given and self.forgotten_streams > 0:
+                self.forgotten_streams -= 1
+                return False
             self.over_released += not given
         if not given:
             self.say_over_released(f"peer:{peer_text(peer)}", "1 stream")
@@ -1709,6 +1714,7 @@ cdef class Ledger:
         cdef tuple tables = ({}, {}, {}), fixed
         cdef dict protocols, services, _peers
         cdef int64_t kept = 0
+        cdef int row
         if keep is not None and keep.node is not self.system_node:
             raise ValueError(f"keep must be a view of this ledger's system, not {keep!r}")
         fixed = (
@@ -1730,6 +1736,10 @@ cdef class Ledger:
                 keep.in_spans = 0
                 keep.state.held.of[RCMGR_MEMORY] = kept
                 keep.node.state.held.of[RCMGR_MEMORY] = kept
+        with cython.critical_section(self):
+            for node in _peers.values():
+                for row in range(2):
+                    self.forgotten_streams += <int64_t>node.loose[row][0] + node.loose[row][1]
         for table in (protocols, services):
             for node in (<dict>table).values():
                 if node.members is not None:
