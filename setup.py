@@ -26,6 +26,7 @@ MODULES: dict[str, list[str]] = {
     "connection_tracker": [],
     "denials": [],
     "memory_stats": [f"ext/rss_{SYSTEMS.get(sys.platform, 'unknown')}.c"],
+    "peers": [],
     "scope": [],
     "token_bucket": [],
 }

@@ -94,9 +94,7 @@ class UpstreamTracker:
     operation = "tracker cycle"
 
     def __init__(self, size: int) -> None:
-        from libp2p.rcmgr.connection_tracker import ConnectionTracker
-
-        self.tracker = ConnectionTracker(upstream_limits(size))
+        self.tracker = self._tracker(size)
         self.others = identities(size, "others")
         self.ids, self.peers = identities(OPERATIONS, "measured")
         for connection_id, peer in zip(*self.others, strict=True):
@@ -110,6 +108,24 @@ class UpstreamTracker:
             pend(connection_id)
             establish(connection_id, peer)
             remove(connection_id, peer)
+
+    def _tracker(self, size: int) -> Any:
+        from libp2p.rcmgr.connection_tracker import ConnectionTracker
+
+        return ConnectionTracker(upstream_limits(size))
+
+
+class InstalledTracker(UpstreamTracker):
+    """The same three steps as py-libp2p's, on what `rcmgr.install()` puts in its place."""
+
+    implementation = "rcmgr, installed"
+    operation = "installed tracker cycle"
+
+    def _tracker(self, size: int) -> Any:
+        from rcmgr.libp2p.dropin.connection_limits import ConnectionLimits
+        from rcmgr.libp2p.dropin.connection_tracker import ConnectionTracker
+
+        return ConnectionTracker(ConnectionLimits(**limit_values(size)))
 
 
 class _Lifecycle:
@@ -157,6 +173,20 @@ class UpstreamLifecycle(_Lifecycle):
         from libp2p.rcmgr.connection_tracker import ConnectionTracker
 
         limits = upstream_limits(size)
+        self.lifecycle = ConnectionLifecycleManager(ConnectionTracker(limits), limits)
+        self._fill(size)
+
+
+class InstalledLifecycle(_Lifecycle):
+    implementation = "rcmgr, installed"
+    operation = "installed lifecycle cycle"
+
+    def __init__(self, size: int) -> None:
+        from rcmgr.libp2p.dropin.connection_lifecycle import ConnectionLifecycleManager
+        from rcmgr.libp2p.dropin.connection_limits import ConnectionLimits
+        from rcmgr.libp2p.dropin.connection_tracker import ConnectionTracker
+
+        limits = ConnectionLimits(**limit_values(size))
         self.lifecycle = ConnectionLifecycleManager(ConnectionTracker(limits), limits)
         self._fill(size)
 
@@ -254,4 +284,6 @@ PAIRS = [
     (RcmgrLifecycle, UpstreamLifecycle),
     (RcmgrManager, UpstreamManager),
     (RcmgrReconcile, UpstreamReconcile),
+    (InstalledTracker, UpstreamTracker),
+    (InstalledLifecycle, UpstreamLifecycle),
 ]

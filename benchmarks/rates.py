@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import datetime
 import gc
+import math
 import random
 import time
 import tracemalloc
@@ -22,8 +23,13 @@ from collections.abc import Callable
 from typing import Any
 
 from libp2p.peer.id import ID
+from libp2p.rcmgr.rate_limiter import RateLimitConfig, RateLimiter, RateLimitScope
+from libp2p.rcmgr.token_bucket import TokenBucket as StockTokenBucket
+from libp2p.rcmgr.token_bucket import TokenBucketConfig
 
 from rcmgr import BucketTable, TokenBucket
+from rcmgr.libp2p.dropin.rate_limiter import RateLimiter as DropInRateLimiter
+from rcmgr.libp2p.dropin.token_bucket import TokenBucket as DropInTokenBucket
 
 SLOW_FROM = 100_000
 SAMPLE = 20_000
@@ -37,15 +43,9 @@ def rcmgr_table(burst: int, rate: float, keys: int) -> Ask:
     return BucketTable(burst, rate, max_peers=2 * keys + 10).try_consume
 
 
-def libp2p_limiter(monitoring: bool) -> Callable[[int, float, int], Ask]:
+def libp2p_limiter(kind: type[Any], monitoring: bool) -> Callable[[int, float, int], Ask]:
     def make(burst: int, rate: float, keys: int) -> Ask:
-        from libp2p.rcmgr.rate_limiter import (
-            RateLimitConfig,
-            RateLimiter,
-            RateLimitScope,
-        )
-
-        limiter = RateLimiter(
+        limiter = kind(
             RateLimitConfig(
                 scope=RateLimitScope.PER_PEER,
                 refill_rate=rate,
@@ -143,8 +143,9 @@ IMPLEMENTATIONS: dict[str, tuple[Callable[[int, float, int], Ask], str, bool]] =
     "floodgate-rs, ID": (floodgate, "ID", False),
     "rust-py-rate-limit": (rust_py_rate_limit, "str", False),
     "token-bucket": (token_bucket, "bytes", False),
-    "libp2p.rcmgr, monitoring off": (libp2p_limiter(False), "ID", True),
-    "libp2p.rcmgr": (libp2p_limiter(True), "ID", True),
+    "libp2p.rcmgr, installed": (libp2p_limiter(DropInRateLimiter, True), "ID", True),
+    "libp2p.rcmgr, monitoring off": (libp2p_limiter(RateLimiter, False), "ID", True),
+    "libp2p.rcmgr": (libp2p_limiter(RateLimiter, True), "ID", True),
     "aiolimiter": (aiolimiter, "bytes", True),
     "throttled-py": (throttled_py, "str", True),
     "limits": (limits, "str", True),
@@ -216,6 +217,28 @@ def one_bucket() -> None:
           f"{best['try_consume']:.1f} ns, {ratio:.2f} times (at most 2)")
 
 
+def one_drop_in_bucket(rounds: int = 15, calls: int = 2_000) -> None:
+    """py-libp2p's `TokenBucket` as it is, and as it is with `rcmgr.install()`."""
+    for denied in (False, True):
+        tokens = 0.0 if denied else 1e8
+        best = {
+            (name, monitoring): (
+                kind(TokenBucketConfig(1e-6, 1e8, tokens, enable_monitoring=monitoring)), math.inf)
+            for name, kind in (("installed", DropInTokenBucket), ("libp2p", StockTokenBucket))
+            for monitoring in (False, True)
+        }
+        for _ in range(rounds):
+            for which, (bucket, least) in best.items():
+                ask = bucket.try_consume
+                start = time.perf_counter_ns()
+                for _ in range(calls):
+                    ask()
+                best[which] = bucket, min(least, (time.perf_counter_ns() - start) / calls)
+        print(f"libp2p.rcmgr's TokenBucket, {'denied' if denied else 'allowed'}: " + ", ".join(
+            f"{name}{'' if monitoring else ', monitoring off'} {least:,.0f} ns"
+            for (name, monitoring), (_, least) in best.items()))
+
+
 def memory_and_pauses(count: int = 1_000_000) -> None:
     draw = random.Random(3)
     keys = [draw.randbytes(38) for _ in range(count)]
@@ -245,6 +268,7 @@ async def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     one_bucket()
+    one_drop_in_bucket()
     memory_and_pauses()
     for count in [int(number) for number in options.keys.split(",")]:
         names = [

@@ -71,4 +71,18 @@ static inline int64_t rcmgr_gcra_wait_ns(const rcmgr_gcra *g, int64_t debt, int6
     return (ticks + g->scale - 1) / g->scale;
 }
 
+/* The debt of a bucket `to` that holds what `from` does with `debt`, as far as there is room. */
+static inline int64_t rcmgr_gcra_moved(const rcmgr_gcra *from, int64_t debt, const rcmgr_gcra *to)
+{
+    int64_t tokens = rcmgr_gcra_available(from, debt);
+    if (tokens >= to->capacity)
+        return 0;
+    int64_t missing = (to->capacity - tokens) * to->cost;
+    if (from->cost == 0)
+        return missing;
+    /* part of one more token; the product need not fit in 64 bits */
+    double part = (double)(from->depth - debt - tokens * from->cost) / (double)from->cost;
+    return missing - (int64_t)(part * (double)to->cost);
+}
+
 #endif

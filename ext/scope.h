@@ -8,7 +8,7 @@
  * lowered under what it holds refuses only more of that.
  *
  * Amounts are 64-bit and never wrap: an amount that would pass INT64_MAX is refused, whatever the
- * limit. What a scope holds, each later scope of its chain holds too: giving back cannot go below
+ * limit (what is asked for in both directions at once has to fit). What a scope holds, each later scope of its chain holds too: giving back cannot go below
  * zero as long as a leaf gives back no more than it holds.
  *
  * No Python, no allocation, no system call. Not thread safe: the caller holds a lock. */

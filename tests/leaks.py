@@ -62,6 +62,24 @@ def tracker_cycle() -> Cycle:
     return cycle
 
 
+def tracker_reused_ids() -> Cycle:
+    tracker = ConnectionTracker(reuse_ids=True)
+
+    def cycle(i: int) -> None:
+        tracker.admit("one", b"peer %d" % i, True, NO_LIMITS, _Closable())
+        tracker.add_pending_outbound("one")
+        tracker.move_to_established_inbound("one", b"other %d" % i)
+        tracker.move_to_established_inbound("one", b"other %d" % i)
+        tracker.remove_connection("one")
+
+    return cycle
+
+
+class _Closable:
+    def close(self) -> None:
+        pass
+
+
 def tracker_peer_with_several() -> Cycle:
     tracker = ConnectionTracker()
 
@@ -285,6 +303,46 @@ def managers_made_and_dropped() -> Cycle:
     return cycle
 
 
+def dropin_lifecycle() -> Cycle:
+    from rcmgr.libp2p.dropin.connection_lifecycle import ConnectionLifecycleManager
+    from rcmgr.libp2p.dropin.connection_limits import ConnectionLimits
+    from rcmgr.libp2p.dropin.connection_tracker import ConnectionTracker
+
+    limits = ConnectionLimits(max_established_total=9)
+    lifecycle = ConnectionLifecycleManager(ConnectionTracker(limits), limits)
+
+    def cycle(i: int) -> None:
+        finish(lifecycle.handle_pending_inbound_connection("c"))
+        finish(lifecycle.handle_established_inbound_connection("c", b"peer %d" % i))
+        limits.max_established_total = i
+        lifecycle.tracker.get_all_connections()
+        lifecycle.get_connection_stats()
+        lifecycle.notify_connection_closed("c")
+
+    return cycle
+
+
+def dropin_managers() -> Cycle:
+    from libp2p.rcmgr.allowlist import AllowlistConfig
+
+    from rcmgr.libp2p.dropin.connection_limits import ConnectionLimits
+    from rcmgr.libp2p.dropin.manager import ResourceLimits, ResourceManager
+
+    limits, states = ResourceLimits(max_connections=9), ConnectionLimits()
+    allowed = AllowlistConfig(multiaddrs={"/ip4/192.0.2.1"})
+
+    def cycle(i: int) -> None:
+        if i % 100:  # it costs half a millisecond
+            return
+        manager = ResourceManager(
+            limits, allowlist_config=allowed, connection_limits=states,
+            cidr_limits=[("10.0.0.0/8", 1)])
+        manager.open_connection(b"peer", "10.0.0.1")
+        limits.max_connections = i
+
+    return cycle
+
+
 def ledger_lives() -> Cycle:
     ledger = Ledger(NO_SCOPE_LIMITS)
 
@@ -434,7 +492,7 @@ CASES: dict[str, Callable[[], Cycle]] = {
     function.__name__: function
     for function in (
         leaks_sixteen_bytes, tracker_cycle, tracker_peer_with_several, tracker_denied,
-        tracker_wrong_calls,
+        tracker_wrong_calls, tracker_reused_ids, dropin_lifecycle, dropin_managers,
         tracker_views_and_records, tracker_bypass_clear_reconcile, lifecycle_cycle,
         lifecycle_denied, manager_denied, manager_scopes_dropped, manager_overlapping_handshakes,
         manager_accepting,

@@ -62,8 +62,9 @@ class TrackerModel:
     # a stale connection is found within this time at the latest
     RECONCILED_WITHIN = 30 * SECOND
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, *, reuse_ids: bool = False) -> None:
         self.clock = clock
+        self.reuse_ids = reuse_ids
         self.connections: dict[Hashable, Connection] = {}
         self.bypass: set[Hashable] = set()
         self.max_connections: int | None = None
@@ -155,7 +156,9 @@ class TrackerModel:
         if was is not None:
             if was.state == state:
                 return False
-            raise ValueError
+            if not self.reuse_ids:
+                raise ValueError
+            self.remove(was)
         exempt = peer is not None and key(peer) in self.bypass
         if limits is not None and not exempt:
             refusal = self.refusing(state, peer, limits, None)
@@ -176,9 +179,16 @@ class TrackerModel:
     ) -> Refusal | None:
         """ValueError: cannot."""
         was = self.connections.get(connection_id)
-        if peer is None or (was is not None and was.state != f"pending_{direction}"):
+        if peer is None:
             raise ValueError
         state = f"established_{direction}"
+        if was is not None and was.state != f"pending_{direction}":
+            if not self.reuse_ids:
+                raise ValueError
+            if was.state == state and key(was.peer) == key(peer):
+                return None
+            self.remove(was)
+            was = None
         exempt = key(peer) in self.bypass
         if limits is not None and not exempt:
             refusal = self.refusing(state, peer, limits, was)

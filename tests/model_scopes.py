@@ -285,9 +285,21 @@ class ModelLedger:
             self.leaked += 1
         handle.is_open = False
 
-    def clear(self) -> None:
+    def set_limits(self, limits: SimpleNamespace) -> None:
+        self.limits = limits
+        # what was said of scopes that exist once is in the limits; of others it stays
+        self.overrides = {name: said for name, said in self.overrides.items() if ":" in name}
+
+    def has_allowlisted_connection(self, peer: str) -> bool:
+        return any(
+            handle.live and handle.is_leaf and handle.allowlisted and handle.peer == peer
+            and handle.name.startswith("conn-") for handle in self.handles
+        )
+
+    def clear(self, keep: Handle | None = None) -> None:
         for handle in self.handles:
-            handle.is_open = False
+            if handle is not keep:
+                handle.is_open = False
         self.services_seen.clear()
 
     def snapshot(self) -> dict[str, dict[str, Any]]:

@@ -57,6 +57,30 @@ def test_the_defaults() -> None:
     assert (str(full[0]), full[1]) == ("2001:db8:1::/56", 8)
 
 
+def test_asking_counts_nothing() -> None:
+    limiter = SubnetLimiter(SubnetLimits(ipv4=((32, 1), (24, 2))))
+    for _ in range(3):
+        assert limiter.full(ip("1.2.3.4")) is None
+    assert len(limiter) == 0
+    assert admitted(limiter, ["1.2.3.4", "1.2.3.5"]) == 2
+    full = limiter.full(ip("1.2.3.6"))
+    assert full is not None
+    assert (str(full[0]), full[1]) == ("1.2.3.0/24", 2)
+    assert limiter.full(ip("1.2.4.4")) is None
+
+
+def test_a_limiter_that_somebody_else_asks_too() -> None:
+    limiter = SubnetLimiter(SubnetLimits(ipv4=((32, 1),)))
+    gate = AddressGate(limiter)
+    assert gate.subnets is limiter
+    entered = gate.try_enter("1.2.3.4", True)
+    assert isinstance(entered, Entered)
+    assert admitted(limiter, ["1.2.3.4"]) == 0
+    entered.close()
+    assert admitted(limiter, ["1.2.3.4"]) == 1
+    assert isinstance(gate.try_enter("1.2.3.4", True), AddressRefusal)
+
+
 def test_a_refusal_counts_nothing() -> None:
     limiter = SubnetLimiter(SubnetLimits(ipv4=((32, 2), (24, 3)), ipv6=(), overrides={}))
     assert admitted(limiter, ["1.2.3.1"] * 9) == 2

@@ -17,6 +17,7 @@ from rcmgr import (
     ConnectionLimitKind,
     ConnectionLimits,
     ConnectionTracker,
+    MemoryConnectionLimits,
 )
 from rcmgr.denials import DenialLog
 
@@ -155,6 +156,27 @@ async def test_contradictions(manager: ConnectionLifecycleManager, direction: st
             await call()
         assert manager.tracker.snapshot() == before
     assert len(manager.denials) == 0
+
+
+async def test_a_bypassed_peer_that_is_known_before_the_handshake(
+    manager: ConnectionLifecycleManager,
+) -> None:
+    manager.limits = ConnectionLimits(max_pending_inbound=0)
+    manager.memory_limits = MemoryConnectionLimits(0)
+    manager.tracker.add_bypass_peer(PEER)
+    await manager.handle_pending_inbound_connection("c", None, None, PEER)
+    with pytest.raises(UpstreamLimitExceeded):
+        await manager.handle_pending_inbound_connection("d", None, None, OTHER)
+    assert set(manager.tracker.pending_inbound) == {"c"}
+    await manager.handle_connection_closed("c", PEER, reason="tired")
+    assert len(manager.tracker) == 0
+
+
+def test_limits_of_a_wrong_type_are_not_set(manager: ConnectionLifecycleManager) -> None:
+    before = manager.limits
+    with pytest.raises(TypeError, match="limits must be a ConnectionLimits, not 5"):
+        manager.limits = 5  # type: ignore[assignment]
+    assert manager.limits is before
 
 
 async def test_denials(manager: ConnectionLifecycleManager, direction: str) -> None:

@@ -5,7 +5,7 @@ import weakref
 
 import pytest
 
-from rcmgr import ConnectionLimits, ConnectionScope, ConnectionTracker
+from rcmgr import ConnectionLimits, ConnectionScope, ConnectionTracker, ResourceManager
 
 # a finaliser that raises is only a warning
 pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
@@ -152,3 +152,15 @@ def test_it_is_no_cycle_and_can_be_referred_to_weakly(tracker: ConnectionTracker
         assert len(tracker) == 0
     finally:
         gc.enable()
+
+
+def test_a_scope_knows_its_manager_and_does_not_keep_it(tracker: ConnectionTracker) -> None:
+    manager = ResourceManager()
+    scopes = [manager.open_connection(), manager.open_connection(PEER)]
+    assert [each and each.resource_manager for each in scopes] == [manager, manager]
+    alive = weakref.ref(manager)
+    del manager
+    gc.collect()
+    assert alive() is None
+    assert [each and each.resource_manager for each in scopes] == [None, None]
+    assert pending_scope(tracker).resource_manager is None

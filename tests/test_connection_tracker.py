@@ -1145,6 +1145,61 @@ def test_remove_this_very_connection(tracker: ConnectionTracker) -> None:
     check_empty(tracker)
 
 
+@pytest.mark.parametrize("checked", [False, True])
+def test_an_id_that_is_used_again_ends_what_had_it(direction: str, checked: bool) -> None:
+    class Held:
+        closed = 0
+
+        def close(self) -> None:
+            assert "c" not in tracker or tracker.get_connection("c") is not record
+            self.closed += 1
+
+    tracker = ConnectionTracker(reuse_ids=True)
+    held = Held()
+    record = tracker.admit("c", PEER, True, NO_LIMITS, held)
+    arguments = (NO_LIMITS,) if checked else ()
+    move_it = admit if checked else move
+    pend = admit_pending if checked else add_pending
+    for peer in (OTHER, OTHER):  # the second time changes nothing
+        move_it(tracker, direction, "c", peer, *arguments)
+        assert state_of(tracker, "c") == f"established_{direction}"
+        assert dict(tracker.established_per_peer) == {OTHER: {"c"}}
+    assert held.closed == 1
+    for _ in range(2):
+        pend(tracker, opposite(direction), "c", *arguments)
+        assert state_of(tracker, "c") == f"pending_{opposite(direction)}"
+        assert not tracker.established_per_peer
+    assert len(tracker) == 1
+    totals = tracker.snapshot()
+    assert (totals.total_created, totals.total_closed) == (3, 2)
+
+
+def test_what_was_wrong_ends_nothing(direction: str) -> None:
+    tracker = ConnectionTracker(reuse_ids=True)
+    move(tracker, direction, "c", PEER)
+    before = everything(tracker)
+    for call in (admit_pending, admit):
+        rest = ("c", {}) if call is admit_pending else ("c", OTHER, {})
+        with pytest.raises(TypeError):
+            call(tracker, direction, *rest)
+    with pytest.raises(ValueError, match="peer_id"):
+        move(tracker, direction, "c", None)
+    assert everything(tracker) == before
+
+
+def test_when_a_connection_came_into_its_state(tracker: ConnectionTracker, clock: Clock) -> None:
+    tracker.add_pending_inbound("c")
+    record = tracker.get_connection("c")
+    assert record is not None
+    assert record.since_ns == tracker.now_ns == clock.now
+    clock.advance(1)
+    tracker.move_to_established_inbound("c", PEER)
+    assert record.since_ns == tracker.now_ns == clock.now
+    clock.advance(1)
+    tracker.remove_connection("c")
+    assert record.since_ns == tracker.now_ns - 1_000_000_000
+
+
 def test_the_record_of_another_tracker(tracker: ConnectionTracker) -> None:
     other = ConnectionTracker()
     for each in (tracker, other):
@@ -1216,10 +1271,14 @@ def test_bare_instances() -> None:
     assert str(denial.to_error())
 
 
-@pytest.mark.parametrize("type_", [ConnectionTracker, ConnectionRecord, Denial])
-def test_extension_types_are_final_and_not_copied(type_: type) -> None:
+@pytest.mark.parametrize("type_", [ConnectionRecord, Denial])
+def test_extension_types_are_final(type_: type) -> None:
     with pytest.raises(TypeError):
         type("Sub", (type_,), {})
+
+
+@pytest.mark.parametrize("type_", [ConnectionTracker, ConnectionRecord, Denial])
+def test_extension_types_are_not_copied(type_: type) -> None:
     instance = type_.__new__(type_)
     with pytest.raises(TypeError):
         pickle.dumps(instance)

@@ -33,11 +33,13 @@ indices = st.integers(0, 30)
 
 
 class TrackerMachine(RuleBasedStateMachine):
-    @initialize(max_connections=st.one_of(st.none(), st.integers(0, 6)))
-    def start(self, max_connections: int | None) -> None:
+    @initialize(
+        max_connections=st.one_of(st.none(), st.integers(0, 6)), reuse_ids=st.booleans())
+    def start(self, max_connections: int | None, reuse_ids: bool) -> None:
         self.clock = Clock()
-        self.tracker = ConnectionTracker(max_connections=max_connections, clock=self.clock)
-        self.model = TrackerModel(self.clock)
+        self.tracker = ConnectionTracker(
+            max_connections=max_connections, clock=self.clock, reuse_ids=reuse_ids)
+        self.model = TrackerModel(self.clock, reuse_ids=reuse_ids)
         self.model.max_connections = max_connections
         self.handles: list[tuple[ConnectionRecord, Connection]] = []
 
@@ -266,6 +268,7 @@ class TrackerMachine(RuleBasedStateMachine):
             assert record.is_claimed == connection.claimed
             assert record.is_bypassed == connection.exempt
             live = connection.state != "closed"
+            assert record.since_ns == connection.since
             assert self.tracker.holds(record) == live
             assert record.is_pending == connection.state.startswith("pending")
             assert record.is_established == connection.state.startswith("established")

@@ -18,13 +18,14 @@ from libp2p.rcmgr.manager import ResourceManager as StockManager
 from libp2p.rcmgr.memory_limits import MemoryConnectionLimits as StockMemoryLimits
 from libp2p.rcmgr.metrics import Metrics, MetricType
 
-from rcmgr import ConnectionLimits, NodeLimits, ResourceLimits, SubnetLimits
-from rcmgr.libp2p.dropin.manager import ResourceManager
+from rcmgr import ConnectionLimits, NodeLimits, ProcessMemoryLimits, SubnetLimits
+from rcmgr import ResourceLimits as OurLimits
+from rcmgr.libp2p.dropin.manager import ResourceLimits, ResourceManager
 
 PEER = ID(b"\x12\x20" + b"p" * 32)
 OTHER = ID(b"\x12\x20" + b"o" * 32)
 # attributes of py-libp2p's that no host uses and that mean nothing here
-WITHOUT = {"cidr_limiter", "connection_rate_limiter", "memory_stats_cache"}
+WITHOUT = {"connection_rate_limiter"}
 
 
 def parameters(function: Any) -> list[tuple[str, Any, Any]]:
@@ -58,15 +59,42 @@ def test_every_attribute_is_there() -> None:
 def test_their_limits_and_ours() -> None:
     theirs = StockLimits(max_connections=3, max_memory_mb=5, max_streams=7)
     manager = ResourceManager(theirs)
-    assert manager.limits is theirs
+    assert vars(manager.limits).items() >= vars(theirs).items()
     system = manager.scope_limits.system
     assert (system.conns, system.memory, system.streams) == (3, 5 << 20, 7)
+    manager.set_protocol_stream_limit("x", 2)
     manager.limits = StockLimits(max_connections=4)
     assert manager.scope_limits.system.conns == 4
-    assert ResourceManager(ResourceLimits(9)).limits == ResourceLimits(9)
+    assert manager.scope_limits.protocol["x"].streams == 2
+    assert ResourceManager(OurLimits(9)).limits == OurLimits(9)
     assert ResourceManager(NodeLimits()).scope_limits == NodeLimits().scopes
     with pytest.raises(TypeError, match="limits must be ResourceLimits"):
         ResourceManager(object())
+
+
+def test_limits_may_be_changed_in_place() -> None:
+    given = ResourceLimits(max_connections=1)
+    managers = [ResourceManager(given), ResourceManager(given), ResourceManager()]
+    managers[1].limits = StockLimits(max_connections=0)
+    given.max_connections = 2
+    managers[2].limits.max_memory_bytes = 5
+    assert managers[0].limits is given
+    assert [each.scope_limits.system.conns for each in managers] == [2, 0, 1000]
+    assert managers[2].acquire_memory(5)
+    assert not managers[2].acquire_memory(1)
+
+
+def test_limits_that_say_all() -> None:
+    node = NodeLimits(
+        connections=ConnectionLimits(max_pending_inbound=3), memory=ProcessMemoryLimits(7))
+    manager = ResourceManager(node)
+    assert manager.connection_limits.to_dict() == node.connections.to_dict()
+    assert manager.memory_limits is not None
+    assert (manager.memory_limits.max_bytes, manager.memory_limits.max_percentage) == (7, None)
+    assert ResourceManager(NodeLimits()).memory_limits is None
+    assert ResourceManager(node, enable_memory_limits=False).memory_limits is None
+    free = ResourceManager(node, connection_limits=ConnectionLimits())
+    assert free.connection_limits.to_dict() == ConnectionLimits().to_dict()
 
 
 def test_the_defaults_are_theirs() -> None:
@@ -94,7 +122,7 @@ def test_limits_on_states_and_memory() -> None:
     assert manager.memory_limits is None
     assert manager.open_connection(PEER) is None
     free = ResourceManager(enable_connection_tracking=False)
-    assert free.connection_limits == ConnectionLimits()
+    assert free.connection_limits.to_dict() == ConnectionLimits().to_dict()
 
 
 @pytest.mark.parametrize("make", [
@@ -113,7 +141,7 @@ def test_the_allowlist_is_heeded(make: Any) -> None:
 
 def test_what_an_allowlist_cannot_mean_is_said() -> None:
     config = AllowlistConfig(multiaddrs={"/dns4/example.org/tcp/1"})
-    with pytest.warns(UserWarning, match="example.org.* left out: missing ip address"):
+    with pytest.warns(UserWarning, match="example.org.* lets nobody in: missing ip address"):
         ResourceManager(allowlist_config=config)
 
 

@@ -9,30 +9,95 @@ import dataclasses
 import importlib
 import inspect
 import pkgutil
+import subprocess
+import sys
 from typing import Any
 
 import libp2p.rcmgr
 import pytest
+from libp2p.rcmgr.protocol_rate_limiter import ProtocolRateLimitConfig
+from libp2p.rcmgr.rate_limiter import RateLimitConfig
+from libp2p.rcmgr.token_bucket import TokenBucketConfig
 
 from rcmgr.libp2p.dropin import REPLACED, replacements
+from rcmgr.libp2p.dropin.connection_limits import ConnectionLimits
+from rcmgr.libp2p.dropin.connection_tracker import ConnectionTracker
 
 EXCEPTIONS: dict[str, str] = {
-    "ResourceManager.cidr_limiter": "limits on addresses are in `addresses`",
     "ResourceManager.connection_rate_limiter": "no host uses it; see `connection_rate_limits`",
-    "ResourceManager.memory_stats_cache": "no host uses it; see `memory_limits`",
 }
 """Reviewed: what is missing or differs, and why."""
 
 # made to compare what an instance has; a class that is not here needs no arguments
-ARGUMENTS: dict[str, tuple[Any, ...]] = {}
+ARGUMENTS: dict[str, tuple[Any, ...]] = {
+    "ConnectionLifecycleManager": (ConnectionTracker(), ConnectionLimits()),
+    "ConnectionScope": ("peer", None),
+    "ProtocolRateLimiter": (ProtocolRateLimitConfig("/test/1"),),
+    "RateLimiter": (RateLimitConfig(),),
+    "TokenBucket": (TokenBucketConfig(1.0, 1.0),),
+}
 
 PAIRS = replacements()
 names = pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair[0].__qualname__)
 
 
-def test_every_module_of_theirs_is_known() -> None:
-    modules = {each.name for each in pkgutil.iter_modules(libp2p.rcmgr.__path__)}
-    assert set(REPLACED) <= modules
+WHOLE = """
+import importlib, pkgutil
+import libp2p.rcmgr
+import rcmgr
+from rcmgr.libp2p.dropin import REPLACED
+
+modules = [libp2p.rcmgr] + [
+    importlib.import_module(each.name)
+    for each in pkgutil.iter_modules(libp2p.rcmgr.__path__, "libp2p.rcmgr.")
+]
+def look():
+    return {
+        (module.__name__, name): value
+        for module in modules for name, value in vars(module).items() if not name.startswith("_")
+    }
+before = look()
+expected = {
+    id(before[f"libp2p.rcmgr.{module}", name]): (module, name)
+    for module, names in REPLACED.items() for name in names
+}
+rcmgr.install()
+after = look()
+missing, kept, changed = [], 0, set()
+for where, value in before.items():
+    if where not in after:
+        missing.append(where)
+    elif after[where] is value:
+        assert id(value) not in expected, f"{where} is still theirs"
+        kept += 1
+    else:
+        module, name = expected[id(value)]
+        ours = importlib.import_module(f"rcmgr.libp2p.dropin.{module}")
+        assert after[where] is getattr(ours, name), where
+        changed.add((module, name))
+assert not missing, missing
+assert not after.keys() - before.keys(), after.keys() - before.keys()
+assert changed == set(expected.values())
+rcmgr.uninstall()
+assert all(value is before[where] for where, value in look().items())
+print(len(modules), kept, len(changed))
+"""
+
+
+def test_every_name_of_both_packages_is_theirs_or_replaced() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WHOLE], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    modules, kept, changed = map(int, done.stdout.split())
+    assert modules == 24
+    assert kept > 200
+    assert changed == sum(map(len, REPLACED.values()))
+
+
+def test_every_module_stands_in_for_one_of_theirs() -> None:
+    theirs = {each.name for each in pkgutil.iter_modules(libp2p.rcmgr.__path__)}
+    assert set(REPLACED) <= theirs
+    assert len(theirs) == 23
 
 
 @names
@@ -74,7 +139,9 @@ def test_every_member_takes_the_same(pair: tuple[type, type]) -> None:
             assert not callable(getattr(ours, name)), where
             continue
         mine, their = parameters(getattr(ours, name)), parameters(getattr(theirs, name))
-        assert mine[: len(their)] == their, where
+        for (_, _, default), (*same, wanted) in zip(mine, their, strict=False):
+            assert wanted in (default, inspect.Parameter.empty), f"{where}: {same}"
+        assert [each[:2] for each in mine[: len(their)]] == [each[:2] for each in their], where
         assert all(
             default is not inspect.Parameter.empty
             or kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)

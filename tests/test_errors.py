@@ -1,17 +1,23 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import inspect
 import json
 import math
 import pickle
+import re
 import subprocess
 import sys
 import textwrap
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 from libp2p.peer.id import ID
 
+import rcmgr
+import rcmgr.errors
 from rcmgr import (
     AddressLimitExceeded,
     ConnectionLimitExceeded,
@@ -72,8 +78,8 @@ def test_fields() -> None:
                              (MemoryReservationExceeded, 5)):
         with pytest.raises(TypeError, match="required positional argument"):
             type_(*[1] * (arguments - 1))
-    assert str(ResourceScopeClosed()) == "resource manager is closed"
-    assert ResourceScopeClosed("scope").message == "scope is closed"
+    assert str(ResourceScopeClosed()) == "resource manager: resource scope closed"
+    assert ResourceScopeClosed("scope").message == "scope: resource scope closed"
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
@@ -209,41 +215,67 @@ print(repr(error))
 
 # -- what a person and a program can do with it -----------------------------------------------
 
+TOTAL = "ResourceLimits.max_connections (ConcreteLimits.system.conns)"
 EXPLAINED = [
     (ConnectionLimitExceeded(4, 4, ConnectionLimitKind.ESTABLISHED_PER_PEER, "c", PEER),
      "connection", "connection.established_per_peer", "ConnectionLimits.max_established_per_peer"),
+    (ConnectionLimitExceeded(4, 4, ConnectionLimitKind.CONNECTIONS, "c", PEER),
+     "connection", "connection.connections", "ConnectionTracker.max_connections"),
+    (ScopeLimitExceeded("system", "connection", 9, 1, 9, peer_id=PEER),
+     "connection", "connection.system.conns", TOTAL),
+    (StreamLimitExceeded("system", "stream", 9, 1, 9, peer_id=PEER), "stream",
+     "stream.system.streams", "ResourceLimits.max_streams (ConcreteLimits.system.streams)"),
+    (MemoryReservationExceeded("system.span-3.span-12", "memory", 9, 1, 9), "memory",
+     "memory.system.memory", "ResourceLimits.max_memory_mb (ConcreteLimits.system.memory)"),
     (ScopeLimitExceeded("system", "inbound connection", 9, 1, 9, peer_id=PEER),
-     "connection", "connection.system.conns_inbound", "system.conns_inbound"),
+     "connection", "connection.system.conns_inbound", "ConcreteLimits.system.conns_inbound"),
     (StreamLimitExceeded("transient", "stream", 9, 1, 9, peer_id=PEER),
-     "stream", "stream.transient.streams", "transient.streams"),
+     "stream", "stream.transient.streams", "ConcreteLimits.transient.streams"),
     (StreamLimitExceeded(f"protocol:/a/1.peer:{PEER}", "inbound stream", 9, 1, 9, peer_id=PEER),
-     "stream", "stream.protocol_peer.streams_inbound", "protocol_peer['/a/1'].streams_inbound"),
+     "stream", "stream.protocol_peer.streams_inbound",
+     "ConcreteLimits.protocol_peer_default.streams_inbound or "
+     "ConcreteLimits.protocol_peer['/a/1'].streams_inbound"),
     (StreamLimitExceeded("service:s", "outbound stream", 9, 1, 9, peer_id=PEER),
-     "stream", "stream.service.streams_outbound", "service_default.streams_outbound"),
+     "stream", "stream.service.streams_outbound",
+     "ConcreteLimits.service_default.streams_outbound or "
+     "ConcreteLimits.service['s'].streams_outbound"),
+    (MemoryReservationExceeded(f"peer:{PEER}.span-2", "memory", 9, 1, 9, peer_id=PEER),
+     "memory", "memory.peer.memory",
+     f"ConcreteLimits.peer_default.memory or ConcreteLimits.peer['{PEER}'].memory"),
     (MemoryReservationExceeded("conn-7.span-2", "memory", 9, 1, 9, peer_id=PEER),
-     "memory", "memory.conn.memory", "conn.memory"),
+     "memory", "memory.conn.memory", "ConcreteLimits.conn.memory"),
     (ScopeLimitExceeded("allowlistedSystem", "file descriptor", 9, 1, 9, peer_id=PEER),
-     "connection", "connection.allowlisted_system.fd", "allowlisted_system.fd"),
+     "connection", "connection.allowlisted_system.fd", "ConcreteLimits.allowlisted_system.fd"),
     (MemoryUsageLimitExceeded(11, 10, 110.0),
-     "memory", "memory.process", "MemoryConnectionLimits"),
+     "memory", "memory.process",
+     "MemoryConnectionLimits.max_bytes (ResourceManager.memory_limits)"),
+    (MemoryUsageLimitExceeded(9, 10, 90.0, "deny_new_peers_above", "c", PEER),
+     "memory", "memory.process",
+     "MemoryConnectionLimits.deny_new_peers_above (ResourceManager.memory_limits)"),
     (AddressLimitExceeded("192.0.2.1", "192.0.2.1/32", 8, 8),
-     "connection", "connection.address", "SubnetLimits"),
+     "connection", "connection.address",
+     "SubnetLimits.ipv4 or SubnetLimits.overrides['192.0.2.1/32']"),
+    (AddressLimitExceeded("2001:db8::1", "2001:db8::/56", 8, 8),
+     "connection", "connection.address",
+     "SubnetLimits.ipv6 or SubnetLimits.overrides['2001:db8::/56']"),
     (RateLimitExceeded("connections", "connection of peer", PEER, 2.0),
      "rate", "rate.peer", "ConnectionRateLimits.per_peer"),
-    (RateLimitExceeded("network 192.0.2.0/24", "connection", None, 2.0),
-     "rate", "rate.address", "AddressRates"),
-    (RateLimitExceeded("/a/1", "stream", PEER, math.inf),
-     "rate", "rate.protocol", "RateLimits of /a/1"),
+    (RateLimitExceeded("network 192.0.2.0/24", "connection", None, 2.0, "192.0.2.1"),
+     "rate", "rate.address", "AddressRates.ipv4 or ConnectionRateLimits.per_ip"),
+    (RateLimitExceeded("/a/1", "stream", PEER, math.inf, None, 0.5, 3),
+     "rate", "rate.protocol",
+     "RateLimits.default, RateLimits.overrides['stream'] or RateLimits.overall of /a/1"),
 ]
 
 
 @pytest.mark.parametrize(
-    ("error", "category", "code", "setting"), EXPLAINED, ids=[each[2] for each in EXPLAINED])
+    ("error", "category", "code", "setting"), EXPLAINED, ids=[each[3][:60] for each in EXPLAINED])
 def test_every_denial_explains_itself(error: Any, category: str, code: str, setting: str) -> None:
     assert isinstance(error, ResourceLimitExceeded)
     assert (error.category, error.code) == (category, code)
-    assert setting in error.setting
-    assert error.setting in error.explanation
+    assert error.setting == setting
+    assert error.explanation.endswith(f"; see {setting}")
+    assert "None" not in error.explanation
     assert str(error) == error.message
     assert error.explanation.startswith(str(error).partition(";")[0])
     told = json.loads(json.dumps(error.to_dict(), allow_nan=False))
@@ -261,10 +293,157 @@ def test_every_denial_explains_itself(error: Any, category: str, code: str, sett
     assert isinstance(caught.value.__cause__, KeyError)
 
 
-def test_codes_tell_limits_apart() -> None:
-    codes = [each[2] for each in EXPLAINED]
-    codes += [ConnectionLimitExceeded(1, 1, kind).code for kind in ConnectionLimitKind]
-    assert len(set(codes)) == len(codes) - 1  # established_per_peer is there twice
+@pytest.mark.parametrize("setting", sorted({each[3] for each in EXPLAINED}))
+def test_a_setting_that_is_named_is_there(setting: str) -> None:
+    """Each is an attribute of a class of ours, or an argument that it takes, and its entries too.
+    """
+    found = re.findall(r"([A-Z]\w+)\.(\w+)((?:\['[^']*'\])?)((?:\.\w+)?)", setting)
+    assert found
+    for name, attribute, key, field in found:
+        cls = getattr(rcmgr, name)
+        assert hasattr(cls, attribute) or attribute in inspect.signature(cls).parameters
+        if name == "ConcreteLimits":
+            value = getattr(rcmgr.ConcreteLimits(), attribute)
+            assert isinstance(value, Mapping) == bool(key)
+            assert hasattr(rcmgr.Limit(), field.removeprefix("."))
+
+
+CODES = [
+    "connection.address",
+    "connection.connections",
+    "connection.established_inbound",
+    "connection.established_outbound",
+    "connection.established_per_peer",
+    "connection.established_total",
+    "connection.pending_inbound",
+    "connection.pending_outbound",
+    "memory.process",
+    "rate.address",
+    "rate.peer",
+    "rate.protocol",
+    "resource",
+]
+"""Programs know limits by these: none may change, and a new one belongs here."""
+SCOPES = {
+    "system": "system", "transient": "transient", "allowlisted_system": "allowlistedSystem",
+    "allowlisted_transient": "allowlistedTransient", "service": "service:s",
+    "service_peer": "service:s.peer:p", "protocol": "protocol:/a", "peer": "peer:p",
+    "protocol_peer": "protocol:/a.peer:p", "conn": "conn-1", "stream": "stream-1",
+}
+RESOURCES = {
+    ("stream", StreamLimitExceeded): {
+        "streams": "stream", "streams_inbound": "inbound stream",
+        "streams_outbound": "outbound stream",
+    },
+    ("connection", ScopeLimitExceeded): {
+        "conns": "connection", "conns_inbound": "inbound connection",
+        "conns_outbound": "outbound connection", "fd": "file descriptor",
+    },
+    ("memory", MemoryReservationExceeded): {"memory": "memory"},
+}
+
+
+def test_codes_are_stable() -> None:
+    errors: list[ResourceLimitExceeded] = [
+        ResourceLimitExceeded("full"),
+        MemoryUsageLimitExceeded(2, 1, 200.0),
+        AddressLimitExceeded("192.0.2.1", "192.0.2.1/32", 8, 8),
+        *(RateLimitExceeded(protocol, "o", None, 1.0)
+          for protocol in ("connections", "network 192.0.2.0/24", "/a")),
+        *(ConnectionLimitExceeded(1, 1, kind) for kind in ConnectionLimitKind),
+    ]
+    assert sorted(error.code for error in errors) == CODES
+    fields = {field for resources in RESOURCES.values() for field in resources}
+    assert fields == {each.name for each in dataclasses.fields(rcmgr.Limit)}
+    limited = {each.name.removesuffix("_default") for each in
+               dataclasses.fields(rcmgr.ConcreteLimits)}
+    assert limited == set(SCOPES)
+    for (category, type_), resources in RESOURCES.items():
+        for field, resource in resources.items():
+            for scope, name in SCOPES.items():
+                error = type_(name, resource, 1, 1, 1)
+                assert error.code == f"{category}.{scope}.{field}"
+                assert error.category == category
+
+
+def test_all_kinds_of_error_are_in_one_tree() -> None:
+    def below(kind: type) -> set[type]:
+        return {kind}.union(*(below(each) for each in kind.__subclasses__()))
+
+    ours = {each for each in below(ResourceLimitExceeded) if each.__module__ == "rcmgr.errors"}
+    tried = {type(each[0]) for each in EXPLAINED} | {ResourceLimitExceeded}
+    assert ours == tried
+    assert {each.category for each in ours - {ResourceLimitExceeded}} == {
+        "connection", "stream", "memory", "rate"}
+
+
+HOSTILE = "x\x1b]0;owned\x07\r\n\u202e\ud800\x00" + "y" * 100_000
+
+
+@pytest.mark.parametrize("error", [
+    ConnectionLimitExceeded(1, 1, ConnectionLimitKind.PENDING_INBOUND, HOSTILE, HOSTILE),
+    StreamLimitExceeded(f"protocol:{HOSTILE}", "stream", 1, 1, 1, 255, HOSTILE, HOSTILE),
+    MemoryReservationExceeded(f"service:{HOSTILE}.peer:{HOSTILE}", "memory", 1, 1, 1),
+    MemoryUsageLimitExceeded(2, 1, 200.0, "max_bytes", HOSTILE, HOSTILE),
+    AddressLimitExceeded(HOSTILE, "192.0.2.1/32", 8, 8),
+    RateLimitExceeded(HOSTILE, HOSTILE, HOSTILE, 1.0, HOSTILE),
+], ids=lambda error: type(error).__name__)
+def test_names_that_others_choose_are_only_text(error: Any) -> None:
+    """To whatever the text goes: a terminal, a log of one line each, UTF-8; and briefly."""
+    for text in (str(error), error.message, error.explanation, error.setting):
+        assert text.isprintable()
+        assert len(text) < 2000
+        text.encode()
+    assert r"x\x1b]0;owned\x07\r\n\u202e\ud800\x00yyy" in str(error)
+    told = json.loads(json.dumps(error.to_dict()))
+    assert any(value == HOSTILE or HOSTILE in str(value) for value in told.values())  # for machines
+
+
+def test_text_is_made_only_when_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flood of denials formats nothing, whichever limit refuses."""
+    manager = rcmgr.ResourceManager(
+        rcmgr.NodeLimits(
+            rcmgr.ConcreteLimits(
+                system=rcmgr.Limit(streams=0, memory=9), peer_default=rcmgr.Limit(conns=0)),
+            rcmgr.ConnectionLimits(max_pending_outbound=0),
+            subnets=rcmgr.SubnetLimits(ipv4=((32, 0),)),
+        ),
+        connection_rate_limits=rcmgr.ConnectionRateLimits(per_peer=rcmgr.Rate(0.001, 1)),
+    )
+
+    def built(*_: Any, **__: Any) -> None:
+        raise AssertionError("an error was built")
+
+    kinds = [each for each in vars(rcmgr.errors).values() if isinstance(each, type)
+             and issubclass(each, ResourceLimitExceeded)]
+    with monkeypatch.context() as patch:
+        for kind in kinds:
+            patch.setattr(kind, "__init__", built)
+        for _ in range(2):
+            assert manager.open_connection(b"peer", None, "inbound") is None
+            assert manager.open_connection(None, None, "outbound") is None
+            assert manager.open_connection(None, "192.0.2.1", "inbound") is None
+            assert not manager.acquire_stream(b"peer", "inbound")
+            assert not manager.acquire_memory(10)
+    assert {error.code for error in manager.denials} == {
+        "connection.peer.conns", "rate.peer", "connection.pending_outbound", "connection.address",
+        "stream.system.streams", "memory.system.memory"}
+    assert manager.denials.total == sum(manager.get_stats()["denied"].values()) == 10
+
+
+def test_a_denial_for_memory_says_of_whom_and_which_way() -> None:
+    memory = rcmgr.MemoryConnectionLimits(
+        max_bytes=1, cache=rcmgr.MemoryStatsCache(probe=lambda: 2))
+    manager = rcmgr.ResourceManager(memory_limits=memory)
+    assert manager.open_connection(None, None, "outbound") is None
+    assert manager.open_connection(PEER, None, "inbound") is None
+    assert not manager.acquire_memory(1)
+    entries = manager.denials.entries()
+    assert [each.inbound for each in entries] == [False, True, None]
+    assert [each.error.peer for each in entries] == [None, str(PEER), None]
+    assert (manager.denials.inbound, manager.denials.outbound) == (1, 1)
+    assert manager.denials.most_denied() == [(PEER.to_bytes(), 1)]
+    assert entries[1].error.code == "memory.process"
 
 
 def test_the_root_can_be_told_too() -> None:

@@ -43,10 +43,11 @@ def test_a_full_node() -> None:
         "  established_per_peer: 2 of 2 (100%)",
         f"  peer:{TEXT} streams: 1 of 1 (100%)",
         "8 denials since the start: 7 inbound, 1 outbound. Of the last 8:",
-        "  5 by stream.peer.streams: see peer_default.streams or "
-        f"peer['{TEXT}'].streams of the scope limits",
+        "  5 by stream.peer.streams: see ConcreteLimits.peer_default.streams or "
+        f"ConcreteLimits.peer['{TEXT}'].streams",
         "  2 by connection.established_per_peer: see ConnectionLimits.max_established_per_peer",
-        "  1 by connection.system.conns: see system.conns of the scope limits",
+        "  1 by connection.system.conns: see "
+        "ResourceLimits.max_connections (ConcreteLimits.system.conns)",
         "Peers denied most:",
         f"  7 times {TEXT}",
     ]
@@ -76,11 +77,40 @@ def test_full_peers_hide_nothing_of_the_node() -> None:
         stream.set_protocol("/a")
         kept.append(stream)
     seen = usages(manager)
-    assert seen[0] == ("protocol:/a streams", 50, 50)
+    assert seen[0] == ("protocol:/a streams", 50, 50, None)
     assert [usage.of_one_peer for usage in seen] == [False] + [True] * 10 + [False]
-    assert seen[-1] == ("system streams", 50, 55)
+    assert seen[-1] == ("system streams", 50, 55, 50)
     assert manager.explain().splitlines()[1:3] == [
         "  protocol:/a streams: 50 of 50 (100%)", "  system streams: 50 of 55 (91%)"]
+
+
+def test_many_peers_take_one_line() -> None:
+    manager = ResourceManager(NodeLimits(ConcreteLimits(peer_default=Limit(streams=0))))
+    for number in range(300):
+        assert not manager.acquire_stream(b"\x12\x20" + number.to_bytes(32, "big"), "inbound")
+    assert manager.explain().splitlines() == [
+        "Nothing is at its limit.",
+        "300 denials since the start: 300 inbound, 0 outbound. Of the last 256:",
+        "  256 by stream.peer.streams: see ConcreteLimits.peer_default.streams",
+    ]
+
+
+def test_names_that_peers_choose_are_only_text() -> None:
+    """They can neither write to the terminal nor forge a line."""
+    name = "/evil\x1b]0;owned\x07\nNothing is at its limit.\u202e" + "x" * 100_000
+    manager = ResourceManager(NodeLimits(ConcreteLimits(protocol_default=Limit(streams=1))))
+    kept = [manager.open_stream(PEER, "inbound") for _ in range(2)]
+    for stream in kept:
+        assert stream is not None
+        if not (taken := stream.try_set_protocol(name)):
+            manager.denials.add(taken, None, "peer\x1b[2J\n" * 1000, True)
+    manager.denials.add(taken, None, "peer\x1b[2J\n" * 1000, True)
+    told = manager.explain()
+    assert "/evil\\x1b]0;owned\\x07\\nNothing" in told
+    assert "peer\\x1b[2J\\n" in told
+    assert all(each.isprintable() for each in told.replace("\n", ""))
+    assert [line[:2] for line in told.splitlines()] == ["At", "  ", "2 ", "  ", "Pe", "  "]
+    assert len(told) < 3000
 
 
 def test_the_fullest_comes_first() -> None:

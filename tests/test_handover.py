@@ -565,3 +565,23 @@ def test_accepting_over_a_limit_or_when_closed() -> None:
     check_nothing_held(manager)
     manager.close()
     assert manager.accept_connection() is None
+
+
+def test_an_id_that_the_swarm_uses_again(manager: ResourceManager, direction: str) -> None:
+    """Ids are addresses of objects. The connection that had it before was lost without a word."""
+    report(manager, direction, "1", PEER)
+    lost = manager.connection_tracker.get_connection("1")
+    report(manager, direction, "1", OTHER)
+    report(manager, direction, "1", OTHER)
+    assert lost is not None
+    assert lost.state == "closed"
+    assert counts(manager) == one("established", direction)
+    assert dict(manager.connection_tracker.established_per_peer) == {OTHER: {"1"}}
+    assert manager.get_stats()["connections"] == 1
+    scope = open_scope(manager, OTHER, None, direction)
+    assert counts(manager) == one("established", direction)
+    report(manager, opposite(direction), "1", OTHER)
+    assert scope.closed
+    assert counts(manager) == one("established", opposite(direction))
+    manager.connection_lifecycle.notify_connection_closed("1", OTHER)
+    check_nothing_held(manager)

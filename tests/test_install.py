@@ -63,6 +63,48 @@ def test_before_libp2p_is_imported() -> None:
     """)
 
 
+def test_what_their_factories_make() -> None:
+    check("""
+    import copy, pickle, rcmgr
+    from libp2p.rcmgr import allowlist, connection_limits, graceful_degradation, memory_limits
+    from libp2p.rcmgr import memory_stats, new_resource_manager
+    from libp2p.rcmgr.connection_lifecycle import ConnectionLifecycleManager
+    from libp2p.rcmgr.connection_tracker import ConnectionTracker
+    from libp2p.rcmgr.manager import ConnectionScope, ResourceLimits
+    rcmgr.install()
+    def ours(thing):
+        assert type(thing).__module__.startswith("libp2p.rcmgr.")  # where it can be found
+        return any(base.__module__.startswith("rcmgr.") for base in type(thing).__mro__)
+    states = connection_limits.new_connection_limits_with_defaults()
+    lifecycle = ConnectionLifecycleManager(ConnectionTracker(states), states)
+    memory = memory_limits.new_memory_connection_limits_with_bytes(1 << 40)
+    here = allowlist.AllowlistConfig(multiaddrs={"/ip4/192.0.2.1"})
+    friends = allowlist.new_allowlist_with_config(here)
+    totals = ResourceLimits(max_connections=0)
+    for each in (states, lifecycle, lifecycle.tracker, memory, friends):
+        assert ours(each), each
+    assert pickle.loads(pickle.dumps(states)) == states
+    assert type(totals).__mro__[1].__module__ == "rcmgr.libp2p.dropin._observed"
+    cache = memory_stats.get_global_memory_cache()
+    assert cache is memory.memory_stats_cache and type(copy.copy(cache)) is type(cache)
+    manager = new_resource_manager(
+        totals, connection_limits=states, memory_limits=memory, allowlist_config=here)
+    assert ours(manager) and ours(manager.allowlist)
+    assert manager.open_connection(None) is None
+    assert isinstance(manager.open_connection(None, "192.0.2.1"), ConnectionScope)
+    totals.max_connections = 10
+    assert manager.open_connection(None)
+    graceful_degradation.GracefulDegradation(manager).handle_resource_exhaustion("connections")
+    assert manager.scope_limits.system.conns == totals.max_connections == 8
+    states.with_max_pending_inbound(0)
+    assert manager.open_connection(None) is None
+    states.with_max_pending_inbound(1)
+    assert manager.open_connection(None)
+    memory.with_max_process_memory_bytes(1)
+    assert manager.open_connection(None) is None
+    """)
+
+
 def test_for_a_while() -> None:
     check("""
     import rcmgr
@@ -108,6 +150,48 @@ def test_hosts_are_hardened() -> None:
     rcmgr.install()
     assert libp2p.new_host().get_network()._stream_semaphore is not None
     rcmgr.uninstall()
+    """)
+
+
+def test_hardened_hosts_are_used() -> None:
+    """Made before they run, as programs make them: a slot comes back, over TCP and WebSocket."""
+    check("""
+    import rcmgr
+    rcmgr.install(harden=True)
+    import trio
+    from libp2p import new_host
+    from libp2p.custom_types import TProtocol
+    from libp2p.peer.peerinfo import PeerInfo
+    from multiaddr import Multiaddr
+
+    ECHO = TProtocol("/echo/1.0.0")
+
+    async def echo(stream):
+        await stream.write(await stream.read(4))
+        await stream.close()
+
+    async def main(address):
+        listen = [Multiaddr(address)]
+        host = new_host(listen_addrs=listen)
+        host.set_stream_handler(ECHO, echo)
+        swarm = host.get_network()
+        assert swarm._stream_semaphore is None
+        swarm._inbound_limiter.total_tokens = 1
+        async with host.run(listen):
+            for _ in range(3):
+                peer = new_host(listen_addrs=listen)
+                async with peer.run([]):
+                    await peer.connect(PeerInfo(host.get_id(), host.get_addrs()))
+                    stream = await peer.new_stream(host.get_id(), [ECHO])
+                    await stream.write(b"ping")
+                    assert await stream.read(4) == b"ping"
+                    await peer.disconnect(host.get_id())
+                with trio.fail_after(10):
+                    while swarm._inbound_limiter.borrowed_tokens:
+                        await trio.sleep(0.01)
+
+    for address in ("/ip4/127.0.0.1/tcp/0", "/ip6/::1/tcp/0", "/ip4/127.0.0.1/tcp/0/ws"):
+        trio.run(main, address)
     """)
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import libp2p
 import pytest
 
+import rcmgr.libp2p
 from rcmgr.libp2p import hooks
 from rcmgr.libp2p.hooks import Hook, Libp2pMismatch, UnverifiedLibp2pWarning
 
@@ -81,3 +86,38 @@ def test_an_unknown_libp2p_is_named_once(monkeypatch: pytest.MonkeyPatch) -> Non
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         Hook(thing, "greet", louder).undo()
+
+
+# -- what the docstrings say of libp2p 0.8.1 -----------------------------------------------------
+
+OURS = Path(rcmgr.libp2p.__file__).parent
+THEIRS = Path(libp2p.__file__).parent
+REFERENCE = re.compile(r"(?:(?P<file>[\w/]+\.py) )?lines? (?P<line>\d+)(?:, `(?P<name>\w+)`)?")
+
+
+def references() -> Iterator[tuple[str, int, str | None]]:
+    """(file of py-libp2p, line, what is there), from all docstrings of ours that name 0.8.1."""
+    for path in sorted(OURS.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                continue
+            text = " ".join((ast.get_docstring(node) or "").split())
+            _, found, text = text.partition("libp2p 0.8.1: ")
+            file = None
+            for match in REFERENCE.finditer(text) if found else ():
+                file = match["file"] or file
+                assert file is not None, text
+                yield file, int(match["line"]), match["name"]
+
+
+def test_lines_of_libp2p_are_where_the_docstrings_say() -> None:
+    found = list(references())
+    assert len(found) > 15
+    wrong = []
+    for file, line, name in found:
+        lines = (THEIRS / file).read_text(encoding="utf-8").splitlines()
+        here = lines[line - 1]
+        # the old way names none: then at least there is code
+        if not (re.search(rf"\b{name}\b", here) if name else here.strip()):
+            wrong.append(f"{file} line {line}: {here.strip()!r}, not {name}")
+    assert wrong == []

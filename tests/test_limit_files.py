@@ -102,6 +102,23 @@ def test_strict_reads_what_is_meant_and_nothing_else(case: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "output"),
+    [
+        # one letter in two ways: the long s, the sign for kelvin
+        ('{"\u017fystem":{"\u017ftreams":5}}', {"System": {"Streams": 5}}),
+        ('{"Syste\u212a":{"Streams":5}}', {}),
+        # null empties a mapping, and nothing else
+        ('{"Protocol":{"/x":{"FD":1}},"Protocol":null,"Conn":{"FD":2},"Conn":null}',
+         {"Conn": {"FD": 2}}),
+        ('{"Protocol":null,"Protocol":{"/x":{"FD":1}}}', {"Protocol": {"/x": {"FD": 1}}}),
+    ],
+)
+def test_gos_reading_of_odd_keys(text: str, output: Any) -> None:
+    """What go-libp2p v0.51.0 wrote after reading these."""
+    assert LimitsFile.from_json(text, lenient=True).to_dict() == output
+
+
+@pytest.mark.parametrize(
     ("text", "path", "words"),
     [
         ('{"System":{"Stream":5}}', "System.Stream", "did you mean 'Streams'"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from typing import Any
 
+import base58
 import pytest
 import trio
 import trio.testing
@@ -25,6 +26,7 @@ from rcmgr import (
     ProcessMemoryLimits,
     Rate,
     RateLimitExceeded,
+    RateLimits,
     ResourceLimits,
     ResourceManager,
     ResourceScopeClosed,
@@ -33,6 +35,7 @@ from rcmgr import (
     SubnetLimits,
 )
 from rcmgr.limit_files import INFINITE_LIMITS
+from rcmgr.peers import peer_from_any
 
 PEER = ID(b"\x12\x20" + b"p" * 32)
 OTHER = ID(b"\x12\x20" + b"o" * 32)
@@ -120,6 +123,22 @@ def test_a_connection_moves_from_transient_to_its_peer() -> None:
     check_nothing_held(manager)
 
 
+def test_limits_on_addresses_hold_for_a_connection_that_never_was_pending() -> None:
+    manager = ResourceManager(NodeLimits(subnets=SubnetLimits(ipv4=((32, 1),))))
+    pending = manager.open_connection(None, "192.0.2.1", "inbound")
+    first = manager.open_connection(PEER, "192.0.2.1", "inbound")
+    assert pending is not None
+    assert first is not None
+    assert manager.open_connection(OTHER, "192.0.2.1", "inbound") is None
+    assert isinstance(manager.last_denial, AddressLimitExceeded)
+    first.close()
+    second = manager.open_connection(OTHER, "192.0.2.1", "inbound")
+    assert second is not None
+    second.close()
+    check_nothing_held(manager)
+    assert manager.open_connection(OTHER, "192.0.2.1", "inbound")
+
+
 def test_a_refusal_for_the_peer_leaves_nothing() -> None:
     manager = manager_with(peer_default=Limit(conns=1))
     first = manager.open_connection(PEER, None, "inbound")
@@ -151,11 +170,30 @@ def test_a_refusal_of_the_states_leaves_no_scope() -> None:
     assert manager.ledger.leaked == 0
 
 
-def test_a_dropped_scope_gives_everything_back() -> None:
-    manager = manager_with()
+def test_a_dropped_scope_gives_everything_back_and_is_counted() -> None:
+    manager = ResourceManager(trace_allocations=True)
     manager.open_connection(None, None, "inbound")
     manager.open_connection(PEER, None, "inbound")
     gc.collect()
+    check_nothing_held(manager)
+    assert manager.ledger.leaked == 2
+    places = manager.ledger.leaked_at
+    assert len(places) == sum(places.values()) == 2
+    assert all(place.startswith(__file__) for place in places)
+
+
+def test_a_scope_that_was_handed_over_or_closed_is_not_leaked() -> None:
+    manager = manager_with()
+    pending = manager.open_connection(None, None, "inbound")
+    scope = manager.open_connection(PEER, None, "inbound")
+    assert scope is not None
+    del pending
+    gc.collect()
+    assert manager.get_stats()["connections"] == 1
+    scope.close()
+    del scope
+    gc.collect()
+    assert manager.ledger.leaked == 0
     check_nothing_held(manager)
 
 
@@ -338,6 +376,107 @@ def test_an_address_allowed_for_one_peer(full: ResourceManager) -> None:
     check_nothing_held(full)
 
 
+def test_a_stranger_at_an_address_allowed_for_another_is_limited_as_any() -> None:
+    """Before the handshake nobody knows who it is; after it, the address is asked."""
+    limits = SubnetLimits(ipv4=((32, 2),))
+    manager = ResourceManager(
+        NodeLimits(subnets=limits, rates=AddressRates(ipv4=((32, Rate(0.01, 3)),))),
+        allowlist=[f"/ip4/192.0.2.8/p2p/{FRIEND}"],
+    )
+
+    def connect(peer: ID) -> Any:
+        pending = manager.open_connection(None, "192.0.2.8", "inbound")
+        assert pending is not None
+        scope = manager.open_connection(peer, "192.0.2.8", "inbound")
+        assert pending.closed
+        return scope
+
+    first, second = connect(PEER), connect(OTHER)
+    assert first
+    assert second
+    assert connect(PEER) is None  # the third token is gone for it
+    assert isinstance(manager.last_denial, AddressLimitExceeded)
+    first.close()
+    assert connect(PEER) is None
+    assert isinstance(manager.last_denial, RateLimitExceeded)
+    friends = [connect(FRIEND) for _ in range(5)]
+    assert all(friends)
+    assert manager.ledger.leaked == 0
+    for scope in (second, *friends):
+        scope.close()
+    check_nothing_held(manager)
+    gate = manager.addresses
+    assert gate is not None
+    assert gate.subnets is not None
+    assert len(gate.subnets) == gate.subnets.over_released == 0
+
+
+async def test_the_same_of_a_connection_that_the_lifecycle_admits() -> None:
+    manager = ResourceManager(
+        NodeLimits(subnets=SubnetLimits(ipv4=((32, 1),))),
+        allowlist=[f"/ip4/192.0.2.8/p2p/{FRIEND}"],
+    )
+    lifecycle, address = manager.connection_lifecycle, "/ip4/192.0.2.8/udp/1/quic-v1"
+    for name in ("a", "b"):
+        await lifecycle.handle_pending_inbound_connection(name, remote_addr=address)
+    await lifecycle.handle_established_inbound_connection("a", PEER, remote_addr=address)
+    with pytest.raises(AddressLimitExceeded):
+        await lifecycle.handle_established_inbound_connection("b", PEER, remote_addr=address)
+    assert manager.connection_tracker.snapshot().pending_inbound == 0
+    await lifecycle.handle_connection_closed("a", PEER)
+    check_nothing_held(manager)
+    gate = manager.addresses
+    assert gate is not None
+    assert gate.subnets is not None
+    assert len(gate.subnets) == 0
+
+
+def test_a_connection_whose_peer_is_known_at_once_is_asked_for_its_address() -> None:
+    manager = ResourceManager(NodeLimits(subnets=SubnetLimits(ipv4=((32, 1),))))
+    scope = manager.open_connection(PEER, "192.0.2.1", "inbound")
+    assert scope is not None
+    assert manager.open_connection(OTHER, "192.0.2.1", "inbound") is None
+    assert isinstance(manager.last_denial, AddressLimitExceeded)
+    scope.close()
+    # one whose address was not known before its handshake, and one that a limit refuses
+    pending = manager.open_connection(None, None, "inbound")
+    scope = manager.open_connection(PEER, "192.0.2.1", "inbound")
+    assert scope is not None
+    assert manager.open_connection(OTHER, "192.0.2.1", "inbound") is None
+    scope.close()
+    assert pending is not None
+    manager.connection_limits = ConnectionLimits(max_established_total=0)
+    assert manager.open_connection(PEER, "192.0.2.1", "inbound") is None
+    manager.connection_limits = ConnectionLimits()
+    scope = manager.open_connection(PEER, "192.0.2.1", "inbound")
+    assert scope is not None
+    scope.close()
+    check_nothing_held(manager)
+
+
+@pytest.mark.parametrize("entry", ["192.0.2.7", f"/ip4/192.0.2.7/p2p/{PEER}", "192.0.2.0/24"])
+def test_streams_over_a_connection_from_an_allowed_address(
+    full: ResourceManager, entry: str
+) -> None:
+    full.allowlist.add(entry)
+    assert not full.acquire_stream(PEER, "inbound")
+    scope = full.open_connection(PEER, "192.0.2.7", "inbound")
+    assert scope is not None
+    limiter = full.add_protocol_rate_limiter("/x", RateLimits(default=Rate(0.001, 1)))
+    assert all(limiter.check_peer_rate_limit(PEER) for _ in range(5))
+    assert full.acquire_stream(str(PEER), "inbound")
+    stream = full.open_stream(PEER, "inbound")
+    assert stream is not None
+    assert stream.allowlisted
+    assert full.ledger.allowlisted_system().stat().streams_inbound == 2
+    scope.close()
+    assert full.open_stream(PEER, "inbound") is None
+    assert not full.acquire_stream(PEER, "inbound")
+    full.release_stream(PEER, "inbound")
+    stream.close()
+    check_nothing_held(full)
+
+
 def test_the_allowlist_is_edited_at_run_time(full: ResourceManager) -> None:
     assert full.open_connection(None, "10.1.2.3", "inbound") is None
     full.allowlist.add("/ip4/10.0.0.0/ipcidr/8")
@@ -376,6 +515,24 @@ def test_one_peer_by_whatever_name(taken: Any, given: Any) -> None:
     manager.release_stream(given, "inbound")
     check_nothing_held(manager)
     assert manager.ledger.over_released == 0
+
+
+def test_more_peers_named_by_text_than_are_remembered() -> None:
+    manager = manager_with(peer_default=Limit(streams=1))
+    prefix = PEER.to_bytes()[:-4]
+    first = str(PEER)
+    assert manager.acquire_stream(first, "inbound")
+    for number in range(70_000):
+        peer_from_any(base58.b58encode(prefix + number.to_bytes(4, "big")).decode())
+        if number % 10_000 == 0:
+            assert not manager.acquire_stream(first, "inbound")
+    manager.release_stream(first, "inbound")
+    check_nothing_held(manager)
+
+
+def test_text_that_is_no_peer_id_is_itself() -> None:
+    for text in ("friend", "Qm" + "0" * 44, "12D3Koo" + "l" * 45, "x" * 60, ""):
+        assert peer_from_any(text) is text
 
 
 def test_a_streams_scope() -> None:
@@ -504,6 +661,10 @@ async def test_reserved_memory_outlives_a_host() -> None:
     assert manager.get_stats()["connections"] == 0
     assert manager.get_stats()["memory_bytes"] == 1 << 19
     assert not manager.acquire_memory((1 << 19) + 1)
+    # also where limits set meanwhile would not allow it any more
+    manager.limits = ResourceLimits(max_memory_mb=0)
+    manager._forget_connections()
+    assert manager.get_stats()["memory_bytes"] == 1 << 19
     manager.release_memory(1 << 19)
     check_nothing_held(manager)
     assert manager.ledger.over_released == 0
@@ -514,4 +675,7 @@ def test_where_a_leaked_stream_was_opened() -> None:
     manager.open_stream(PEER, "inbound")
     gc.collect()
     assert manager.get_stats()["leaked"] == 1
-    assert sum(manager.ledger.leaked_at.values()) == 1
+    [(place, times)] = manager.ledger.leaked_at.items()
+    assert times == 1
+    assert place.startswith(__file__)
+    assert place.endswith("in test_where_a_leaked_stream_was_opened")

@@ -79,11 +79,11 @@ def test_above_the_soft_mark_only_new_peers_are_refused() -> None:
     memory = Memory(850)
     limits = limits_of(memory, 1_000, deny_new_peers_above=0.8, hysteresis=0)
     assert limits.excess() is None
-    assert limits.excess(new_peer=True) == (850, 800)
+    assert limits.excess(new_peer=True) == (850, 800, "deny_new_peers_above")
     memory.used = 800
     assert limits.excess(new_peer=True) is None
     memory.used = 1_001
-    assert limits.excess() == (1_001, 1_000)
+    assert limits.excess() == (1_001, 1_000, "max_bytes")
 
 
 def test_pressure_refuses_new_peers() -> None:
@@ -255,3 +255,23 @@ def test_set_at_run_time() -> None:
     assert manager.open_connection(None) is not None
     with pytest.raises(TypeError, match="memory_limits must be"):
         manager.memory_limits = 5  # type: ignore[assignment]
+
+
+def test_a_refusal_names_what_refused() -> None:
+    memory = Memory(95)
+    for arguments, limited_by in (
+        ({"max_bytes": 90}, "max_bytes"),
+        ({"max_percentage": 0.9}, "max_percentage"),
+        ({"max_bytes": 80, "max_percentage": 0.9}, "max_bytes"),
+        ({"max_bytes": 94, "max_percentage": 0.9}, "max_percentage"),
+        ({"max_bytes": 100, "deny_new_peers_above": 0.9}, "deny_new_peers_above"),
+        ({"max_bytes": 100, "max_pressure": 5}, "max_pressure"),
+        ({"max_pressure": 5}, "max_pressure"),
+    ):
+        limits = limits_of(memory, **arguments, total=lambda: 100, pressure=lambda: 6.0)
+        excess = limits.excess(new_peer=True)
+        assert excess is not None
+        assert excess.limited_by == limited_by
+        error = excess.to_error("c", b"p")
+        assert error.setting.startswith(f"MemoryConnectionLimits.{limited_by} ")
+        assert ("tasks wait for memory" in str(error)) == (limited_by == "max_pressure")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import gc
 import logging
 import pickle
+import random
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,12 +18,14 @@ from model_scopes import limit
 
 import rcmgr.scope
 from rcmgr.errors import ResourceLimitExceeded, ResourceScopeClosed, ScopeLimitExceeded
+from rcmgr.peers import peer_text
 from rcmgr.scope import (
     ConnScope,
     Ledger,
     Priority,
     Refusal,
     Scope,
+    ScopeStat,
     ScopeView,
     Span,
     StreamScope,
@@ -380,6 +384,36 @@ def test_idle_groups_vanish_and_limits_set_stay() -> None:
     assert second.try_set_peer(PEER)
 
 
+def test_a_peers_shares_vanish_with_its_last_stream() -> None:
+    ledger = Ledger()
+    with ledger.open_stream(PEER) as stream, ledger.open_stream(b"other") as other:
+        for each in (stream, other):
+            each.set_protocol("/x")
+            each.set_service("s")
+        stream.close()
+        snapshot = ledger.snapshot()
+        for kind, name in (("protocols", "/x"), ("services", "s")):
+            assert list(snapshot[kind][name]["peers"]) == [peer_text(b"other")]
+    snapshot = ledger.snapshot()
+    assert snapshot["protocols"] == {}
+    assert snapshot["services"]["s"]["peers"] == {}
+
+
+def test_set_limits_reaches_members_and_fixed_scopes() -> None:
+    ledger = Ledger()
+    stream = ledger.open_stream(PEER)
+    stream.set_protocol("/x")
+    stream.set_service("s")
+    for changed in (
+        {"protocol_peer_default": limit(memory=1)}, {"service_peer": {"s": limit(memory=1)}},
+        {"protocol": {"/x": limit(memory=1)}}, {"system": limit(memory=1)},
+    ):
+        ledger.set_limits(limits(**changed))
+        assert not stream.try_reserve_memory(2)
+        ledger.set_limits(limits())
+        assert stream.try_reserve_memory(2)
+
+
 def test_set_limits_reaches_what_is_open_and_fails_whole() -> None:
     ledger = Ledger()
     conn = ledger.open_connection()
@@ -551,6 +585,49 @@ def test_a_ledger_goes_with_its_last_handle() -> None:
     stream.close()
 
 
+def test_clear_may_keep_what_a_view_of_the_system_reserved() -> None:
+    ledger = Ledger(limits(system=limit(memory=100)))
+    view, other = ledger.system(), ledger.system()
+    view.reserve_memory(60)
+    span = view.begin_span()
+    span.reserve_memory(10)
+    other.reserve_memory(30)
+    ledger.system().set_limit(limit(memory=5))  # nothing is asked for again
+    for wrong in (ledger.transient(), ledger.peer(PEER), Ledger().system()):
+        with pytest.raises(ValueError, match="view of this ledger's system"):
+            ledger.clear(keep=wrong)
+    ledger.clear(keep=view)
+    assert span.closed
+    assert other.closed
+    assert (view.held_memory, ledger.system().stat().memory) == (60, 60)
+    span.close()
+    other.close()
+    view.release_memory(60)
+    assert ledger.over_released == 0
+    view.close()
+    ledger.clear(keep=view)
+    assert nothing_held(ledger)
+    assert view.closed
+
+
+def test_which_peer_has_a_connection_that_is_allowlisted() -> None:
+    ledger = Ledger()
+    assert not ledger.has_allowlisted_connection(PEER)
+    known = ledger.open_connection(allowlisted=True, peer=PEER)
+    found = ledger.open_connection(allowlisted=True)
+    assert ledger.has_allowlisted_connection(ID(PEER))
+    known.close()
+    assert not ledger.has_allowlisted_connection(PEER)
+    found.set_peer(PEER)
+    assert ledger.has_allowlisted_connection(PEER)
+    ledger.clear()
+    assert not ledger.has_allowlisted_connection(PEER)
+    found.close()
+    kept = ledger.open_connection(peer=PEER)
+    assert not ledger.has_allowlisted_connection(PEER)
+    kept.close()
+
+
 def test_clear_closes_everything() -> None:
     ledger = Ledger()
     conn, stream, view = ledger.open_connection(), ledger.open_stream(PEER), ledger.service("s")
@@ -601,6 +678,59 @@ def test_peaks_and_snapshot() -> None:
     assert ledger.peak["conns"] == ledger.peak["fd"] == 2
     assert ledger.peak["conns_inbound"] == 1
     assert ledger.system().limit["conns"] == 4
+
+
+def test_a_hand_over_asks_for_all_memory_that_is_held() -> None:
+    """Not for the part that a lower priority may fill: it was granted before."""
+    ledger = Ledger(limits(peer_default=limit(memory=100), protocol_default=limit(memory=100)))
+    conn, stream = ledger.open_connection(), ledger.open_stream(b"other")
+    conn.reserve_memory(100, Priority.LOW)
+    conn.set_peer(PEER)
+    stream.reserve_memory(100)
+    stream.set_protocol("/x")
+    assert ledger.peer(PEER).stat().memory == ledger.protocol("/x").stat().memory == 100
+    for scope in (conn, stream):
+        assert scope.try_reserve_memory(1).scope.startswith("peer:")
+
+
+def test_the_peak_counts_what_moves_to_the_system() -> None:
+    ledger = Ledger()
+    conn = ledger.open_connection(allowlisted=True)
+    conn.reserve_memory(5)
+    assert not any(ledger.peak.values())
+    conn.set_peer(PEER, allowlisted=False)
+    assert (ledger.peak["conns"], ledger.peak["fd"], ledger.peak["memory"]) == (1, 1, 5)
+
+
+def test_the_order_of_a_streams_chain() -> None:
+    """Each scope is blamed if it and all after it are full."""
+    ledger = Ledger()
+    stream = ledger.open_stream(PEER)
+    order = ["stream-1", f"peer:{PEER_TEXT}", "transient", "system"]
+
+    def views() -> dict[str, Any]:
+        return {view.name: view for view in (
+            ledger.system(), ledger.transient(), ledger.peer(PEER), ledger.protocol("/x"),
+            ledger.service("s"), ledger.protocol_peer("/x", PEER), ledger.service_peer("s", PEER),
+        )}
+
+    def check(order: list[str]) -> None:
+        full = views()
+        for name in reversed(order[1:]):
+            full[name].set_limit(limit(memory=0))
+            assert stream.try_reserve_memory(1).scope == name
+        for name in order[1:]:
+            full[name].set_limit(limit())
+
+    check(order)
+    stream.set_protocol("/x")
+    of_protocol = [f"protocol:/x.peer:{PEER_TEXT}", "protocol:/x"]
+    check([*order[:2], *of_protocol, "system"])
+    stream.set_service("s")
+    check([
+        *order[:2], of_protocol[0], f"service:s.peer:{PEER_TEXT}", of_protocol[1], "service:s",
+        "system",
+    ])
 
 
 # -- threads -----------------------------------------------------------------------------------
@@ -663,6 +793,109 @@ def test_threads_pass_no_limit_and_lose_no_count() -> None:
     assert nothing_held(ledger)
     assert ledger.over_released == 0
     assert ledger.connections_opened == 96_000
+
+
+@pytest.mark.parametrize("clearing", [False, True])
+def test_threads_do_everything_at_once(clearing: bool) -> None:
+    """Whole lives, handles that two threads have, limits and snapshots, with and without clear."""
+    ledger = Ledger(debug=False)
+    some = limits(
+        system=limit(conns=6, streams=9, memory=2000), allowlisted_system=limit(conns=3),
+        transient=limit(conns=3, streams=4), peer_default=limit(conns=3, memory=900),
+        protocol_peer_default=limit(streams=2), service_peer={"s": limit(streams=1)},
+    )
+    fewer = limits(system=limit(conns=4, streams=6, memory=1500))
+    ledger.set_limits(some)
+    shared: list[Any] = [None] * 8
+    done: list[int] = []
+
+    def use(scope: Any, chance: random.Random) -> None:
+        """A part of a life; the other thread may close it in the middle."""
+        peer, part = b"peer %d" % chance.randrange(3), chance.random()
+        try:
+            scope.try_reserve_memory(chance.randrange(300), chance.choice([101, 255]))
+            if hasattr(scope, "try_set_peer"):
+                scope.try_set_peer(peer, chance.choice([None, True, False]))
+            elif scope.try_set_protocol("/x") and part < 0.7:
+                scope.try_set_service("s")
+            span = scope.begin_span()
+            span.try_reserve_memory(100)
+            if part < 0.3:
+                span.close()
+            scope.release_memory(10**6)
+        except (ResourceScopeClosed, RuntimeError):
+            pass  # closed, or attached, by the other one
+
+    def live(number: int) -> None:
+        chance = random.Random(number)
+        try:
+            for _ in range(4000):
+                peer, inbound = b"peer %d" % chance.randrange(3), chance.random() < 0.5
+                own = [
+                    ledger.try_open_connection(inbound, allowlisted=chance.random() < 0.3),
+                    ledger.try_open_connection(inbound, peer=peer),
+                    ledger.try_open_stream(peer, inbound),
+                ]
+                for scope in own:
+                    if scope:
+                        use(scope, chance)
+                counted = ledger.acquire_stream(peer, inbound)
+                with suppress(ResourceScopeClosed), ledger.protocol_peer("/x", peer) as view:
+                    view.try_reserve_memory(50)
+                place = chance.randrange(len(shared))
+                taken, shared[place] = shared[place], own.pop()
+                if taken:
+                    use(taken, chance)
+                    taken.close()
+                if counted:
+                    ledger.release_stream(peer, inbound)
+                if chance.random() < 0.8:  # the others are dropped
+                    for scope in own:
+                        if scope:
+                            scope.close()  # type: ignore[union-attr]
+        finally:
+            done.append(number)
+
+    def meddle(number: int) -> None:
+        turn = 0
+        while len(done) < 5:
+            turn += 1
+            ledger.set_limits(fewer if turn % 2 else some)
+            with suppress(ResourceScopeClosed), ledger.peer(b"peer 1") as view:
+                view.set_limit(limit(conns=turn % 3) if turn % 3 else None)
+            if clearing and turn % 20 == 0:
+                ledger.clear()
+            assert ledger.has_allowlisted_connection(b"peer 1") in (True, False)
+            assert len(ledger.peers()) <= 3
+
+    def look(number: int) -> None:
+        while len(done) < 5:
+            snapshot = ledger.snapshot()
+            rows = [snapshot["system"], snapshot["transient"], *snapshot["peers"].values()]
+            for kind in ("protocols", "services"):
+                for group in snapshot[kind].values():
+                    rows += [group, *group["peers"].values()]
+                    streams = [each["streams_inbound"] for each in group["peers"].values()]
+                    assert group["streams_inbound"] == sum(streams)
+            for row in rows:
+                assert min(row[what] for what in ScopeStat._fields) >= 0
+            assert snapshot["system"]["conns_inbound"] <= 6
+            assert snapshot["system"]["memory"] <= 2000
+            ledger.fullest()
+
+    run_threads(8, lambda number: (live if number < 5 else meddle if number < 7 else look)(number))
+    for scope in shared:
+        if scope:
+            scope.close()
+    del scope
+    shared.clear()
+    gc.collect()
+    if clearing:  # what was counted before is closed by it, also where nobody knows
+        ledger.clear()
+    assert nothing_held(ledger)
+    assert ledger.peers() == []
+    assert ledger.peak["conns"] <= 6
+    assert ledger.peak["streams"] <= 9
 
 
 def test_threads_closing_one_scope_close_it_once() -> None:

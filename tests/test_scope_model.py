@@ -150,6 +150,19 @@ class Scopes(RuleBasedStateMachine):
             ready = model.protocol is not None and model.service is None
             self.attach(pair, "set_service", service, ready)
 
+    @rule(peer=PEERS, inbound=st.booleans(), protocol=PROTOCOLS, service=SERVICES)
+    def open_served_stream(self, peer: str, inbound: bool, protocol: str, service: str) -> None:
+        """All the way at once: one rule at a time, few get there."""
+        before = len(self.pairs)
+        self.open_stream(peer, inbound, allowlisted=False)
+        if len(self.pairs) == before:
+            return
+        pair = self.pairs[-1]
+        for call, argument in (("set_protocol", protocol), ("set_service", service)):
+            model = pair[1]
+            ready = model.live and (model.protocol is None) == (call == "set_protocol")
+            self.attach(pair, call, argument, ready and model.service is None)
+
     @rule(name=GROUPS)
     def view(self, name: str) -> None:
         self.both(self.real_view(name), self.model.view(name))
@@ -234,6 +247,12 @@ class Scopes(RuleBasedStateMachine):
         else:
             self.model.overrides[name] = new
 
+    @rule(data=st.data())
+    def set_limits(self, data: Any) -> None:
+        limits = concrete(data.draw)
+        self.ledger.set_limits(limits)
+        self.model.set_limits(limits)
+
     @rule(pick=PICKS)
     def close(self, pick: int) -> None:
         pair = self.pick(pick)
@@ -251,10 +270,16 @@ class Scopes(RuleBasedStateMachine):
         self.model.drop(pair[1])
 
     @precondition(lambda self: len(self.pairs) > 10)
-    @rule()
-    def clear(self) -> None:
-        self.ledger.clear()
-        self.model.clear()
+    @rule(pick=st.one_of(st.none(), PICKS))
+    def clear(self, pick: int | None) -> None:
+        views = [pair for pair in self.pairs if pair[1].name == "system"]
+        if pick is None or not views:
+            self.ledger.clear()
+            self.model.clear()
+        else:
+            real, model = views[pick % len(views)]
+            self.ledger.clear(keep=real)
+            self.model.clear(model)
 
     @invariant()
     def same(self) -> None:
@@ -264,6 +289,9 @@ class Scopes(RuleBasedStateMachine):
         assert snapshot == self.model.snapshot()
         assert self.ledger.leaked == self.model.leaked
         assert self.ledger.over_released == self.model.over_released
+        for peer in "ABC":
+            trusted = self.model.has_allowlisted_connection(peer)
+            assert self.ledger.has_allowlisted_connection(peer) is trusted
         for real, model in self.pairs:
             assert real.closed is not model.live
             if model.live and (model.is_leaf or model.owner is not None):

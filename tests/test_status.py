@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import socket
 import socketserver
@@ -18,7 +19,8 @@ from typing import Any
 import pytest
 
 import rcmgr.status
-from rcmgr import ResourceLimits, ResourceManager
+from rcmgr import ConcreteLimits, Limit, NodeLimits, ResourceLimits, ResourceManager
+from rcmgr.scope import Refusal
 from rcmgr.status import StatusError, StatusServer, default_path, read_status
 
 PEER = b"\x12\x20" + b"p" * 32
@@ -42,10 +44,15 @@ def test_what_is_told(server: StatusServer, manager: ResourceManager) -> None:
     status = read_status(server.path)
     assert status["pid"] == os.getpid()
     assert status["stats"] == json.loads(json.dumps(manager.get_stats()))
-    assert status["usage"][0] == {"limit": "system conns", "used": 1, "of": 1, "share": 1.0}
+    assert status["usage"][0] == {
+        "limit": "system conns", "used": 1, "of": 1, "share": 1.0, "peak": 1}
     assert status["peak"]["conns"] == 1
     assert status["scopes"]["system"]["conns_inbound"] == 1
-    assert status["denials"] == {"total": 1, "inbound": 1, "outbound": 0}
+    assert status["peak_states"]["established_inbound"] == 1
+    assert status["denials"] == {
+        "total": 1, "inbound": 1, "outbound": 0, "by_limit": {"system connection": 1},
+        "by_peer": [{"peer": "QmVuZp8s9f1Pk1DnS1tfFPFDARrGR95mTXf1fMDjRQt1CB", "times": 1}],
+    }
     (denial,) = status["latest_denials"]
     assert denial["code"] == "connection.system.conns"
     assert denial["inbound"] is True
@@ -302,8 +309,28 @@ def test_another_file_by_the_same_name_is_kept(manager: ResourceManager, tmp_pat
     assert server.path.read_text() == "another's"
 
 
+def complete(**changes: Any) -> bytes:
+    status = {
+        "format": 1, "rcmgr": "0", "pid": 1, "time": 1.0, "explanation": "",
+        "stats": {"connections": 0, "peers": 0, "streams": 0},
+        "usage": [{"limit": "a", "used": 1, "of": 2, "share": 0.5, "peak": None}],
+        "latest_denials": [{"message": "no"}], "denials": {"total": 1, "by_limit": {"a": 1}},
+    }
+    return json.dumps({**status, **changes}).encode()
+
+
 @unix
 @pytest.mark.parametrize(("answer", "reason"), [
+    (complete(pid="1"), "parts of the status are missing"),
+    (complete(time=1e300), "parts of the status are missing"),
+    (complete(stats={"connections": 0}), "parts of the status are missing"),
+    (complete(usage=[{"limit": "a"}]), "parts of the status are missing"),
+    (complete(usage=[{"limit": "a", "used": 1, "of": 2, "share": math.nan, "peak": None}]),
+     "parts of the status are missing"),
+    (complete(latest_denials=["no"]), "parts of the status are missing"),
+    (complete(denials={"total": 1, "by_limit": {"a": None}}), "parts of the status are missing"),
+    (b'{"format": 1}', "parts of the status are missing"),
+    (b'{"format": "' + b"x" * 1000 + b'"}', "speaks format 'x{39} of the status"),
     (b"", "does not answer"),
     (b"HTTP/1.1 400", "does not speak JSON"),
     (b"[1]", "speaks format None"),
@@ -325,6 +352,63 @@ def test_what_is_no_node_is_said(tmp_path: Path, answer: bytes, reason: str) -> 
         read_status(tmp_path / "s")
     thread.join()
     listener.close()
+
+
+@unix
+def test_a_complete_status_is_taken(tmp_path: Path) -> None:
+    """So that the above fail for what they say."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+
+        def reply() -> None:
+            connection, _ = listener.accept()
+            connection.sendall(complete())
+            connection.close()
+
+        thread = threading.Thread(target=reply)
+        thread.start()
+        assert read_status(tmp_path / "s")["pid"] == 1
+        thread.join()
+
+
+def test_several_nodes_have_paths_of_their_own(tmp_path: Path) -> None:
+    managers = [ResourceManager(ResourceLimits(max_connections=most)) for most in (1, 2, 3)]
+    servers = [
+        manager.serve_status(tmp_path / str(number)) for number, manager in enumerate(managers)]
+    with pytest.raises(FileExistsError, match="give this one another path"):
+        managers[0].serve_status(tmp_path / "2")
+    managers[1].close()
+    for number, most in ((0, 1), (2, 3)):
+        limits = read_status(servers[number].path)["stats"]["limits"]
+        assert limits["max_connections"] == most
+    with pytest.raises(StatusError, match="no node serves"):
+        read_status(servers[1].path)
+    for manager in managers:
+        manager.close()
+
+
+def test_what_peers_choose_does_not_fill_the_status(tmp_path: Path) -> None:
+    """The longest names that a stream can have, in every denial that is told."""
+    manager = ResourceManager(NodeLimits(ConcreteLimits(
+        protocol={f"/{number}/" + "\x1b" * 65_000: Limit(streams=1) for number in range(50)},
+        protocol_default=Limit(streams=0))))
+    kept = []
+    for number in range(150):
+        name = f"/{number}/" + "\x1b" * 65_000
+        stream = manager.open_stream(b"\x12\x20" + number.to_bytes(32, "big"), "inbound")
+        assert stream is not None
+        taken = stream.try_set_protocol(name)
+        if isinstance(taken, Refusal):
+            manager.denials.add(taken, None, f"peer {name}", True)
+            stream.close()
+        else:
+            kept.append(stream)
+    with manager.serve_status(tmp_path / "s") as server:
+        status = read_status(server.path)
+    assert len(json.dumps(status)) < 1 << 20
+    assert len(status["latest_denials"]) == 50
+    assert all(each["setting"] in each["message"] for each in status["latest_denials"])
 
 
 def test_the_manager_ends_what_it_serves(manager: ResourceManager, tmp_path: Path) -> None:

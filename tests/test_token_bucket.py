@@ -213,6 +213,35 @@ def test_fifty_years_fit() -> None:
     assert bucket.time_until(1_500_000_000) == 1.5e9
 
 
+def test_another_rate_keeps_the_tokens_that_are_there() -> None:
+    clock = Clock()
+    bucket = TokenBucket(10, 1.0, 4, clock=clock)
+    bucket.set_rate(20, 2.0)
+    assert (bucket.capacity, bucket.refill_rate, bucket.get_available_tokens()) == (20, 2.0, 4)
+    clock.now += SECOND
+    assert bucket.get_available_tokens() == 6
+    clock.now += SECOND // 4  # half a token
+    bucket.set_rate(20, 1.0)
+    assert bucket.time_until(7) == 0.5
+    bucket.set_rate(5, 0.5)
+    assert bucket.get_available_tokens() == 5
+    bucket.try_consume(5)
+    bucket.set_rate(3, math.inf, clock.now + SECOND)
+    assert bucket.try_consume(100)
+    bucket.set_rate(3, 1.0)
+    assert bucket.get_available_tokens() == 3
+    with pytest.raises(ValueError, match="capacity must be from 1"):
+        bucket.set_rate(0, 1.0)
+    assert bucket.capacity == 3
+
+
+def test_counts() -> None:
+    bucket = TokenBucket(3, 1.0, clock=Clock())
+    assert [bucket.try_consume(2) for _ in range(3)] == [True, False, False]
+    assert bucket.consume_up_to(5) == 1
+    assert (bucket.allowed, bucket.denied) == (1, 2)
+
+
 def test_threads_are_granted_exactly_what_is_there() -> None:
     bucket = TokenBucket(100_000, 1.0, clock=Clock())
     barrier = threading.Barrier(4)
@@ -228,5 +257,5 @@ def test_threads_are_granted_exactly_what_is_there() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sum(granted) == 100_000
+    assert sum(granted) == bucket.allowed == bucket.denied == 100_000
     assert bucket.get_available_tokens() == 0

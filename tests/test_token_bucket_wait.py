@@ -72,3 +72,18 @@ def test_under_asyncio() -> None:
         return done
 
     assert asyncio.run(main()) == [0, 1, 2, 3, 4]
+
+
+async def test_a_capacity_that_shrinks_below_what_is_waited_for(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    bucket = TokenBucket(10, 1.0, 0, clock=virtual_clock)
+    async with trio.open_nursery() as nursery:
+
+        async def wait() -> None:
+            with pytest.raises(ValueError, match="never be there: the capacity is 3"):
+                await bucket.wait(5)
+
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        bucket.set_rate(3, 1.0)

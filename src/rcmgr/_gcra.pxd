@@ -21,6 +21,7 @@ cdef extern from "gcra.h" nogil:
     int64_t rcmgr_gcra_available(const rcmgr_gcra *, int64_t debt) noexcept
     bint rcmgr_gcra_allows(const rcmgr_gcra *, int64_t debt, int64_t tokens) noexcept
     int64_t rcmgr_gcra_wait_ns(const rcmgr_gcra *, int64_t debt, int64_t tokens) noexcept
+    int64_t rcmgr_gcra_moved(const rcmgr_gcra *, int64_t debt, const rcmgr_gcra *) noexcept
 
 
 cdef extern from "bucket_table.h" nogil:

@@ -145,8 +145,7 @@ class AddressRefusal(NamedTuple):
         if self.limit is not None:
             return AddressLimitExceeded(self.address, str(self.network), self.limit, self.limit)
         return RateLimitExceeded(
-            f"network {self.network}", "connection", self.address, self.retry_after_s
-        )
+            f"network {self.network}", "connection", peer_id, self.retry_after_s, self.address)
 
 
 # what a connection is counted as: a key and the limit that holds for it
@@ -199,15 +198,24 @@ class SubnetLimiter:
         """Count a connection of this address; else the network that is full and its limit."""
         return self._try_take(ip, self._counted_as(ip))
 
+    def full(self, ip: bytes) -> tuple[Network, int] | None:
+        """The network that would refuse this address now and its limit; None: it may come."""
+        return self._full(ip, self._counted_as(ip))
+
+    def _full(self, ip: bytes, counted: _Counted) -> tuple[Network, int] | None:
+        for key, limit in counted:
+            if limit is not None and self._counts.get(key, 0) >= limit:
+                return Network.of(ip, key[1]), limit
+        return None
+
     def _try_take(self, ip: bytes, counted: _Counted) -> tuple[Network, int] | None:
         counts = self._counts
         with self._lock:
-            for key, limit in counted:
-                if limit is not None and counts.get(key, 0) >= limit:
-                    return Network.of(ip, key[1]), limit
-            for key, _ in counted:
-                counts[key] = counts.get(key, 0) + 1
-        return None
+            full = self._full(ip, counted)
+            if full is None:
+                for key, _ in counted:
+                    counts[key] = counts.get(key, 0) + 1
+        return full
 
     def remove(self, ip: bytes) -> None:
         """Give a connection of this address back."""
@@ -323,21 +331,22 @@ def verify_source_rates(
 class AddressGate:
     """Everything that an address is asked for, in order: rate, then connections at once.
 
-    subnets, rates: None: no limit of that kind. allowlist: its addresses pass both.
+    subnets, rates: None: no limit of that kind. allowlist: its addresses pass both. A SubnetLimiter
+    may be shared: what it has counted already counts here.
     Only inbound connections spend the rate; both directions count at once. What has no IP address
     (relayed, DNS) passes. Thread safe.
     """
 
     def __init__(
         self,
-        subnets: SubnetLimits | None = None,
+        subnets: SubnetLimits | SubnetLimiter | None = None,
         rates: AddressRates | None = None,
         allowlist: Allowlist | None = None,
         *,
         clock: Callable[[], int] | None = None,
     ) -> None:
         self.allowlist = Allowlist() if allowlist is None else allowlist
-        self.subnets = None if subnets is None else SubnetLimiter(subnets)
+        self.subnets = SubnetLimiter(subnets) if isinstance(subnets, SubnetLimits) else subnets
         self.rates = None if rates is None else AddressRateLimiter(rates, clock=clock)
         self._lock = threading.Lock()
         self.refused_by_rate = 0
@@ -345,7 +354,7 @@ class AddressGate:
         self.refused_by_number = 0
         """How often there were enough connections from a network."""
         verify, always = verify_source_rates(
-            SubnetLimits() if subnets is None else subnets,
+            SubnetLimits() if self.subnets is None else self.subnets.limits,
             (AddressRates() if rates is None else rates).max_networks,
         )
         self._verify = AddressRateLimiter(verify, clock=clock)
@@ -353,10 +362,17 @@ class AddressGate:
         for network, must in always.items():
             self._always_verify.set(Network.parse(network), must)
 
-    def try_enter(self, address: str, inbound: bool) -> Entered | AddressRefusal:
-        """Count a connection of this multiaddr (text) or IP address; close what it returns."""
+    def try_enter(
+        self, address: str, inbound: bool, exempt: bool | None = None
+    ) -> Entered | AddressRefusal:
+        """Count a connection of this multiaddr (text) or IP address; close what it returns.
+
+        exempt: whether it is allowed anyway; None: as the allowlist says of the address alone.
+        """
         ip = endpoint_of(address).ip
-        if ip is None or self.allowlist.allows_address(ip):
+        if exempt is None:
+            exempt = self.allowlist.allows_address(ip)
+        if ip is None or exempt:
             return _UNCOUNTED
         if inbound and self.rates is not None:
             late = self.rates.try_take(ip)

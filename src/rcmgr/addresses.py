@@ -11,7 +11,15 @@ from typing import Generic, NamedTuple, TypeVar
 
 from rcmgr.peers import peer_from_any, peer_key
 
-__all__ = ["Allowlist", "Endpoint", "Network", "PrefixTable", "endpoint_of", "packed_ip"]
+__all__ = [
+    "Allowlist",
+    "Endpoint",
+    "Network",
+    "PrefixTable",
+    "endpoint_of",
+    "packed_ip",
+    "parse_entry",
+]
 
 _MAPPED_IPV4 = bytes(10) + b"\xff\xff"
 _MAPPED_BITS = 96
@@ -191,7 +199,7 @@ class Allowlist:
         if isinstance(entries, str | bytes):
             raise TypeError(f"entries must be a collection of entries, not {entries!r}")
         self._lock = threading.Lock()
-        self.peers: dict[Hashable, Hashable] = {}
+        self.allowed_peers: dict[Hashable, Hashable] = {}
         """Those allowed from anywhere: their key (an `ID`'s bytes) and how they were given."""
         # who is allowed from a network: peers, or None for everybody
         self._networks: PrefixTable[frozenset[Hashable | None]] = PrefixTable()
@@ -202,20 +210,28 @@ class Allowlist:
 
     def add(self, entry: Hashable) -> None:
         """ValueError: it is nothing of what an entry can be."""
-        network, peer = _entry(entry)
-        with self._lock:
-            if network is None:
-                self.peers[peer] = peer if isinstance(entry, str) else entry
-            else:
-                self._networks.set(network, (self._networks.get(network) or frozenset()) | {peer})
-                self.has_networks = True
+        network, peer = parse_entry(entry)
+        if network is None:
+            self.allowed_peers[peer] = peer if isinstance(entry, str) else entry
+        else:
+            self.allow_from(network, peer)
 
     def remove(self, entry: Hashable) -> bool:
         """False: it was not there. Other entries that allow the same stay."""
-        network, peer = _entry(entry)
+        network, peer = parse_entry(entry)
+        if network is None:
+            return self.allowed_peers.pop(peer, None) is not None
+        return self.disallow_from(network, peer)
+
+    def allow_from(self, network: Network, peer: Hashable | None) -> None:
+        """Allow the peer of this key from there; None: everybody."""
         with self._lock:
-            if network is None:
-                return self.peers.pop(peer, None) is not None
+            self._networks.set(network, (self._networks.get(network) or frozenset()) | {peer})
+            self.has_networks = True
+
+    def disallow_from(self, network: Network, peer: Hashable | None) -> bool:
+        """Undo `allow_from`; False: there was nothing to undo."""
+        with self._lock:
             allowed = self._networks.get(network) or frozenset()
             if peer not in allowed:
                 return False
@@ -226,13 +242,13 @@ class Allowlist:
             self.has_networks = len(self._networks) > 0
             return True
 
-    def add_peer(self, peer: Hashable) -> None:
+    def add_peer(self, peer_id: Hashable) -> None:
         """As `add`, of a peer with any kind of id."""
-        self.peers[peer_key(peer_from_any(peer))] = peer
+        self.allowed_peers[peer_key(peer_from_any(peer_id))] = peer_id
 
-    def remove_peer(self, peer: Hashable) -> bool:
+    def remove_peer(self, peer_id: Hashable) -> bool:
         """False: it was not there."""
-        return self.peers.pop(peer_key(peer_from_any(peer)), None) is not None
+        return self.allowed_peers.pop(peer_key(peer_from_any(peer_id)), None) is not None
 
     def allows_address(self, ip: bytes | None) -> bool:
         """Whether somebody is allowed from here; who it is will be known after the handshake."""
@@ -241,7 +257,7 @@ class Allowlist:
     def allows(self, peer: Hashable, ip: bytes | None = None) -> bool:
         """Whether this peer is allowed from this address (None: from wherever it is)."""
         key = peer_key(peer_from_any(peer))
-        if key in self.peers:
+        if key in self.allowed_peers:
             return True
         if ip is None:
             return False
@@ -252,14 +268,18 @@ class Allowlist:
         return self.allows(peer, None if address is None else endpoint_of(str(address)).ip)
 
     def __bool__(self) -> bool:
-        return bool(self.peers) or self.has_networks
+        return bool(self.allowed_peers) or self.has_networks
 
     def __len__(self) -> int:
         """Peers and networks; several peers at one network count once."""
-        return len(self.peers) + len(self._networks)
+        return len(self.allowed_peers) + len(self._networks)
 
 
-def _entry(entry: Hashable) -> tuple[Network | None, Hashable | None]:
+def parse_entry(entry: Hashable) -> tuple[Network | None, Hashable | None]:
+    """From where, and the key of whom, an entry allows; None: from anywhere, or anybody.
+
+    ValueError: it is nothing of what an entry can be.
+    """
     if not isinstance(entry, str):
         key = peer_key(entry)
         if isinstance(key, bytes):

@@ -15,12 +15,14 @@ from libc.stdint cimport uint64_t
 
 from contextvars import ContextVar
 from enum import Enum
+from weakref import ref
 
 from rcmgr._peer cimport peer_key
+from rcmgr.denials cimport DenialLog
 
 from rcmgr.connection_tracker import ConnectionRecord
 from rcmgr.errors import ResourceScopeClosed
-from rcmgr.peers import peer_from_text
+from rcmgr.peers cimport peer_from_any
 from rcmgr.scope import ConnScope
 
 __all__ = [
@@ -30,10 +32,6 @@ __all__ = [
     "accepted",
     "is_inbound",
 ]
-
-# A swarm names the peer of a stream by its base58 text, which takes 8 us to decode.
-cdef dict PEERS_BY_TEXT = {}
-cdef Py_ssize_t MOST_TEXTS = 10_000
 
 cdef object RECORD = ConnectionRecord
 cdef object CONN_SCOPE = ConnScope
@@ -51,18 +49,6 @@ accepted = ContextVar("rcmgr_accepted", default=None)
 """What `Admission.accept_connection` returned, for the tasks that are started while it is here."""
 cdef object ACCEPTED = accepted
 
-cdef object known_peer(object peer):
-    """The bytes of a peer given as base58 text, anything else as it is; 20 ns."""
-    if type(peer) is not str:
-        return peer
-    key = PEERS_BY_TEXT.get(peer)
-    if key is not None:
-        return key
-    key = peer_from_text(peer)
-    if len(PEERS_BY_TEXT) >= MOST_TEXTS:
-        PEERS_BY_TEXT.clear()
-    PEERS_BY_TEXT[peer] = key
-    return key
 
 
 cdef dict DIRECTIONS = {"inbound": True, "outbound": False, "unknown": False}
@@ -121,6 +107,13 @@ cdef class _Held:
     def close(self):
         self.scope.close()
         self.entered.close()
+
+
+cdef object scope_of(object held):
+    """The ConnScope in what a record holds; None: none."""
+    if type(held) is _Held:
+        return (<_Held>held).scope
+    return held if type(held) is CONN_SCOPE else None
 
 
 cdef object held_with(object scope, object entered):
@@ -189,22 +182,20 @@ cdef class Intake:
         As `charge_pending`; None: another thread closed it. There is no way back for one that was
         pending: end it. connection_id: None makes one up, or takes that of the pending one.
         """
-        held = None if pending is None else pending.held
-        scope = (<_Held>held).scope if type(held) is _Held else held
-        if type(scope) is CONN_SCOPE:
-            held = None  # the record keeps it
+        scope = None if pending is None else scope_of(pending.held)
+        if scope is None:
+            moved = scope = self._open(inbound, False, exempt, peer)
+        else:
             try:
                 moved = scope.try_set_peer(peer, exempt)
             except ResourceScopeClosed:
-                return None
-            if moved is not True:
-                return moved
-        else:
-            scope = self._open(inbound, False, exempt, peer)
-            if type(scope) is not CONN_SCOPE:
-                if entered is not None:
-                    entered.close()
-                return scope
+                moved = None
+        if not moved:
+            if entered is not None:
+                entered.close()
+            return moved
+        held = None  # the record keeps what it has
+        if moved is scope or entered is not None:
             held = held_with(scope, entered)
         if connection_id is None:
             connection_id = self.new_id() if pending is None else pending.connection_id
@@ -212,6 +203,10 @@ cdef class Intake:
         if type(record) is not RECORD and held is not None:
             held.close()
         return record
+
+    cpdef bint came_from(self, pending):
+        """Whether a pending connection is counted for the address that it came from."""
+        return pending is not None and type(pending.held) is _Held
 
     cpdef offer_pending(self, record):
         """The handshake of `record` begins in this task."""
@@ -295,13 +290,14 @@ cdef class ConnectionScope:
     """Holds a connection's slot until `close`, which gives it back exactly once.
 
     A scope opened before the handshake holds the pending slot: once the connection is established,
-    closing this scope does nothing. A scope that is garbage-collected unclosed closes itself.
-    Thread safe.
+    closing this scope does nothing. A scope that is garbage-collected unclosed closes itself, and
+    counts as leaked if it held anything. Thread safe.
     """
 
     cdef object __weakref__
     cdef object _tracker
     cdef object _record
+    cdef object _manager  # weak: the manager may lead, by way of observers, to who holds the scope
     cdef bint _only_pending
 
     def __init__(self, tracker, record, *, bint only_pending):
@@ -319,6 +315,11 @@ cdef class ConnectionScope:
         return self._record.peer_id
 
     @property
+    def resource_manager(self):
+        """Who gave it; None: gone, or it was nobody."""
+        return None if self._manager is None else self._manager()
+
+    @property
     def closed(self):
         """Whether this scope holds nothing (any more)."""
         record = self._record
@@ -328,15 +329,12 @@ cdef class ConnectionScope:
         """Give the slot back; nothing happens if it was given back or handed over before."""
         self.end()
 
-    cdef int end(self) except -1:
+    cdef bint end(self) except -1:
+        """Whether it held anything."""
         tracker, self._tracker = self._tracker, None
         if tracker is None:  # closed before, or the constructor failed
-            return 0
-        if self._only_pending:
-            tracker.remove(self._record, True)
-        else:
-            tracker.remove(self._record)
-        return 0
+            return False
+        return tracker.remove(self._record, self._only_pending)
 
     def __enter__(self):
         return self
@@ -345,15 +343,20 @@ cdef class ConnectionScope:
         self.end()
 
     def __del__(self):
-        self.end()
+        if self._tracker is None:
+            return
+        scope = scope_of(self._record.held)
+        if self.end() and scope is not None:
+            scope._leak()
 
     def __repr__(self):
         return f"ConnectionScope({self._record!r}{', closed' if self.closed else ''})"
 
 
-cdef ConnectionScope new_scope(object tracker, object record, bint only_pending):
+cdef ConnectionScope new_scope(Admission manager, object record, bint only_pending):
     cdef ConnectionScope scope = ConnectionScope.__new__(ConnectionScope)
-    scope._tracker = tracker
+    scope._tracker = manager.connection_tracker
+    scope._manager = manager._weak
     scope._record = record
     scope._only_pending = only_pending
     return scope
@@ -365,7 +368,8 @@ cdef class Admission:
 
     The base of `ResourceManager`, which says what it may ask beside the tracker and the ledger:
     `_may_begin(inbound, endpoint_ip)` before a handshake, None or (exempt, what to close at the
-    end), and `_may_connect(peer, inbound, known)` after it.
+    end), and `_may_connect(peer, inbound, known)` after it; `_enter(inbound, endpoint_ip)` counts
+    what was not counted for its address before: what to close at the end, or None.
     """
 
     cdef readonly object connection_tracker
@@ -373,11 +377,13 @@ cdef class Admission:
     cdef readonly object ledger
     cdef readonly object allowlist
     """Who is never limited; may be edited at any time."""
-    cdef readonly object denials
-    """The latest denials, a DenialLog."""
+    cdef readonly DenialLog denials
+    """The latest denials."""
     # methods of the above, bound
-    cdef object _acquire, _release, _note
+    cdef object _acquire, _release, _has_allowlisted
     cdef dict _allowed  # the peers of the allowlist
+    cdef object __weakref__
+    cdef object _weak  # to itself
     cdef Intake _intake
     cdef public bint _asks_addresses
     cdef public bint _asks_peers
@@ -388,12 +394,13 @@ cdef class Admission:
         self.connection_lifecycle = lifecycle
         self.ledger = ledger
         self.allowlist = allowlist
-        self._allowed = allowlist.peers
+        self._allowed = allowlist.allowed_peers
         self._acquire = ledger.acquire_stream
         self._release = ledger.release_stream
-        self._note = denials.add
+        self._has_allowlisted = ledger.has_allowlisted_connection
         self.denials = denials
         self._intake = intake
+        self._weak = ref(self)
 
     @property
     def closed(self):
@@ -424,7 +431,7 @@ cdef class Admission:
         inbound = inbound_of(direction)
         if peer_id is None:
             return self.begin(inbound, endpoint_ip)
-        return self.establish(known_peer(peer_id), inbound, endpoint_ip)
+        return self.establish(peer_from_any(peer_id), inbound, endpoint_ip)
 
     def accept_connection(self, endpoint_ip=None):
         """Ask for a connection from outside before anything is spent on it: its scope, or None.
@@ -461,9 +468,9 @@ cdef class Admission:
             exempt, entered = answer
         record = self._intake.charge_pending(None, inbound, exempt, entered)
         if type(record) is not RECORD:
-            self._note(record, None, None, inbound)
+            self.denials.add(record, None, None, inbound)
             return None
-        return new_scope(self.connection_tracker, record, True)
+        return new_scope(self, record, True)
 
     cdef object establish(self, object peer, bint inbound, object endpoint_ip):
         cdef bint exempt
@@ -480,28 +487,45 @@ cdef class Admission:
                 tracker.remove(known)
             return None
         if known is not None:
-            return new_scope(tracker, known, False)
+            return new_scope(self, known, False)
         pending = self._intake.take_pending(inbound)
         entered = None
-        if pending is None and self._asks_addresses and not exempt:
-            answer = self._may_begin(inbound, endpoint_ip)
-            if answer is None:
+        if (
+            self._asks_addresses and not exempt and endpoint_ip is not None
+            and not self._intake.came_from(pending)
+        ):
+            entered = self._enter(inbound, endpoint_ip)
+            if entered is None:
+                if pending is not None:
+                    tracker.remove(pending)
                 return None
-            entered = answer[1]
         record = self._intake.charge_peer(pending, None, peer, inbound, exempt, entered)
         if type(record) is RECORD:
             self._intake.offer_established(record)
-            return new_scope(tracker, record, False)
+            return new_scope(self, record, False)
         if pending is not None:
             tracker.remove(pending)
         if record is not None:
-            self._note(record, None if pending is None else pending.connection_id, peer, inbound)
+            self.denials.add(record, None if pending is None else pending.connection_id, peer, inbound)
         return None
 
     cdef bint is_exempt(self, object peer, object endpoint_ip) except -1:
         if not self._allowed and (endpoint_ip is None or not self.allowlist.has_networks):
             return False
         return self.allowlist.allows_at(peer, endpoint_ip)
+
+    def is_exempt_peer(self, peer_id):
+        """Whether streams and requests of this peer are not limited.
+
+        A peer on the allowlist, or one that has a connection from an address that is on it for
+        this peer.
+        """
+        return self.is_trusted(peer_from_any(peer_id))
+
+    cdef bint is_trusted(self, object peer) except -1:
+        if self._allowed and peer_key(peer) in self._allowed:
+            return True
+        return self.allowlist.has_networks and self._has_allowlisted(peer)
 
     # -- streams -----------------------------------------------------------------------------
 
@@ -514,11 +538,11 @@ cdef class Admission:
         if self._closed:
             raise ResourceScopeClosed
         cdef bint inbound = inbound_of(direction)
-        peer = known_peer(peer_id)
-        taken = self._acquire(peer, inbound, self.is_exempt(peer, None))
+        peer = peer_from_any(peer_id)
+        taken = self._acquire(peer, inbound, self.is_trusted(peer))
         if taken is True:
             return True
-        self._note(taken, None, peer, inbound)
+        self.denials.add(taken, None, peer, inbound)
         return False
 
     def release_stream(self, peer_id, direction):
@@ -526,7 +550,7 @@ cdef class Admission:
         cdef bint inbound = inbound_of(direction)
         if self._closed:
             return
-        self._release(known_peer(peer_id), inbound)
+        self._release(peer_from_any(peer_id), inbound)
 
     def _noop(self):
         """Does nothing: the baseline of the benchmarks."""

@@ -26,8 +26,8 @@ class ConnectionLifecycleManager:
         is asked before pending connections (MemoryUsageLimitExceeded); None: no limit.
     denials: where denials are noted; by default a log of its own.
 
-    Addresses and errors are accepted for the callers' sake; no limit depends on them. Every call is
-    O(1) and thread safe.
+    Addresses, errors and reasons are accepted for the callers' sake; no limit depends on them.
+    Every call is O(1) and thread safe.
     """
 
     def __init__(
@@ -38,8 +38,6 @@ class ConnectionLifecycleManager:
         *,
         denials: DenialLog | None = None,
     ) -> None:
-        if not isinstance(limits, ConnectionLimits):
-            raise TypeError(f"limits must be a ConnectionLimits, not {limits!r}")
         self.tracker = tracker
         self.limits = limits
         self.memory_limits = memory_limits
@@ -48,12 +46,26 @@ class ConnectionLifecycleManager:
         self._lock = threading.Lock()
 
     @property
+    def limits(self) -> ConnectionLimits:
+        return self._limits
+
+    @limits.setter
+    def limits(self, limits: ConnectionLimits) -> None:
+        if not isinstance(limits, ConnectionLimits):
+            raise TypeError(f"limits must be a ConnectionLimits, not {limits!r}")
+        self._limits = limits
+
+    @property
     def refused_for_memory(self) -> int:
         """How often more memory was in use than `memory_limits` allows when something was asked."""
         return self._refused_for_memory
 
-    def memory_excess(self, *, new_peer: bool = False) -> MemoryExcess | None:
-        """None, or why `memory_limits` refuses to add anything now, noted as a denial.
+    def memory_excess(
+        self, connection_id: Hashable | None = None, peer_id: Hashable | None = None,
+        inbound: bool | None = None, *, new_peer: bool = False,
+    ) -> MemoryExcess | None:
+        """None, or why `memory_limits` refuses to add anything now, noted as a denial (of whom and
+        which way, as far as that is known).
 
         new_peer: ask about a peer that holds no connection yet.
         """
@@ -62,21 +74,24 @@ class ConnectionLifecycleManager:
         if excess is not None:
             with self._lock:
                 self._refused_for_memory += 1
-            self.denials.add(excess)
+            self.denials.add(excess, connection_id, peer_id, inbound)
         return excess
 
     async def handle_pending_inbound_connection(
-        self, connection_id: Hashable, local_addr: Any = None, remote_addr: Any = None
+        self,
+        connection_id: Hashable,
+        local_addr: Any = None,
+        remote_addr: Any = None,
+        peer_id: Hashable | None = None,
     ) -> None:
-        """A connection was accepted and its handshake begins.
+        """A connection was accepted and its handshake begins; `peer_id` is seldom known so early.
 
         ConnectionLimitExceeded: refused. ValueError: the id is established, or pending outbound.
         """
-        if self.memory_limits is not None:
-            self._check_memory()
-        denial = self.tracker.admit_pending_inbound(connection_id, self.limits)
+        self._check_memory(connection_id, peer_id, True)
+        denial = self.tracker.admit_pending_inbound(connection_id, self._limits, peer_id)
         if denial is not None:
-            self._deny(denial, connection_id, None, True)
+            self._deny(denial, connection_id, peer_id, True)
 
     async def handle_pending_outbound_connection(
         self,
@@ -89,11 +104,8 @@ class ConnectionLifecycleManager:
 
         ConnectionLimitExceeded: refused. ValueError: the id is established, or pending inbound.
         """
-        if self.memory_limits is not None and not (
-            peer_id is not None and self.tracker.is_bypassed(peer_id)
-        ):
-            self._check_memory()
-        denial = self.tracker.admit_pending_outbound(connection_id, self.limits, peer_id)
+        self._check_memory(connection_id, peer_id, False)
+        denial = self.tracker.admit_pending_outbound(connection_id, self._limits, peer_id)
         if denial is not None:
             self._deny(denial, connection_id, peer_id, False)
 
@@ -110,7 +122,7 @@ class ConnectionLifecycleManager:
         ValueError: the id is pending outbound, or established for another peer or direction.
         """
         try:
-            denial = self.tracker.admit_established_inbound(connection_id, peer_id, self.limits)
+            denial = self.tracker.admit_established_inbound(connection_id, peer_id, self._limits)
         except ValueError:
             if not self._is_known(connection_id, peer_id, self.tracker.established_inbound):
                 raise
@@ -127,7 +139,7 @@ class ConnectionLifecycleManager:
     ) -> None:
         """A dial succeeded; see `handle_established_inbound_connection`."""
         try:
-            denial = self.tracker.admit_established_outbound(connection_id, peer_id, self.limits)
+            denial = self.tracker.admit_established_outbound(connection_id, peer_id, self._limits)
         except ValueError:
             if not self._is_known(connection_id, peer_id, self.tracker.established_outbound):
                 raise
@@ -136,7 +148,10 @@ class ConnectionLifecycleManager:
             self._deny(denial, connection_id, peer_id, False)
 
     async def handle_connection_closed(
-        self, connection_id: Hashable, peer_id: Hashable | None = None
+        self,
+        connection_id: Hashable,
+        peer_id: Hashable | None = None,
+        reason: str = "unknown",
     ) -> None:
         """A connection ended, in whatever state. An unknown one is ignored."""
         self.tracker.remove_connection(connection_id, peer_id)
@@ -161,26 +176,35 @@ class ConnectionLifecycleManager:
         self._end_pending(connection_id)
 
     def notify_connection_closed(
-        self, connection_id: Hashable, peer_id: Hashable | None = None
+        self,
+        connection_id: Hashable,
+        peer_id: Hashable | None = None,
+        reason: str = "unknown",
     ) -> None:
         """`handle_connection_closed` for synchronous callers; py-libp2p's swarm is one."""
         self.tracker.remove_connection(connection_id, peer_id)
 
     def reconcile_live_connections(
-        self, live_ids: Collection[Hashable], min_age_seconds: float = 30.0
+        self, live_connection_ids: Collection[Hashable], min_age_seconds: float = 30.0
     ) -> int:
         """Forget established connections that are not among the swarm's; how many there were.
 
-        py-libp2p's swarm calls this whenever it adds a connection. live_ids: all ids it has (a
-        set). min_age_seconds: younger connections are left alone. O(1) unless something may be
-        stale; see `ConnectionTracker.reconcile`.
+        py-libp2p's swarm calls this whenever it adds a connection. live_connection_ids: all ids it
+        has (a set). min_age_seconds: younger connections are left alone. O(1) unless something may
+        be stale; see `ConnectionTracker.reconcile`.
         """
-        return self.tracker.reconcile(live_ids, min_age_seconds)
+        return self.tracker.reconcile(live_connection_ids, min_age_seconds)
 
-    def _check_memory(self) -> None:
-        excess = self.memory_excess()
+    def _check_memory(
+        self, connection_id: Hashable, peer_id: Hashable | None, inbound: bool
+    ) -> None:
+        if self.memory_limits is None:
+            return
+        if peer_id is not None and self.tracker.is_bypassed(peer_id):
+            return
+        excess = self.memory_excess(connection_id, peer_id, inbound)
         if excess is not None:
-            raise excess.to_error()
+            raise excess.to_error(connection_id, peer_id)
 
     def _is_known(
         self, connection_id: Hashable, peer_id: Hashable, established: Set[Hashable]

@@ -150,6 +150,11 @@ cdef class ConnectionRecord:
         return self.peer
 
     @property
+    def since_ns(self):
+        """When it came into its state, as `ConnectionTracker.now_ns`; it stays after the end."""
+        return self.entry.since_ns
+
+    @property
     def state(self):
         """The ConnectionKind value, or "closed"."""
         return "closed" if self.entry.state == RCMGR_CLOSED else STATES[self.entry.state]
@@ -250,7 +255,6 @@ class TrackerSnapshot:
         return self.established_inbound + self.established_outbound
 
 
-@cython.final
 @cython.binding(False)  # 5 ns less per call; the clinic format keeps signatures
 cdef class ConnectionTracker:
     """The states of a node's connections, their counts, and admission against limits.
@@ -269,6 +273,9 @@ cdef class ConnectionTracker:
     clock: returns monotonic nanoseconds; default the system's coarse clock (a few ms).
     max_connections: limit on pending and established connections together; None: no limit.
     bypass: the bypassed peers, by peer key (bytes of an `ID`), if they are kept by somebody else.
+    reuse_ids: an id that cannot come into the state it is reported in names another connection than
+        before (an id made of an object's address, say): the former one has ended. And an
+        establishment that is reported again changes nothing. Otherwise both are a ValueError.
 
     Cost: O(1), 30 to 80 ns per operation with few connections. Thread safe, with the GIL and on
     free-threaded builds, for ids whose hash and comparison run no Python code (str, bytes, int and
@@ -284,13 +291,16 @@ cdef class ConnectionTracker:
     cdef rcmgr_connection_limits _limits  # those of _limits_source, and max_connections
     cdef object _limits_source
     cdef object _clock
+    cdef bint _reuse_ids
     # reconciliation: how many connections the swarm knows, and which of them it may not show yet
     cdef int64_t _claimed
     cdef int64_t _unseen
     cdef int64_t _oldest_unseen_ns
     cdef int64_t _next_pass_ns
 
-    def __cinit__(self, *, max_connections=None, clock=None, dict bypass=None):
+    def __cinit__(
+        self, *, max_connections=None, clock=None, dict bypass=None, bint reuse_ids=False
+    ):
         cdef int i
         memset(&self._connections, 0, sizeof(rcmgr_table))
         memset(&self._peers, 0, sizeof(rcmgr_table))
@@ -305,6 +315,7 @@ cdef class ConnectionTracker:
         self._next_pass_ns = 0
         self._oldest_unseen_ns = RCMGR_NO_LIMIT
         self._clock = clock
+        self._reuse_ids = reuse_ids
         self.max_connections = max_connections
 
     def __dealloc__(self):
@@ -624,6 +635,11 @@ cdef class ConnectionTracker:
                 since = (<ConnectionRecord>self._oldest_pending).entry.since_ns
         return None if since < 0 else max(0, now - since) / 1e9
 
+    @property
+    def now_ns(self):
+        """Monotonic nanoseconds on the clock of this tracker."""
+        return self._now()
+
     def denied_count(self, kind):
         """How often a ConnectionLimitKind (or its value) has refused."""
         return self._counts.denied[LIMIT_KINDS.index(ConnectionLimitKind(kind))]
@@ -760,6 +776,8 @@ cdef class ConnectionTracker:
         cdef uint64_t hashed = hash_of(connection_id)
         cdef int64_t now = self._now()
         cdef Verdict verdict
+        if self._reuse_ids:
+            self._end_former(connection_id, hashed, key, state, limits, checked)
         with cython.critical_section(self):
             if checked and limits is not self._limits_source:
                 self._read_limits(limits)
@@ -777,6 +795,8 @@ cdef class ConnectionTracker:
         cdef int64_t now = self._now()
         cdef Verdict verdict
         cdef ConnectionRecord record
+        if self._reuse_ids:
+            self._end_former(connection_id, hashed, key, state, limits, checked)
         with cython.critical_section(self):
             if checked and limits is not self._limits_source:
                 self._read_limits(limits)
@@ -785,7 +805,30 @@ cdef class ConnectionTracker:
                 owned, now, &verdict)
         if verdict.outcome >= 0 and record is not None:
             record.let_go()
+        if verdict.outcome == CONFLICT and verdict.was == state and self._reuse_ids:
+            return None
         return self._conclude(&verdict, connection_id, state)
+
+    cdef int _end_former(
+            self, object connection_id, uint64_t hashed, object key, int state, object limits,
+            bint checked) except -1:
+        """Forget the connection with this id if it cannot come into this state."""
+        cdef ConnectionRecord record
+        cdef size_t at
+        cdef bint removed = False
+        with cython.critical_section(self):
+            if checked and limits is not self._limits_source:
+                self._read_limits(limits)  # first: with wrong ones nothing changes
+            record = self._find(&self._connections, hashed, connection_id, &at)
+            if record is not None and record.entry.state != state - RCMGR_ESTABLISHED_INBOUND and (
+                record.entry.state != state
+                or (state >= RCMGR_ESTABLISHED_INBOUND
+                    and not PyObject_RichCompareBool(peer_key(record.peer), key, Py_EQ))
+            ):
+                removed = self._remove(record)
+        if removed:
+            record.let_go()
+        return 0
 
     cdef inline object _conclude(self, Verdict *verdict, object connection_id, int state):
         if verdict.outcome == RCMGR_ADMITTED:

@@ -22,6 +22,28 @@ cdef enum:
 
 
 @cython.final
+@cython.no_gc
+@cython.freelist(64)
+cdef class _Entry:
+    """A denial as it was noted. Immutable; costs less than a tuple."""
+
+    cdef object refusal, connection_id, peer_id, inbound
+    cdef int64_t when
+
+    cdef object error(self):
+        return self.refusal.to_error(self.connection_id, self.peer_id)
+
+
+@cython.final
+@cython.no_gc
+@cython.freelist(64)
+cdef class _Count:
+    """How often a peer was denied; counted in place."""
+
+    cdef int64_t times
+
+
+@cython.final
 @cython.binding(False)
 cdef class DenialLog:
     """The last `size` denials, and counts of all. Errors are built when they are read.
@@ -34,67 +56,77 @@ cdef class DenialLog:
     so that a flood of made-up peers takes no memory and hides nobody who insists.
     """
 
-    cdef list _ring
-    cdef dict _by_peer
-    cdef readonly int64_t total
-    """All denials since the start."""
-    cdef readonly int64_t inbound
-    cdef readonly int64_t outbound
-
     def __cinit__(self, Py_ssize_t size=256):
         if size < 1:
             raise ValueError(f"size must be 1 or more, not {size}")
         self._ring = [None] * size
+        self._size = size
         self._by_peer = {}
 
-    def add(self, refusal, connection_id=None, peer_id=None, inbound=None):
+    cpdef add(self, refusal, connection_id=None, peer_id=None, inbound=None):
         """Note a denial of this peer (None: unknown) in this direction (None: it has none)."""
-        cdef tuple entry = (refusal, connection_id, peer_id, inbound, rcmgr_now_coarse_ns())
-        cdef Py_ssize_t at
-        key = None if peer_id is None else peer_key(peer_id)
+        cdef _Entry entry = _Entry.__new__(_Entry)
+        entry.refusal = refusal
+        entry.connection_id = connection_id
+        entry.peer_id = peer_id
+        entry.inbound = inbound
+        entry.when = rcmgr_now_coarse_ns()
         with cython.critical_section(self):
-            at = self.total % len(self._ring)
-            _old = self._ring[at]  # freed beyond the lock
-            self._ring[at] = entry
+            _old = self._ring[self._at]  # freed beyond the lock
+            self._ring[self._at] = entry
+            self._at += 1
+            if self._at == self._size:
+                self._at = 0
             self.total += 1
             if inbound is True:
                 self.inbound += 1
             elif inbound is False:
                 self.outbound += 1
-        if key is not None:
-            self.count(key)
+        if peer_id is not None:
+            self.count(peer_key(peer_id))
 
     cdef int count(self, object peer) except -1:
-        cdef dict counts = self._by_peer
-        counts[peer] = counts.get(peer, 0) + 1
-        if len(counts) > MOST_PEERS:
-            kept = sorted(counts.copy().items(), key=second, reverse=True)[:MOST_PEERS // 2]
-            self._by_peer = dict(kept)
+        cdef _Count counted
+        with cython.critical_section(self):
+            found = self._by_peer.get(peer)
+            if found is not None:
+                counted = <_Count>found
+                counted.times += 1
+                return 0
+            counted = _Count.__new__(_Count)
+            counted.times = 1
+            self._by_peer[peer] = counted
+            if len(self._by_peer) > MOST_PEERS:
+                self._by_peer = dict(
+                    sorted(self._by_peer.items(), key=times_of, reverse=True)[:MOST_PEERS // 2])
         return 0
 
     def most_denied(self, count=10):
         """The peers denied most: (peer key, denials), most first."""
-        return sorted(self._by_peer.copy().items(), key=second, reverse=True)[:count]
+        most = sorted(self._by_peer.copy().items(), key=times_of, reverse=True)[:count]
+        return [(peer, (<_Count>counted).times) for peer, counted in most]
 
     cdef list latest(self):
         """The entries, oldest first."""
-        cdef Py_ssize_t at
         with cython.critical_section(self):
-            at = self.total % len(self._ring)
-            ring = self._ring[at:] + self._ring[:at]
+            ring = self._ring[self._at:] + self._ring[:self._at]
         return [entry for entry in ring if entry is not None]
 
     @property
     def last(self):
         """The latest denial's error; None if there was none."""
-        entries = self.latest()
-        return error_of(entries[-1]) if entries else None
+        with cython.critical_section(self):
+            entry = self._ring[self._at - 1]
+        return None if entry is None else (<_Entry>entry).error()
 
     def entries(self):
         """The latest as `DenialEntry`s, oldest first."""
         cdef int64_t now = time.monotonic_ns()
         return [
-            DenialEntry(error_of(entry), max(0, now - entry[4]) / 1e9, entry[3])
+            DenialEntry(
+                (<_Entry>entry).error(), max(0, now - (<_Entry>entry).when) / 1e9,
+                (<_Entry>entry).inbound,
+            )
             for entry in self.latest()
         ]
 
@@ -103,12 +135,8 @@ cdef class DenialLog:
 
     def __iter__(self):
         """The latest as errors, oldest first."""
-        return iter([error_of(entry) for entry in self.latest()])
+        return iter([(<_Entry>entry).error() for entry in self.latest()])
 
 
-cdef object error_of(tuple entry):
-    return entry[0].to_error(entry[1], entry[2])
-
-
-def second(pair):
-    return pair[1]
+def times_of(pair):
+    return (<_Count>pair[1]).times

@@ -12,6 +12,7 @@ from rcmgr.errors import (
     MemoryUsageLimitExceeded,
 )
 from rcmgr.memory_limits import MemoryConnectionLimits, MemoryExcess
+from rcmgr.memory_stats import default_cache
 
 __all__ = ["ErrorContextBuilder"]
 
@@ -79,10 +80,14 @@ class ErrorContextBuilder:
         }
 
     def get_memory_stats(self) -> dict[str, int]:
-        """Bytes: what the process uses, and what it may if that is limited; else empty."""
+        """Bytes: what the process uses (left out if it cannot be read), and what it may if that is
+        limited.
+        """
         limits = self.memory_limits
         if limits is None:
-            return {}
+            cache = default_cache()
+            cache.refresh_if_needed()
+            return {"process_memory_bytes": cache.cached_memory_bytes} if cache.is_known else {}
         limits.refresh_memory_stats_if_needed()
         stats = {"process_memory_bytes": limits.process_memory_bytes}
         most = limits.max_allowed_bytes

@@ -11,6 +11,7 @@ over half a second to import): `link_upstream` replaces the root class below.
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Hashable
 from dataclasses import Field, dataclass, fields, is_dataclass
@@ -18,6 +19,7 @@ from enum import Enum
 from typing import Any, ClassVar
 
 from rcmgr.peers import peer_key, peer_text
+from rcmgr.texts import shortened, shown
 
 __all__ = [
     "AddressLimitExceeded",
@@ -46,7 +48,7 @@ class ConnectionLimitKind(str, Enum):
     ESTABLISHED_PER_PEER = "established_per_peer"
     ESTABLISHED_TOTAL = "established_total"
     CONNECTIONS = "connections"
-    """All connections of the node, pending and established (`ResourceLimits.max_connections`)."""
+    """All connections, pending and established, of a tracker that limits them itself."""
 
 
 class _LimitRoot(Exception):
@@ -67,6 +69,9 @@ class ResourceLimitExceeded(_LimitRoot):
 
     category: ClassVar[str] = "resource"
     """What was asked for: "connection", "stream", "memory" or "rate"."""
+
+    _is_brief_for_nobody: ClassVar[bool] = True
+    """Whether the text is only the first sentence while it is not known of whom."""
 
     # the attributes upstream's class has, for handlers written against it
     scope_name: str | None = None
@@ -100,11 +105,13 @@ class ResourceLimitExceeded(_LimitRoot):
         return ", ".join(map(str, self.args))
 
     def _of_whom(self) -> list[str]:
-        return []
+        return [] if self.peer is None else [f"peer {shown(self.peer)}"]
 
     def __str__(self) -> str:
-        """The explanation, but only its first sentence while nobody is known."""
-        return self.explanation if self._of_whom() else self._sentence()
+        """The explanation. Names that peers choose are in it without what a terminal obeys."""
+        if self._is_brief_for_nobody and not self._of_whom():
+            return self._sentence()
+        return self.explanation
 
     @property
     def code(self) -> str:
@@ -182,8 +189,9 @@ class ConnectionLimitExceeded(ResourceLimitExceeded):
         )
 
     def _of_whom(self) -> list[str]:
-        whose = [] if self.connection_id is None else [f"connection {self.connection_id}"]
-        return whose if self.peer is None else [*whose, f"peer {self.peer}"]
+        connection = self.connection_id
+        whose = [] if connection is None else [f"connection {shown(connection)}"]
+        return [*whose, *super()._of_whom()]
 
 
 @dataclass(eq=False)
@@ -196,6 +204,7 @@ class AddressLimitExceeded(ResourceLimitExceeded):
     limit: int
 
     category = resource_type = "connection"
+    _is_brief_for_nobody = False
 
     @property
     def code(self) -> str:
@@ -203,16 +212,14 @@ class AddressLimitExceeded(ResourceLimitExceeded):
 
     @property
     def setting(self) -> str:
-        return "SubnetLimits"
+        version = "ipv6" if ":" in self.network else "ipv4"
+        return f"SubnetLimits.{version} or SubnetLimits.overrides[{self.network!r}]"
 
     def _sentence(self) -> str:
         return (
-            f"connections per ip limit exceeded for {self.address} "
+            f"connections per ip limit exceeded for {shown(self.address)} "
             f"(network: {self.network}, current: {self.current}, limit: {self.limit})"
         )
-
-    def __str__(self) -> str:
-        return self.explanation
 
 
 @dataclass(eq=False)
@@ -246,29 +253,40 @@ class ScopeLimitExceeded(ResourceLimitExceeded):
         self.available = max(0, self.limit - self.current)
 
     category = "connection"
+    _is_brief_for_nobody = False
 
     @property
     def code(self) -> str:
-        return f"{self.category}.{self._class_of_scope}.{_LIMIT_FIELDS[self.resource]}"
+        return f"{self.category}.{self._limited[0]}.{_LIMIT_FIELDS[self.resource]}"
 
     @property
     def setting(self) -> str:
-        scope, field = self._class_of_scope, _LIMIT_FIELDS[self.resource]
-        name = self.scope.partition(":")[2].partition(".peer:")[0]
+        (scope, name), field = self._limited, _LIMIT_FIELDS[self.resource]
         if scope in _SCOPES_BY_NAME:
-            return f"{scope}_default.{field} or {scope}[{name!r}].{field} of the scope limits"
-        return f"{scope}.{field} of the scope limits"
+            return (
+                f"ConcreteLimits.{scope}_default.{field} or "
+                f"ConcreteLimits.{scope}[{shortened(name)!r}].{field}"
+            )
+        path = f"ConcreteLimits.{scope}.{field}"
+        total = _TOTALS.get((scope, field))
+        return path if total is None else f"ResourceLimits.{total} ({path})"
 
     @property
-    def _class_of_scope(self) -> str:
-        """As in `ConcreteLimits`: "system", "peer", "protocol_peer", "conn", ..."""
-        kind, _, name = self.scope.partition(":")
-        if name:
-            return f"{kind}_peer" if ".peer:" in name else kind
-        return _SCOPES.get(kind, kind.partition("-")[0])
+    def _limited(self) -> tuple[str, str]:
+        """As in `ConcreteLimits`: "system", "peer", "protocol_peer", "conn", ...; and its name."""
+        # at the end alone: a long name that somebody chose takes no time
+        spans = _SPANS.search(self.scope, max(0, len(self.scope) - _LONGEST_SPANS))
+        owner = self.scope if spans is None else self.scope[:spans.start()]
+        kind, _, name = owner.partition(":")
+        if not name:
+            return _SCOPES.get(kind, kind.partition("-")[0]), ""
+        name, of_peer, _ = name.partition(".peer:")
+        return f"{kind}_peer" if of_peer else kind, name
 
     def _sentence(self) -> str:
-        path = self.scope if self.asked_by is None else f"{self.asked_by}: {self.scope}"
+        path = shown(self.scope)
+        if self.asked_by is not None:
+            path = f"{shown(self.asked_by)}: {path}"
         what = "" if self.resource == "memory" else f"cannot reserve {self.resource}: "
         return (
             f"{path}: {what}resource limit exceeded "
@@ -276,10 +294,7 @@ class ScopeLimitExceeded(ResourceLimitExceeded):
         )
 
     def _of_whom(self) -> list[str]:
-        return [] if self.peer is None or self.peer in self.scope else [f"peer {self.peer}"]
-
-    def __str__(self) -> str:
-        return self.explanation
+        return [] if self.peer is None or self.peer in self.scope else super()._of_whom()
 
 
 # what a refusal calls a resource -> the field of a Limit
@@ -297,6 +312,14 @@ _SCOPES = {
     "allowlistedSystem": "allowlisted_system", "allowlistedTransient": "allowlisted_transient",
 }
 _SCOPES_BY_NAME = ("service", "service_peer", "protocol", "protocol_peer", "peer")
+_SPANS = re.compile(r"(\.span-\d+)+\Z")
+_LONGEST_SPANS = 200
+# what whoever makes a node with `ResourceLimits` knows the system's limits by
+_TOTALS = {
+    ("system", "conns"): "max_connections",
+    ("system", "streams"): "max_streams",
+    ("system", "memory"): "max_memory_mb",
+}
 
 
 @dataclass(eq=False)
@@ -315,11 +338,17 @@ class MemoryReservationExceeded(ScopeLimitExceeded):
 
 @dataclass(eq=False)
 class MemoryUsageLimitExceeded(ResourceLimitExceeded):
-    """The process used more memory than it may; `percentage` is of `max_allowed_bytes`."""
+    """The process used more memory than it may; `percentage` is of `max_allowed_bytes`.
+
+    limited_by: the argument of `MemoryConnectionLimits` that refused.
+    """
 
     process_memory_bytes: int
     max_allowed_bytes: int
     percentage: float
+    limited_by: str = "max_bytes"
+    connection_id: Hashable | None = None
+    peer_id: Hashable | None = None
 
     category = resource_type = "memory"
 
@@ -329,25 +358,34 @@ class MemoryUsageLimitExceeded(ResourceLimitExceeded):
 
     @property
     def setting(self) -> str:
-        return "MemoryConnectionLimits (ResourceManager.set_memory_limits)"
+        return f"MemoryConnectionLimits.{self.limited_by} (ResourceManager.memory_limits)"
 
     def _sentence(self) -> str:
-        return (
-            f"Memory usage limit exceeded: {self.process_memory_bytes} bytes > "
-            f"{self.max_allowed_bytes} bytes ({self.percentage:.1f}%)"
-        )
+        used, most = self.process_memory_bytes, self.max_allowed_bytes
+        if self.limited_by == "max_pressure":
+            return f"Memory pressure limit exceeded: tasks wait for memory ({used} bytes used)"
+        return f"Memory usage limit exceeded: {used} bytes > {most} bytes ({self.percentage:.1f}%)"
 
 
 @dataclass(eq=False)
 class RateLimitExceeded(ResourceLimitExceeded):
-    """A peer asked too often; after `retry_after_s` seconds (inf: never) it may ask again."""
+    """A peer asked too often; after `retry_after_s` seconds (inf: never) it may ask again.
+
+    protocol: "connections" for all of one peer, "network 192.0.2.0/24" for all of one network.
+    address: whose, where no peer is known yet.
+    refill_rate, burst: how many a second, and at once; None: whoever refused did not say.
+    """
 
     protocol: str
     operation: str
     peer_id: Hashable | None
     retry_after_s: float
+    address: str | None = None
+    refill_rate: float | None = None
+    burst: int | None = None
 
     category = resource_type = "rate"
+    _is_brief_for_nobody = False
 
     @property
     def code(self) -> str:
@@ -357,20 +395,27 @@ class RateLimitExceeded(ResourceLimitExceeded):
 
     @property
     def setting(self) -> str:
-        return {
-            "rate.peer": "ConnectionRateLimits.per_peer",
-            "rate.address": "AddressRates, or ConnectionRateLimits.per_ip",
-            "rate.protocol": f"the RateLimits of {self.protocol}",
-        }[self.code]
-
-    def _sentence(self) -> str:
+        if self.code == "rate.peer":
+            return "ConnectionRateLimits.per_peer"
+        if self.code == "rate.address":
+            version = "ipv6" if ":" in self.protocol else "ipv4"
+            return f"AddressRates.{version} or ConnectionRateLimits.per_ip"
         return (
-            f"Rate limit exceeded: {self.operation} of {self.protocol} by {self.peer} "
-            f"(retry after {self.retry_after_s:.3g} s)"
+            f"RateLimits.default, RateLimits.overrides[{shortened(self.operation)!r}] or "
+            f"RateLimits.overall of {shown(self.protocol)}"
         )
 
-    def __str__(self) -> str:
-        return self.explanation
+    def _sentence(self) -> str:
+        rate = "" if self.refill_rate is None else (
+            f"{self.refill_rate:.4g} a second, {self.burst} at once; ")
+        return (
+            f"Rate limit exceeded: {shown(self.operation)} of {shown(self.protocol)} "
+            f"({rate}retry after {self.retry_after_s:.3g} s)"
+        )
+
+    def _of_whom(self) -> list[str]:
+        whose = [] if self.address is None else [f"address {shown(self.address)}"]
+        return [*whose, *super()._of_whom()]
 
 
 class ResourceScopeClosed(_ClosedRoot):
@@ -389,7 +434,7 @@ class ResourceScopeClosed(_ClosedRoot):
         return str(self)
 
     def __str__(self) -> str:
-        return f"{self.scope_name} is closed"
+        return f"{self.scope_name}: resource scope closed"
 
 
 def link_upstream() -> bool:

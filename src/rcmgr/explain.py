@@ -8,6 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from rcmgr.peers import peer_text
+from rcmgr.texts import shown
 
 if TYPE_CHECKING:
     from rcmgr.manager import ResourceManager
@@ -20,11 +21,15 @@ _MOST_LINES = 5
 
 
 class Usage(NamedTuple):
-    """How much of one limit is in use. Bytes for memory, else a number of things."""
+    """How much of one limit is in use. Bytes for memory, else a number of things.
+
+    peak: the most there ever was; None: nobody knows.
+    """
 
     name: str
     used: int
     limit: int
+    peak: int | None = None
 
     @property
     def share(self) -> float:
@@ -49,21 +54,24 @@ def usages(manager: ResourceManager) -> list[Usage]:
 
 def _of_states(manager: ResourceManager) -> Iterator[Usage]:
     tracker, limits = manager.connection_tracker, manager.connection_limits
+    seen = tracker.snapshot()
     for name, limit in limits.to_dict().items():
         kind = name.removeprefix("max_")
         if limit is None:
             continue
         if kind == "established_per_peer":
             per_peer = tracker.established_per_peer
-            yield Usage(kind, max((len(ids) for ids in per_peer.values()), default=0), limit)
+            used = max((len(ids) for ids in per_peer.values()), default=0)
         else:
-            yield Usage(kind, tracker.get_connection_count(kind), limit)
+            used = getattr(seen, kind)
+        yield Usage(kind, used, limit, getattr(seen, f"peak_{kind}"))
 
 
 def _of_scopes(manager: ResourceManager) -> Iterator[Usage]:
     ledger = manager.ledger
+    peaks = {"system": ledger.peak, "transient": ledger.transient_peak}
     for scope, field, used, limit in ledger.fullest(peers=False):
-        yield Usage(f"{scope} {field}", used, limit)
+        yield Usage(f"{scope} {field}", used, limit, peaks.get(scope, {}).get(field))
     # apart: at a busy node enough peers are at their limits to crowd out the node's own
     everything = (Usage(f"{scope} {field}", *counts) for scope, field, *counts in ledger.fullest())
     yield from islice((usage for usage in everything if usage.of_one_peer), _MOST_PEERS)
@@ -91,7 +99,7 @@ def _what_is_full(manager: ResourceManager) -> Iterator[str]:
     yield "At or near its limit now:"
     used.sort(key=lambda usage: usage.of_one_peer)
     for usage in used[:_MOST_LINES]:
-        yield f"  {usage.name}: {_shown(usage)}"
+        yield f"  {shown(usage.name)}: {_shown(usage)}"
     if len(used) > _MOST_LINES:
         yield f"  and {len(used) - _MOST_LINES} more"
 
@@ -108,16 +116,26 @@ def _what_was_denied(manager: ResourceManager) -> Iterator[str]:
     if not log.total:
         yield "Nothing was denied yet."
         return
-    latest = Counter((error.code, error.setting) for error in log)
+    latest: Counter[str] = Counter()
+    settings: dict[str, set[str]] = {}
+    for error in log:
+        latest[error.code] += 1
+        settings.setdefault(error.code, set()).add(error.setting)
     yield (
         f"{log.total} denials since the start: {log.inbound} inbound, {log.outbound} outbound. "
         f"Of the last {len(log)}:"
     )
-    for (code, setting), times in latest.most_common(_MOST_LINES):
-        yield f"  {times} by {code}: see {setting}"
+    for code, times in latest.most_common(_MOST_LINES):
+        yield f"  {times} by {code}: see {_for_all(settings[code])}"
     peers = [(peer, times) for peer, times in log.most_denied(3) if times > 1]
     if peers:
         yield "Peers denied most:"
     for peer, times in peers:
-        text = peer_text(peer) if isinstance(peer, bytes | str) else peer
-        yield f"  {times} times {text}"
+        yield f"  {times} times {shown(peer_text(peer) if isinstance(peer, bytes) else peer)}"
+
+
+def _for_all(settings: set[str]) -> str:
+    """One for all of several peers or protocols: what comes first in each is the default of all."""
+    if len(settings) == 1:
+        return settings.pop()
+    return ", ".join(sorted({setting.partition(" or ")[0] for setting in settings})[:_MOST_LINES])

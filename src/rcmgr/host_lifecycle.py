@@ -12,7 +12,7 @@ from rcmgr.connection_lifecycle import ConnectionLifecycleManager
 from rcmgr.connection_limits import ConnectionLimits
 from rcmgr.connection_tracker import ConnectionRecord, ConnectionTracker, Denial
 from rcmgr.denials import DenialLog
-from rcmgr.errors import ResourceScopeClosed
+from rcmgr.errors import ResourceLimitExceeded, ResourceScopeClosed
 from rcmgr.memory_limits import MemoryConnectionLimits
 from rcmgr.scope import Refusal
 
@@ -40,11 +40,11 @@ class HostLifecycle(ConnectionLifecycleManager):
         self._allowlist = allowlist
 
     @property
-    def limits(self) -> ConnectionLimits:
+    def _limits(self) -> ConnectionLimits:
         return self._intake.limits
 
-    @limits.setter
-    def limits(self, limits: ConnectionLimits) -> None:
+    @_limits.setter
+    def _limits(self, limits: ConnectionLimits) -> None:
         self._intake.limits = limits
 
     @property
@@ -56,9 +56,13 @@ class HostLifecycle(ConnectionLifecycleManager):
         self._intake.memory_limits = limits
 
     async def handle_pending_inbound_connection(
-        self, connection_id: Hashable, local_addr: Any = None, remote_addr: Any = None
+        self,
+        connection_id: Hashable,
+        local_addr: Any = None,
+        remote_addr: Any = None,
+        peer_id: Hashable | None = None,
     ) -> None:
-        self._begin(connection_id, None, remote_addr, inbound=True)
+        self._begin(connection_id, peer_id, remote_addr, inbound=True)
 
     async def handle_pending_outbound_connection(
         self,
@@ -95,10 +99,22 @@ class HostLifecycle(ConnectionLifecycleManager):
             await super().handle_established_outbound_connection(connection_id, peer_id)
 
     def _is_new(self, connection_id: Hashable, peer_id: Hashable, *, inbound: bool) -> bool:
-        """False: reported twice, or in error: the tracker says which."""
+        """False: reported twice, or in error: the tracker says which.
+
+        The swarm makes ids of the addresses of objects, which are used again: then the connection
+        that had the id before is gone.
+        """
         record = self.tracker.get_connection(connection_id)
-        expected = record is None or (record.is_pending and record.is_inbound == inbound)
-        return expected and peer_id is not None
+        if record is None or peer_id is None:
+            return peer_id is not None
+        if record.is_pending:
+            return record.is_inbound == inbound
+        tracker = self.tracker
+        same = tracker.established_inbound if inbound else tracker.established_outbound
+        if self._is_known(connection_id, peer_id, same):
+            return False
+        tracker.remove(record)
+        return True
 
     def _begin(
         self, connection_id: Hashable, peer_id: Hashable | None, address: Any, *, inbound: bool
@@ -107,8 +123,8 @@ class HostLifecycle(ConnectionLifecycleManager):
         if before is not None and before.is_pending and before.is_inbound == inbound:
             return
         exempt = self._is_exempt(peer_id, address)
-        if not exempt and self.memory_limits is not None:
-            self._check_memory()
+        if not exempt:
+            self._check_memory(connection_id, peer_id, inbound)
         entered = None if exempt else self._enter(address, inbound)
         record = self._intake.charge_pending(connection_id, inbound, exempt, entered)
         if not isinstance(record, ConnectionRecord):
@@ -127,8 +143,13 @@ class HostLifecycle(ConnectionLifecycleManager):
             pending = self._intake.take_pending(inbound)
             if pending is not None:
                 self.tracker.rename(pending, connection_id)
-            elif not exempt:
+        if not exempt and not self._intake.came_from(pending):
+            try:
                 entered = self._enter(address, inbound)
+            except ResourceLimitExceeded:
+                if pending is not None:
+                    self.tracker.remove(pending, True)
+                raise
         record = self._intake.charge_peer(
             pending, connection_id, peer_id, inbound, exempt, entered)
         if not isinstance(record, ConnectionRecord):
@@ -145,12 +166,18 @@ class HostLifecycle(ConnectionLifecycleManager):
             return self._allowlist.allows_address(endpoint_of(str(address)).ip)
         return self._allowlist.allows_at(peer_id, address)
 
-    def _enter(self, address: Any, inbound: bool) -> Entered | None:
+    def enter(self, address: Any, inbound: bool) -> Entered | AddressRefusal | None:
+        """Count a connection that is not exempt for its address; None: there is nothing to ask."""
         if self.addresses is None or address is None:
             return None
-        entered = self.addresses.try_enter(str(address), inbound)
+        entered = self.addresses.try_enter(str(address), inbound, exempt=False)
         if isinstance(entered, AddressRefusal):
             self.denials.add(entered, inbound=inbound)
+        return entered
+
+    def _enter(self, address: Any, inbound: bool) -> Entered | None:
+        entered = self.enter(address, inbound)
+        if isinstance(entered, AddressRefusal):
             raise entered.to_error()
         return entered
 

@@ -62,7 +62,7 @@ class EstablishedInboundConnectionEvent(ConnectionLifecycleEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PendingOutboundConnectionEvent(ConnectionLifecycleEvent):
-    """This node dials."""
+    """This node dials these addresses: with py-libp2p one, an event for each."""
 
     addresses: list[Any] = field(default_factory=list)
     endpoint: Endpoint = Endpoint.DIALER
@@ -81,28 +81,42 @@ class EstablishedOutboundConnectionEvent(ConnectionLifecycleEvent):
 class ConnectionClosedEvent(ConnectionLifecycleEvent):
     """An established connection ended.
 
-    reason: "closed by us", "closed by peer", "reset" or "host shutdown"; others may say more.
+    reason: "closed by us"; "closed by peer" (also if what it sent made no sense); "reset" (TCP, or
+        QUIC with an error); "timed out" (QUIC: nothing came for too long); "host shutdown".
     duration: seconds since it was established, on the monotonic clock.
+    endpoint: which side this node was; None: whoever told did not say.
     """
 
     reason: str = ""
     duration: float = 0.0
+    endpoint: Endpoint | None = None
+    local_addr: Any = None
+    remote_addr: Any = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionDeniedEvent(ConnectionLifecycleEvent):
-    """A limit refused it; `error` says which. (None: a manager that gives no reasons.)"""
+    """A limit refused it; `error` says which.
+
+    error: None if the manager gives no reasons: it is closed, or py-libp2p's own.
+    remote_addr: for a dial, the address that was dialled.
+    """
 
     error: ResourceLimitExceeded | None = None
     endpoint: Endpoint = Endpoint.LISTENER
+    local_addr: Any = None
+    remote_addr: Any = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DialFailedEvent(ConnectionLifecycleEvent):
     """A dial failed for another reason than a limit.
 
-    reason: "refused", "timed out", "wrong peer id", "handshake failed", "cancelled" or "failed".
-    error: what py-libp2p said, as text (the exception itself would keep what failed alive).
+    reason: "refused" (by the other machine), "timed out", "wrong peer id", "handshake failed",
+        "cancelled" (another address answered first, or the caller gave up), "refused by the swarm"
+        (which has as many connections as it wants), "duplicate", "host shutdown" or "failed".
+    error: what py-libp2p said, as text (the exception itself would keep what failed alive). Parts
+        of it may be the other side's words.
     """
 
     addresses: list[Any] = field(default_factory=list)

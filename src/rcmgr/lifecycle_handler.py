@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
-import logging
-import sys
+import threading
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
@@ -26,14 +24,9 @@ from rcmgr.lifecycle_events import (
     PendingOutboundConnectionEvent,
 )
 from rcmgr.memory_limits import MemoryConnectionLimits
+from rcmgr.observers import Observer, ObserverCounts
 
 __all__ = ["ConnectionLifecycleHandler"]
-
-Observer = Callable[[Any], Any]
-_MOST_AT_WORK = 64
-
-logger = logging.getLogger(__name__)
-_asyncio_tasks: set[asyncio.Task[None]] = set()
 
 
 class _Done:
@@ -54,9 +47,14 @@ class ConnectionLifecycleHandler:
     where a `ResourceManager` decides, `rcmgr.libp2p.observe` only uses `notify`.
 
     Observers come after the decision: whatever they do, it stands, and nothing leaks. What one
-    raises is logged once for each observer, and counted in `observer_errors`. A function is called
-    at once, in the caller's thread, and so should be brief. A coroutine function runs in a task of
-    its own, in trio or asyncio; of one that hangs, 64 runs are waited for, more are left out and
+    raises is logged once for each, and counted in `observer_errors`. Each is told of one event
+    after the other, in the order of the events:
+
+    * a function at once, in the caller's thread, and so it should be brief;
+    * a coroutine function in a task of trio or asyncio, which ends with their run;
+    * a function registered with `in_thread` in a thread of its own: it may take its time.
+
+    Of those that are slow or hang, 1,024 events wait for each; what comes more is left out and
     counted in `events_left_out`. Thread safe.
     """
 
@@ -67,11 +65,9 @@ class ConnectionLifecycleHandler:
         memory_limits: MemoryConnectionLimits | None = None,
     ) -> None:
         self._lifecycle = ConnectionLifecycleManager(tracker, limits, memory_limits)
-        self.event_handlers: dict[type, tuple[Observer, ...]] = {}
-        self.observer_errors = 0
-        self.events_left_out = 0
-        self._reported: set[Observer] = set()
-        self._at_work: dict[Observer, int] = {}
+        self._observers: dict[type, tuple[Observer, ...]] = {}
+        self._counts = ObserverCounts()
+        self._lock = threading.Lock()
 
     @property
     def tracker(self) -> ConnectionTracker:
@@ -97,72 +93,69 @@ class ConnectionLifecycleHandler:
 
     # -- observers -----------------------------------------------------------------------------
 
-    def register_handler(self, event_type: type, handler: Observer) -> Callable[[], None]:
+    @property
+    def event_handlers(self) -> dict[type, list[Callable[[Any], Any]]]:
+        """Who is registered for what, now."""
+        return {
+            kind: [observer.handler for observer in observers]
+            for kind, observers in self._observers.items()
+        }
+
+    @property
+    def observer_errors(self) -> int:
+        """How often an observer raised."""
+        return self._counts.errors
+
+    @property
+    def events_left_out(self) -> int:
+        """How many events an observer was not told of, since too many waited for it."""
+        return self._counts.left_out
+
+    def register_handler(
+        self, event_type: type, handler: Callable[[Any], Any], *, in_thread: bool = False
+    ) -> Callable[[], None]:
         """From now on, call `handler(event)` for events of this type and of its subclasses.
 
-        Returns a function that ends it. TypeError: not such a type, or nothing to call.
+        in_thread: in a thread of its own, so that a function may block.
+        Returns a function that ends it; what waits then is not told any more. TypeError: not such a
+        type, nothing to call, or a coroutine function that should run in a thread.
         """
         if not (inspect.isclass(event_type) and issubclass(event_type, ConnectionLifecycleEvent)):
             raise TypeError(f"event_type must be a ConnectionLifecycleEvent class: {event_type!r}")
         if not callable(handler):
             raise TypeError(f"handler must be a function or a coroutine function: {handler!r}")
-        handlers = self.event_handlers
-        handlers[event_type] = (*handlers.get(event_type, ()), handler)
+        if in_thread and inspect.iscoroutinefunction(handler):
+            raise TypeError(f"handler must be a function to run in a thread: {handler!r}")
+        observer = Observer(handler, self._counts, in_thread=in_thread)
+        with self._lock:
+            observers = self._observers.get(event_type, ())
+            self._observers = {**self._observers, event_type: (*observers, observer)}
 
         def unregister() -> None:
-            left = list(handlers.get(event_type, ()))
-            if handler in left:
-                left.remove(handler)
-            handlers[event_type] = tuple(left)
+            observer.leave()
+            with self._lock:
+                left = tuple(
+                    each for each in self._observers.get(event_type, ()) if each is not observer)
+                others = {
+                    kind: each for kind, each in self._observers.items() if kind is not event_type}
+                # one that nobody observes has no entries, and costs nothing
+                self._observers = {**others, event_type: left} if left else others
 
         return unregister
 
     def wants(self, event_type: type) -> bool:
         """Whether somebody is told of such an event: if not, it need not be made."""
-        return any(self.event_handlers.get(kind) for kind in event_type.__mro__)
+        observers = self._observers
+        return bool(observers) and any(kind in observers for kind in event_type.__mro__)
 
     def notify(self, event: ConnectionLifecycleEvent) -> None:
         """Tell the observers, and decide nothing. Never raises for what they do."""
+        observers = self._observers
+        if not observers:
+            return
         for kind in type(event).__mro__:
-            for observer in self.event_handlers.get(kind, ()):
-                self._tell(observer, event)
-
-    def _tell(self, observer: Observer, event: ConnectionLifecycleEvent) -> None:
-        try:
-            if self._at_work.get(observer, 0) >= _MOST_AT_WORK:
-                self.events_left_out += 1
-                return
-            result = observer(event)
-            if inspect.iscoroutine(result):
-                self._run(observer, result)
-        except Exception as error:  # noqa: BLE001 (an observer's; whatever it is, it is reported)
-            self._failed(observer, error)
-
-    def _run(self, observer: Observer, work: Coroutine[Any, Any, Any]) -> None:
-        async def run() -> None:
-            try:
-                await work
-            except Exception as error:  # noqa: BLE001 (as above)
-                self._failed(observer, error)
-            finally:
-                self._at_work[observer] -= 1
-
-        self._at_work[observer] = self._at_work.get(observer, 0) + 1
-        try:
-            _start(run())
-        except BaseException:
-            self._at_work[observer] -= 1
-            work.close()
-            raise
-
-    def _failed(self, observer: Observer, error: Exception) -> None:
-        self.observer_errors += 1
-        if observer not in self._reported:
-            self._reported.add(observer)
-            logger.error(
-                "an observer of connections failed; from now on this is only counted: %r",
-                observer, exc_info=error,
-            )
+            for observer in observers.get(kind, ()):
+                observer.tell(event)
 
     # -- admission -----------------------------------------------------------------------------
 
@@ -178,15 +171,7 @@ class ConnectionLifecycleHandler:
         try:
             self._admit(event)
         except ResourceLimitExceeded as error:
-            if self.wants(ConnectionDeniedEvent):
-                inbound = isinstance(
-                    event, PendingInboundConnectionEvent | EstablishedInboundConnectionEvent)
-                self.notify(ConnectionDeniedEvent(
-                    connection_id=event.connection_id,
-                    peer_id=event.peer_id,
-                    error=error,
-                    endpoint=Endpoint.LISTENER if inbound else Endpoint.DIALER,
-                ))
+            self._denied(event, error)
             raise
         self.notify(event)
         return _DONE
@@ -224,6 +209,21 @@ class ConnectionLifecycleHandler:
     def _handle_connection_closed(self, event: ConnectionClosedEvent) -> None:
         self._lifecycle.notify_connection_closed(event.connection_id, event.peer_id)
 
+    def _denied(self, event: ConnectionLifecycleEvent, error: ResourceLimitExceeded) -> None:
+        if not self.wants(ConnectionDeniedEvent):
+            return
+        inbound = isinstance(
+            event, PendingInboundConnectionEvent | EstablishedInboundConnectionEvent)
+        addresses = getattr(event, "addresses", None)
+        self.notify(ConnectionDeniedEvent(
+            connection_id=event.connection_id,
+            peer_id=event.peer_id,
+            error=error,
+            endpoint=Endpoint.LISTENER if inbound else Endpoint.DIALER,
+            local_addr=getattr(event, "local_addr", None),
+            remote_addr=addresses[0] if addresses else getattr(event, "remote_addr", None),
+        ))
+
 
 def _finish(work: Coroutine[Any, Any, None]) -> None:
     """The lifecycle's coroutines never suspend."""
@@ -232,23 +232,3 @@ def _finish(work: Coroutine[Any, Any, None]) -> None:
     except StopIteration:
         return
     raise RuntimeError(f"{work!r} suspended")
-
-
-def _start(work: Coroutine[Any, Any, None]) -> None:
-    """In a task of the event loop of this thread. RuntimeError: it has none."""
-    trio = sys.modules.get("trio")
-    if trio is not None and trio.lowlevel.in_trio_run():
-
-        async def run() -> None:
-            await work
-
-        trio.lowlevel.spawn_system_task(run)
-        return
-    try:
-        task = asyncio.get_running_loop().create_task(work)
-    except RuntimeError:
-        work.close()
-        raise RuntimeError(
-            "an observer that is a coroutine function needs trio or asyncio") from None
-    _asyncio_tasks.add(task)  # asyncio itself keeps no reference
-    task.add_done_callback(_asyncio_tasks.discard)

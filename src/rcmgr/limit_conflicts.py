@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from rcmgr.limit_files import NodeLimits
 from rcmgr.limits import Limit
+from rcmgr.peers import peer_text
 
 __all__ = ["Conflict", "conflicts"]
 
@@ -73,6 +74,8 @@ def _parts_above_wholes(limits: NodeLimits) -> Iterator[Conflict]:
             if name not in getattr(scopes, kind):
                 whole = getattr(scopes, f"{kind}_default")
                 pairs.append((f"{kind}_peer[{name}]", part, f"{kind}_default", whole))
+    for key, limit in scopes.peer.items():
+        pairs.append((f"peer[{peer_text(key)}]", limit, "system", scopes.system))
     for part_name, part, whole_name, whole in pairs:
         for each in fields(Limit):
             inner, outer = getattr(part, each.name), getattr(whole, each.name)
@@ -125,8 +128,8 @@ def _connections(limits: NodeLimits, high_watermark: int | None) -> Iterator[Con
                 f"{high_watermark} is above system.conns, {most}: connections are refused before "
                 "the connection manager begins to trim",
             )
-        for name in ("max_established_total", "max_established_inbound",
-                     "max_established_outbound", "max_pending_inbound", "max_pending_outbound"):
+        for name in ("max_established_total", "max_established_inbound", "max_established_outbound",
+                     "max_established_per_peer", "max_pending_inbound", "max_pending_outbound"):
             value = getattr(states, name)
             if value is not None and value > most:
                 yield Conflict(
@@ -168,8 +171,15 @@ def _machine(limits: NodeLimits, memory: int | None, fds: int | None) -> Iterato
 def _subnets(limits: NodeLimits) -> Iterator[Conflict]:
     if limits.subnets is None:
         return
+    most = limits.scopes.system.conns
     for family in ("ipv4", "ipv6"):
         pairs = getattr(limits.subnets, family)  # longest prefix first
+        for bits, limit in pairs:
+            if limit is not None and most is not None and limit > most > 0:
+                yield Conflict(
+                    f"subnets.{family}[/{bits}]",
+                    f"{limit} is above system.conns, {most}: one network can use up the node",
+                )
         for (narrow, inner), (wide, outer) in pairwise(pairs):
             if inner is not None and outer is not None and inner > outer:
                 yield Conflict(

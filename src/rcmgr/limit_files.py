@@ -30,6 +30,7 @@ from rcmgr.limits import (
     PartialLimits,
     autoscale,
 )
+from rcmgr.peers import peer_text
 from rcmgr.rate_limits import Rate
 
 __all__ = ["INFINITE_LIMITS", "LimitsFile", "LimitsFileError", "NodeLimits", "ProcessMemoryLimits"]
@@ -204,7 +205,7 @@ class LimitsFile:
         tree: dict[str, Any] = {}
         for key, name in _MAPPINGS.items():
             entries = {
-                _key_text(entry): _limit_shown(limit)
+                peer_text(entry): _limit_shown(limit)
                 for entry, limit in getattr(self.scopes, name).items()
             }
             if entries:
@@ -291,8 +292,9 @@ class _Reader:
         known = (*_SCOPES, *_MAPPINGS, *_SECTIONS)
         for key, each in self._items("", value, known):
             if each is None and self._lenient:
-                continue
-            if key in _SCOPES:
+                if key in _MAPPINGS:  # a nil map; of other keys Go leaves what it has read
+                    scopes.pop(_MAPPINGS[key], None)
+            elif key in _SCOPES:
                 name = _SCOPES[key]
                 scopes[name] = self._limit(key, each, scopes.get(name, PartialLimit()))
             elif key in _MAPPINGS:
@@ -341,7 +343,7 @@ class _Reader:
         return key
 
     def _meant(self, path: str, key: str, known: tuple[str, ...]) -> str | None:
-        same = [name for name in known if name.lower() == key.lower()]
+        same = [name for name in known if name.casefold() == key.casefold()]
         if self._lenient:
             return same[0] if same else None
         folded = {name.lower(): name for name in known}
@@ -492,14 +494,6 @@ def _peer_key(path: str, text: str) -> bytes:
 
 
 # -- writing -----------------------------------------------------------------------------------
-
-
-def _key_text(key: bytes | str | int) -> str:
-    if isinstance(key, bytes):
-        import base58
-
-        return base58.b58encode(key).decode()
-    return str(key)
 
 
 def _limit_shown(limit: PartialLimit) -> dict[str, Any]:

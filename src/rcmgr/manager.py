@@ -5,11 +5,18 @@ from __future__ import annotations
 import operator
 import os
 import threading
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from rcmgr.address_limits import AddressGate, AddressRates, AddressRefusal, SubnetLimits
+from rcmgr.address_limits import (
+    AddressGate,
+    AddressRates,
+    AddressRefusal,
+    Entered,
+    SubnetLimiter,
+    SubnetLimits,
+)
 from rcmgr.addresses import Allowlist, endpoint_of
 from rcmgr.admission import Admission, Intake, is_inbound
 from rcmgr.connection_limits import ConnectionLimits, check_limit
@@ -88,13 +95,7 @@ class ResourceLimits:
 
     def applied_to(self, scopes: ConcreteLimits) -> ConcreteLimits:
         """The same limits with the system's connections, streams and memory set to these."""
-        system = replace(
-            scopes.system,
-            conns=_counted(self.max_connections),
-            memory=_counted(self.max_memory_bytes),
-            streams=_counted(self.max_streams),
-        )
-        return replace(scopes, system=system)
+        return with_totals(scopes, self.max_connections, self.max_memory_bytes, self.max_streams)
 
 
 class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
@@ -111,6 +112,7 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
     memory_limits: what the process may use before connections and reservations are refused;
         default those of `limits`. See also `set_memory_limits`.
     trace_allocations: remember where each scope was opened, for `ledger.leaked_at` (1 us each).
+    denials_kept: how many of the latest denials `denials` has, 1 or more.
     enable_prometheus, prometheus_port: serve metrics at that port of this machine from the start;
         see `serve_metrics`. prometheus_exporter: a `libp2p.rcmgr.PrometheusExporter` that is to
         show this manager.
@@ -122,6 +124,10 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
     TypeError, ValueError: which argument is wrong, and why.
     """
 
+    # what a subclass may have instead
+    _tracker_type: type[ConnectionTracker] = ConnectionTracker
+    _lifecycle_type: type[HostLifecycle] = HostLifecycle
+
     def __init__(
         self,
         limits: ResourceLimits | NodeLimits | None = None,
@@ -131,6 +137,7 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
         connection_rate_limits: ConnectionRateLimits | None = None,
         memory_limits: MemoryConnectionLimits | None = None,
         trace_allocations: bool = False,
+        denials_kept: int = 256,
         enable_prometheus: bool = False,
         prometheus_port: int = 8000,
         prometheus_exporter: Any = None,
@@ -150,11 +157,11 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
                 "connection_rate_limits.per_ip and limits.rates both say how often an address may "
                 "connect: give one of them")
         allowed = _allowlist(allowlist)
-        denials = DenialLog()
-        tracker = ConnectionTracker(bypass=allowed.peers)
+        denials = _denial_log(denials_kept)
+        tracker = self._tracker_type(bypass=allowed.allowed_peers)
         ledger = Ledger(trace_allocations=trace_allocations)
         intake = Intake(tracker, ledger, connection_limits)
-        self._lifecycle = HostLifecycle(
+        self._lifecycle = self._lifecycle_type(
             tracker, intake=intake, denials=denials, allowlist=allowed
         )
         super().__init__(
@@ -166,6 +173,7 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
             intake=intake,
         )
         self._memory = self.ledger.system()
+        self._adjusting: list[Callable[[ConcreteLimits], ConcreteLimits]] = []
         self._scope_limits = node.scopes
         if isinstance(limits, NodeLimits):
             self.ledger.set_limits(node.scopes)
@@ -187,7 +195,7 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
         self._servers: list[StatusServer | MetricsServer] = []
         self._lock = threading.Lock()
         # the name under which the swarm starts it
-        self.graceful_degradation = HostWatch(self._forget_connections)
+        self.graceful_degradation = self._new_watch()
         self.prometheus_exporter = prometheus_exporter
         if prometheus_exporter is not None:
             from rcmgr.metrics import feed
@@ -253,8 +261,27 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
     def scope_limits(self, limits: ConcreteLimits) -> None:
         if not isinstance(limits, ConcreteLimits):
             raise TypeError(f"scope_limits must be a rcmgr.ConcreteLimits, not {limits!r}")
-        self.ledger.set_limits(limits)
+        self.ledger.set_limits(self._adjusted(limits))
         self._scope_limits = limits
+
+    def _adjusted(self, limits: ConcreteLimits) -> ConcreteLimits:
+        for adjust in self._adjusting:
+            limits = adjust(limits)
+        return limits
+
+    def _adjust_limits(
+        self, adjust: Callable[[ConcreteLimits], ConcreteLimits]
+    ) -> Callable[[], None]:
+        """Whatever `scope_limits` are, the ledger has `adjust` of them, until the result is called.
+        """
+        self._adjusting.append(adjust)
+        self.scope_limits = self._scope_limits
+
+        def leave() -> None:
+            self._adjusting.remove(adjust)
+            self.scope_limits = self._scope_limits
+
+        return leave
 
     def set_service_stream_limit(self, service: str, max_streams: int) -> None:
         """How many streams a service may have, of all peers. TypeError, ValueError: not a count."""
@@ -285,7 +312,9 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
         """Who may connect from where; None: no limit depends on it."""
         return self._lifecycle.addresses
 
-    def _set_addresses(self, subnets: SubnetLimits | None, rates: AddressRates | None) -> None:
+    def _set_addresses(
+        self, subnets: SubnetLimits | SubnetLimiter | None, rates: AddressRates | None
+    ) -> None:
         gate = None
         if subnets is not None or rates is not None:
             gate = AddressGate(subnets, rates, self.allowlist)
@@ -306,11 +335,13 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
 
     def remove_allowed_peer(self, peer_id: Hashable) -> bool:
         """New connections and streams of this peer are limited again; False if it was not allowed.
+
+        Its streams are not while it has a connection from an address that is on the list.
         """
         return self.allowlist.remove_peer(peer_id)
 
     def is_allowed_peer(self, peer_id: Hashable) -> bool:
-        """Whether no limit is applied to this peer, wherever it is."""
+        """Whether this peer is on the allowlist, wherever it is."""
         return self.allowlist.allows(peer_id)
 
     # -- connections; `open_connection` is Admission's ------------------------------------------
@@ -321,26 +352,29 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
             self.allowlist.allows_address(endpoint_of(str(endpoint_ip)).ip)
         ):
             return True, None
-        if self.connection_lifecycle.memory_excess() is not None:
+        if self.connection_lifecycle.memory_excess(inbound=inbound) is not None:
             return None
-        gate = self.addresses
-        if gate is None or endpoint_ip is None:
-            return False, None
-        entered = gate.try_enter(str(endpoint_ip), inbound)
-        if isinstance(entered, AddressRefusal):
-            self.denials.add(entered, inbound=inbound)
-            return None
-        return False, entered
+        entered = self._lifecycle.enter(endpoint_ip, inbound)
+        return None if isinstance(entered, AddressRefusal) else (False, entered)
+
+    def _enter(self, inbound: bool, endpoint_ip: str) -> Entered | None:
+        """Ask what depends on the address, of a connection whose address was not asked for yet."""
+        entered = self._lifecycle.enter(endpoint_ip, inbound)
+        return None if isinstance(entered, AddressRefusal) else entered
 
     def _may_connect(self, peer_id: Hashable, inbound: bool, known: bool) -> bool:
         """Ask what depends on the peer alone; `known`: this connection is counted already."""
         rates = self._peer_rates if inbound else None
         new_peer = self.connection_tracker.get_peer_connection_count(peer_id) <= known
-        if self.connection_lifecycle.memory_excess(new_peer=new_peer) is not None:
+        if self.connection_lifecycle.memory_excess(
+            None, peer_id, inbound, new_peer=new_peer
+        ) is not None:
             return False
         if rates is None or rates.try_consume(peer_id):
             return True
-        refusal = RateRefusal("connections", "connection of peer", rates.time_until)
+        refusal = RateRefusal(
+            "connections", "connection of peer", rates.time_until,
+            self.connection_rate_limits.per_peer)
         self.denials.add(refusal, None, peer_id, inbound)
         return False
 
@@ -356,7 +390,7 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
         peer = peer_from_any(peer_id)
         inbound = is_inbound(direction)
         scope = self.ledger.try_open_stream(
-            peer, inbound, allowlisted=self.allowlist.allows(peer)
+            peer, inbound, allowlisted=self.is_exempt_peer(peer)
         )
         if isinstance(scope, StreamScope):
             return scope
@@ -442,9 +476,7 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
         The manager's allowed peers are exempt. Whoever serves the protocol asks the limiter, or
         `check_protocol_rate_limit`; `rcmgr.libp2p.limit_protocols` asks for every inbound stream.
         """
-        limiter = ProtocolRateLimiter(
-            protocol, limits, is_exempt=self.connection_tracker.is_bypassed
-        )
+        limiter = ProtocolRateLimiter(protocol, limits, is_exempt=self.is_exempt_peer)
         self.protocol_rate_limiters[protocol] = limiter
         return limiter
 
@@ -531,7 +563,7 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
             "peak_streams": peak["streams"],
             "over_released": ledger.over_released,
             "leaked": ledger.leaked,
-            "denied": self._denied(tracker.denied),
+            "denied": self.denied_by_limit(),
             "protocol_rates": {
                 protocol: limiter.get_protocol_stats()
                 # a copy: this may run in a thread that serves the status or the metrics
@@ -545,10 +577,14 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
         both = zip(ledger.system().stat(), ledger.allowlisted_system().stat(), strict=True)
         return ScopeStat(*(normal + allowlisted for normal, allowlisted in both))
 
-    def _denied(self, states: dict[str, int]) -> dict[str, int]:
+    def denied_by_limit(self) -> dict[str, int]:
+        """How often each limit refused since the start; only those that did. O(1).
+
+        Without what protocols' own limiters refused: see their `counts`.
+        """
         gate, rates = self.addresses, self._peer_rates
         denied = {
-            **states,
+            **self.connection_tracker.snapshot().denied,
             **{
                 f"{scope} {resource}": count
                 for scope, counts in self.ledger.refused.items()
@@ -562,6 +598,9 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
         return {name: count for name, count in denied.items() if count}
 
     # -- the end -------------------------------------------------------------------------------
+
+    def _new_watch(self) -> HostWatch:
+        return HostWatch(self._forget_connections)
 
     def close(self) -> None:
         """Deny everything from now on and forget what is held; scopes may still be closed.
@@ -577,11 +616,8 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
 
     def _forget_connections(self) -> None:
         """What its owner reserved with `acquire_memory` is not the host's, and stays."""
-        reserved = self._memory.held_memory
         self.connection_tracker.clear()
-        self.ledger.clear()
-        self._memory = self.ledger.system()
-        self._memory.try_reserve_memory(reserved)
+        self.ledger.clear(keep=self._memory)
         if self.addresses is not None and self.addresses.subnets is not None:
             self.addresses.subnets.clear()
         with self._lock:
@@ -597,9 +633,26 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
         return f"ResourceManager({self.connection_tracker!r}, streams={streams})"
 
 
+def with_totals(
+    scopes: ConcreteLimits, conns: int | None, memory: int | None, streams: int | None
+) -> ConcreteLimits:
+    """The same limits with these of the system scope."""
+    system = replace(
+        scopes.system, conns=_counted(conns), memory=_counted(memory), streams=_counted(streams))
+    return replace(scopes, system=system)
+
+
 def _counted(limit: int | None) -> int | None:
     """A limit as scopes have it: more than they can count is none."""
     return None if limit is None or limit > _MOST else limit
+
+
+def _denial_log(kept: int) -> DenialLog:
+    if not isinstance(kept, int) or isinstance(kept, bool):
+        raise TypeError(f"denials_kept must be an int, not {kept!r}")
+    if kept < 1:
+        raise ValueError(f"denials_kept must be 1 or more, not {kept}")
+    return DenialLog(kept)
 
 
 def _bytes(size: int) -> int:

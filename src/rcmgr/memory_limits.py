@@ -20,13 +20,15 @@ class MemoryExcess(NamedTuple):
 
     process_memory_bytes: int
     max_allowed_bytes: int
+    limited_by: str = "max_bytes"
 
     def to_error(
         self, connection_id: Hashable | None = None, peer_id: Hashable | None = None
     ) -> MemoryUsageLimitExceeded:
         percentage = 100.0 * self.process_memory_bytes / max(1, self.max_allowed_bytes)
         return MemoryUsageLimitExceeded(
-            self.process_memory_bytes, self.max_allowed_bytes, percentage
+            self.process_memory_bytes, self.max_allowed_bytes, percentage, self.limited_by,
+            connection_id, peer_id,
         )
 
 
@@ -151,7 +153,11 @@ class MemoryConnectionLimits(MemoryGate):
         if limit is not None:
             self._refusing = used > self._mark(limit, self._refusing)
             if self._refusing:
-                return MemoryExcess(used, limit)
+                by_bytes = self.max_percentage is None or limit == self.max_bytes
+                return MemoryExcess(used, limit, "max_bytes" if by_bytes else "max_percentage")
+        more = self._further_excess()
+        if more is not None:
+            return more
         self._found_fine(reading)
         if not new_peer:
             return None
@@ -159,9 +165,13 @@ class MemoryConnectionLimits(MemoryGate):
             mark = int(limit * self.deny_new_peers_above)
             self._refusing_new = used > self._mark(mark, self._refusing_new)
             if self._refusing_new:
-                return MemoryExcess(used, mark)
+                return MemoryExcess(used, mark, "deny_new_peers_above")
         if self.max_pressure is not None and self._is_pressed(self.max_pressure):
-            return MemoryExcess(used, used if limit is None else limit)
+            return MemoryExcess(used, used if limit is None else limit, "max_pressure")
+        return None
+
+    def _further_excess(self) -> MemoryExcess | None:
+        """What else a subclass may refuse for; asked at each new reading that is within limits."""
         return None
 
     def _mark(self, limit: int, refusing: bool) -> float:

@@ -12,7 +12,7 @@ Needs prometheus_client.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from prometheus_client import CollectorRegistry, start_http_server
@@ -29,6 +29,7 @@ from rcmgr.memory_stats import default_cache
 
 if TYPE_CHECKING:
     from rcmgr.manager import ResourceManager
+    from rcmgr.rate_limits import Rate
     from rcmgr.scope import ScopeStat
 
 __all__ = ["MetricsCollector", "MetricsServer", "feed", "serve_metrics"]
@@ -38,7 +39,16 @@ COUNTS: Final = (*range(1, 11), 16, 32, 64, 128, 256)
 BYTES: Final = (
     2**10, 4 * 2**10, 32 * 2**10, _MIB, 32 * _MIB, 256 * _MIB, 512 * _MIB, _GIB, 2 * _GIB, 4 * _GIB
 )
+_COLLECTOR: Final = "_rcmgr_collector"
+"""The attribute of an exporter that names whose numbers it shows."""
 _DIRECTIONS: Final = ("inbound", "outbound")
+_NO_DENIALS: Final = dict.fromkeys((
+    *(f"{state}_{direction}" for state in ("pending", "established") for direction in _DIRECTIONS),
+    "established_per_peer", "established_total", "memory_usage", "address_connections",
+    "address_rate", "connection_rate_per_peer",
+), 0)
+"""So that the first denial is a step from 0, which a rate can show. Those of scopes are too many.
+"""
 _LIMITED_SCOPES: Final = ("system", "transient")
 _RESOURCES: Final = {
     "memory": "memory", "fd": "fd", "conns": "connection", "streams": "stream"
@@ -79,6 +89,7 @@ class MetricsCollector(Collector):
         yield from self._of_connections()
         yield from self._of_memory()
         yield from self._of_denials()
+        yield from self._of_rates()
 
     # -- go-libp2p's families ------------------------------------------------------------------
 
@@ -102,6 +113,12 @@ class MetricsCollector(Collector):
                 streams.add_metric(
                     [direction, "protocol", protocol], held[f"streams_{direction}"])
             memory.add_metric(["protocol", protocol], held["memory"])
+        limits = self._manager.scope_limits
+        services = _by_name(snapshot["services"], {*limits.service, *limits.service_peer})
+        for service, held in services.items():
+            memory.add_sample(
+                memory.name, {"scope": "service", "protocol": "", "service": service},
+                held["memory"])
         yield from (connections, streams, memory, fds)
 
     def _by_protocol(self, protocols: dict[str, Any]) -> dict[str, dict[str, int]]:
@@ -109,14 +126,7 @@ class MetricsCollector(Collector):
         if known is None:
             limits = self._manager.scope_limits
             known = frozenset((*limits.protocol, *limits.protocol_peer))
-        found: dict[str, dict[str, int]] = {}
-        for protocol, held in protocols.items():
-            name = protocol if protocol in known else "other"
-            sums = found.setdefault(
-                name, {"streams_inbound": 0, "streams_outbound": 0, "memory": 0})
-            for resource in sums:
-                sums[resource] += held[resource]
-        return found
+        return _by_name(protocols, known)
 
     def _distributions(self, peers: list[ScopeStat]) -> Iterator[Metric]:
         for what, field in (("connections", "conns"), ("streams", "streams")):
@@ -210,18 +220,13 @@ class MetricsCollector(Collector):
         manager = self._manager
         denials = CounterMetricFamily(
             "rcmgr_denials", "Denials by limit.", labels=["limit"])
-        for limit, times in manager.get_stats()["denied"].items():
+        for limit, times in {**_NO_DENIALS, **manager.denied_by_limit()}.items():
             denials.add_metric([limit.replace(" ", "_")], times)
         by_direction = CounterMetricFamily(
             "rcmgr_denials_by_direction", "Denials by direction.", labels=["dir"])
         for direction in _DIRECTIONS:
             by_direction.add_metric([direction], getattr(manager.denials, direction))
-        rates = CounterMetricFamily(
-            "rcmgr_protocol_rate_denials", "Requests over a protocol's rate.", labels=["protocol"])
-        for protocol, limiter in list(manager.protocol_rate_limiters.items()):
-            stats = limiter.get_protocol_stats()
-            rates.add_metric([protocol], stats["denied"] + stats["denied_overall"])
-        yield from (denials, by_direction, rates)
+        yield from (denials, by_direction)
         ledger = manager.ledger
         yield CounterMetricFamily(
             "rcmgr_leaked_scopes", "Scopes dropped while they held something.",
@@ -229,6 +234,69 @@ class MetricsCollector(Collector):
         yield CounterMetricFamily(
             "rcmgr_over_released", "What was given back and had not been taken.",
             value=ledger.over_released)
+
+    def _of_rates(self) -> Iterator[Metric]:
+        labels = ["limit", "protocol"]
+        rates = GaugeMetricFamily(
+            "rcmgr_rate_limit", "Requests a second that a limit allows.", labels=labels)
+        bursts = GaugeMetricFamily(
+            "rcmgr_rate_limit_burst", "Requests that it allows at once.", labels=labels)
+        for limit, protocol, rate in self._rates():
+            rates.add_metric([limit, protocol], rate.refill_rate)
+            bursts.add_metric([limit, protocol], rate.burst)
+        counters = {
+            what: CounterMetricFamily(
+                f"rcmgr_protocol_rate_{what}", documentation, labels=["protocol"])
+            for what, documentation in (
+                ("allowed", "Requests within a protocol's rates."),
+                ("denials", "Requests over a protocol's rates."),
+            )
+        }
+        tracked = GaugeMetricFamily(
+            "rcmgr_protocol_rate_tracked_peers", "Peers that used some of a protocol's rates.",
+            labels=["protocol"])
+        for protocol, limiter in list(self._manager.protocol_rate_limiters.items()):
+            counts = limiter.counts()
+            counters["allowed"].add_metric([protocol], counts["allowed"])
+            counters["denials"].add_metric(
+                [protocol], counts["denied"] + counts["denied_overall"])
+            tracked.add_metric([protocol], counts["tracked_peers"])
+        yield from (rates, bursts, *counters.values(), tracked)
+
+    def _rates(self) -> Iterator[tuple[str, str, Rate]]:
+        """(limit, protocol, rate) of all rates that there are; the protocol of connections is "".
+        """
+        manager = self._manager
+        per_peer, gate = manager.connection_rate_limits.per_peer, manager.addresses
+        if per_peer is not None:
+            yield "connections_per_peer", "", per_peer
+        if gate is not None and gate.rates is not None:
+            rates = gate.rates.rates
+            for version, lengths in (("ipv4", rates.ipv4), ("ipv6", rates.ipv6)):
+                for bits, rate in lengths:
+                    yield f"connections_per_{version}/{bits}", "", rate
+            if rates.overall is not None:
+                yield "connections", "", rates.overall
+        for protocol, limiter in list(manager.protocol_rate_limiters.items()):
+            limits = limiter.limits
+            named = {"default": limits.default, "overall": limits.overall, **limits.overrides}
+            for limit, found in named.items():
+                if found is not None:
+                    yield limit, protocol, found
+
+
+def _by_name(
+    scopes: dict[str, Any], known: Collection[str]
+) -> dict[str, dict[str, int]]:
+    """What each of these scopes holds, all that are not known together as "other"."""
+    found: dict[str, dict[str, int]] = {}
+    for scope, held in scopes.items():
+        sums = found.setdefault(
+            scope if scope in known else "other",
+            {"streams_inbound": 0, "streams_outbound": 0, "memory": 0})
+        for resource in sums:
+            sums[resource] += held[resource]
+    return found
 
 
 def _histogram(name: str, documentation: str, labels: list[str]) -> HistogramMetricFamily:
@@ -260,16 +328,20 @@ def _add(
 def feed(exporter: Any, manager: ResourceManager) -> None:
     """Let a `libp2p.rcmgr.PrometheusExporter` show this manager: its families give way to ours.
 
-    What it exports by HTTP or `get_metrics_text` is read from the manager from now on. TypeError:
-    it has no registry.
+    What it exports by HTTP or `get_metrics_text` is read from the manager from now on; of several
+    managers with one exporter, the latest is shown. TypeError: it has no registry.
     """
     registry = getattr(exporter, "registry", None)
     if not isinstance(registry, CollectorRegistry):
         raise TypeError(f"prometheus_exporter must have a registry: {exporter!r}")
-    for metric in list(vars(exporter).values()):
-        if isinstance(metric, MetricWrapperBase):
-            registry.unregister(metric)
-    registry.register(MetricsCollector(manager))
+    former = getattr(exporter, _COLLECTOR, None)
+    shown = [former] if former is not None else [
+        metric for metric in vars(exporter).values() if isinstance(metric, MetricWrapperBase)]
+    for collector in shown:
+        registry.unregister(collector)
+    collector = MetricsCollector(manager)
+    registry.register(collector)
+    setattr(exporter, _COLLECTOR, collector)
 
 
 class MetricsServer:

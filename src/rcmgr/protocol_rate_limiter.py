@@ -90,8 +90,10 @@ class ProtocolRateLimiter:
 
     def refusal(self, operation: str = "request") -> RateRefusal:
         """What is noted of a denial; its error says how long to wait from when it is made."""
+        limits = self.limits
         return RateRefusal(
-            self.protocol, operation, partial(self.retry_after, operation=operation))
+            self.protocol, operation, partial(self.retry_after, operation=operation),
+            limits.overrides.get(operation, limits.default) or limits.overall)
 
     @asynccontextmanager
     async def request(self, peer_id: Hashable, operation: str = "request") -> AsyncIterator[None]:
@@ -103,34 +105,33 @@ class ProtocolRateLimiter:
             raise self.refusal(operation).to_error(peer_id=peer_id)
         yield
 
+    def counts(self) -> dict[str, int]:
+        """The totals of `get_protocol_stats`. O(1)."""
+        tables = [table for table in (self._default, *self._tables.values()) if table is not None]
+        return {
+            "allowed": sum(table.allowed for table in tables),
+            "denied": sum(table.denied for table in tables),
+            "denied_overall": self._denied_overall,
+            "exempted": self._exempted,
+            "tracked_peers": sum(len(table) for table in tables),
+            "evictions": sum(table.evictions for table in tables),
+            "denied_new": sum(table.denied_new for table in tables),
+        }
+
     def get_protocol_stats(self) -> dict[str, Any]:
         """Totals and who was denied most; ready for JSON.
 
         "most_denied": the ten peers with the most denials since their bucket was last full, as
         (peer id as base58 text, operation or None for the default rate, denials). O(tracked peers).
         """
-        tables = {
-            operation: table
-            for operation, table in [(None, self._default), *self._tables.items()]
-            if table is not None
-        }
         most_denied = [
             (peer_text(peer), operation, denials)
-            for operation, table in tables.items()
+            for operation, table in [(None, self._default), *self._tables.items()]
+            if table is not None
             for peer, denials in table.most_denied(10)
         ]
         most_denied.sort(key=lambda entry: entry[2], reverse=True)
-        return {
-            "protocol": self.protocol,
-            "allowed": sum(table.allowed for table in tables.values()),
-            "denied": sum(table.denied for table in tables.values()),
-            "denied_overall": self._denied_overall,
-            "exempted": self._exempted,
-            "tracked_peers": sum(len(table) for table in tables.values()),
-            "evictions": sum(table.evictions for table in tables.values()),
-            "denied_new": sum(table.denied_new for table in tables.values()),
-            "most_denied": most_denied[:10],
-        }
+        return {"protocol": self.protocol, **self.counts(), "most_denied": most_denied[:10]}
 
     def _is_free(self, peer: Hashable) -> bool:
         if self._exempt and peer_key(peer) in self._exempt:

@@ -49,12 +49,17 @@ class RateRefusal(NamedTuple):
     operation: str
     retry_after_s: Callable[[Any], float]
     """Of the peer, when it is asked for: seconds, inf is never."""
+    rate: Rate | None
 
     def to_error(
         self, connection_id: Hashable | None = None, peer_id: Hashable | None = None
     ) -> RateLimitExceeded:
+        rate = self.rate
         return RateLimitExceeded(
-            self.protocol, self.operation, peer_id, self.retry_after_s(peer_id))
+            self.protocol, self.operation, peer_id, self.retry_after_s(peer_id),
+            refill_rate=None if rate is None else rate.refill_rate,
+            burst=None if rate is None else rate.burst,
+        )
 
 
 @dataclass(frozen=True, slots=True)

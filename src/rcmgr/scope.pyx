@@ -34,6 +34,7 @@ from rcmgr.errors import (
 )
 
 from rcmgr._peer cimport peer_key
+from rcmgr.peers cimport peer_text
 from rcmgr._scope cimport (
     RCMGR_AMOUNTS,
     RCMGR_CONNS,
@@ -184,14 +185,6 @@ cdef int checked_priority(object priority) except -1:
     return value
 
 
-cdef str peer_text(object peer):
-    if type(peer) is bytes:
-        import base58  # only to show a peer
-
-        return base58.b58encode(peer).decode()
-    return str(peer)
-
-
 cdef int read_limit(object source, rcmgr_limit *into) except -1:
     cdef int i
     cdef int64_t value
@@ -233,8 +226,9 @@ cdef class _Node:
     cdef object peer   # else None
     cdef dict members  # of a service or protocol that has had any: its nodes by peer
     cdef _Node group   # of such a member, which pins it
-    cdef uint32_t pins
-    cdef uint32_t loose[2][2]  # streams without a handle: [allowlisted][outbound]
+    cdef uint64_t pins
+    cdef uint64_t loose[2][2]  # streams without a handle: [allowlisted][outbound]
+    cdef uint32_t trusted      # of a peer: its connections that are allowlisted
     cdef int kind
 
     cdef str text(self):
@@ -468,12 +462,22 @@ cdef class Scope:
         with cython.critical_section(self.ledger):
             leaked = self.live() and not rcmgr_is_nothing(&self.state.held)
             self.end()
-            self.ledger.leaked += leaked
-        if leaked and self.opened_at is not None:
-            with cython.critical_section(self.ledger):
+        if leaked:
+            self.count_leak()
+        return 0
+
+    cdef int count_leak(self) except -1:
+        with cython.critical_section(self.ledger):
+            self.ledger.leaked += 1
+            if self.opened_at is not None:
                 places = self.ledger.places
                 places[self.opened_at] = places.get(self.opened_at, 0) + 1
         return 0
+
+    def _leak(self):
+        """It was closed because what should have closed it is garbage: count it as leaked."""
+        if self.ledger is not None:
+            self.count_leak()
 
     @property
     def name(self):
@@ -612,7 +616,10 @@ cdef _Node find_node(rcmgr_scope *state, PyObject **nodes, int count):
 
 
 cdef str caller():
+    """The nearest code that is not rcmgr's own."""
     frame = sys._getframe(0)
+    while frame.f_globals.get("__name__", "").partition(".")[0] == "rcmgr" and frame.f_back:
+        frame = frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
 
 
@@ -737,6 +744,7 @@ cdef class ConnScope(Scope):
 
     cdef void unpin(self) noexcept:
         if self.peer_node is not None:
+            self.peer_node.trusted -= self.allowlisted
             self.ledger.unpin(self.peer_node)
 
     @property
@@ -796,6 +804,7 @@ cdef class ConnScope(Scope):
                     if self.ledger.hand_over(&self.state.held, old, count, new, count, &why):
                         self.peer_node = node
                         self.allowlisted = allowed
+                        node.trusted += allowed
                     else:
                         refusal = self.refused(
                             &why, RCMGR_PRIORITY_ALWAYS, True, node if why.place == 0 else system
@@ -1098,9 +1107,11 @@ cdef class Ledger:
     cdef int bind(self, _Node node) except -1:
         """Give it the limit that applies to it."""
         cdef _Limit limit = None
-        cdef dict named = <dict>self.named[node.kind]
+        cdef dict named
         if self.overrides:
+            # the tuple may run other code, which may set other limits: ask for those after it
             limit = self.overrides.get((node.kind, node.name, node.peer))
+        named = <dict>self.named[node.kind]
         if limit is None and named:
             limit = named.get(node.peer if node.kind == PEER else node.name)
         node.limit = limit
@@ -1217,6 +1228,8 @@ cdef class Ledger:
             scope.epoch = self.epoch
             if rcmgr_charge(chain, scope.chain(chain), &ask, RCMGR_PRIORITY_ALWAYS, &why):
                 scope.is_open = True
+                if scope.peer_node is not None:
+                    scope.peer_node.trusted += allowlisted
                 self.raise_peaks(True)
                 result = scope
             else:
@@ -1473,6 +1486,17 @@ cdef class Ledger:
 
     # -- what there is ---------------------------------------------------------------------------
 
+    def has_allowlisted_connection(self, peer):
+        """Whether a connection of this peer is charged to the allowlisted scopes. O(1)."""
+        cdef PyObject *found
+        cdef bint trusted = False
+        peer = exact_peer(peer)
+        with cython.critical_section(self):
+            found = PyDict_GetItemWithError(self.peer_nodes, peer)
+            if found != NULL:
+                trusted = (<_Node>found).trusted > 0
+        return trusted
+
     def peers(self):
         """Keys of the peers that hold something or are viewed, in order."""
         with cython.critical_section(self):
@@ -1671,23 +1695,41 @@ cdef class Ledger:
                     count = put_row(rows, count, member)
         return count
 
-    def clear(self):
+    def clear(self, ScopeView keep=None):
         """Forget everything that is held. All handles are closed by this; limits stay. O(scopes).
 
+        keep: a view of the system, which stays open with the memory that was reserved through it
+        (not that of its spans). ValueError: a view of something else, or of another ledger.
         Numbers of connections and streams go on; peaks and counts of refusals stay.
         """
         cdef _Node node, member
+        cdef tuple tables = ({}, {}, {}), fixed
+        cdef dict protocols, services, _peers
+        cdef int64_t kept = 0
+        if keep is not None and keep.node is not self.system_node:
+            raise ValueError(f"keep must be a view of this ledger's system, not {keep!r}")
+        fixed = (
+            self.system_node, self.transient_node, self.allowlisted_system_node,
+            self.allowlisted_transient_node,
+        )
         with cython.critical_section(self):
-            self.epoch += 1
-            for node in (
-                self.system_node, self.transient_node, self.allowlisted_system_node,
-                self.allowlisted_transient_node,
-            ):
+            # nothing in here allocates: no finalizer runs, no other thread gets in
+            if keep is not None and keep.live():
+                kept = keep.state.held.of[RCMGR_MEMORY] - keep.in_spans
+                keep.epoch += 1
+            for node in fixed:
                 memset(&node.state.held, 0, sizeof(node.state.held))
                 node.pins = 0
-            old = self.peer_nodes, self.protocol_nodes, self.service_nodes
-            self.peer_nodes, self.protocol_nodes, self.service_nodes = {}, {}, {}
-        for table in old[1:]:
+            _peers, self.peer_nodes = self.peer_nodes, <dict>tables[0]
+            protocols, self.protocol_nodes = self.protocol_nodes, <dict>tables[1]
+            services, self.service_nodes = self.service_nodes, <dict>tables[2]
+            self.epoch += 1
+            if keep is not None and keep.live():
+                keep.in_spans = 0
+                keep.state.held.of[RCMGR_MEMORY] = kept
+                keep.node.state.held.of[RCMGR_MEMORY] = kept
+                keep.node.pins = 1
+        for table in (protocols, services):
             for node in (<dict>table).values():
                 if node.members is not None:
                     for member in node.members.values():

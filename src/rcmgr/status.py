@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 import json
+import math
 import os
 import secrets
 import socket
@@ -22,6 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rcmgr.explain import usages
+from rcmgr.peers import peer_text
+from rcmgr.texts import shortened
 
 if TYPE_CHECKING:
     from rcmgr.manager import ResourceManager
@@ -33,6 +36,11 @@ _PATIENCE_S = 2.0
 _MOST_CLIENTS = 16
 _MOST_DENIALS = 50
 _MOST_BYTES = 16 * 2**20
+_END_OF_TIME = 1e11
+_STATES = (
+    "pending_inbound", "pending_outbound", "established_inbound", "established_outbound",
+    "established_per_peer", "established_total",
+)
 _HAS_UNIX_SOCKETS = hasattr(socket, "AF_UNIX") and sys.platform != "win32"
 
 
@@ -60,25 +68,55 @@ def default_path() -> Path:
 
 def status_of(manager: ResourceManager) -> dict[str, Any]:
     """What the server answers, ready for JSON. O(scopes)."""
-    log = manager.denials
+    log, seen = manager.denials, manager.connection_tracker.snapshot()
     return {
         "format": FORMAT,
         "rcmgr": _version(),
         "pid": os.getpid(),
         "time": time.time(),
         "usage": [
-            {"limit": each.name, "used": each.used, "of": each.limit, "share": each.share}
+            {
+                "limit": shortened(each.name),
+                "used": each.used,
+                "of": each.limit,
+                "share": each.share,
+                "peak": each.peak,
+            }
             for each in usages(manager)
         ],
         "stats": manager.get_stats(),
-        "scopes": manager.ledger.snapshot(peers=False),
+        "scopes": _brief(manager.ledger.snapshot(peers=False)),
         "peak": manager.ledger.peak,
-        "denials": {"total": log.total, "inbound": log.inbound, "outbound": log.outbound},
+        "peak_states": {state: getattr(seen, f"peak_{state}") for state in _STATES},
+        "denials": {
+            "total": log.total, "inbound": log.inbound, "outbound": log.outbound,
+            "by_limit": manager.denied_by_limit(),
+            "by_peer": [
+                {
+                    "peer": shortened(peer_text(peer) if isinstance(peer, bytes) else peer),
+                    "times": times,
+                }
+                for peer, times in log.most_denied()
+            ],
+        },
         "latest_denials": [
-            {"seconds_ago": each.seconds_ago, "inbound": each.inbound, **each.error.to_dict()}
+            {
+                "seconds_ago": each.seconds_ago, "inbound": each.inbound,
+                **_brief(each.error.to_dict()),
+            }
             for each in log.entries()[-_MOST_DENIALS:]
         ],
         "explanation": manager.explain(),
+    }
+
+
+def _brief(values: dict[str, Any]) -> dict[str, Any]:
+    """With the names shortened that others may have chosen, so that nobody fills it with them."""
+    return {
+        shortened(name): _brief(value) if isinstance(value, dict)
+        else shortened(value) if isinstance(value, str) and name not in ("message", "setting")
+        else value
+        for name, value in values.items()
     }
 
 
@@ -235,7 +273,7 @@ def _make_room(path: Path) -> None:
         return
     except StatusError as error:  # perhaps alive, only too busy to answer, or another user's
         raise FileExistsError(f"{path} may be another node's: {error}") from error
-    raise FileExistsError(f"another node serves its status at {path}")
+    raise FileExistsError(f"another node serves its status at {path}: give this one another path")
 
 
 def _write_privately(path: Path, text: str) -> None:
@@ -307,6 +345,37 @@ def read_status(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(status, dict) or status.get("format") != FORMAT:
         theirs = status.get("format") if isinstance(status, dict) else None
         raise StatusError(
-            f"the node at {path} speaks format {theirs} of the status, this command {FORMAT}: "
-            "use the rcmgr that the node runs")
+            f"the node at {path} speaks format {theirs!r:.40} of the status, this command {FORMAT}:"
+            " use the rcmgr that the node runs")
+    if not _is_complete(status):
+        raise StatusError(f"what serves at {path} is no node: parts of the status are missing")
     return status
+
+
+def _is_complete(status: dict[str, Any]) -> bool:
+    """Whether what a person is shown of it is there: another program may serve it."""
+    match status:
+        case {
+            "rcmgr": str(), "pid": int(), "time": int() | float() as now, "explanation": str(),
+            "stats": {"connections": int(), "peers": int(), "streams": int()},
+            "usage": list(usage), "latest_denials": list(latest),
+            "denials": {"total": int(), "by_limit": dict(by_limit)},
+        }:
+            return (
+                0 <= now < _END_OF_TIME
+                and all(map(_is_usage, usage))
+                and all(isinstance(times, int) for times in by_limit.values())
+                and all(isinstance(each, dict) and isinstance(each.get("message"), str)
+                        for each in latest)
+            )
+    return False
+
+
+def _is_usage(usage: Any) -> bool:
+    match usage:
+        case {
+            "limit": str(), "used": int(), "of": int(), "share": int() | float() as share,
+            "peak": int() | None,
+        }:
+            return math.isfinite(share)
+    return False

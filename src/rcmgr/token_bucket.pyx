@@ -20,9 +20,10 @@ from rcmgr._gcra cimport (
     RCMGR_BUCKET_MAX_SCALE, RCMGR_BUCKET_MIN_SLOTS, RCMGR_GCRA_MAX_DEPTH, RCMGR_GCRA_MAX_NOW,
     RCMGR_GCRA_MAX_SCALE, rcmgr_bucket, rcmgr_bucket_count_denial, rcmgr_bucket_set,
     rcmgr_bucket_time, rcmgr_gcra, rcmgr_gcra_allows, rcmgr_gcra_available, rcmgr_gcra_debt,
-    rcmgr_gcra_full_after, rcmgr_gcra_time, rcmgr_gcra_wait_ns, rcmgr_shard, rcmgr_shard_after,
-    rcmgr_shard_find_full, rcmgr_shard_find_fullest, rcmgr_shard_home, rcmgr_shard_match,
-    rcmgr_shard_move, rcmgr_shard_put, rcmgr_shard_remove, rcmgr_shard_wanted_slots,
+    rcmgr_gcra_full_after, rcmgr_gcra_moved, rcmgr_gcra_time, rcmgr_gcra_wait_ns, rcmgr_shard,
+    rcmgr_shard_after, rcmgr_shard_find_full, rcmgr_shard_find_fullest, rcmgr_shard_home,
+    rcmgr_shard_match, rcmgr_shard_move, rcmgr_shard_put, rcmgr_shard_remove,
+    rcmgr_shard_wanted_slots,
 )
 
 
@@ -73,14 +74,11 @@ cdef rcmgr_gcra gcra_of(object capacity, object refill_rate, int64_t max_scale) 
             "to fill")
     # a token takes interval / tokens nanoseconds: the fraction in lowest terms is exact
     interval = 1_000_000_000 * seconds
-    divisor = gcd(interval, tokens)
-    scale, cost = tokens // divisor, interval // divisor
-    if scale > max_scale:
-        scale = max_scale
-        cost = -(-interval * scale // tokens)  # up: rather a trifle slower than faster
-        while capacity * cost > RCMGR_GCRA_MAX_DEPTH and scale > 1:
-            scale //= 2
-            cost = -(-interval * scale // tokens)
+    scale = min(tokens // gcd(interval, tokens), max_scale)
+    cost = -(-interval * scale // tokens)  # up: rather a trifle slower than faster
+    while capacity * cost > RCMGR_GCRA_MAX_DEPTH and scale > 1:
+        scale //= 2
+        cost = -(-interval * scale // tokens)
     error = cost * tokens - interval * scale
     if capacity * cost > RCMGR_GCRA_MAX_DEPTH or error * 2_000_000 > interval * scale:
         raise ValueError(
@@ -142,6 +140,10 @@ cdef class TokenBucket:
     cdef bint _started    # whether it was asked: until then an earlier time may be its first
     cdef object _clock
     cdef object _queue
+    cdef readonly int64_t allowed
+    """Requests granted by `try_consume` and `wait`."""
+    cdef readonly int64_t denied
+    """Requests denied by `try_consume`; for `wait`, each time that it looked in vain."""
 
     def __cinit__(self, capacity, refill_rate, initial_tokens=None, *, clock=None):
         cdef int64_t missing = 0
@@ -184,6 +186,9 @@ cdef class TokenBucket:
             granted = rcmgr_gcra_allows(&self._gcra, debt, amount)
             if granted:
                 self._charge(debt, amount, now)
+                self.allowed += 1
+            else:
+                self.denied += 1
         return granted
 
     def consume_up_to(self, n, now_ns=None):
@@ -220,6 +225,19 @@ cdef class TokenBucket:
                 &self._gcra, self._debt(&now, now_ns is not None), amount)
         return seconds(wait)
 
+    def set_rate(self, capacity, refill_rate, now_ns=None):
+        """Another capacity and rate from now on; what is there stays, as far as there is room.
+
+        ValueError, TypeError: as for the constructor; nothing has changed.
+        """
+        cdef rcmgr_gcra gcra = gcra_of(capacity, refill_rate, RCMGR_GCRA_MAX_SCALE)
+        cdef int64_t now = self._read_clock() if now_ns is None else time_of(now_ns)
+        cdef int64_t debt
+        with cython.critical_section(self):
+            debt = rcmgr_gcra_moved(&self._gcra, self._debt(&now, now_ns is not None), &gcra)
+            self._gcra = gcra
+            self._full = rcmgr_gcra_full_after(&gcra, debt, now)
+
     def reset(self, now_ns=None):
         """Make it full."""
         cdef int64_t now = self._read_clock() if now_ns is None else time_of(now_ns)
@@ -240,14 +258,12 @@ cdef class TokenBucket:
         """
         import anyio
 
-        if self.time_until(tokens) == inf:
-            raise ValueError(
-                f"{tokens} tokens will never be there: the capacity is {self.capacity}")
+        self._wait_for(tokens)
         if self._queue is None:
             self._queue = anyio.Lock()
         async with self._queue:
             while not self.try_consume(tokens):
-                await anyio.sleep(self.time_until(tokens))
+                await anyio.sleep(self._wait_for(tokens))
 
     def __repr__(self):
         return (f"TokenBucket(capacity={self.capacity}, refill_rate={self.refill_rate:g}, "
@@ -256,6 +272,13 @@ cdef class TokenBucket:
     def _noop(self):
         """Does nothing but read the clock: the baseline of the benchmarks."""
         self._read_clock()
+
+    cdef object _wait_for(self, tokens):
+        wait = self.time_until(tokens)
+        if wait == inf:
+            raise ValueError(
+                f"{tokens} tokens will never be there: the capacity is {self.capacity}")
+        return wait
 
     cdef inline int64_t _read_clock(self) except? -1:
         return rcmgr_now_ns() if self._clock is None else time_of(self._clock())

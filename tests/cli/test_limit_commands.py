@@ -61,6 +61,15 @@ def test_scale_writes_a_file_that_is_read_again(toml: bool, tmp_path: Path) -> N
     assert run("check", path, *MACHINE).output == "no conflicts\n"
 
 
+def test_a_name_without_limits_of_its_own_has_those_of_its_class(file: Path) -> None:
+    file.write_text('{"ProtocolDefault": {"Streams": 9}, "Protocol": {"/x": {"FD": 7}}}')
+    scopes = json.loads(run("show", file, *MACHINE, "--json").output)["scopes"]
+    assert scopes["protocol[/x]"]["streams"] == {"limit": 9, "origin": "file"}
+    assert scopes["protocol[/x]"]["fd"] == {"limit": 7, "origin": "file"}
+    assert scopes["protocol[/x]"]["memory"]["origin"] == "scaled"
+    assert scopes["protocol[/ipfs/ping/1.0.0]"]["streams"]["origin"] == "scaled"
+
+
 def test_check(file: Path) -> None:
     assert run("check", *MACHINE).exit_code == 0
     result = run("check", file, *MACHINE, "--high-watermark", "200")
@@ -71,20 +80,28 @@ def test_check(file: Path) -> None:
 def test_diff(file: Path, tmp_path: Path) -> None:
     result = run("diff", file, *MACHINE)
     assert "System.Conns: 1152 -> 100" in result.output.splitlines()
-    assert "Protocol./x.Streams: not there -> 7" in result.output.splitlines()
+    assert "Protocol./x.Streams: 6144 -> 7" in result.output.splitlines()
+    assert "Protocol./x.Memory" not in result.output  # as of every protocol before
     assert "Connections.max_pending_inbound: unlimited -> 9" in result.output.splitlines()
     other = tmp_path / "other.toml"
     other.write_text("[System]\nConns = 99\n")
     lines = run("diff", file, other, *MACHINE).output.splitlines()
     assert "System.Conns: 100 -> 99" in lines
-    assert "Protocol./x.Streams: 7 -> not there" in lines
+    assert "Protocol./x.Streams: 7 -> 6144" in lines
+    other.write_text("[Subnets.overrides]\n'10.0.0.0/8' = 3\n")
+    lines = run("diff", other, *MACHINE).output.splitlines()
+    assert lines == [
+        "Subnets.overrides.127.0.0.0/8: unlimited -> not there",
+        "Subnets.overrides.::1/128: unlimited -> not there",
+        "Subnets.overrides.10.0.0.0/8: not there -> 3",
+    ]
 
 
 def test_a_bad_file_says_where(tmp_path: Path) -> None:
     path = tmp_path / "limits.json"
     path.write_text('{"system": {"Conns": 5}}')
     result = run("show", path)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "system: unknown key; did you mean 'System'?" in result.output
     assert run("show", path, "--lenient").exit_code == 0
     assert run("show", tmp_path / "none.json").exit_code == 2

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
+import re
 import select
+import signal
+import socket
+import struct
 import subprocess
 import sys
+import termios
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from rcmgr import ConcreteLimits, Limit, NodeLimits, ResourceLimits, ResourceManager
-from rcmgr.status import StatusServer
+from rcmgr import (
+    ConcreteLimits,
+    ConnectionLimits,
+    Limit,
+    NodeLimits,
+    ResourceLimits,
+    ResourceManager,
+)
+from rcmgr.status import StatusServer, read_status
 
 PEER = b"\x12\x20" + b"p" * 32
 
@@ -98,17 +114,45 @@ def test_top_without_a_keyboard(manager: ResourceManager, tmp_path: Path) -> Non
     assert "needs a terminal" in done.stderr
 
 
-class Terminal:
-    """`rcmgr top` in a pseudo-terminal."""
+CONTROLS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()][A-Z0-9]")
+HOME, ALTERNATE, BACK, COLOURS = "\x1b[H", "\x1b[?1049h", "\x1b[?1049l", re.compile(r"\x1b\[3\d")
 
-    def __init__(self, server: StatusServer) -> None:
+
+class Terminal:
+    """`rcmgr top` in a pseudo-terminal of its own."""
+
+    def __init__(
+        self, server: StatusServer, *, columns: int = 80, lines: int = 24, **environment: str
+    ) -> None:
+        inherited = {key: value for key, value in os.environ.items() if key not in (
+            "COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR")}
         self.pid, self._fd = pty.fork()
         if self.pid == 0:
-            os.environ["TERM"] = "xterm"
-            os.execv(sys.executable, [
-                sys.executable, "-m", "rcmgr", "top", "--every", "0.2",
-                "--socket", str(server.path)])
+            os.execve(sys.executable, [
+                sys.executable, "-c",
+                # the size is set before the command looks at it
+                "import sys; input(); import rcmgr.cli; rcmgr.cli.main()",
+                "top", "--every", "0.2", "--socket", str(server.path),
+            ], {**inherited, "TERM": "xterm-256color", **environment})
         self.seen = ""
+        self.resize(columns, lines)
+        self.press("\n")
+
+    def resize(self, columns: int, lines: int) -> None:
+        fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+
+    def screen(self) -> list[str]:
+        """What is on it after the next look, line by line."""
+        self._read(0.0)
+        self.seen = ""
+        deadline = time.monotonic() + 30
+        frames: list[str] = []
+        while len(frames) < 2:
+            assert time.monotonic() < deadline, self.seen
+            self._read(0.2)
+            frames = [each for each in self.seen.split(HOME)[1:-1] if CONTROLS.sub("", each)]
+        frame = frames[-1]
+        return [line.rstrip() for line in CONTROLS.sub("", frame).replace("\r", "").split("\n")]
 
     def until(self, text: str) -> None:
         """Wait until the text was written."""
@@ -120,7 +164,8 @@ class Terminal:
     def press(self, key: str) -> None:
         os.write(self._fd, key.encode())
 
-    def status(self) -> int:
+    def status(self, *, check: Callable[[], bool] = lambda: True) -> int:
+        """How it ended. check: must hold of the terminal that it leaves."""
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             self._read(0.1)
@@ -130,6 +175,10 @@ class Terminal:
                 os.close(self._fd)
                 return os.waitstatus_to_exitcode(status)
         raise AssertionError(f"it did not end: {self.seen}")
+
+    def has_echo(self) -> bool:
+        """Whether the terminal is as a shell wants it."""
+        return bool(termios.tcgetattr(self._fd)[3] & termios.ECHO)
 
     def _read(self, seconds: float) -> None:
         if select.select([self._fd], [], [], seconds)[0]:
@@ -154,6 +203,182 @@ def test_top(manager: ResourceManager, tmp_path: Path, key: str) -> None:
     assert "Traceback" not in terminal.seen
 
 
+def shares(lines: list[str]) -> list[int]:
+    """The last column of the table."""
+    return [int(line.rstrip("%").split()[-1]) for line in lines if line.endswith("%")]
+
+
+@pytest.fixture
+def busy() -> ResourceManager:
+    """With many limits, some nearer than others, a long name, and denials."""
+    manager = ResourceManager(NodeLimits(
+        ConcreteLimits(
+            system=Limit(conns=4, streams=10, memory=8 << 20), transient=Limit(streams=100),
+            peer_default=Limit(conns=3),
+            protocol={f"/a/protocol/with/a/long/name/{number}": Limit(streams=9 + number)
+                      for number in range(20)},
+        ),
+        ConnectionLimits(20, 20, 20, 20, 20, 20),
+    ))
+    kept: list[Any] = [manager.open_connection(PEER) for _ in range(6)]
+    for number in range(7):
+        stream = manager.open_stream(PEER, "inbound")
+        assert stream is not None
+        stream.set_protocol(f"/a/protocol/with/a/long/name/{number}")
+        kept.append(stream)
+    manager.acquire_memory(5 << 20)
+    manager.kept = kept  # type: ignore[attr-defined]
+    return manager
+
+
+@pytest.mark.parametrize(("columns", "lines"), [(120, 40), (80, 24), (40, 10), (20, 6), (10, 3)])
+def test_the_screen(busy: ResourceManager, tmp_path: Path, columns: int, lines: int) -> None:
+    with busy.serve_status(tmp_path / "s") as server:
+        terminal = Terminal(server, columns=columns, lines=lines)
+        screen = terminal.screen()
+        assert len(screen) <= lines
+        assert max(map(len, screen)) <= columns
+        assert screen[0].startswith("rcmgr "[:columns])
+        assert screen[1].startswith("denials 3"[:columns])
+        seen = shares(screen)
+        assert seen == sorted(seen, reverse=True)
+        if columns >= 40:
+            assert seen[0] == 100
+            assert len(seen) == min(len(server_usage(server)), lines - 5)
+        if columns >= 80:
+            assert screen[3].split() == ["limit", "on", "used", "peak", "of"]
+            assert any(line.startswith("peer:QmVuZp…") and "100%" in line for line in screen)
+            assert any(line.split()[:5] == ["system", "conns", "3", "3", "4"] for line in screen)
+        terminal.press("q")
+        assert terminal.status() == 0
+        assert terminal.seen.count(BACK) == 1
+
+
+def server_usage(server: StatusServer) -> list[Any]:
+    usage: list[Any] = read_status(server.path)["usage"]
+    return usage
+
+
+def test_the_screen_follows_the_terminals_size_and_the_node(
+    busy: ResourceManager, tmp_path: Path
+) -> None:
+    with busy.serve_status(tmp_path / "s") as server:
+        terminal = Terminal(server, columns=100, lines=40)
+        assert max(map(len, terminal.screen())) > 60
+        terminal.resize(50, 12)
+        terminal.screen()
+        screen = terminal.screen()
+        assert len(screen) <= 12
+        assert max(map(len, screen)) <= 50
+        terminal.resize(120, 12)
+        over = threading.Event()
+
+        def flood() -> None:
+            while not over.wait(0.01):
+                busy.open_connection(PEER)
+
+        thread = threading.Thread(target=flood)
+        thread.start()
+        terminal.until(" a second, peer connection ")
+        over.set()
+        thread.join()
+        terminal.press("q")
+        assert terminal.status() == 0
+
+
+@pytest.mark.parametrize(("environment", "coloured"), [
+    ({}, True), ({"NO_COLOR": "1"}, False), ({"PYTHONIOENCODING": "ascii"}, True)])
+def test_what_a_terminal_can_show(
+    busy: ResourceManager, tmp_path: Path, environment: dict[str, str], coloured: bool
+) -> None:
+    with busy.serve_status(tmp_path / "s") as server:
+        terminal = Terminal(server, **environment)
+        screen = "\n".join(terminal.screen())
+        assert bool(COLOURS.search(terminal.seen)) == coloured
+        assert screen.isascii() == ("PYTHONIOENCODING" in environment)
+        assert ("####" if screen.isascii() else "████") in screen
+        terminal.press("q")
+        assert terminal.status() == 0
+    assert "Traceback" not in terminal.seen
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
+def test_a_file_takes_it_in_any_encoding(
+    busy: ResourceManager, tmp_path: Path, encoding: str
+) -> None:
+    busy.acquire_stream("pëer ☃", "inbound")
+    with busy.serve_status(tmp_path / "s") as server:
+        for command in (["status"], ["explain"], ["status", "--json"]):
+            with open(tmp_path / "out", "wb") as file:
+                done = subprocess.run(
+                    [sys.executable, "-m", "rcmgr", *command, "--socket", str(server.path)],
+                    stdout=file, stderr=subprocess.PIPE, check=False, timeout=60,
+                    env={**os.environ, "PYTHONIOENCODING": encoding, "COLUMNS": "100"})
+            assert (done.returncode, done.stderr) == (0, b"")
+            text = (tmp_path / "out").read_bytes().decode(encoding)
+            assert "\x1b" not in text
+            assert "100%" in text or "conns" in text
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_the_terminal_in_order(
+    busy: ResourceManager, tmp_path: Path, number: signal.Signals
+) -> None:
+    with busy.serve_status(tmp_path / "s") as server:
+        terminal = Terminal(server)
+        terminal.screen()
+        assert not terminal.has_echo()
+        terminal.seen = ""
+        os.kill(terminal.pid, number)
+        assert terminal.status(check=terminal.has_echo) == 128 + number
+        assert BACK in terminal.seen
+    assert "Traceback" not in terminal.seen
+
+
+def test_a_terminal_without_a_cursor_to_move(busy: ResourceManager, tmp_path: Path) -> None:
+    with busy.serve_status(tmp_path / "s") as server:
+        terminal = Terminal(server, TERM="dumb")
+        assert terminal.status() == 2
+    assert "use `rcmgr status`" in terminal.seen
+
+
+@pytest.mark.parametrize(("answer", "reason"), [
+    (b'{"format": 99}', "speaks format 99 of the status, this command 1"),
+    (b'{"format": 1}', "parts of the status are missing"),
+    (b"HTTP/1.1 200 OK\r\n\r\n", "does not speak JSON"),
+    (b"", "does not answer"),
+])
+@pytest.mark.parametrize("command", ["status", "explain", "top"])
+def test_what_is_no_node(tmp_path: Path, command: str, answer: bytes, reason: str) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+
+        def reply() -> None:
+            connection, _ = listener.accept()
+            connection.sendall(answer)
+            connection.close()
+
+        thread = threading.Thread(target=reply)
+        thread.start()
+        done = run(command, "--socket", str(tmp_path / "s"))
+        thread.join()
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert reason in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_several_nodes(tmp_path: Path, busy: ResourceManager, manager: ResourceManager) -> None:
+    with busy.serve_status(tmp_path / "a") as one, manager.serve_status(tmp_path / "b") as other:
+        told = [run("status", "--json", "--socket", str(each.path)) for each in (one, other)]
+        by_variable = subprocess.run(
+            [sys.executable, "-m", "rcmgr", "status", "--json"], capture_output=True, text=True,
+            check=False, timeout=60, env={**os.environ, "RCMGR_STATUS": str(other.path)})
+    assert [json.loads(each.stdout)["stats"]["limits"]["max_connections"]
+            for each in (*told, by_variable)] == [4, 3, 3]
+
+
 def test_names_cannot_command_a_terminal(tmp_path: Path) -> None:
     manager = ResourceManager(NodeLimits(ConcreteLimits(peer_default=Limit(streams=1))))
     for _ in range(2):
@@ -161,10 +386,10 @@ def test_names_cannot_command_a_terminal(tmp_path: Path) -> None:
     with manager.serve_status(tmp_path / "s") as server:
         for command in ("status", "explain"):
             told = run(command, "--socket", str(server.path))
-            assert "?]0;owned?" in told.stdout
+            assert r"\x1b]0;owned\x07" in told.stdout
             assert "\x1b" not in told.stdout
         terminal = Terminal(server)
-        terminal.until("?]0;owned?")
+        terminal.until(r"\x1b]0;owned\x07")
         terminal.press("q")
         assert terminal.status() == 0
     assert "\x1b]0;" not in terminal.seen

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import trio
 from libp2p import new_host
@@ -89,17 +90,25 @@ async def running_node(
     upgrade_timeout: float = 10.0,
     rates: ConnectionRateLimits | None = None,
     listen: str | None = None,
+    manager: Any = None,
+    config: ConnectionConfig | None = None,
+    muxer: Literal["YAMUX", "MPLEX"] | None = None,
 ) -> AsyncIterator[Node]:
-    manager = ResourceManager(
-        node_limits, allowlist, connection_limits=limits, connection_rate_limits=rates
-    )
+    """manager: one that exists already, py-libp2p's own perhaps; else ours with these limits.
+    config: of the swarm; default: its own limits, its retries and the dials of its own are out of
+    the way.
+    """
+    if manager is None:
+        manager = ResourceManager(
+            node_limits, allowlist, connection_limits=limits, connection_rate_limits=rates
+        )
     host = new_host(
         key_pair=key_pair or create_new_key_pair(),
         resource_manager=manager,
         enable_quic=transport == "quic",
         enable_websocket=transport == "ws",
-        # the swarm's own limits, its retries and its dials of its own out of the way
-        connection_config=ConnectionConfig(
+        muxer_preference=muxer,
+        connection_config=config or ConnectionConfig(
             min_connections=0,
             low_watermark=0,
             high_watermark=10_000,

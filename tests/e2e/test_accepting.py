@@ -172,6 +172,8 @@ async def test_observers_hear_of_denials(observed_first: bool) -> None:
         for event in events:
             assert isinstance(event, ConnectionDeniedEvent)
             assert event.endpoint is Endpoint.LISTENER
+            assert str(event.local_addr) == f"/ip4/127.0.0.1/tcp/{node.port}"
+            assert str(event.remote_addr).startswith("/ip4/127.0.0.1/tcp/")
             assert isinstance(event.error, ConnectionLimitExceeded)
             assert event.error.kind.value == "pending_inbound"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -25,18 +24,11 @@ from rcmgr import (
     StreamLimitExceeded,
     SubnetLimits,
 )
-from rcmgr.libp2p import Libp2pMismatch, report_remote_addresses, scope_streams
+from rcmgr.libp2p import Libp2pMismatch, scope_streams
+from rcmgr.libp2p.hooks import Hook
 
 ECHO = TProtocol("/echo/1.0.0")
 SLOW = TProtocol("/slow/1.0.0")
-
-
-@pytest.fixture
-def remote_addresses() -> Iterator[None]:
-    """Also those of IPv6 and WebSocket, which stock py-libp2p does not know."""
-    reported = report_remote_addresses()
-    yield
-    reported.undo()
 
 
 def held(node: Node, *path: str) -> dict[str, Any]:
@@ -232,6 +224,40 @@ async def test_undoing_leaves_streams_their_scopes() -> None:
             assert attribute not in vars(before)
         assert "new_stream" not in vars(node.host)
         await all_back(node, peer)
+
+
+@pytest.mark.parametrize("dialling", [False, True])
+async def test_a_stream_that_ends_while_it_is_announced(dialling: bool) -> None:
+    """With the swarm's semaphore: the slot and the permit come back, once."""
+    async with running_node() as node, running_node() as peer:
+        scope_streams(node.host, node.manager)
+        assert await peer.dial(node)
+        await eventually(lambda: streams(node, "system") == (0, 0))
+        network: Any = node.host.get_network()
+        announced, goes_on = trio.Event(), trio.Event()
+
+        def slowly(notify: Any) -> Any:
+            async def announce(method: str, *args: Any) -> None:
+                await notify(method, *args)
+                if method == "opened_stream":
+                    announced.set()
+                    await goes_on.wait()
+
+            return announce
+
+        hook = Hook(network, "_notify", slowly)
+        async with trio.open_nursery() as nursery:
+            if dialling:
+                nursery.start_soon(network.new_stream, peer.id)
+            else:
+                await (await peer.host.get_network().new_stream(node.id)).write(b"x")
+            await announced.wait()
+            assert network._stream_semaphore.value == 9_999
+            await node.host.disconnect(peer.id)
+            goes_on.set()
+        hook.undo()
+        await eventually(lambda: network._stream_semaphore.value == 10_000)
+        await all_back(node)
 
 
 async def test_another_manager_is_refused() -> None:

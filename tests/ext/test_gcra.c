@@ -75,11 +75,29 @@ static void test_no_limit(void)
     CHECK_EQ(rcmgr_gcra_wait_ns(&g, 0, INT64_MAX), 0);
 }
 
+static void test_moved_to_another_rate(void)
+{
+    rcmgr_gcra slow = bucket(5, 10, 1), fast = bucket(8, 4, 2), none = {7, 0, 0, 1};
+    CHECK_EQ(rcmgr_gcra_moved(&slow, 25, &fast), 22); /* two tokens and a half are there */
+    CHECK_EQ(rcmgr_gcra_moved(&fast, 22, &slow), 25);
+    CHECK_EQ(rcmgr_gcra_moved(&fast, 10, &slow), 0); /* five and a half */
+    CHECK_EQ(rcmgr_gcra_moved(&slow, 0, &slow), 0);
+    CHECK_EQ(rcmgr_gcra_moved(&slow, 50, &slow), 50);
+    CHECK_EQ(rcmgr_gcra_moved(&slow, 25, &none), 0);
+    CHECK_EQ(rcmgr_gcra_moved(&none, 0, &fast), 4);
+    rcmgr_gcra widest = bucket(1, RCMGR_GCRA_MAX_DEPTH, 1);
+    rcmgr_gcra finest = bucket(RCMGR_GCRA_MAX_DEPTH, 1, 1);
+    CHECK_EQ(rcmgr_gcra_moved(&widest, RCMGR_GCRA_MAX_DEPTH, &finest), RCMGR_GCRA_MAX_DEPTH);
+    CHECK_EQ(rcmgr_gcra_moved(&finest, RCMGR_GCRA_MAX_DEPTH - 1, &widest), 0);
+    CHECK(rcmgr_gcra_moved(&widest, 1, &widest) >= 0);
+}
+
 int main(void)
 {
     test_empties_and_fills();
     test_fractions_add_up();
     test_widest();
     test_no_limit();
+    test_moved_to_another_rate();
     return 0;
 }

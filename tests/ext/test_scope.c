@@ -139,7 +139,15 @@ static void memory_comes_first_and_priority_is_for_memory_only(void)
     ask.of[RCMGR_MEMORY] = 102;
     CHECK(!rcmgr_charge(chain, 1, &ask, 101, &why));
     CHECK_EQ(why.resource, RCMGR_CONNS_INBOUND);
+    ask.of[RCMGR_STREAMS_OUTBOUND] = 257; /* then streams, connections, descriptors */
+    ask.of[RCMGR_FD] = 257;
+    CHECK(!rcmgr_charge(chain, 1, &ask, 101, &why));
+    CHECK_EQ(why.resource, RCMGR_STREAMS_OUTBOUND);
+    ask.of[RCMGR_STREAMS_OUTBOUND] = 256;
     ask.of[RCMGR_CONNS_INBOUND] = 256;
+    CHECK(!rcmgr_charge(chain, 1, &ask, 101, &why));
+    CHECK_EQ(why.resource, RCMGR_FD);
+    ask.of[RCMGR_FD] = 256;
     CHECK(rcmgr_charge(chain, 1, &ask, 101, &why));
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -15,6 +15,7 @@ from rcmgr.limit_conflicts import conflicts
 from rcmgr.limit_files import LimitsFile, LimitsFileError, NodeLimits
 from rcmgr.limits import DEFAULT, DEFAULT_LIMITS, Limit, autoscale, soft_fd_limit
 from rcmgr.memory_bounds import total_memory
+from rcmgr.peers import peer_text
 
 __all__ = ["limits"]
 
@@ -81,15 +82,21 @@ def _machine(memory: int | None, fds: int | None) -> Machine:
     )
 
 
+class Unreadable(click.ClickException):
+    """No limits could be read: not the same as limits that are in conflict (1)."""
+
+    exit_code = 2
+
+
 def _read(path: Path | None, lenient: bool) -> LimitsFile:
     if path is None:
         return LimitsFile()
     try:
         return LimitsFile.read(path, lenient=lenient)
     except LimitsFileError as error:
-        raise click.ClickException(f"{path}: {error}") from error
+        raise Unreadable(f"{path}: {error}") from error
     except OSError as error:
-        raise click.ClickException(f"{path}: {error.strerror or error}") from error
+        raise Unreadable(f"{path}: {error.strerror or error}") from error
 
 
 class Row(NamedTuple):
@@ -108,15 +115,7 @@ def _limits_of(tree: Any) -> Iterator[tuple[str, Any]]:
         kind = name.removesuffix("_default")
         if kind in tree.MAPPINGS:
             for key, limit in getattr(tree, kind).items():
-                yield f"{kind}[{_text(key)}]", limit
-
-
-def _text(key: bytes | str | int) -> str:
-    if isinstance(key, bytes):
-        import base58
-
-        return base58.b58encode(key).decode()
-    return str(key)
+                yield f"{kind}[{peer_text(key)}]", limit
 
 
 def _rows(file: LimitsFile, machine: Machine) -> list[Row]:
@@ -125,10 +124,13 @@ def _rows(file: LimitsFile, machine: Machine) -> list[Row]:
     changed = dict(_limits_of(file.scopes))
     rows = []
     for name, limit in _limits_of(file.scopes.build(scaled)):
+        of_class = f"{name.partition('[')[0]}_default"
+        base = bases.get(name) or bases[of_class]
+        # who has no limits of its own by default takes those of its class, changed or not
+        said = [changed.get(name), None if name in bases else changed[of_class]]
         for each in fields(Limit):
             value = getattr(limit, each.name)
-            base = bases.get(name) or bases[f"{name.partition('[')[0]}_default"]
-            if getattr(changed.get(name), each.name, DEFAULT) is not DEFAULT:
+            if any(getattr(part, each.name, DEFAULT) is not DEFAULT for part in said):
                 origin = "file"
             elif getattr(base, each.name) == value:
                 origin = "default"
@@ -222,7 +224,10 @@ def check(
     file: Path | None, memory: int | None, fds: int | None, lenient: bool,
     high_watermark: int | None,
 ) -> None:
-    """Say which limits contradict each other or the machine; exit status 1 if any do."""
+    """Say which limits contradict each other or the machine.
+
+    Exit status: 0 none do, 1 some do, 2 FILE cannot be read.
+    """
     machine = _machine(memory, fds)
     node = _read(file, lenient).build(
         NodeLimits.default(memory=machine.memory, fds=machine.fds)
@@ -249,11 +254,24 @@ def diff(
     fallback = NodeLimits.default(memory=machine.memory, fds=machine.fds)
     first = fallback if other is None else _read(file, lenient).build(fallback)
     second = _read(file if other is None else other, lenient).build(fallback)
-    before, after = _flat(first), _flat(second)
+    before, after = _flat(_with_names_of(first, second)), _flat(_with_names_of(second, first))
     for name in [*before, *(name for name in after if name not in before)]:
         old, new = before.get(name), after.get(name)
         if old != new:
             click.echo(f"{name}: {old or 'not there'} -> {new or 'not there'}")
+
+
+def _with_names_of(node: NodeLimits, other: NodeLimits) -> NodeLimits:
+    """The same limits, also said of the protocols, peers, ... that `other` has limits for."""
+    scopes = node.scopes
+    more: dict[str, Any] = {
+        kind: {
+            **dict.fromkeys(getattr(other.scopes, kind), getattr(scopes, f"{kind}_default")),
+            **getattr(scopes, kind),
+        }
+        for kind in scopes.MAPPINGS
+    }
+    return replace(node, scopes=replace(scopes, **more))
 
 
 def _flat(node: NodeLimits) -> dict[str, str]:

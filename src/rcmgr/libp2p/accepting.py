@@ -23,7 +23,7 @@ class AcceptGate:
     """
 
     def __init__(self, swarm: Any) -> None:
-        self._swarm = swarm
+        self.swarm = swarm
         self._undone = False
         self._hooks: list[Hook] = []
         try:
@@ -55,7 +55,7 @@ class AcceptGate:
         """libp2p 0.8.1: network/swarm.py line 1930, when a listener has its sockets."""
 
         async def notify_listen(maddr: Any) -> None:
-            self._watch(self._swarm.listeners[str(maddr)])
+            self._watch(self.swarm.listeners[str(maddr)])
             await original(maddr)
 
         return notify_listen
@@ -69,21 +69,28 @@ class AcceptGate:
             accepted.set(None)  # the handler of the one before has it
             while True:
                 socket, address = await original()
-                if self._undone or self._may_stay(str(address[0])):
+                if self._undone:
                     return socket, address
-                socket.close()
+                if self.swarm._inbound_limiter.available_tokens <= 0:
+                    self.refuse(socket, False)  # as the swarm would itself
+                elif self._is_admitted(str(address[0])):
+                    return socket, address
+                else:
+                    self.refuse(socket, True)
 
         return accept
 
-    def _may_stay(self, ip: str) -> bool:
-        if self._swarm._inbound_limiter.available_tokens <= 0:
-            return False  # the swarm would refuse it itself
-        ask = getattr(self._swarm._resource_manager, "accept_connection", None)
+    def _is_admitted(self, ip: str) -> bool:
+        ask = getattr(self.swarm._resource_manager, "accept_connection", None)
         if ask is None:  # the swarm was given another manager, which it asks later
             return True
         scope = ask(ip)
         accepted.set(scope)
         return scope is not None
+
+    def refuse(self, socket: Any, by_manager: bool) -> None:
+        """Hang up. by_manager: else the swarm has as many connections as it wants."""
+        socket.close()
 
     @staticmethod
     def _handling(original: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:

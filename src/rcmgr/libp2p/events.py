@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import itertools
-import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from rcmgr.errors import ResourceLimitExceeded
+from rcmgr.libp2p.accepting import AcceptGate
+from rcmgr.libp2p.endings import (
+    chain_of,
+    has_ended,
+    note_resets,
+    note_terminations,
+    why_failed,
+)
+from rcmgr.libp2p.endpoints import Ends, ends_of, ends_of_socket, ends_of_udp
 from rcmgr.libp2p.hooks import Hook, Libp2pMismatch
+from rcmgr.libp2p.quic_handshakes import QuicHandshakes
+from rcmgr.libp2p.scopes import manager_of
 from rcmgr.lifecycle_events import (
     ConnectionClosedEvent,
     ConnectionDeniedEvent,
@@ -29,29 +39,51 @@ if TYPE_CHECKING:
 
 __all__ = ["HostObserver", "observe"]
 
+Coroutine = Callable[..., Awaitable[Any]]
 
+# of all hosts: one handler may be told of several
+_numbers = itertools.count(1)
 
 
 class _Attempt:
-    """A connection on its way, from the first word to the end."""
+    """A connection on its way, from the first word to the end.
+
+    ends: None while a dial has no socket. dialled: the address of a dial.
+    """
 
     def __init__(
-        self, number: int, endpoint: Endpoint, peer_id: Any, local_addr: Any, remote_addr: Any
+        self, endpoint: Endpoint, peer_id: Any, ends: Ends | None, dialled: Any = None
     ) -> None:
         self.inbound = endpoint is Endpoint.LISTENER
-        self.id = f"{'in' if self.inbound else 'out'}-{number}"
+        self.id = f"{'in' if self.inbound else 'out'}-{next(_numbers)}"
         self.endpoint = endpoint
         self.peer_id = peer_id
-        self.local_addr = local_addr
-        self.remote_addr = remote_addr
+        self.ends = ends
+        self.dialled = dialled
+        self.is_open = True
+        """Neither established nor failed yet."""
+        self.is_pending = False
         self.was_denied = False
         self.denial: ResourceLimitExceeded | None = None
         self.established_at = 0.0
         self.end: str | None = None
+        self.hooks: list[Hook] = []
 
+    @property
+    def local_addr(self) -> Any:
+        return None if self.ends is None else self.ends.local_addr
 
-# the connection that this task is dialling or accepting
-_attempt: ContextVar[_Attempt | None] = ContextVar("rcmgr_attempt", default=None)
+    @property
+    def remote_addr(self) -> Any:
+        return (None if self.ends is None else self.ends.remote_addr) or self.dialled
+
+    def note_end(self, reason: str) -> None:
+        """Ending makes others end it too, for a reason that is none: the first one holds."""
+        self.end = self.end or reason
+
+    def undo_hooks(self) -> None:
+        while self.hooks:
+            self.hooks.pop().undo()
 
 
 class HostObserver:
@@ -63,21 +95,28 @@ class HostObserver:
     def __init__(self, swarm: Any, handler: ConnectionLifecycleHandler) -> None:
         self._swarm = swarm
         self._handler = handler
-        self._numbers = itertools.count(1)
         self._live: dict[Any, _Attempt] = {}
-        self._hooks: list[Hook] = []
-        manager = getattr(swarm, "_resource_manager", None)
+        # the connection that a task is dialling or accepting; tasks that it starts inherit it
+        self._attempt: ContextVar[_Attempt | None] = ContextVar("rcmgr_attempt", default=None)
+        self._manager = manager_of(swarm)
+        from libp2p.rcmgr.exceptions import ResourceLimitExceeded as Refusal
+
+        self._refusals = (ResourceLimitExceeded, Refusal)
+        self._undone = False
         targets: list[tuple[Any, str, Any]] = [
             (swarm, "_dial_addr_single_attempt", self._dialling),
-            (swarm, "upgrade_inbound_raw_conn", self._accepting),
             (swarm, "upgrade_outbound_raw_conn", self._upgrading),
+            (swarm, "_handle_inbound_connection", self._handling),
+            (swarm, "upgrade_inbound_raw_conn", self._accepting),
             (swarm, "add_conn", self._adding),
+            (swarm, "notify_connected", self._connected),
             (swarm, "run", self._running),
         ]
-        if manager is not None:
-            targets.append((manager, "open_connection", self._asking))
-            if hasattr(manager, "accept_connection"):
-                targets.append((manager, "accept_connection", self._asking_at_once))
+        if self._manager is not None:
+            targets.append((self._manager, "open_connection", self._asking))
+        targets.append((AcceptGate, "refuse", self._refusing))
+        self._handshakes = QuicHandshakes(swarm, self._shaking_hands, self._lost)
+        self._hooks: list[Hook] = []
         try:
             for owner, attribute, make in targets:
                 self._hooks.append(Hook(owner, attribute, make))
@@ -90,244 +129,322 @@ class HostObserver:
 
     def undo(self) -> None:
         """Report nothing any more."""
+        self._undone = True
+        self._handshakes.undo()
         for hook in self._hooks:
             hook.undo()
-        for connection in self._live:
-            vars(connection).pop("close", None)
+        for attempt in self._live.values():
+            attempt.undo_hooks()
         self._live.clear()
+
+    def _tell(self, kind: type, attempt: _Attempt, **fields: Any) -> None:
+        self._handler.notify(kind(connection_id=attempt.id, peer_id=attempt.peer_id, **fields))
+
+    def _wants(self, kind: type) -> bool:
+        return not self._undone and self._handler.wants(kind)
 
     # -- how it begins ---------------------------------------------------------------------------
 
-    def _new(self, endpoint: Endpoint, peer_id: Any, local_addr: Any, remote_addr: Any) -> _Attempt:
-        return _Attempt(next(self._numbers), endpoint, peer_id, local_addr, remote_addr)
+    def _open_attempt(self) -> _Attempt | None:
+        """What this task is dialling or accepting, unless that is over."""
+        attempt = self._attempt.get()
+        return attempt if attempt is not None and attempt.is_open else None
 
-    def _dialling(self, original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-        """libp2p 0.8.1: network/swarm.py line 1064, one dial of one address."""
+    def _dialling(self, original: Coroutine) -> Coroutine:
+        """libp2p 0.8.1: network/swarm.py line 1064, `_dial_addr_single_attempt`."""
 
         async def dial(addr: Any, peer_id: Any, *args: Any, **kwargs: Any) -> Any:
-            attempt = self._new(Endpoint.DIALER, peer_id, None, addr)
+            attempt = _Attempt(Endpoint.DIALER, peer_id, None, addr)
             return await self._attempting(attempt, original, addr, peer_id, *args, **kwargs)
 
         return dial
 
-    def _accepting(self, original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-        """libp2p 0.8.1: network/swarm.py line 2075, the upgrade of a TCP or WebSocket connection.
+    def _upgrading(self, original: Coroutine) -> Coroutine:
+        """libp2p 0.8.1: network/swarm.py line 1240, `upgrade_outbound_raw_conn`, where a dial over
+        TCP or WebSocket has its socket.
         """
 
-        async def accept(raw_conn: Any, maddr: Any, *args: Any, **kwargs: Any) -> Any:
-            rest = str(maddr).split("/")[5:]  # of a listener's address, whose port may be 0
-            remote = raw_conn.get_remote_address()
-            attempt = self._new(
-                Endpoint.LISTENER, None, _multiaddr(_local_of(raw_conn), rest),
-                _multiaddr(remote, rest),
-            )
-            _note_resets(raw_conn, attempt)
-            return await self._attempting(attempt, original, raw_conn, maddr, *args, **kwargs)
-
-        return accept
-
-    def _upgrading(self, original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-        """libp2p 0.8.1: network/swarm.py line 1239, where a dial has its socket."""
-
         async def upgrade(raw_conn: Any, *args: Any, **kwargs: Any) -> Any:
-            attempt = _attempt.get()
+            attempt = self._open_attempt()
             if attempt is not None:
-                rest = str(attempt.remote_addr).partition("/p2p/")[0].split("/")[5:]
-                attempt.local_addr = _multiaddr(_local_of(raw_conn), rest)
-                _note_resets(raw_conn, attempt)
+                attempt.ends = ends_of(raw_conn, attempt.dialled)
+                attempt.hooks += note_resets(raw_conn, attempt.note_end)
             return await original(raw_conn, *args, **kwargs)
 
         return upgrade
 
+    def _handling(self, original: Coroutine) -> Coroutine:
+        """libp2p 0.8.1: network/swarm.py line 1947, `_handle_inbound_connection`, which may hang up
+        for reasons of its own.
+        """
+
+        async def handle(connection: Any, maddr: Any, *args: Any, **kwargs: Any) -> Any:
+            if self._handshakes.is_taken(connection):
+                return await original(connection, maddr, *args, **kwargs)
+            attempt = self._handshakes.take(connection) or _Attempt(
+                Endpoint.LISTENER, None, ends_of(connection, maddr))
+            token = self._attempt.set(attempt)
+            try:
+                return await original(connection, maddr, *args, **kwargs)
+            finally:
+                self._attempt.reset(token)
+                self._lost(attempt, "refused by the swarm")
+
+        return handle
+
+    def _accepting(self, original: Coroutine) -> Coroutine:
+        """libp2p 0.8.1: network/swarm.py line 2075, `upgrade_inbound_raw_conn`, of TCP and
+        WebSocket; also of a dial as the responder, of which this is the first that is heard.
+        """
+
+        async def accept(raw_conn: Any, maddr: Any, *args: Any, **kwargs: Any) -> Any:
+            attempt = self._open_attempt() or _Attempt(
+                Endpoint.LISTENER, None, ends_of(raw_conn, maddr))
+            attempt.hooks += note_resets(raw_conn, attempt.note_end)
+            return await self._attempting(attempt, original, raw_conn, maddr, *args, **kwargs)
+
+        return accept
+
+    def _shaking_hands(self, listener: Any, address: tuple[str, int]) -> _Attempt:
+        attempt = _Attempt(Endpoint.LISTENER, None, ends_of_udp(listener._socket, address))
+        self._pending(attempt)
+        return attempt
+
+    def _adding(self, original: Coroutine) -> Coroutine:
+        """libp2p 0.8.1: network/swarm.py line 2375, `add_conn`, where a connection becomes the
+        swarm's. Of a transport that does the handshake itself it may be the first that is heard.
+        """
+
+        async def add_conn(muxed_conn: Any, direction: str = "unknown") -> Any:
+            attempt = self._open_attempt()
+            if attempt is None:
+                if self._has(muxed_conn) or self._handshakes.is_taken(muxed_conn):
+                    return await original(muxed_conn, direction)
+                attempt = self._handshakes.take(muxed_conn) or _Attempt(
+                    Endpoint.LISTENER if direction == "inbound" else Endpoint.DIALER,
+                    getattr(muxed_conn, "peer_id", None), ends_of(muxed_conn, None))
+            elif attempt.ends is None:
+                attempt.ends = ends_of(muxed_conn, attempt.dialled)
+            self._pending(attempt)
+            return await self._attempting(attempt, original, muxed_conn, direction)
+
+        return add_conn
+
+    def _has(self, muxed_conn: Any) -> bool:
+        connections = self._swarm.connections.get(muxed_conn.peer_id, ())
+        return any(each.muxed_conn is muxed_conn for each in connections)
+
     async def _attempting(
-        self, attempt: _Attempt, work: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any
+        self, attempt: _Attempt, work: Coroutine, *args: Any, **kwargs: Any
     ) -> Any:
-        token = _attempt.set(attempt)
-        if getattr(self._swarm, "_resource_manager", None) is None:
+        token = self._attempt.set(attempt)
+        if self._manager is None:
             self._pending(attempt)
         try:
-            return await work(*args, **kwargs)
+            done = await work(*args, **kwargs)
         except BaseException as error:
-            if not attempt.established_at:
-                self._failed(attempt, error)
+            self._failed(attempt, error)
             raise
         finally:
-            _attempt.reset(token)
+            self._attempt.reset(token)
+        self._lost(attempt, "duplicate")  # of a connection that the swarm has
+        return done
 
     def _asking(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """The manager's `open_connection`, which the swarm asks before a handshake and after it."""
 
         def open_connection(peer_id: Any = None, *args: Any, **kwargs: Any) -> Any:
-            scope = original(peer_id, *args, **kwargs)
-            attempt = _attempt.get()
+            attempt = self._open_attempt()
             if attempt is None:
-                return scope
+                return original(peer_id, *args, **kwargs)
+            before = self._denials()
+            scope = original(peer_id, *args, **kwargs)
             if scope is None:
                 attempt.was_denied = True
-                attempt.denial = getattr(self._swarm._resource_manager, "last_denial", None)
+                if self._denials() != before and self._wants(ConnectionDeniedEvent):
+                    attempt.denial = self._manager.last_denial
             elif peer_id is None:
                 self._pending(attempt)
             return scope
 
         return open_connection
 
-    def _asking_at_once(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """Our manager's `accept_connection`, which a hardened host asks first: a refusal is all
-        there is to tell.
-        """
+    def _refusing(self, original: Callable[..., None]) -> Callable[..., None]:
+        """A hardened host refuses at once what it accepts: that is all there is to tell."""
 
-        def accept_connection(*args: Any, **kwargs: Any) -> Any:
-            scope = original(*args, **kwargs)
-            if scope is None and self._handler.wants(ConnectionDeniedEvent):
-                denial = self._swarm._resource_manager.last_denial
-                self._failed(self._new(Endpoint.LISTENER, None, None, None), denial)
-            return scope
+        def refuse(gate: AcceptGate, socket: Any, by_manager: bool) -> None:
+            if gate.swarm is self._swarm and not self._undone:
+                attempt = _Attempt(Endpoint.LISTENER, None, ends_of_socket(socket))
+                if by_manager:
+                    denial = None if self._manager.closed else self._manager.last_denial
+                    self._denied(attempt, denial)
+                else:
+                    self._lost(attempt, "refused by the swarm")
+            original(gate, socket, by_manager)
 
-        return accept_connection
+        return refuse
+
+    def _denials(self) -> int:
+        """A manager that is closed, or none of ours, gives no reasons."""
+        log = getattr(self._manager, "denials", None)
+        return 0 if log is None else log.total
+
+    def _pending(self, attempt: _Attempt) -> None:
+        if attempt.is_pending:
+            return
+        attempt.is_pending = True
+        if not attempt.inbound:
+            if self._wants(PendingOutboundConnectionEvent):
+                self._tell(
+                    PendingOutboundConnectionEvent, attempt, addresses=[attempt.remote_addr])
+        elif self._wants(PendingInboundConnectionEvent):
+            self._tell(
+                PendingInboundConnectionEvent, attempt,
+                local_addr=attempt.local_addr, remote_addr=attempt.remote_addr)
 
     # -- how it goes on --------------------------------------------------------------------------
 
-    def _adding(self, original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-        """libp2p 0.8.1: network/swarm.py line 2376, where a connection becomes the swarm's."""
+    def _connected(self, original: Coroutine) -> Coroutine:
+        """libp2p 0.8.1: network/swarm.py line 3198, `notify_connected`, by which `add_conn` tells
+        others, who may close the connection at once.
+        """
 
-        async def add_conn(muxed_conn: Any, direction: str = "unknown") -> Any:
-            attempt = _attempt.get()
+        async def notify_connected(connection: Any) -> None:
+            attempt = self._open_attempt()
             if attempt is not None:
-                connection = await original(muxed_conn, direction)
                 self._established(attempt, connection)
-                return connection
-            # of a transport that does the handshake itself: this is the first that is heard of it
-            inbound = direction == "inbound"
-            attempt = self._new(
-                Endpoint.LISTENER if inbound else Endpoint.DIALER,
-                getattr(muxed_conn, "peer_id", None), None, _remote_of_muxed(muxed_conn),
-            )
-            token = _attempt.set(attempt)
-            try:
-                connection = await original(muxed_conn, direction)
-            except BaseException as error:
-                self._failed(attempt, error)
-                raise
-            finally:
-                _attempt.reset(token)
-            self._established(attempt, connection)
-            return connection
+            await original(connection)
 
-        return add_conn
-
-    def _pending(self, attempt: _Attempt) -> None:
-        kind = PendingInboundConnectionEvent if attempt.inbound else PendingOutboundConnectionEvent
-        if not self._handler.wants(kind):
-            return
-        if attempt.inbound:
-            self._handler.notify(PendingInboundConnectionEvent(
-                connection_id=attempt.id,
-                local_addr=attempt.local_addr,
-                remote_addr=attempt.remote_addr,
-            ))
-        else:
-            self._handler.notify(PendingOutboundConnectionEvent(
-                connection_id=attempt.id, peer_id=attempt.peer_id, addresses=[attempt.remote_addr],
-            ))
+        return notify_connected
 
     def _established(self, attempt: _Attempt, connection: Any) -> None:
-        if connection in self._live:  # the swarm had it already
-            return
+        attempt.is_open = False
         attempt.peer_id = connection.muxed_conn.peer_id
         attempt.established_at = time.monotonic()
-        if attempt.remote_addr is None:
-            attempt.remote_addr = _remote_of_muxed(connection.muxed_conn)
+        self._live[connection] = attempt
+        self._await_close(connection, attempt)
         kind = (
             EstablishedInboundConnectionEvent if attempt.inbound
             else EstablishedOutboundConnectionEvent
         )
-        if self._handler.wants(kind):
-            self._handler.notify(kind(
-                connection_id=attempt.id,
-                peer_id=attempt.peer_id,
-                local_addr=attempt.local_addr,
-                remote_addr=attempt.remote_addr,
-            ))
-        self._live[connection] = attempt
-        self._await_close(connection)
+        if self._wants(kind):
+            self._tell(
+                kind, attempt, local_addr=attempt.local_addr, remote_addr=attempt.remote_addr)
+        if connection.is_closed:
+            self._note_end(connection)
+            self._closed(connection)
 
     # -- how it ends -----------------------------------------------------------------------------
 
-    def _await_close(self, connection: Any) -> None:
-        """libp2p 0.8.1: network/connection/swarm_connection.py line 142, every way to the end."""
-        close = connection.close
+    def _await_close(self, connection: Any, attempt: _Attempt) -> None:
+        """libp2p 0.8.1: network/connection/swarm_connection.py line 145, `close`, every way to the
+        end; and the muxer's, for those who call that.
+        """
 
-        async def close_and_tell() -> None:
-            attempt = self._live.get(connection)
-            if attempt is not None and attempt.end is None:
-                # closing makes others close it too, for a reason that is none
-                attempt.end = self._why(sys.exc_info()[1])
-            try:
-                await close()
-            finally:
-                self._closed(connection, "closed by us")
+        def closing(original: Coroutine) -> Coroutine:
+            async def close(*args: Any, **kwargs: Any) -> None:
+                is_the_first = not connection.is_closed
+                self._note_end(connection)
+                try:
+                    await original(*args, **kwargs)
+                finally:
+                    if is_the_first:
+                        self._closed(connection)
 
-        if connection.is_closed:
-            self._closed(connection, "closed by peer")
-        else:
-            connection.close = close_and_tell
+            return close
 
-    def _why(self, handled: BaseException | None) -> str:
-        """handled: what made py-libp2p close it, if it was an exception."""
+        def closing_muxer(original: Coroutine) -> Coroutine:
+            async def close(*args: Any, **kwargs: Any) -> None:
+                self._note_end(connection)
+                await original(*args, **kwargs)
+
+            return close
+
+        muxed_conn = connection.muxed_conn
+        attempt.hooks += [
+            Hook(connection, "close", closing),
+            Hook(muxed_conn, "close", closing_muxer),
+            *note_terminations(muxed_conn, attempt.note_end),
+        ]
+
+    def _note_end(self, connection: Any) -> None:
+        attempt = self._live.get(connection)
+        if attempt is None:
+            return
         if self._is_stopping():
-            return "host shutdown"
-        return "closed by us" if handled is None else "closed by peer"
+            attempt.note_end("host shutdown")
+        elif has_ended(connection.muxed_conn):
+            attempt.note_end("closed by peer")
+        else:
+            attempt.note_end("closed by us")
 
     def _is_stopping(self) -> bool:
         service = getattr(self._swarm, "_manager", None)
         return bool(getattr(self._swarm, "_closing", False)) or (
             service is not None and bool(service.is_cancelled or service.is_finished))
 
-    def _closed(self, connection: Any, reason: str) -> None:
-        """reason: unless there is an earlier one."""
+    def _closed(self, connection: Any) -> None:
         attempt = self._live.pop(connection, None)
-        if attempt is None or not self._handler.wants(ConnectionClosedEvent):
+        if attempt is None:
             return
-        self._handler.notify(ConnectionClosedEvent(
-            connection_id=attempt.id,
-            peer_id=attempt.peer_id,
-            reason=attempt.end or reason,
-            duration=time.monotonic() - attempt.established_at,
-        ))
+        attempt.undo_hooks()
+        if self._wants(ConnectionClosedEvent):
+            self._tell(
+                ConnectionClosedEvent, attempt,
+                reason=attempt.end or "host shutdown",
+                duration=time.monotonic() - attempt.established_at,
+                endpoint=attempt.endpoint,
+                local_addr=attempt.local_addr,
+                remote_addr=attempt.remote_addr,
+            )
 
     def _failed(self, attempt: _Attempt, error: BaseException) -> None:
-        denial = next(
-            (each for each in _chain(error) if isinstance(each, ResourceLimitExceeded)), None)
-        if attempt.was_denied or denial is not None:
-            if self._handler.wants(ConnectionDeniedEvent):
-                self._handler.notify(ConnectionDeniedEvent(
-                    connection_id=attempt.id,
-                    peer_id=attempt.peer_id,
-                    error=attempt.denial or denial,
-                    endpoint=attempt.endpoint,
-                ))
-        elif attempt.inbound:
-            if self._handler.wants(ListenFailedEvent):
-                self._handler.notify(ListenFailedEvent(
-                    connection_id=attempt.id,
-                    peer_id=attempt.peer_id,
-                    local_addr=attempt.local_addr,
-                    remote_addr=attempt.remote_addr,
-                    reason=_why_failed(error, "handshake failed"),
-                    error=_text(error),
-                ))
-        elif self._handler.wants(DialFailedEvent):
-            self._handler.notify(DialFailedEvent(
-                connection_id=attempt.id,
-                peer_id=attempt.peer_id,
-                addresses=[attempt.remote_addr],
-                reason=_why_failed(error, "failed"),
-                error=_text(error),
-            ))
+        """It was denied, or else lost."""
+        denial = attempt.denial or next(
+            (each for each in chain_of(error) if isinstance(each, self._refusals)), None)
+        if denial is None and not attempt.was_denied:
+            reason = why_failed(error, "handshake failed" if attempt.inbound else "failed")
+            self._lost(attempt, reason, f"{type(error).__name__}: {error}")
+        else:
+            self._denied(attempt, denial)
 
-    def _running(self, original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-        """libp2p 0.8.1: network/swarm.py line 377; at its end all connections are gone, told of or
-        not.
+    def _denied(self, attempt: _Attempt, denial: BaseException | None) -> None:
+        if self._is_over(attempt) and self._wants(ConnectionDeniedEvent):
+            self._tell(
+                ConnectionDeniedEvent, attempt,
+                error=denial if isinstance(denial, ResourceLimitExceeded) else None,
+                endpoint=attempt.endpoint,
+                local_addr=attempt.local_addr,
+                remote_addr=attempt.remote_addr,
+            )
+
+    def _lost(self, attempt: _Attempt, reason: str, error: str = "") -> None:
+        """It failed for another reason than a limit, unless more is known of it already."""
+        if not self._is_over(attempt):
+            return
+        if self._is_stopping():
+            reason = "host shutdown"
+        if not attempt.inbound:
+            if self._wants(DialFailedEvent):
+                self._tell(
+                    DialFailedEvent, attempt,
+                    addresses=[attempt.remote_addr], reason=reason, error=error)
+        elif self._wants(ListenFailedEvent):
+            self._tell(
+                ListenFailedEvent, attempt, local_addr=attempt.local_addr,
+                remote_addr=attempt.remote_addr, reason=reason, error=error)
+
+    @staticmethod
+    def _is_over(attempt: _Attempt) -> bool:
+        """End it before it is established; False: it was not on its way any more."""
+        was_open, attempt.is_open = attempt.is_open, False
+        if was_open:
+            attempt.undo_hooks()
+        return was_open
+
+    def _running(self, original: Coroutine) -> Coroutine:
+        """libp2p 0.8.1: network/swarm.py line 373, `run`, at whose end all connections are gone,
+        closed or not.
         """
 
         async def run(*args: Any, **kwargs: Any) -> Any:
@@ -348,103 +465,18 @@ class HostObserver:
 
     def _end(self) -> None:
         for connection in list(self._live):
-            self._closed(connection, "host shutdown")
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error, what caused it, and what a group of errors holds."""
-    seen: set[int] = set()
-    left: list[BaseException | None] = [error]
-    while left:
-        each = left.pop()
-        if each is None or id(each) in seen:
-            continue
-        seen.add(id(each))
-        yield each
-        left += [each.__cause__, each.__context__, *getattr(each, "exceptions", ())]
-
-
-def _text(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
-
-
-def _note_resets(raw_conn: Any, attempt: _Attempt) -> None:
-    """libp2p 0.8.1: network/connection/raw_connection.py line 55; muxers hide why reading ended."""
-    read = raw_conn.read
-
-    async def read_and_note(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return await read(*args, **kwargs)
-        except BaseException as error:
-            if attempt.end is None and any(_is_reset(each) for each in _chain(error)):
-                attempt.end = "reset"
-            raise
-
-    raw_conn.read = read_and_note
-
-
-def _is_reset(error: BaseException) -> bool:
-    return isinstance(error, ConnectionResetError | BrokenPipeError)
-
-
-def _why_failed(error: BaseException, otherwise: str) -> str:
-    """py-libp2p has a dozen kinds of error for these, and some say it in their text only."""
-    found = list(_chain(error))
-    names = {type(each).__name__ for each in found}
-    texts = " ".join(str(each).lower() for each in found)
-    if type(error).__name__ == "Cancelled":
-        return "cancelled"
-    if any(isinstance(each, ConnectionRefusedError) for each in found) or "refused" in texts:
-        return "refused"
-    if any("mismatch" in name.lower() for name in names) or "mismatch" in texts:
-        return "wrong peer id"
-    if "TooSlowError" in names or isinstance(error, TimeoutError) or "timeout" in texts or (
-        "timed out" in texts
-    ):
-        return "timed out"
-    if names & {"SecurityUpgradeFailure", "MuxerUpgradeFailure", "HandshakeFailure"}:
-        return "handshake failed"
-    return otherwise
-
-
-def _local_of(raw_conn: Any) -> tuple[str, int] | None:
-    """Our end of the socket under a connection; None: it has none that is known."""
-    stream = getattr(raw_conn, "stream", None)  # a TrioTCPStream or a P2PWebSocketConnection
-    websocket = getattr(stream, "_ws_connection", None)
-    try:
-        if websocket is not None:
-            return str(websocket.local.address), int(websocket.local.port)
-        host, port, *_ = stream.stream.socket.getsockname()  # type: ignore[union-attr]
-    except (OSError, AttributeError, ValueError):  # closed, or another transport
-        return None
-    return str(host), int(port)
-
-
-def _remote_of_muxed(muxed_conn: Any) -> Any:
-    get_remote_address = getattr(muxed_conn, "get_remote_address", None)
-    address = None if get_remote_address is None else get_remote_address()
-    if "QUIC" in type(muxed_conn).__name__:
-        return _multiaddr(address, ["quic-v1"], "udp")
-    return _multiaddr(address, [])
-
-
-def _multiaddr(address: tuple[str, int] | None, rest: list[str], transport: str = "tcp") -> Any:
-    if address is None:
-        return None
-    from multiaddr import Multiaddr
-
-    host, port = address
-    version = "ip6" if ":" in host else "ip4"
-    return Multiaddr("/".join(["", version, host, transport, str(port), *rest]))
+            self._closed(connection)
 
 
 def observe(host: IHost | INetworkService, handler: ConnectionLifecycleHandler) -> HostObserver:
     """From now on, tell `handler`'s observers of every connection of this host (or swarm).
 
-    TCP and WebSocket: pending, established, closed; or denied or failed instead of one of the first
-    two. QUIC connections from outside have no pending event: the swarm hears of them after their
-    handshake. The host's resource manager decides as before. What is there already is not reported.
-    Libp2pMismatch: the host is not as in libp2p 0.8.1; then nothing has changed.
+    A pending event, and then an established and a closed one; or a denied or failed one instead of
+    any of the first two. Each connection has an id of its own, in all hosts of the process. The
+    host's resource manager decides as before. What is there already is not reported.
+
+    What the swarm refuses on its own, as for its cap of 250 connections, is a failure whose reason
+    says so. Libp2pMismatch: the host is not as in libp2p 0.8.1; then nothing has changed.
     """
     swarm = host.get_network() if hasattr(host, "get_network") else host
     if not hasattr(swarm, "add_conn"):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import metadata
-from typing import Any
+from typing import Any, Protocol
 
-__all__ = ["Hook", "Libp2pMismatch", "UnverifiedLibp2pWarning", "check_version"]
+__all__ = ["Hook", "Libp2pMismatch", "SharedHooks", "UnverifiedLibp2pWarning", "check_version"]
 
 VERIFIED = ("0.8.1",)
 
@@ -47,7 +48,7 @@ class Hook:
 
     owner: a module, a class, or an object, whose own attribute then hides its class's.
     Hooks on one attribute may be undone in any order: one that is not on top hands every call on to
-    what was there before it.
+    what was there before it, and goes with those above it.
 
     Libp2pMismatch: the owner has no such callable; nothing has changed.
     """
@@ -74,6 +75,7 @@ class Hook:
         def hooked(*args: Any, **kwargs: Any) -> Any:
             return (replacement if self.active else original)(*args, **kwargs)
 
+        hooked.hook = self  # type: ignore[attr-defined]
         self._hooked = hooked
         setattr(owner, attribute, hooked)
 
@@ -86,3 +88,51 @@ class Hook:
             delattr(self._owner, self._attribute)
         else:
             setattr(self._owner, self._attribute, self._original)
+        below = getattr(self._original, "hook", None)
+        if isinstance(below, Hook) and not below.active:
+            below.undo()
+
+
+class Undoable(Protocol):
+    def undo(self) -> None: ...
+
+
+class SharedHooks:
+    """Hooks for the whole process: in place once, as long as somebody wants them. Thread safe.
+
+    place: puts them in place, one after the other.
+    """
+
+    def __init__(self, place: Callable[[], Iterable[Undoable]]) -> None:
+        self._place = place
+        self._lock = threading.Lock()
+        self._hooks: list[Undoable] = []
+        self._wanted: set[object] = set()
+
+    def want(self) -> Callable[[], None]:
+        """They are in place until the result is called (again changes nothing), at least.
+
+        Libp2pMismatch: one of them cannot be; then none is.
+        """
+        ticket = object()
+        with self._lock:
+            if not self._wanted:
+                try:
+                    for hook in self._place():
+                        self._hooks.append(hook)
+                except BaseException:
+                    self._take_away()
+                    raise
+            self._wanted.add(ticket)
+
+        def leave() -> None:
+            with self._lock:
+                self._wanted.discard(ticket)
+                if not self._wanted:
+                    self._take_away()
+
+        return leave
+
+    def _take_away(self) -> None:
+        while self._hooks:
+            self._hooks.pop().undo()

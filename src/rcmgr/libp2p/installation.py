@@ -24,10 +24,10 @@ _hooks: list[Hook] = []
 def install(limits: NodeLimits | None = None, *, harden: bool = False) -> None:
     """From now on, `libp2p.rcmgr.ResourceManager` is ours, under whatever name it was imported.
 
-    Also what `new_host()` makes by default, and every other class in `rcmgr.libp2p.dropin`.
-    `Direction`, the exceptions, `ResourceLimits` and all other names stay py-libp2p's, and ours
-    take their objects. What was made before stays as it is. A second call changes limits and
-    `harden` only. Thread safe.
+    Also what `new_host()` makes by default, and every other class that
+    `rcmgr.libp2p.dropin.REPLACED` names. `Direction`, the exceptions and all other names stay
+    py-libp2p's, and ours take their objects. What was made before stays as it is. A second call
+    changes limits and `harden` only. Thread safe.
 
     limits: of managers that are made without any; default those of the file that the environment's
         RCMGR_LIMITS names (TOML or go-libp2p's JSON), else py-libp2p's own defaults.

@@ -14,16 +14,30 @@ from rcmgr.manager import ResourceManager
 from rcmgr.scope import Refusal, StreamScope
 
 if TYPE_CHECKING:
+    import trio
     from libp2p.abc import IHost
 
 __all__ = ["ScopedStreams", "scope_streams"]
 
-# The stream that this task has been granted and the swarm has not opened yet.
-_granted: ContextVar[StreamScope | None] = ContextVar("rcmgr_granted_stream", default=None)
-# The swarm is giving back, in this task, a stream that had a scope (True) or none (False).
-_closing: ContextVar[bool | None] = ContextVar("rcmgr_closing_stream", default=None)
+_ATTRIBUTE = "_rcmgr_granted"
 
-_ATTRIBUTE = "_rcmgr_scope"
+
+class _Granted:
+    """A stream that the swarm may have."""
+
+    __slots__ = ("owner", "scope", "semaphore", "task")
+
+    def __init__(
+        self, owner: ScopedStreams, scope: StreamScope, semaphore: trio.Semaphore | None
+    ) -> None:
+        self.owner = owner
+        self.scope = scope
+        self.semaphore = semaphore  # of the swarm, with a permit for the stream
+        self.task: trio.lowlevel.Task | None = None  # that is to open it
+
+
+# The last stream that a task was granted. Tasks that it starts inherit the value.
+_granted: ContextVar[_Granted | None] = ContextVar("rcmgr_granted_stream", default=None)
 
 
 class _StreamManager:
@@ -33,8 +47,9 @@ class _StreamManager:
     context variable until the stream is there.
     """
 
-    def __init__(self, manager: ResourceManager) -> None:
+    def __init__(self, manager: ResourceManager, scoped: ScopedStreams) -> None:
         self._manager = manager
+        self.scoped = scoped
         self.scoping = True
 
     def __getattr__(self, name: str) -> Any:
@@ -43,18 +58,25 @@ class _StreamManager:
     def acquire_stream(self, peer_id: Any, direction: Any) -> bool:
         if not self.scoping:
             return self._manager.acquire_stream(peer_id, direction)
-        scope = self._manager.open_stream(peer_id, direction)
-        _granted.set(scope)
-        return scope is not None
+        return self.scoped.grant(peer_id, direction)
 
     def release_stream(self, peer_id: Any, direction: Any) -> None:
-        had_scope = _closing.get()
-        granted = _granted.get()
-        if had_scope is None and granted is not None:  # it could not be opened
-            _granted.set(None)
-            granted.close()
-        elif not had_scope:  # acquired before there were scopes
+        granted = self.scoped.take_granted()
+        if granted is not None:  # it could not be opened
+            self.scoped.end(granted)
+        else:  # acquired before there were scopes
             self._manager.release_stream(peer_id, direction)
+
+
+def manager_of(swarm: Any) -> Any:
+    """The resource manager of a swarm, whether its streams have scopes or not; None: it has none.
+    """
+    manager = getattr(swarm, "_resource_manager", None)
+    return manager._manager if isinstance(manager, _StreamManager) else manager
+
+
+def has_scope(stream: Any) -> bool:
+    return hasattr(stream, _ATTRIBUTE)
 
 
 class ScopedStreams:
@@ -63,14 +85,15 @@ class ScopedStreams:
     def __init__(
         self, host: IHost, manager: ResourceManager, services: Mapping[str, str]
     ) -> None:
+        from trio.lowlevel import current_task
+
+        self._current_task = current_task
+        self._host: Any = host
         swarm: Any = host.get_network()
-        if getattr(swarm, "_resource_manager", None) is not manager:
-            raise Libp2pMismatch(
-                f"{manager!r} is not the resource manager of {host!r}: give it to new_host first")
         self._swarm = swarm
         self._manager = manager
         self._services = services
-        self._scoped_streams = 0
+        self._count = 0
         self._in_use: list[Hook] = []
         try:
             for owner, attribute, make in (
@@ -84,7 +107,8 @@ class ScopedStreams:
             for hook in self._in_use:
                 hook.undo()
             raise
-        self._stand_in = swarm._resource_manager = _StreamManager(manager)
+        self._stand_in = _StreamManager(manager, self)
+        swarm._resource_manager = self._stand_in
 
     def undo(self) -> None:
         """New streams are only counted again; those that have scopes keep them to their end."""
@@ -93,51 +117,113 @@ class ScopedStreams:
         self._leave_if_unused()
 
     def _leave_if_unused(self) -> None:
-        if self._stand_in.scoping or self._scoped_streams:
+        if self._stand_in.scoping or self._count:
             return
         if self._swarm._resource_manager is self._stand_in:
             self._swarm._resource_manager = self._manager
         for hook in self._in_use:
             hook.undo()
 
+    # -- a stream's life -------------------------------------------------------------------------
+
+    def grant(self, peer_id: Any, direction: Any) -> bool:
+        """Ask for a stream that this task will open; False: denied."""
+        scope = self._manager.open_stream(peer_id, direction)
+        if scope is None:
+            return False
+        self._count += 1
+        granted = _Granted(self, scope, self._swarm._stream_semaphore)
+        granted.task = self._current_task()
+        _granted.set(granted)
+        return True
+
+    def take_granted(self) -> _Granted | None:
+        """What this task was granted and has not opened."""
+        granted = _granted.get()
+        if granted is None or granted.owner is not self or (
+            granted.task is not self._current_task()
+        ):
+            return None
+        granted.task = None
+        return granted
+
+    def end(self, granted: _Granted) -> None:
+        granted.scope.close()
+        self._count -= 1
+        self._leave_if_unused()
+
+    def _of(self, stream: Any) -> _Granted | None:
+        granted: _Granted | None = getattr(stream, _ATTRIBUTE, None)
+        return granted if granted is not None and granted.owner is self else None
+
     def _opened(self, original: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
         """libp2p 0.8.1: network/swarm.py line 3196, called by `SwarmConn._add_stream`."""
 
         async def notify_opened_stream(stream: Any) -> None:
-            scope = _granted.get()
-            if scope is not None:
-                _granted.set(None)
-                setattr(stream, _ATTRIBUTE, scope)
-                self._scoped_streams += 1
-            await original(stream)
+            granted = self.take_granted()
+            if granted is None:
+                await original(stream)
+                return
+            setattr(stream, _ATTRIBUTE, granted)
+            try:
+                await original(stream)
+            except BaseException:
+                if not granted.scope.inbound:  # the swarm gives back what it took
+                    delattr(stream, _ATTRIBUTE)
+                    granted.task = self._current_task()
+                raise
+            if stream._resource_released:
+                self._give_back(stream)
 
         return notify_opened_stream
 
     def _closed(self, original: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
-        """libp2p 0.8.1: network/swarm.py line 3219, where the swarm releases what it acquired."""
+        """libp2p 0.8.1: network/swarm.py line 3219, which gives back what the swarm took, but for a
+        stream that ends before line 1638, or line 309 of swarm_connection.py.
+        """
 
         async def notify_closed_stream(stream: Any) -> None:
-            scope = getattr(stream, _ATTRIBUTE, None)
-            if scope is not None and not scope.closed:
-                scope.close()
-                self._scoped_streams -= 1
-            token = _closing.set(scope is not None)
-            try:
-                await original(stream)
-            finally:
-                _closing.reset(token)
-                self._leave_if_unused()
+            granted = self._of(stream)
+            if granted is not None:
+                stream._resource_released = True
+                granted.scope.close()
+                if granted.scope.inbound or stream._direction.name != "UNKNOWN":
+                    self._give_back(stream)  # else `new_stream` may fail yet, and do it
+            await original(stream)
 
         return notify_closed_stream
+
+    def _give_back(self, stream: Any) -> None:
+        granted = self._of(stream)
+        if granted is not None:
+            delattr(stream, _ATTRIBUTE)
+            if granted.semaphore is not None:
+                granted.semaphore.release()
+            self.end(granted)
+
+    # -- its protocol ----------------------------------------------------------------------------
 
     def _may_have(self, protocol: Any, stream: Any) -> bool:
         return self._negotiated(protocol, stream) is None
 
     def _new_stream(self, original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-        """libp2p 0.8.1: host/basic_host.py line 899; the end of it knows the protocol."""
+        """libp2p 0.8.1: host/basic_host.py line 899; the end of it knows the protocol.
 
-        async def new_stream(*args: Any, **kwargs: Any) -> Any:
-            stream = await original(*args, **kwargs)
+        It forgets a permit for a QUIC connection (line 925) if the swarm has no stream (line 937).
+        """
+
+        async def new_stream(peer_id: Any, *args: Any, **kwargs: Any) -> Any:
+            from libp2p.network.exceptions import SwarmException
+
+            connection = self._host._get_first_connection(peer_id)
+            try:
+                stream = await original(peer_id, *args, **kwargs)
+            except SwarmException:
+                permits = getattr(
+                    getattr(connection, "muxed_conn", None), "_negotiation_semaphore", None)
+                if permits is not None:
+                    permits.release()
+                raise
             refusal = self._negotiated(stream.get_protocol(), stream)
             if refusal is not None:
                 await stream.reset()
@@ -148,9 +234,10 @@ class ScopedStreams:
 
     def _negotiated(self, protocol: Any, stream: Any) -> ScopeLimitExceeded | None:
         """Charge the protocol and its service; None, or why not."""
-        scope: StreamScope | None = getattr(stream, _ATTRIBUTE, None)
-        if protocol is None or scope is None or scope.closed:
+        granted = self._of(stream)
+        if protocol is None or granted is None or granted.scope.closed:
             return None
+        scope = granted.scope
         taken: bool | Refusal = scope.try_set_protocol(str(protocol))
         service = self._services.get(protocol)
         if taken is True and service is not None:
@@ -170,9 +257,16 @@ def scope_streams(
     protocol is negotiated; then as the protocol's, the service's (`services`: by protocol) and the
     peer's. An inbound stream over one of their limits is reset; for an outbound one, `new_stream`
     raises the ScopeLimitExceeded. Streams that are there already stay as they are. About 1 us for a
-    stream.
+    stream. A host whose streams have scopes already gets the same result again.
 
     manager: the one that the host was made with. Libp2pMismatch: it is another one, or the host is
     not as in libp2p 0.8.1; then nothing has changed.
     """
+    swarm: Any = host.get_network()
+    if manager_of(swarm) is not manager:
+        raise Libp2pMismatch(
+            f"{manager!r} is not the resource manager of {host!r}: give it to new_host first")
+    in_place: Any = swarm._resource_manager
+    if isinstance(in_place, _StreamManager) and in_place.scoping:
+        return in_place.scoped
     return ScopedStreams(host, manager, services)

@@ -1,37 +1,48 @@
-"""Our manager behind the constructor and the names of `libp2p.rcmgr.ResourceManager` 0.8.1."""
+"""Our manager behind the constructor and the names of `libp2p.rcmgr.manager` 0.8.1."""
 
 from __future__ import annotations
 
-import ipaddress
-import warnings
-from collections.abc import Iterable
-from dataclasses import fields, replace
+import threading
+from abc import ABCMeta
+from dataclasses import replace
 from typing import Any
 
-from libp2p.rcmgr.allowlist import Allowlist as StockAllowlist
+from libp2p.rcmgr.circuit_breaker import CircuitBreaker
 from libp2p.rcmgr.connection_limits import new_connection_limits_with_defaults
 from libp2p.rcmgr.connection_pool import ConnectionPool
+from libp2p.rcmgr.manager import ConnectionScope as StockScope
+from libp2p.rcmgr.manager import ResourceLimits as StockResourceLimits
 from libp2p.rcmgr.memory_limits import new_memory_connection_limits_with_defaults
 from libp2p.rcmgr.memory_pool import MemoryPool
 from libp2p.rcmgr.metrics import Metrics, MetricType
 
-from rcmgr.address_limits import SubnetLimits
-from rcmgr.addresses import Allowlist
-from rcmgr.admission import ConnectionScope, is_inbound
-from rcmgr.connection_limits import ConnectionLimits
-from rcmgr.limit_files import INFINITE_LIMITS, NodeLimits
+from rcmgr.address_limits import SubnetLimiter
+from rcmgr.admission import ConnectionScope as OurScope
+from rcmgr.admission import is_inbound
+from rcmgr.connection_limits import check_limit
+from rcmgr.libp2p.dropin._observed import Observed
+from rcmgr.libp2p.dropin.allowlist import Allowlist
+from rcmgr.libp2p.dropin.cidr_limits import CIDRLimiter
+from rcmgr.libp2p.dropin.connection_lifecycle import HostLifecycle
+from rcmgr.libp2p.dropin.connection_limits import ConnectionLimits
+from rcmgr.libp2p.dropin.connection_tracker import ConnectionTracker
+from rcmgr.libp2p.dropin.graceful_degradation import NoDegradation
+from rcmgr.libp2p.dropin.memory_limits import MemoryConnectionLimits
+from rcmgr.libp2p.dropin.memory_stats import MemoryStatsCache
+from rcmgr.libp2p.dropin.token_bucket import LONGEST_FILL_S
+from rcmgr.limit_files import NodeLimits, ProcessMemoryLimits
 from rcmgr.limits import ConcreteLimits
-from rcmgr.manager import ResourceLimits
 from rcmgr.manager import ResourceManager as OurManager
-from rcmgr.memory_limits import MemoryConnectionLimits
+from rcmgr.manager import with_totals
+from rcmgr.memory_limits import MemoryConnectionLimits as OurMemoryLimits
 from rcmgr.peers import peer_from_any
 from rcmgr.rate_limits import ConnectionRateLimits, Rate
 from rcmgr.scope import ConnScope, Refusal
 
-__all__ = ["ResourceManager", "set_default_limits"]
+__all__ = ["ConnectionScope", "ResourceLimits", "ResourceManager", "set_default_limits"]
 
 _default_limits: NodeLimits | None = None
-_LONGEST_REFILL_S = 49 * 365 * 86400
+_MOST = 2**63 - 1
 
 
 def set_default_limits(limits: NodeLimits | None) -> None:
@@ -40,13 +51,63 @@ def set_default_limits(limits: NodeLimits | None) -> None:
     _default_limits = limits
 
 
-class ResourceManager(OurManager):
-    """`rcmgr.ResourceManager` with py-libp2p's arguments, methods and defaults.
+class ResourceLimits(Observed, StockResourceLimits):
+    """Totals of a node that may be changed at any time; the managers that have them heed it.
 
-    Arguments may be py-libp2p's objects or ours. enable_circuit_breaker and
-    enable_graceful_degradation are accepted: neither is needed for the limits to hold, and there is
-    none. What an allowlist entry or CIDR cannot mean is a warning, or a ValueError.
+    Each is 0 or more, or None: no limit. Until a manager has them, they may be anything, as in
+    libp2p.rcmgr; then it is a TypeError or ValueError, and nothing has changed.
     """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if self._observers and name in ("max_connections", "max_memory_bytes", "max_streams"):
+            check_limit(name, value)
+        super().__setattr__(name, value)
+
+
+class ConnectionScope(StockScope, metaclass=ABCMeta):
+    """A connection that `ResourceManager.acquire_connection` took, until `close`.
+
+    What `open_connection` returns is another class of ours, and an instance of this one too.
+
+    endpoint_ip, direction: those it was acquired with. Closing again does nothing; thread safe.
+    """
+
+    def __init__(
+        self,
+        peer_id: str,
+        resource_manager: ResourceManager,
+        endpoint_ip: str | None = None,
+        direction: str = "inbound",
+    ) -> None:
+        super().__init__(peer_id, resource_manager)
+        self._acquired_with = (peer_id, endpoint_ip, direction)
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        with self._lock:
+            was_closed, self.closed = self.closed, True
+        if not was_closed:
+            self.resource_manager.release_connection(*self._acquired_with)
+
+
+ConnectionScope.register(OurScope)
+
+
+class ResourceManager(OurManager):
+    """`rcmgr.ResourceManager` with py-libp2p's arguments, methods, attributes and defaults.
+
+    Arguments may be py-libp2p's objects or ours. Those that may be changed (`limits`,
+    `connection_limits`, `memory_limits`, `allowlist`) are heeded as they are at the moment, if they
+    were made while `install()` was in effect; else as they were when they were given.
+
+    circuit_breaker, graceful_degradation: objects for whoever reads them; the breaker is never
+    opened, and the limits never lowered: neither is needed for them to hold.
+
+    TypeError, ValueError: which argument is wrong, and why.
+    """
+
+    _tracker_type = ConnectionTracker
+    _lifecycle_type = HostLifecycle
 
     def __init__(
         self,
@@ -71,49 +132,112 @@ class ResourceManager(OurManager):
         burst_connections_per_peer: float = 50.0,
         cidr_limits: list[tuple[str, int]] | None = None,
     ) -> None:
-        self._given_limits = None if isinstance(limits, NodeLimits) else limits
-        node = _node_limits(limits)
-        if cidr_limits:
-            node = replace(node, subnets=_subnets(cidr_limits))
-        states = node.connections if limits is None and _default_limits else _states(
-            connection_limits, enable_connection_tracking)
+        if limits is None:
+            limits = ResourceLimits() if _default_limits is None else _default_limits
+        if isinstance(limits, NodeLimits):
+            self._given_limits = None
+            node = limits
+        else:
+            self._given_limits = limits
+            node = NodeLimits(_totals(limits, NodeLimits().scopes))
+        if not enable_connection_tracking:
+            connection_limits = ConnectionLimits()
+        elif connection_limits is None:
+            connection_limits = (
+                node.connections if node is limits else new_connection_limits_with_defaults())
+        if not enable_memory_limits:
+            memory_limits = None
+            node = replace(node, memory=ProcessMemoryLimits())
+        elif memory_limits is None:
+            memory_limits = (
+                _memory_limits_of(node) if node is limits else MemoryConnectionLimits(
+                    None, new_memory_connection_limits_with_defaults().max_process_memory_percent))
+        cidr_limiter = CIDRLimiter(cidr_limits) if cidr_limits else None
         rates = None
         if enable_rate_limiting:
             burst = max(1, int(burst_connections_per_peer))
-            slowest = burst / _LONGEST_REFILL_S  # what our buckets can count
+            slowest = burst / LONGEST_FILL_S  # what our buckets can count
             rates = ConnectionRateLimits(
                 per_peer=Rate(max(connections_per_peer_per_sec, slowest), burst))
-        super().__init__(
-            node,
-            _allowlist(allowlist, allowlist_config),
-            connection_limits=states,
-            connection_rate_limits=rates,
-            memory_limits=_memory(memory_limits) if enable_memory_limits else None,
-            enable_prometheus=enable_prometheus,
-            prometheus_port=prometheus_port,
-            prometheus_exporter=prometheus_exporter,
-        )
-        self._metrics = metrics if metrics is not None else Metrics() if enable_metrics else None
-        most = self.limits.max_connections
+        most = node.scopes.system.conns
         self.connection_pool: ConnectionPool[Any] | None = ConnectionPool(
             max_size=1000 if most is None else most, pre_allocate=False,
         ) if enable_connection_pooling else None
         self.memory_pool = MemoryPool(
             block_size=1024 * 1024, initial_blocks=0, max_blocks=1000,
         ) if enable_memory_pooling else None
+        self.circuit_breaker = (
+            CircuitBreaker(failure_threshold=5, timeout=60.0) if enable_circuit_breaker else None)
+        self.memory_stats_cache = MemoryStatsCache()
+        self._metrics = metrics if metrics is not None else Metrics() if enable_metrics else None
         self._acquired: dict[tuple[Any, ...], list[tuple[ConnScope, Any]]] = {}
+        super().__init__(
+            node,
+            Allowlist(allowlist_config) if allowlist is None else Allowlist.of(allowlist),
+            connection_limits=connection_limits,
+            connection_rate_limits=rates,
+            memory_limits=memory_limits,
+            enable_prometheus=enable_prometheus,
+            prometheus_port=prometheus_port,
+            prometheus_exporter=prometheus_exporter,
+        )
+        if isinstance(limits, Observed):
+            limits.observe(self._heed_limits)
+        self._address_rates = node.rates
+        if cidr_limiter is not None:
+            self.cidr_limiter = cidr_limiter
 
     # -- what py-libp2p's manager has beside ours ------------------------------------------------
 
     @property
     def limits(self) -> Any:
-        """As they were given, or ours."""
+        """As they were given: py-libp2p's (which may be changed in place) or ours."""
         return super().limits if self._given_limits is None else self._given_limits
 
     @limits.setter
     def limits(self, limits: Any) -> None:
-        self.scope_limits = _node_limits(limits, self.scope_limits).scopes
-        self._given_limits = None if isinstance(limits, NodeLimits) else limits
+        if isinstance(limits, NodeLimits):
+            self.scope_limits = limits.scopes
+            self._given_limits = None
+            return
+        self.scope_limits = _totals(limits, self.scope_limits)
+        self._given_limits = limits
+        if isinstance(limits, Observed):
+            limits.observe(self._heed_limits)
+
+    def _heed_limits(self) -> None:
+        if self._given_limits is not None:  # else other limits are in their place by now
+            self.scope_limits = _totals(self._given_limits, self.scope_limits)
+
+    def _new_watch(self) -> NoDegradation:
+        return NoDegradation(self)
+
+    @property
+    def connection_limits(self) -> Any:
+        """`ConnectionLimits`; setting or changing them holds for new connections."""
+        return self.connection_lifecycle.limits
+
+    @connection_limits.setter
+    def connection_limits(self, limits: Any) -> None:
+        self.connection_lifecycle.limits = limits
+
+    @property
+    def memory_limits(self) -> Any:
+        """`MemoryConnectionLimits`; None: not asked. May be set."""
+        return self.connection_lifecycle.memory_limits
+
+    @memory_limits.setter
+    def memory_limits(self, limits: Any) -> None:
+        self.connection_lifecycle.memory_limits = None if limits is None else _memory(limits)
+
+    @property
+    def cidr_limiter(self) -> SubnetLimiter | None:
+        """Asked about every address; None: no limit. May be set."""
+        return None if self.addresses is None else self.addresses.subnets
+
+    @cidr_limiter.setter
+    def cidr_limiter(self, limiter: SubnetLimiter | None) -> None:
+        self._set_addresses(limiter, self._address_rates)
 
     @property
     def metrics(self) -> Metrics | None:
@@ -140,9 +264,6 @@ class ResourceManager(OurManager):
             ):
                 metrics.set_gauge(metric, peak[name])
         return metrics
-
-    circuit_breaker = None
-    """There is none: a refusal costs next to nothing, and refuses nobody else."""
 
     @property
     def _current_connections(self) -> int:
@@ -206,7 +327,7 @@ class ResourceManager(OurManager):
 
     def open_connection(
         self, peer_id: Any = None, endpoint_ip: str | None = None, direction: Any = "inbound"
-    ) -> ConnectionScope | None:
+    ) -> OurScope | None:
         """As of our manager; a peer of another type is known by its text."""
         try:
             return super().open_connection(peer_id, endpoint_ip, direction)
@@ -227,16 +348,19 @@ class ResourceManager(OurManager):
         return limit is None or used + amount <= limit
 
     def get_stats(self) -> dict[str, Any]:
-        """As of our manager, and of the pools if there are any."""
+        """As of our manager, and of what there is of pools, circuit breaker and degradation.
+
+        "limits" are numbers: where there is none, 2**63 - 1.
+        """
         stats = super().get_stats()
-        for name in ("connection_pool", "memory_pool"):
-            pool = getattr(self, name, None)
-            if pool is not None:
-                stats[name] = pool.get_stats()
+        for name in ("max_connections", "max_memory_bytes", "max_streams"):
+            if stats["limits"][name] is None:
+                stats["limits"][name] = _MOST
+        for name in ("connection_pool", "memory_pool", "circuit_breaker", "graceful_degradation"):
+            part = getattr(self, name)
+            if part is not None:
+                stats[name] = part.get_stats()
         return stats
-
-
-ResourceManager.__module__ = "libp2p.rcmgr.manager"
 
 
 def _refused(refused: dict[str, dict[str, int]], resource: str) -> int:
@@ -246,72 +370,28 @@ def _refused(refused: dict[str, dict[str, int]], resource: str) -> int:
     )
 
 
-def _node_limits(limits: Any, scopes: ConcreteLimits = INFINITE_LIMITS.scopes) -> NodeLimits:
-    """scopes: what stays of them, where only totals are given."""
-    if limits is None:
-        if _default_limits is not None:
-            return _default_limits
-        limits = ResourceLimits()
-    if isinstance(limits, NodeLimits):
-        return limits
-    if isinstance(limits, ResourceLimits):
-        return NodeLimits(limits.applied_to(scopes))
+def _totals(limits: Any, scopes: ConcreteLimits) -> ConcreteLimits:
     try:
-        system = replace(
-            scopes.system, conns=limits.max_connections, memory=limits.max_memory_bytes,
-            streams=limits.max_streams,
-        )
+        return with_totals(
+            scopes, limits.max_connections, limits.max_memory_bytes, limits.max_streams)
     except AttributeError as error:
         raise TypeError(f"limits must be ResourceLimits, not {limits!r}") from error
-    return NodeLimits(replace(scopes, system=system))
 
 
-def _states(limits: Any, enabled: bool) -> ConnectionLimits:
-    if not enabled:
-        return ConnectionLimits()
-    if isinstance(limits, ConnectionLimits):
+def _memory_limits_of(node: NodeLimits) -> MemoryConnectionLimits | None:
+    most, share = node.memory.max_bytes, node.memory.max_percentage
+    if most is None and share is None:
+        return None
+    return MemoryConnectionLimits(most, None if share is None else 100 * share)
+
+
+def _memory(limits: Any) -> OurMemoryLimits:
+    """The very limits if they are ours; a copy of py-libp2p's own."""
+    if isinstance(limits, OurMemoryLimits):
         return limits
-    if limits is None:
-        limits = new_connection_limits_with_defaults()
-    return ConnectionLimits(**{
-        each.name: getattr(limits, each.name) for each in fields(ConnectionLimits)})
-
-
-def _memory(limits: Any) -> MemoryConnectionLimits:
-    if isinstance(limits, MemoryConnectionLimits):
-        return limits
-    if limits is None:
-        limits = new_memory_connection_limits_with_defaults()
-    percent = limits.max_process_memory_percent
-    return MemoryConnectionLimits(
-        limits.max_process_memory_bytes, None if percent is None else percent / 100)
-
-
-def _subnets(rules: Iterable[tuple[str, int]]) -> SubnetLimits:
-    overrides = {
-        str(ipaddress.ip_network(network, strict=False)): max(0, int(most))
-        for network, most in rules
-    }
-    return SubnetLimits(ipv4=(), ipv6=(), overrides=overrides)
-
-
-def _allowlist(allowlist: Any, config: Any) -> Allowlist:
-    if isinstance(allowlist, Allowlist):
-        return allowlist
-    stock = StockAllowlist(config) if allowlist is None else allowlist
-    ours = Allowlist()
-    if not isinstance(stock, StockAllowlist):
-        for entry in stock:
-            ours.add(entry)
-        return ours
-    for peer in stock.peers:
-        ours.add_peer(peer)
-    for entry in (
-        *stock.multiaddrs,
-        *(f"{address}/p2p/{peer}" for peer, address in stock.peer_multiaddrs),
-    ):
-        try:
-            ours.add(entry)
-        except ValueError as error:
-            warnings.warn(f"the allowlist's {entry!r} is left out: {error}", stacklevel=4)
-    return ours
+    try:
+        return MemoryConnectionLimits(
+            limits.max_process_memory_bytes, limits.max_process_memory_percent,
+            limits.max_system_memory_percent, limits.memory_stats_cache)
+    except AttributeError as error:
+        raise TypeError(f"memory_limits must be MemoryConnectionLimits, not {limits!r}") from error

@@ -1,0 +1,240 @@
+"""How many instructions the hot paths take, and whether they have become more.
+
+    python benchmarks/instructions.py [--check | --record] [NAME ...]
+
+Counted by callgrind, so that the noise of a shared machine does not matter; system calls are not
+seen. Each figure is a run of many operations minus one of none, divided. The counts of one build of
+Python say nothing about another's: `instructions.json` has a table for each. --check: exit status 1
+if an operation takes more than 2 % above its entry there, 2 if there is none for this Python.
+--record: write what was measured, to be committed with what it is due to. Needs valgrind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+OPERATIONS = 5_000
+OTHERS = 1_000
+MOST_GROWTH = 1.02
+BASELINE = Path(__file__).with_name("instructions.json")
+PEER = b"\x00\x25\x08\x02\x12\x21" + bytes(33)
+
+Run = Callable[[int], None]
+
+
+def peers(count: int) -> list[bytes]:
+    return [PEER[:-4] + number.to_bytes(4, "big") for number in range(1, count + 1)]
+
+
+def tracker_cycle() -> Run:
+    from rcmgr import ConnectionLimits, ConnectionTracker
+
+    tracker = ConnectionTracker()
+    limits = ConnectionLimits(*[10**6] * 6)
+    for number, peer in enumerate(peers(OTHERS)):
+        tracker.admit_established_inbound(number, peer, limits)
+
+    def run(times: int) -> None:
+        for _ in range(times):
+            tracker.admit_pending_inbound("one", limits)
+            tracker.admit_established_inbound("one", PEER, limits)
+            tracker.remove_connection("one")
+
+    return run
+
+
+def ledger_of_many() -> tuple[Any, list[Any]]:
+    from rcmgr import ConcreteLimits, Ledger, Limit
+
+    many = Limit(*[2**40] * 8)
+    ledger = Ledger(ConcreteLimits(**dict.fromkeys(ConcreteLimits.scopes(), many)))
+    return ledger, [ledger.open_connection(peer=peer) for peer in peers(OTHERS)]
+
+
+def scope_of_connection() -> Run:
+    ledger, others = ledger_of_many()
+
+    def run(times: int, others: Any = others) -> None:
+        for _ in range(times):
+            scope = ledger.try_open_connection(True)
+            scope.try_set_peer(PEER)
+            scope.close()
+
+    return run
+
+
+def scope_of_stream() -> Run:
+    ledger, others = ledger_of_many()
+
+    def run(times: int, others: Any = others) -> None:
+        for _ in range(times):
+            scope = ledger.try_open_stream(PEER, True)
+            scope.try_set_protocol("/ipfs/kad/1.0.0")
+            scope.close()
+
+    return run
+
+
+def scope_refusal() -> Run:
+    from rcmgr import ConcreteLimits, Ledger, Limit
+
+    ledger = Ledger(ConcreteLimits(system=Limit(conns=0)))
+
+    def run(times: int) -> None:
+        for _ in range(times):
+            ledger.try_open_connection(True)
+
+    return run
+
+
+def manager_of_many() -> tuple[Any, list[Any]]:
+    from rcmgr import ConnectionLimits, ResourceManager
+
+    manager = ResourceManager(connection_limits=ConnectionLimits(*[10**6] * 6))
+    return manager, [manager.open_connection(peer) for peer in peers(900)]
+
+
+def manager_connection() -> Run:
+    manager, others = manager_of_many()
+
+    def run(times: int, others: Any = others) -> None:
+        for _ in range(times):
+            before = manager.open_connection(None, None, "inbound")
+            scope = manager.open_connection(PEER, None, "inbound")
+            before.close()
+            scope.close()
+
+    return run
+
+
+def manager_stream() -> Run:
+    manager, others = manager_of_many()
+
+    def run(times: int, others: Any = others) -> None:
+        for _ in range(times):
+            manager.acquire_stream(PEER, "inbound")
+            manager.release_stream(PEER, "inbound")
+
+    return run
+
+
+def manager_denial() -> Run:
+    from rcmgr import ResourceLimits, ResourceManager
+
+    manager = ResourceManager(ResourceLimits(max_connections=0))
+
+    def run(times: int) -> None:
+        for _ in range(times):
+            manager.open_connection(PEER, None, "inbound")
+
+    return run
+
+
+def bucket(capacity: int, refill_rate: float) -> Run:
+    from rcmgr import BucketTable
+
+    table = BucketTable(capacity, refill_rate)
+
+    def run(times: int) -> None:
+        for _ in range(times):
+            table.try_consume(PEER)
+
+    return run
+
+
+def call() -> Run:
+    from rcmgr import Ledger
+
+    ledger: Any = Ledger()
+
+    def run(times: int) -> None:
+        for _ in range(times):
+            ledger._noop()
+
+    return run
+
+
+WORK: dict[str, Callable[[], Run]] = {
+    "a call that does nothing": call,
+    "tracker: pending, established, removed": tracker_cycle,
+    "ledger: open, set_peer, close": scope_of_connection,
+    "ledger: open, set_protocol, close": scope_of_stream,
+    "ledger: refusal": scope_refusal,
+    "manager: a connection's life": manager_connection,
+    "manager: a stream's life": manager_stream,
+    "manager: denial": manager_denial,
+    "bucket table: allowed": partial(bucket, 10**6, 1e6),
+    "bucket table: denied": partial(bucket, 1, 1e-6),
+}
+
+
+def count(name: str, times: int) -> int:
+    with tempfile.NamedTemporaryFile() as profile:
+        done = subprocess.run(
+            ["valgrind", "--tool=callgrind", f"--callgrind-out-file={profile.name}",
+             sys.executable, __file__, "--run", str(times), name],
+            env={**os.environ, "PYTHONHASHSEED": "0"}, capture_output=True, text=True, check=False,
+        )
+    found = re.search(r"Collected : (\d+)", done.stderr)
+    if done.returncode or found is None:
+        sys.exit(f"{name}: {done.stderr[-2000:]}")
+    return int(found.group(1))
+
+
+def instructions(name: str) -> float:
+    return (count(name, OPERATIONS) - count(name, 0)) / OPERATIONS
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help="of operations; default all")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--check", action="store_true")
+    what.add_argument("--record", action="store_true")
+    parser.add_argument("--run", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    names = options.names or list(WORK)
+    if unknown := set(names) - set(WORK):
+        parser.error(f"no such operation: {', '.join(sorted(unknown))}; there are: {list(WORK)}")
+    if options.run is not None:
+        WORK[names[0]]()(options.run)
+        return 0
+    if shutil.which("valgrind") is None:
+        parser.error("valgrind is not installed")
+    tables = json.loads(BASELINE.read_text())
+    python = f"{sys.version.split(' (')[0]}, {platform.python_compiler()}, {platform.machine()}"
+    known = tables.get(python, {})
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        measured = dict(zip(names, pool.map(instructions, names), strict=True))
+    grown = 0
+    for name, value in measured.items():
+        line = f"{name:<42}{value:>9,.0f}"
+        if name in known:
+            growth = value / known[name]
+            grown += growth > MOST_GROWTH
+            line += f"{growth - 1:>+9.1%}" + ("  MORE" if growth > MOST_GROWTH else "")
+        print(line)
+    if options.record:
+        tables[python] = {**known, **{name: round(value) for name, value in measured.items()}}
+        BASELINE.write_text(json.dumps(tables, indent=2) + "\n")
+    if options.check and not known:
+        print(f"no table for {python}: see --record")
+        return 2
+    return 1 if options.check and grown else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""What a peer can make py-libp2p's muxers keep, beside the streams that it is granted."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+from rcmgr.libp2p.hooks import Hook, Libp2pMismatch, SharedHooks, Undoable
+
+__all__ = ["bounded_muxers"]
+
+End = Callable[..., Awaitable[None]]
+
+
+async def _forget(stream: Any) -> None:
+    """What was sent on a stream that nobody reads any more, and that there is such a stream."""
+    connection = stream.muxed_conn
+    buffers = getattr(connection, "stream_buffers", None)
+    if buffers is not None:  # yamux
+        if stream.stream_id in buffers:
+            buffers[stream.stream_id].clear()
+            await connection._finalize_stream(stream, fully_closed=True)
+    elif hasattr(connection, "streams_msg_channels"):  # mplex
+        connection.streams.pop(stream.stream_id, None)
+        connection.streams_msg_channels.pop(stream.stream_id, None)
+
+
+def _resetting(original: End) -> End:
+    """libp2p 0.8.1: stream_muxer/yamux/yamux.py line 976 keeps a stream with what was sent on it
+    and not read for up to 90 s; stream_muxer/mplex/mplex_stream.py line 319 keeps its channel as
+    long as the connection lasts. Reading fails after a reset.
+    """
+
+    async def reset(stream: Any) -> None:
+        await original(stream)
+        await _forget(stream)
+
+    return reset
+
+
+def _handling(original: End) -> End:
+    """libp2p 0.8.1: network/connection/swarm_connection.py line 277. A stream that its handler has
+    closed is not counted any more, but kept until the peer closes it, too, with what it sends.
+    """
+
+    async def handle(connection: Any, stream: Any) -> None:
+        await original(connection, stream)
+        if _is_closed_by_us(stream):
+            await _forget(stream)
+
+    return handle
+
+
+def _is_closed_by_us(stream: Any) -> bool:
+    closed = getattr(stream, "event_local_closed", None)  # mplex
+    return bool(getattr(stream, "send_closed", False) if closed is None else closed.is_set())
+
+
+def _closing(original: End) -> End:
+    """libp2p 0.8.1: stream_muxer/mplex/mplex_stream.py line 291, as line 319."""
+
+    async def close(stream: Any) -> None:
+        await original(stream)
+        if stream.stream_id not in stream.muxed_conn.streams:
+            await _forget(stream)
+
+    return close
+
+
+def _closed_by_the_peer(original: End) -> End:
+    """libp2p 0.8.1: stream_muxer/mplex/mplex.py line 418, as line 319 of mplex_stream.py."""
+
+    async def handle_close(connection: Any, stream_id: Any) -> None:
+        await original(connection, stream_id)
+        if stream_id not in connection.streams:
+            connection.streams_msg_channels.pop(stream_id, None)
+
+    return handle_close
+
+
+class _ReceiveWindow:
+    """Ends a connection whose peer sends more than it may, as go-yamux and rust-yamux do.
+
+    libp2p 0.8.1: stream_muxer/yamux/yamux.py line 1545 logs that, and keeps what was sent. Until
+    `undo` this is the attribute that is written there; for what it raises the connection is closed
+    (line 1632).
+    """
+
+    def __init__(self, owner: type) -> None:
+        if hasattr(owner, "recv_window"):
+            raise Libp2pMismatch(f"{owner.__qualname__}.recv_window is not as in libp2p 0.8.1")
+        from trio import TooSlowError
+
+        self._too_slow = TooSlowError
+        self._owner: Any = owner
+        owner.recv_window = self  # type: ignore[attr-defined]
+
+    def undo(self) -> None:
+        del self._owner.recv_window
+
+    def __get__(self, stream: Any, owner: type) -> Any:
+        return self if stream is None else vars(stream)["recv_window"]
+
+    def __set__(self, stream: Any, window: int) -> None:
+        vars(stream)["recv_window"] = window
+        if window < 0:
+            raise self._too_slow
+
+
+def _hooks() -> Iterator[Undoable]:
+    from libp2p.network.connection.swarm_connection import SwarmConn
+    from libp2p.stream_muxer.mplex.mplex import Mplex
+    from libp2p.stream_muxer.mplex.mplex_stream import MplexStream
+    from libp2p.stream_muxer.yamux.yamux import YamuxStream
+
+    yield _ReceiveWindow(YamuxStream)
+    yield Hook(YamuxStream, "reset", _resetting)
+    yield Hook(MplexStream, "reset", _resetting)
+    yield Hook(MplexStream, "close", _closing)
+    yield Hook(Mplex, "_handle_close", _closed_by_the_peer)
+    yield Hook(SwarmConn, "_handle_muxed_stream", _handling)
+
+
+bounded_muxers = SharedHooks(_hooks)
+"""With these a peer makes a host keep one window of data for each stream it has, and no more."""

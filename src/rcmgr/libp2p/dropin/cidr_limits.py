@@ -1,0 +1,68 @@
+"""Our limits on networks behind the names of `libp2p.rcmgr.cidr_limits` 0.8.1."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+
+from rcmgr.address_limits import SubnetLimiter, SubnetLimits
+from rcmgr.addresses import Network, packed_ip, prefix_of
+
+__all__ = ["CIDRLimiter"]
+
+
+class CIDRLimiter(SubnetLimiter):
+    """How many connections there may be at once from each network: a `rcmgr` SubnetLimiter with
+    py-libp2p's methods.
+
+    rules: (network, limit); every rule that an address matches has to admit. An IPv4 address mapped
+        into IPv6 is that IPv4 address. Of two rules for one network the tighter holds; a limit
+        below 0 is 0. ValueError: a rule is none.
+
+    What is no IP address, as the name of a host, is admitted and not counted. A call costs one look
+    for each prefix length in use, whatever the number of rules. Thread safe.
+    """
+
+    def __init__(self, rules: Iterable[tuple[str, int]] | None = None) -> None:
+        limits: dict[str, int] = {}
+        for rule in rules or ():
+            network, most = _parsed(rule)
+            limits[network] = min(most, limits.get(network, most))
+        super().__init__(SubnetLimits(ipv4=(), ipv6=(), overrides=limits))
+
+    def _counted_as(self, ip: bytes) -> list[tuple[bytes, int | None]]:
+        return [
+            (b"%c%c!%b" % (len(ip), bits, prefix_of(ip, bits)), limit)
+            for bits, (limit,) in self._overrides.matching(ip)
+        ]
+
+    def allow(self, endpoint_ip: str | None) -> bool:
+        """Whether `acquire` would admit this address now."""
+        ip = _packed(endpoint_ip)
+        return ip is None or self.full(ip) is None
+
+    def acquire(self, endpoint_ip: str | None) -> bool:
+        """Count a connection of this address; False: a network is full, and nothing is counted."""
+        ip = _packed(endpoint_ip)
+        return ip is None or self.try_add(ip) is None
+
+    def release(self, endpoint_ip: str | None) -> None:
+        """Give a connection back; one that was not counted changes nothing."""
+        ip = _packed(endpoint_ip)
+        if ip is not None:
+            self.remove(ip)
+
+
+
+def _packed(address: str | None) -> bytes | None:
+    return None if address is None else packed_ip(str(address))
+
+
+def _parsed(rule: tuple[str, int]) -> tuple[str, int]:
+    try:
+        network, most = rule
+        # also takes netmasks, which ours do not
+        plain = str(ipaddress.ip_network(network, strict=False))
+        return str(Network.parse(plain)), max(0, int(most))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"not a rule of (network, limit): {rule!r}: {error}") from error

@@ -1,0 +1,42 @@
+"""What a reader of `manager.graceful_degradation` finds: nothing is degraded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from libp2p.rcmgr.graceful_degradation import GracefulDegradation
+
+from rcmgr.host_watch import HostWatch
+
+if TYPE_CHECKING:
+    from rcmgr.manager import ResourceManager
+
+__all__ = ["NoDegradation"]
+
+
+class NoDegradation(HostWatch, GracefulDegradation):
+    """Level 0 for ever: limits stay as they were set, and refuse without lowering themselves."""
+
+    max_degradation_levels = 0
+    degradation_factor = 0.0
+    degradation_level = 0
+
+    def __init__(self, manager: ResourceManager) -> None:
+        super().__init__(manager._forget_connections)
+        self.rm: Any = manager
+
+    @property
+    def original_limits(self) -> Any:  # type: ignore[override]
+        """Those of the moment."""
+        return self.rm.limits
+
+    def handle_resource_exhaustion(self, resource_type: str) -> bool:
+        """False: nothing was changed."""
+        return False
+
+    def reset(self) -> None:
+        """Changes nothing."""
+
+    async def run_periodic_recovery(self, interval: float = 30.0) -> None:
+        """Only waits for the host's end."""
+        await super().run_periodic_recovery()

@@ -1,0 +1,157 @@
+"""Our limits on memory behind the names of `libp2p.rcmgr.memory_limits` 0.8.1."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+from libp2p.rcmgr.memory_limits import MemoryConnectionLimits as StockLimits
+
+from rcmgr.connection_limits import check_limit
+from rcmgr.errors import ResourceLimitExceeded
+from rcmgr.libp2p.dropin.memory_stats import MemoryStatsCache
+from rcmgr.memory_limits import MemoryConnectionLimits as OurLimits
+from rcmgr.memory_limits import MemoryExcess
+from rcmgr.memory_stats import MemoryStatsCache as OurCache
+from rcmgr.memory_stats import UnknownMemoryWarning
+
+__all__ = ["MemoryConnectionLimits", "SystemMemoryLimitExceeded"]
+
+
+@dataclass(eq=False)
+class SystemMemoryLimitExceeded(ResourceLimitExceeded):
+    """The whole system used more memory than it may; bytes."""
+
+    system_memory_bytes: int
+    max_allowed_bytes: int
+    connection_id: Hashable | None = None
+    peer_id: Hashable | None = None
+
+    category = resource_type = "memory"
+
+    @property
+    def code(self) -> str:
+        return "memory.system"
+
+    @property
+    def setting(self) -> str:
+        return "MemoryConnectionLimits.max_system_memory_percent"
+
+    def _sentence(self) -> str:
+        return (
+            f"System memory limit exceeded: {self.system_memory_bytes} bytes > "
+            f"{self.max_allowed_bytes} bytes"
+        )
+
+
+class _SystemExcess(MemoryExcess):
+    __slots__ = ()
+
+    def to_error(  # type: ignore[override]
+        self, connection_id: Hashable | None = None, peer_id: Hashable | None = None
+    ) -> SystemMemoryLimitExceeded:
+        return SystemMemoryLimitExceeded(
+            self.process_memory_bytes, self.max_allowed_bytes, connection_id, peer_id)
+
+
+class MemoryConnectionLimits(OurLimits, StockLimits):
+    """`rcmgr.MemoryConnectionLimits` with py-libp2p's fields and methods.
+
+    Fields may be changed at any time, by setting them or `with_...`, and hold from then on.
+
+    max_process_memory_bytes: 0 or more.
+    max_process_memory_percent: 0 to 100, of what the process may have (`rcmgr.memory_report`).
+    max_system_memory_percent: 0 to 100, of the machine's memory, whoever uses it.
+    memory_stats_cache: where the numbers come from; default the global one.
+    None: no limit. TypeError, ValueError: which has which wrong value; then nothing has changed.
+
+    Unknown memory never refuses. Use of the process is at most 100 ms behind.
+    """
+
+    def __init__(
+        self,
+        max_process_memory_bytes: int | None = None,
+        max_process_memory_percent: float | None = None,
+        max_system_memory_percent: float | None = None,
+        memory_stats_cache: Any = None,
+    ) -> None:
+        OurLimits.__init__(self, hysteresis=0)
+        StockLimits.__init__(
+            self, max_process_memory_bytes, max_process_memory_percent,
+            max_system_memory_percent, memory_stats_cache,
+        )
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "max_process_memory_bytes":
+            check_limit(name, value)
+            self.max_bytes = value
+        elif name == "max_process_memory_percent":
+            self.max_percentage = _fraction(name, value)
+        elif name == "max_system_memory_percent":
+            _fraction(name, value)
+        elif name == "memory_stats_cache" and value is not None:
+            self._stats = _process_memory_of(value)
+            self._attach(self._stats)
+        super().__setattr__(name, value)
+        if name in _FIELDS:
+            self._found_fine(-1)
+
+    def check_memory_limits(self, force_refresh: bool = False) -> None:
+        """ResourceLimitExceeded if more memory is used than is allowed. 10 ns when fresh."""
+        if force_refresh and self.memory_stats_cache is not None:
+            self.memory_stats_cache.get_memory_stats(force_refresh=True)
+            self._stats.forget()
+        self.check_limit()
+
+    def _further_excess(self) -> MemoryExcess | None:
+        most, cache = self.max_system_memory_percent, self.memory_stats_cache
+        if most is None or cache is None:
+            return None
+        try:
+            stats = cache.get_memory_stats()
+        except (psutil.Error, OSError) as error:
+            warnings.warn(
+                f"max_system_memory_percent denies nobody: {error!r}", UnknownMemoryWarning,
+                stacklevel=2)
+            return None
+        if stats.system_memory_percent < most:
+            return None
+        total = stats.system_memory_total
+        return _SystemExcess(total - stats.system_memory_available, int(total * most / 100))
+
+    def _with(self, max_bytes: int | None, max_percentage: float | None) -> MemoryConnectionLimits:
+        percent = None if max_percentage is None else 100 * max_percentage
+        return MemoryConnectionLimits(
+            max_bytes, percent, self.max_system_memory_percent, self.memory_stats_cache)
+
+    __repr__ = StockLimits.__str__
+
+
+_FIELDS = frozenset(StockLimits.__dataclass_fields__)
+
+
+def _fraction(name: str, percent: Any) -> float | None:
+    if percent is None:
+        return None
+    if not isinstance(percent, int | float) or isinstance(percent, bool):
+        raise TypeError(f"{name} must be a percentage or None (no limit), not {percent!r}")
+    if not 0 <= percent <= 100:
+        raise ValueError(f"{name} must be from 0 to 100, or None (no limit), not {percent!r}")
+    return percent / 100
+
+
+def _process_memory_of(cache: Any) -> OurCache:
+    """What our limits ask: of our cache its part, of another one what it says."""
+    if isinstance(cache, MemoryStatsCache):
+        return cache.process
+
+    def used() -> int | None:
+        try:
+            return int(cache.get_process_memory_bytes())
+        except psutil.Error:
+            return None
+
+    return OurCache(probe=used)

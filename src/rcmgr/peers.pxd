@@ -1,0 +1,2 @@
+cpdef object peer_from_any(object peer)
+cpdef str peer_text(object peer)
