@@ -132,7 +132,8 @@ async def test_undoing() -> None:
 
 async def test_limits_that_say_it_themselves_stay() -> None:
     """Others may have all streams, and are refused beyond: in a stock host, one would wait."""
-    limits = NodeLimits(ConcreteLimits(system=Limit(streams=9, streams_inbound=9)))
+    nine = Limit(streams=9, streams_inbound=9)
+    limits = NodeLimits(ConcreteLimits(system=nine, peer_default=nine))
     async with running_node(node_limits=limits) as node, running_node() as peer:
         harden(node.host)
         assert node.manager.ledger.system().limit["streams_inbound"] == 9
