@@ -214,6 +214,11 @@ def test_connections_by_address_and_peer() -> None:
     assert first is not None
     assert manager.open_connection(PEER, direction="inbound") is None
     assert all(manager.open_connection(OTHER, direction="inbound") for _ in range(3))
+    # the node's own dials are not limited, and take nothing of what the peer may do
+    dialled = [manager.open_connection(b"dialled", direction="outbound") for _ in range(3)]
+    assert None not in dialled
+    assert manager.open_connection(b"dialled", direction="inbound") is not None
+    del dialled
     denied = manager.get_stats()["denied"]
     assert (denied["address_rate"], denied["connection_rate_per_peer"]) == (3, 1)
     first.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -270,12 +271,13 @@ def test_a_scope_closed_by_all_is_closed_once() -> None:
 
 
 class PythonId:
-    """Its hash and comparison are Python code, where another thread may come in."""
+    """Its hash and comparison are Python code, where other threads come in."""
 
     def __init__(self, name: tuple[int, int]) -> None:
         self.name = name
 
     def __hash__(self) -> int:
+        time.sleep(0)
         return hash(self.name) % 64
 
     def __eq__(self, other: object) -> bool:

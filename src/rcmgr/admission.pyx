@@ -49,8 +49,6 @@ accepted = ContextVar("rcmgr_accepted", default=None)
 """What `Admission.accept_connection` returned, for the tasks that are started while it is here."""
 cdef object ACCEPTED = accepted
 
-
-
 cdef dict DIRECTIONS = {"inbound": True, "outbound": False, "unknown": False}
 # members of an enum, once seen: hashing one runs Python code
 cdef object known_inbound = None
@@ -506,7 +504,8 @@ cdef class Admission:
         if pending is not None:
             tracker.remove(pending)
         if record is not None:
-            self.denials.add(record, None if pending is None else pending.connection_id, peer, inbound)
+            connection_id = None if pending is None else pending.connection_id
+            self.denials.add(record, connection_id, peer, inbound)
         return None
 
     cdef bint is_exempt(self, object peer, object endpoint_ip) except -1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from contextvars import copy_context
 from typing import Any
 
 import pytest
@@ -131,8 +132,11 @@ async def test_the_gate_may_still_refuse() -> None:
     async with hardened_node(limits=ONE) as node:
         network: Any = node.host.get_network()
 
+        contexts = []
+
         async def refuse(address: Any) -> bool:
             assert node.counts == (1, 0, 0, 0)
+            contexts.append(copy_context())  # so that no scope ends by being forgotten
             return False
 
         network.connection_gate.is_allowed = refuse

@@ -131,11 +131,20 @@ async def test_undoing() -> None:
 
 
 async def test_limits_that_say_it_themselves_stay() -> None:
-    limits = NodeLimits(ConcreteLimits(system=Limit(streams=9, streams_inbound=9)))
-    async with running_node(node_limits=limits) as node:
+    """Others may have all streams, and are refused beyond: in a stock host, one would wait."""
+    nine = Limit(streams=9, streams_inbound=9)
+    limits = NodeLimits(ConcreteLimits(system=nine, peer_default=nine))
+    async with running_node(node_limits=limits) as node, running_node() as peer:
         harden(node.host)
         assert node.manager.ledger.system().limit["streams_inbound"] == 9
         assert node.manager.scope_limits == limits.scopes
+        assert await peer.dial(node)
+        await eventually(lambda: node.manager.get_stats()["streams"] == 0)
+        network = peer.host.get_network()
+        for _ in range(9):
+            await (await network.new_stream(node.id)).write(b"\x13")
+        await eventually(lambda: node.manager.get_stats()["streams"] == 9)
+        assert await is_refused(await network.new_stream(node.id))
 
 
 async def test_a_host_of_another_manager_is_left_alone() -> None:

@@ -17,8 +17,9 @@ class AcceptGate:
     Stock py-libp2p asks it after it has made a stream, a task and a multiaddr for the connection
     and consulted its gate. Here one that is refused costs the accepting and closing of its socket,
     and one that the manager admits is the pending connection that the swarm asks for later. The
-    first connection of each listener is still asked for later, and so are all over WebSocket:
-    trio_websocket keeps one that hangs up at once for 60 s, too long for a place among the pending.
+    first connection of each listener is still asked for later, and so are all of a port that two
+    transports share, and all over WebSocket: trio_websocket keeps one that hangs up at once for
+    60 s, too long for a place among the pending.
     """
 
     def __init__(self, swarm: Any) -> None:
