@@ -277,7 +277,7 @@ def manager_accepting() -> Cycle:
 
 
 def manager_allowlist_text() -> Cycle:
-    """A thousand peers by their text. That it does not keep all there are: tests/test_peers.py."""
+    """A thousand peers by their text; how many are kept, test_manager_scopes.py has."""
     import base58
 
     manager = ResourceManager()

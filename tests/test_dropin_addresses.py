@@ -315,7 +315,7 @@ def test_what_a_host_cannot_recognise_is_found_by_its_text_only() -> None:
     assert ours.allowed_multiaddr(name)
     assert ours.allowed_peer_and_multiaddr(FRIEND, name)
     assert not ours.allowed_peer_and_multiaddr(OTHER, "/dns4/example.org/tcp/2")
-    assert (len(ours), ours.has_networks) == (3, False)
+    assert (len(ours), ours.networks) == (3, {})
     ours.remove_multiaddr(name)
     ours.remove_peer_multiaddr(FRIEND, name)
     assert not ours.allowed_peer_and_multiaddr(FRIEND, name)
@@ -350,7 +350,7 @@ def test_entries_of_ours_are_seen_in_the_sets() -> None:
     assert ours.remove("/ip4/10.0.0.0/ipcidr/8")
     assert ours.remove(f"/ip4/192.0.2.1/p2p/{OTHER}")
     assert not ours.remove("10.0.0.0/8")
-    assert (len(ours), ours.has_networks) == (1, False)
+    assert (len(ours), ours.networks) == (1, {})
 
 
 def test_one_address_written_twice_stays_until_both_are_gone() -> None:

@@ -710,6 +710,16 @@ def test_the_peak_counts_streams_without_a_handle() -> None:
     assert not any(ledger.transient_peak.values())
 
 
+def test_the_peak_counts_memory() -> None:
+    ledger = Ledger()
+    conn = ledger.open_connection()
+    span = conn.begin_span()
+    span.reserve_memory(7)
+    conn.reserve_memory(4)
+    span.close()
+    assert (ledger.peak["memory"], ledger.transient_peak["memory"]) == (11, 11)
+
+
 def test_the_order_of_a_streams_chain() -> None:
     """Each scope is blamed if it and all after it are full."""
     ledger = Ledger()

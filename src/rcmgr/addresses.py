@@ -158,13 +158,6 @@ class PrefixTable(Generic[T]):
                     return
         raise KeyError(str(network))
 
-    def get(self, network: Network) -> T | None:
-        """The value of exactly this network."""
-        for bits, values in self._tables[network.is_ipv4]:
-            if bits == network.bits:
-                return values.get(network.prefix)
-        return None
-
     def longest(self, ip: bytes) -> tuple[int, T] | None:
         """Length and value of the longest prefix of an address; None: none has a value."""
         for bits, values in self._tables[len(ip) == 4]:
@@ -179,9 +172,6 @@ class PrefixTable(Generic[T]):
             value = values.get(prefix_of(ip, bits))
             if value is not None:
                 yield bits, value
-
-    def __len__(self) -> int:
-        return sum(len(values) for tables in self._tables.values() for _, values in tables)
 
 
 class Allowlist:
@@ -201,10 +191,10 @@ class Allowlist:
         self._lock = threading.Lock()
         self.allowed_peers: dict[Hashable, Hashable] = {}
         """Those allowed from anywhere: their key (an `ID`'s bytes) and how they were given."""
-        # who is allowed from a network: peers, or None for everybody
-        self._networks: PrefixTable[frozenset[Hashable | None]] = PrefixTable()
-        self.has_networks = False
-        """Whether any entry depends on an address."""
+        self.networks: dict[Network, frozenset[Hashable | None]] = {}
+        """Who is allowed from a network: peers, or None for everybody."""
+        # the same, to be found by an address
+        self._by_prefix: PrefixTable[frozenset[Hashable | None]] = PrefixTable()
         for entry in entries:
             self.add(entry)
 
@@ -226,20 +216,22 @@ class Allowlist:
     def allow_from(self, network: Network, peer: Hashable | None) -> None:
         """Allow the peer of this key from there; None: everybody."""
         with self._lock:
-            self._networks.set(network, (self._networks.get(network) or frozenset()) | {peer})
-            self.has_networks = True
+            allowed = self.networks.get(network, frozenset()) | {peer}
+            self.networks[network] = allowed
+            self._by_prefix.set(network, allowed)
 
     def disallow_from(self, network: Network, peer: Hashable | None) -> bool:
         """Undo `allow_from`; False: there was nothing to undo."""
         with self._lock:
-            allowed = self._networks.get(network) or frozenset()
+            allowed = self.networks.get(network, frozenset())
             if peer not in allowed:
                 return False
             if len(allowed) == 1:
-                self._networks.remove(network)
+                self._by_prefix.remove(network)
+                del self.networks[network]
             else:
-                self._networks.set(network, allowed - {peer})
-            self.has_networks = len(self._networks) > 0
+                self.networks[network] = allowed - {peer}
+                self._by_prefix.set(network, allowed - {peer})
             return True
 
     def add_peer(self, peer_id: Hashable) -> None:
@@ -252,7 +244,7 @@ class Allowlist:
 
     def allows_address(self, ip: bytes | None) -> bool:
         """Whether somebody is allowed from here; who it is will be known after the handshake."""
-        return ip is not None and self._networks.longest(ip) is not None
+        return ip is not None and self._by_prefix.longest(ip) is not None
 
     def allows(self, peer: Hashable, ip: bytes | None = None) -> bool:
         """Whether this peer is allowed from this address (None: from wherever it is)."""
@@ -261,18 +253,18 @@ class Allowlist:
             return True
         if ip is None:
             return False
-        return any(None in allowed or key in allowed for _, allowed in self._networks.matching(ip))
+        return any(None in allowed or key in allowed for _, allowed in self._by_prefix.matching(ip))
 
     def allows_at(self, peer: Hashable, address: object) -> bool:
         """`allows`, with a multiaddr or an IP address as text; None: unknown."""
         return self.allows(peer, None if address is None else endpoint_of(str(address)).ip)
 
     def __bool__(self) -> bool:
-        return bool(self.allowed_peers) or self.has_networks
+        return bool(self.allowed_peers or self.networks)
 
     def __len__(self) -> int:
         """Peers and networks; several peers at one network count once."""
-        return len(self.allowed_peers) + len(self._networks)
+        return len(self.allowed_peers) + len(self.networks)
 
 
 def parse_entry(entry: Hashable) -> tuple[Network | None, Hashable | None]:

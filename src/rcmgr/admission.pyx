@@ -180,20 +180,24 @@ cdef class Intake:
         As `charge_pending`; None: another thread closed it. There is no way back for one that was
         pending: end it. connection_id: None makes one up, or takes that of the pending one.
         """
+        cdef bint taken
         scope = None if pending is None else scope_of(pending.held)
         if scope is None:
-            moved = scope = self._open(inbound, False, exempt, peer)
+            scope = self._open(inbound, False, exempt, peer)
+            taken = type(scope) is CONN_SCOPE
+            refusal, held = scope, scope
         else:
             try:
-                moved = scope.try_set_peer(peer, exempt)
+                refusal = scope.try_set_peer(peer, exempt)
             except ResourceScopeClosed:
-                moved = None
-        if not moved:
+                refusal = None
+            taken = refusal is True
+            held = None  # the record keeps what it has
+        if not taken:
             if entered is not None:
                 entered.close()
-            return moved
-        held = None  # the record keeps what it has
-        if moved is scope or entered is not None:
+            return refusal
+        if entered is not None:
             held = held_with(scope, entered)
         if connection_id is None:
             connection_id = self.new_id() if pending is None else pending.connection_id
@@ -379,7 +383,7 @@ cdef class Admission:
     """The latest denials."""
     # methods of the above, bound
     cdef object _acquire, _release, _has_allowlisted
-    cdef dict _allowed  # the peers of the allowlist
+    cdef dict _allowed, _networks  # the peers of the allowlist, and its networks
     cdef object __weakref__
     cdef object _weak  # to itself
     cdef Intake _intake
@@ -392,7 +396,7 @@ cdef class Admission:
         self.connection_lifecycle = lifecycle
         self.ledger = ledger
         self.allowlist = allowlist
-        self._allowed = allowlist.allowed_peers
+        self._allowed, self._networks = allowlist.allowed_peers, allowlist.networks
         self._acquire = ledger.acquire_stream
         self._release = ledger.release_stream
         self._has_allowlisted = ledger.has_allowlisted_connection
@@ -458,7 +462,7 @@ cdef class Admission:
         entered = None
         if (
             self._asks_addresses or self._intake.memory_limits is not None
-            or self.allowlist.has_networks
+            or self._networks
         ):
             answer = self._may_begin(inbound, endpoint_ip)
             if answer is None:
@@ -509,7 +513,7 @@ cdef class Admission:
         return None
 
     cdef bint is_exempt(self, object peer, object endpoint_ip) except -1:
-        if not self._allowed and (endpoint_ip is None or not self.allowlist.has_networks):
+        if not self._allowed and (endpoint_ip is None or not self._networks):
             return False
         return self.allowlist.allows_at(peer, endpoint_ip)
 
@@ -524,7 +528,7 @@ cdef class Admission:
     cdef bint is_trusted(self, object peer) except -1:
         if self._allowed and peer_key(peer) in self._allowed:
             return True
-        return self.allowlist.has_networks and self._has_allowlisted(peer)
+        return self._networks and self._has_allowlisted(peer)
 
     # -- streams -----------------------------------------------------------------------------
 

@@ -348,7 +348,7 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
 
     def _may_begin(self, inbound: bool, endpoint_ip: str | None) -> tuple[bool, Any] | None:
         """Ask what depends on the address alone: (exempt, what to close at the end); None: no."""
-        if endpoint_ip is not None and self.allowlist.has_networks and (
+        if endpoint_ip is not None and self.allowlist.networks and (
             self.allowlist.allows_address(endpoint_of(str(endpoint_ip)).ip)
         ):
             return True, None
