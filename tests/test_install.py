@@ -211,6 +211,23 @@ def test_limits_of_the_environment(tmp_path: Path) -> None:
     """, RCMGR_LIMITS=str(file))
 
 
+def test_what_a_file_leaves_open(tmp_path: Path) -> None:
+    file = tmp_path / "limits.toml"
+    file.write_text("[System]\nConns = 7\n")
+    check("""
+    import rcmgr
+    from libp2p.rcmgr import new_resource_manager
+    theirs = new_resource_manager()
+    rcmgr.install()
+    ours = new_resource_manager()
+    assert ours.limits.max_connections == 7
+    assert (ours.connection_limits.get_limits_summary()
+            == theirs.connection_limits.get_limits_summary())
+    assert (ours.memory_limits.max_process_memory_percent
+            == theirs.memory_limits.max_process_memory_percent == 80.0)
+    """, RCMGR_LIMITS=str(file))
+
+
 def test_limits_that_cannot_be_used_install_nothing(tmp_path: Path) -> None:
     file = tmp_path / "limits.toml"
     file.write_text("[System]\nCons = 7\n")
@@ -279,6 +296,26 @@ def test_no_program(arguments: list[str], reason: str) -> None:
     assert done.returncode == 2
     assert reason in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_hardened_program(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(
+        "import rcmgr\nfrom libp2p import new_host\nswarm = new_host().get_network()\n"
+        "manager = swarm._resource_manager\n"
+        "print(swarm._stream_semaphore, isinstance(manager, rcmgr.ResourceManager))")
+    done = run("", "-m", "rcmgr", "run", "--harden", "program.py", cwd=tmp_path)
+    assert done.stdout == "None True\n", done.stderr
+
+
+def test_a_program_with_limits_that_cannot_be_used(tmp_path: Path) -> None:
+    (tmp_path / "limits.toml").write_text("[System]\nCons = 7\n")
+    (tmp_path / "program.py").touch()
+    for name, reason in (("limits.toml", "System.Cons"), ("absent.toml", "No such file")):
+        done = run("", "-m", "rcmgr", "run", "program.py", cwd=tmp_path, RCMGR_LIMITS=name)
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"rcmgr run: RCMGR_LIMITS={name}: ")
+        assert reason in done.stderr
+        assert done.stderr.count("\n") == 1
 
 
 def test_the_pytest_plugin(tmp_path: Path) -> None:

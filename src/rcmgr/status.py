@@ -297,7 +297,8 @@ def _connect(path: Path) -> socket.socket:
     try:
         found = path.lstat()
     except FileNotFoundError:
-        raise StatusError(f"no node serves its status at {path}") from None
+        raise StatusError(
+            f"no node serves its status at {path}: it has to call manager.serve_status()") from None
     except OSError as error:
         raise StatusError(f"{path}: {error.strerror}") from None
     # what another user put there may be made up; root looks at the services of others

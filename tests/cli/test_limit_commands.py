@@ -57,7 +57,7 @@ def test_scale_writes_a_file_that_is_read_again(toml: bool, tmp_path: Path) -> N
     path.write_text(result.output)
     expected = NodeLimits.default(memory=64 << 30, fds=32768)
     assert LimitsFile.read(path).build(NodeLimits()) == expected
-    assert run("diff", path, *MACHINE).output == ""
+    assert run("diff", path, *MACHINE).output == "no differences\n"
     assert run("check", path, *MACHINE).output == "no conflicts\n"
 
 

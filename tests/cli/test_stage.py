@@ -93,7 +93,7 @@ def test_memory_may_pass_its_limit_by_what_comes_in_a_moment(peak: int, held: bo
     run.watch.memory_peak = peak
     check = stage.memory_kept(run)
     assert check.held is held
-    assert check.detail == f"peak {peak} of 100 MiB, 3 refusals for it"
+    assert check.detail == f"peak {peak} of 100 + 16 MiB, 3 refusals for it"
 
 
 def test_what_is_still_counted_is_named() -> None:

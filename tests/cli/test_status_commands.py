@@ -89,7 +89,9 @@ def test_no_node(command: str, tmp_path: Path) -> None:
     done = run(command, "--socket", str(tmp_path / "absent"))
     assert done.returncode == 1
     assert done.stdout == ""
-    assert done.stderr == f"rcmgr: no node serves its status at {tmp_path / 'absent'}\n"
+    assert done.stderr == (
+        f"rcmgr: no node serves its status at {tmp_path / 'absent'}: "
+        "it has to call manager.serve_status()\n")
 
 
 def test_top_in_a_pipe(manager: ResourceManager, tmp_path: Path) -> None:

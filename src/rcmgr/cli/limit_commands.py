@@ -255,10 +255,13 @@ def diff(
     first = fallback if other is None else _read(file, lenient).build(fallback)
     second = _read(file if other is None else other, lenient).build(fallback)
     before, after = _flat(_with_names_of(first, second)), _flat(_with_names_of(second, first))
-    for name in [*before, *(name for name in after if name not in before)]:
+    names = [*before, *(name for name in after if name not in before)]
+    changed = [name for name in names if before.get(name) != after.get(name)]
+    for name in changed:
         old, new = before.get(name), after.get(name)
-        if old != new:
-            click.echo(f"{name}: {old or 'not there'} -> {new or 'not there'}")
+        click.echo(f"{name}: {old or 'not there'} -> {new or 'not there'}")
+    if not changed:
+        click.echo("no differences")
 
 
 def _with_names_of(node: NodeLimits, other: NodeLimits) -> NodeLimits:

@@ -366,7 +366,10 @@ def no_limit_passed(run: Run) -> Check:
 
 def memory_kept(run: Run) -> Check:
     memory = run.watch.memory()
-    detail = f"peak {memory.peak} of {memory.limit} MiB, {memory.denied} refusals for it"
+    detail = (
+        f"peak {memory.peak} of {memory.limit} + {memory.slack} MiB, "
+        f"{memory.denied} refusals for it"
+    )
     return Check("The process's memory stayed at its limit", not memory.passed, detail)
 
 

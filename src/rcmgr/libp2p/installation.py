@@ -30,7 +30,8 @@ def install(limits: NodeLimits | None = None, *, harden: bool = False) -> None:
     changes limits and `harden` only. Thread safe.
 
     limits: of managers that are made without any; default those of the file that the environment's
-        RCMGR_LIMITS names (TOML or go-libp2p's JSON), else py-libp2p's own defaults.
+        RCMGR_LIMITS names (TOML or go-libp2p's JSON), else py-libp2p's own defaults. What the file
+        leaves open is as in `NodeLimits.default()`, and on states and memory as in py-libp2p.
     harden: call `rcmgr.libp2p.harden` for every host that is made from now on.
     LimitsFileError, OSError: the file cannot be used. Libp2pMismatch: libp2p is not as expected.
     After an error nothing has changed.
@@ -122,4 +123,8 @@ def _harden_all() -> None:
 
 def _limits_of_environment() -> NodeLimits | None:
     path = os.environ.get("RCMGR_LIMITS")
-    return LimitsFile.read(Path(path)).build(NodeLimits.default()) if path else None
+    if not path:
+        return None
+    from rcmgr.libp2p.dropin.manager import node_limits_by_default
+
+    return LimitsFile.read(Path(path)).build(node_limits_by_default())

@@ -8,15 +8,21 @@ import sys
 from typing import NoReturn
 
 from rcmgr.libp2p.installation import install
+from rcmgr.limit_files import LimitsFileError
 
 __all__ = ["main"]
 
 
 def main(arguments: list[str]) -> None:
-    """`["-m", "module", ...]` or `["script.py", ...]`, as after `python`."""
+    """`["-m", "module", ...]` or `["script.py", ...]`, as after `python`; "--harden" before it."""
+    harden = arguments[:1] == ["--harden"]
+    arguments = arguments[harden:]
     if not arguments or arguments == ["-m"]:
         fail("what shall be run? script.py, or -m module")
-    install()
+    try:
+        install(harden=harden)
+    except (LimitsFileError, OSError) as error:
+        fail(f"RCMGR_LIMITS={os.environ.get('RCMGR_LIMITS')}: {error}")
     if arguments[0] == "-m":
         sys.argv = arguments[1:]
         sys.path[0] = os.getcwd()

@@ -52,6 +52,11 @@ class _StreamManager:
         self.scoped = scoped
         self.scoping = True
 
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        """To those who ask `isinstance`, it is the manager."""
+        return type(self._manager)
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._manager, name)
 

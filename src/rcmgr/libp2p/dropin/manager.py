@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABCMeta
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from libp2p.rcmgr.circuit_breaker import CircuitBreaker
@@ -19,6 +19,7 @@ from libp2p.rcmgr.metrics import Metrics, MetricType
 from rcmgr.address_limits import SubnetLimiter
 from rcmgr.admission import ConnectionScope as OurScope
 from rcmgr.admission import is_inbound
+from rcmgr.connection_limits import ConnectionLimits as OurConnectionLimits
 from rcmgr.connection_limits import check_limit
 from rcmgr.libp2p.dropin._observed import Observed
 from rcmgr.libp2p.dropin.allowlist import Allowlist
@@ -39,7 +40,13 @@ from rcmgr.peers import peer_from_any
 from rcmgr.rate_limits import ConnectionRateLimits, Rate
 from rcmgr.scope import ConnScope, Refusal
 
-__all__ = ["ConnectionScope", "ResourceLimits", "ResourceManager", "set_default_limits"]
+__all__ = [
+    "ConnectionScope",
+    "ResourceLimits",
+    "ResourceManager",
+    "node_limits_by_default",
+    "set_default_limits",
+]
 
 _default_limits: NodeLimits | None = None
 _MOST = 2**63 - 1
@@ -49,6 +56,18 @@ def set_default_limits(limits: NodeLimits | None) -> None:
     """The limits of managers that are made without any from now on; None: py-libp2p's defaults."""
     global _default_limits
     _default_limits = limits
+
+
+def node_limits_by_default() -> NodeLimits:
+    """This machine's, and py-libp2p's on states and memory: what a limits file leaves open."""
+    states = new_connection_limits_with_defaults()
+    percent = new_memory_connection_limits_with_defaults().max_process_memory_percent
+    return replace(
+        NodeLimits.default(),
+        connections=OurConnectionLimits(**{
+            each.name: getattr(states, each.name) for each in fields(OurConnectionLimits)}),
+        memory=ProcessMemoryLimits(max_percentage=None if percent is None else percent / 100),
+    )
 
 
 class ResourceLimits(Observed, StockResourceLimits):
