@@ -316,6 +316,7 @@ cdef class Refusal:
 
 
 @cython.no_gc
+@cython.binding(False)  # 10 ns less per call; the clinic format keeps signatures
 cdef class Scope:
     """What all handles have in common: they hold something until `close`, and take memory.
 
@@ -627,6 +628,7 @@ cdef str caller():
 
 @cython.final
 @cython.no_gc
+@cython.binding(False)
 cdef class Span(Scope):
     """A part of another scope's memory. Closed when that scope is."""
 
@@ -641,6 +643,7 @@ cdef class Span(Scope):
 
 @cython.final
 @cython.no_gc
+@cython.binding(False)
 cdef class ScopeView(Scope):
     """A handle on a group: the system, a peer, a protocol, a service, ...
 
@@ -716,6 +719,7 @@ cdef class ScopeView(Scope):
 
 @cython.final
 @cython.no_gc
+@cython.binding(False)
 cdef class ConnScope(Scope):
     """A connection, transient until its peer is known."""
 
@@ -824,6 +828,7 @@ cdef class ConnScope(Scope):
 
 @cython.final
 @cython.no_gc
+@cython.binding(False)
 cdef class StreamScope(Scope):
     """A stream of a peer, transient until its protocol is negotiated."""
 
@@ -1035,6 +1040,7 @@ cdef dict row_shown(Row *row):
 
 
 @cython.final
+@cython.binding(False)
 cdef class Ledger:
     """All scopes of a node.
 

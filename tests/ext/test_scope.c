@@ -44,6 +44,8 @@ static void each_resource_is_refused_above_its_limit_only(void)
         rcmgr_scope *chain[] = {&scope};
         rcmgr_refusal why;
         rcmgr_amounts ask = one(what, 1), many = one(what, 4), none = {{0}};
+        CHECK(rcmgr_is_nothing(&none));
+        CHECK(!rcmgr_is_nothing(&ask));
         CHECK(!rcmgr_charge(chain, 1, &many, RCMGR_PRIORITY_ALWAYS, &why));
         for (int i = 0; i < 3; i++)
             CHECK(rcmgr_charge(chain, 1, &ask, RCMGR_PRIORITY_ALWAYS, &why));
