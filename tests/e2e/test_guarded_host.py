@@ -89,10 +89,12 @@ async def test_one_identity_gets_no_more_than_its_share(transport: str) -> None:
             await stack.enter_async_context(running_node(transport, key_pair=key_pair))
             for _ in range(6)
         ]
-        for _ in range(3):
+        tracker = node.manager.connection_tracker
+        for _ in range(10):  # on a busy machine, dials over QUIC time out
             await dial_all(dialers, node)
             await eventually(lambda: node.count("pending_total") == 0)
-        tracker = node.manager.connection_tracker
+            if "established_per_peer" in tracker.snapshot().denied:
+                break
         snapshot = tracker.snapshot()
         assert snapshot.peak_established_per_peer == 2
         assert snapshot.denied["established_per_peer"] >= 1
