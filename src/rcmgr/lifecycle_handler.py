@@ -67,6 +67,7 @@ class ConnectionLifecycleHandler:
         self._lifecycle = ConnectionLifecycleManager(tracker, limits, memory_limits)
         self._observers: dict[type, tuple[Observer, ...]] = {}
         self._counts = ObserverCounts()
+        self._watching: tuple[Callable[[], None], ...] = ()
         self._lock = threading.Lock()
 
     @property
@@ -130,6 +131,7 @@ class ConnectionLifecycleHandler:
         with self._lock:
             observers = self._observers.get(event_type, ())
             self._observers = {**self._observers, event_type: (*observers, observer)}
+        self._changed()
 
         def unregister() -> None:
             observer.leave()
@@ -140,8 +142,31 @@ class ConnectionLifecycleHandler:
                     kind: each for kind, each in self._observers.items() if kind is not event_type}
                 # one that nobody observes has no entries, and costs nothing
                 self._observers = {**others, event_type: left} if left else others
+            self._changed()
 
         return unregister
+
+    def watch(self, changed: Callable[[], None]) -> Callable[[], None]:
+        """Call `changed()` now, and whenever somebody registered or left, until what this returns
+        is called. For those who notify, and spend nothing on events that nobody wants.
+        """
+
+        def watch_no_more() -> None:
+            with self._lock:
+                self._watching = tuple(each for each in self._watching if each is not changed)
+
+        with self._lock:
+            self._watching = (*self._watching, changed)
+        try:
+            changed()
+        except BaseException:
+            watch_no_more()
+            raise
+        return watch_no_more
+
+    def _changed(self) -> None:
+        for changed in self._watching:
+            changed()
 
     def wants(self, event_type: type) -> bool:
         """Whether somebody is told of such an event: if not, it need not be made."""

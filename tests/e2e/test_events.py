@@ -231,6 +231,29 @@ async def test_undoing_and_being_late() -> None:
         assert late.events == []
 
 
+async def test_a_manager_is_only_hooked_for_those_who_want_to_know() -> None:
+    async with running_node() as node:
+        handler = new_handler()
+        observer = observe(node.host, handler)
+        manager = vars(node.manager)
+        assert "open_connection" not in manager
+        end = handler.register_handler(ConnectionClosedEvent, print)
+        assert "open_connection" not in manager
+        others = [handler.register_handler(ConnectionDeniedEvent, print) for _ in range(2)]
+        assert "open_connection" in manager
+        others.pop()()
+        assert "open_connection" in manager
+        others.pop()()
+        assert "open_connection" not in manager
+        end()
+        handler.register_handler(ConnectionLifecycleEvent, print)
+        assert "open_connection" in manager
+        observer.undo()
+        assert "open_connection" not in manager
+        handler.register_handler(ConnectionDeniedEvent, print)
+        assert "open_connection" not in manager
+
+
 async def test_nothing_is_left_of_a_connection(transport: str) -> None:
     async with running_node(transport) as node, running_node(transport) as peer:
         told = Told(node.host)

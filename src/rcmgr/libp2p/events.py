@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +43,11 @@ __all__ = ["HostObserver", "observe"]
 
 Coroutine = Callable[..., Awaitable[Any]]
 
+# events for which a manager's answers have to be heard
+_HEARD_OF_MANAGER = (
+    PendingInboundConnectionEvent, PendingOutboundConnectionEvent, ConnectionDeniedEvent,
+    DialFailedEvent, ListenFailedEvent,
+)
 # of all hosts: one handler may be told of several
 _numbers = itertools.count(1)
 
@@ -93,15 +100,17 @@ class HostObserver:
     """
 
     def __init__(self, swarm: Any, handler: ConnectionLifecycleHandler) -> None:
+        from libp2p.rcmgr.exceptions import ResourceLimitExceeded as Refusal
+
         self._swarm = swarm
         self._handler = handler
         self._live: dict[Any, _Attempt] = {}
         # the connection that a task is dialling or accepting; tasks that it starts inherit it
         self._attempt: ContextVar[_Attempt | None] = ContextVar("rcmgr_attempt", default=None)
         self._manager = manager_of(swarm)
-        from libp2p.rcmgr.exceptions import ResourceLimitExceeded as Refusal
-
         self._refusals = (ResourceLimitExceeded, Refusal)
+        self._asked: Hook | None = None
+        self._lock = threading.Lock()
         self._undone = False
         targets: list[tuple[Any, str, Any]] = [
             (swarm, "_dial_addr_single_attempt", self._dialling),
@@ -111,18 +120,15 @@ class HostObserver:
             (swarm, "add_conn", self._adding),
             (swarm, "notify_connected", self._connected),
             (swarm, "run", self._running),
+            (AcceptGate, "refuse", self._refusing),
         ]
-        if self._manager is not None:
-            targets.append((self._manager, "open_connection", self._asking))
-        targets.append((AcceptGate, "refuse", self._refusing))
-        self._handshakes = QuicHandshakes(swarm, self._shaking_hands, self._lost)
-        self._hooks: list[Hook] = []
-        try:
+        with ExitStack() as placed:
+            self._handshakes = QuicHandshakes(swarm, self._shaking_hands, self._lost)
+            placed.callback(self._handshakes.undo)
             for owner, attribute, make in targets:
-                self._hooks.append(Hook(owner, attribute, make))
-        except BaseException:
-            self.undo()
-            raise
+                placed.callback(Hook(owner, attribute, make).undo)
+            placed.callback(handler.watch(self._ask_if_wanted))
+            self._placed = placed.pop_all()
         running = getattr(swarm, "_manager", None)
         if running is not None:  # then `run` was called before it was hooked
             running.run_task(self._until_the_end)
@@ -130,9 +136,8 @@ class HostObserver:
     def undo(self) -> None:
         """Report nothing any more."""
         self._undone = True
-        self._handshakes.undo()
-        for hook in self._hooks:
-            hook.undo()
+        self._placed.close()
+        self._ask_if_wanted()
         for attempt in self._live.values():
             attempt.undo_hooks()
         self._live.clear()
@@ -142,6 +147,16 @@ class HostObserver:
 
     def _wants(self, kind: type) -> bool:
         return not self._undone and self._handler.wants(kind)
+
+    def _ask_if_wanted(self) -> None:
+        """The manager's `open_connection` is called often: hook it while somebody wants to know."""
+        with self._lock:
+            wanted = self._manager is not None and any(map(self._wants, _HEARD_OF_MANAGER))
+            if wanted and self._asked is None:
+                self._asked = Hook(self._manager, "open_connection", self._asking)
+            elif not wanted and self._asked is not None:
+                self._asked.undo()
+                self._asked = None
 
     # -- how it begins ---------------------------------------------------------------------------
 
@@ -168,7 +183,7 @@ class HostObserver:
             attempt = self._open_attempt()
             if attempt is not None:
                 attempt.ends = ends_of(raw_conn, attempt.dialled)
-                attempt.hooks += note_resets(raw_conn, attempt.note_end)
+                self._note_resets(attempt, raw_conn)
             return await original(raw_conn, *args, **kwargs)
 
         return upgrade
@@ -200,10 +215,14 @@ class HostObserver:
         async def accept(raw_conn: Any, maddr: Any, *args: Any, **kwargs: Any) -> Any:
             attempt = self._open_attempt() or _Attempt(
                 Endpoint.LISTENER, None, ends_of(raw_conn, maddr))
-            attempt.hooks += note_resets(raw_conn, attempt.note_end)
+            self._note_resets(attempt, raw_conn)
             return await self._attempting(attempt, original, raw_conn, maddr, *args, **kwargs)
 
         return accept
+
+    def _note_resets(self, attempt: _Attempt, raw_conn: Any) -> None:
+        if self._wants(ConnectionClosedEvent):  # all that it sends and receives passes this
+            attempt.hooks += note_resets(raw_conn, attempt.note_end)
 
     def _shaking_hands(self, listener: Any, address: tuple[str, int]) -> _Attempt:
         attempt = _Attempt(Endpoint.LISTENER, None, ends_of_udp(listener._socket, address))
@@ -476,7 +495,10 @@ def observe(host: IHost | INetworkService, handler: ConnectionLifecycleHandler) 
     host's resource manager decides as before. What is there already is not reported.
 
     What the swarm refuses on its own, as for its cap of 250 connections, is a failure whose reason
-    says so. Libp2pMismatch: the host is not as in libp2p 0.8.1; then nothing has changed.
+    says so. A reset is told from other ends if somebody wanted to know of ends when the connection
+    began. While nobody is registered, this costs some microseconds of the milliseconds that a
+    connection takes, and nothing later. Libp2pMismatch: the host is not as in libp2p 0.8.1; then
+    nothing has changed.
     """
     swarm = host.get_network() if hasattr(host, "get_network") else host
     if not hasattr(swarm, "add_conn"):
