@@ -24,6 +24,7 @@ from rcmgr import (
     Endpoint,
     Rate,
     ResourceLimits,
+    ResourceManager,
 )
 from rcmgr.libp2p import harden, observe
 from rcmgr.libp2p.hooks import Hook
@@ -176,6 +177,19 @@ async def test_observers_hear_of_denials(observed_first: bool) -> None:
             assert str(event.remote_addr).startswith("/ip4/127.0.0.1/tcp/")
             assert isinstance(event.error, ConnectionLimitExceeded)
             assert event.error.kind.value == "pending_inbound"
+
+
+async def test_no_error_is_made_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    def made(manager: ResourceManager) -> None:
+        pytest.fail("a denial was described")
+
+    async with running_node(limits=ConnectionLimits(max_pending_inbound=0)) as node:
+        observe(node.host, ConnectionLifecycleHandler(ConnectionTracker(), ConnectionLimits()))
+        harden(node.host)
+        monkeypatch.setattr(ResourceManager, "last_denial", property(made))
+        for _ in range(3):
+            assert await is_closed_at_once(node)
+        assert node.manager.denials.total == 3
 
 
 async def test_undoing() -> None:

@@ -292,11 +292,12 @@ class HostObserver:
         """A hardened host refuses at once what it accepts: that is all there is to tell."""
 
         def refuse(gate: AcceptGate, socket: Any, by_manager: bool) -> None:
-            if gate.swarm is self._swarm and not self._undone:
+            kind = ConnectionDeniedEvent if by_manager else ListenFailedEvent
+            if gate.swarm is self._swarm and self._wants(kind):
                 attempt = _Attempt(Endpoint.LISTENER, None, ends_of_socket(socket))
                 if by_manager:
-                    denial = None if self._manager.closed else self._manager.last_denial
-                    self._denied(attempt, denial)
+                    manager = manager_of(self._swarm)
+                    self._denied(attempt, None if manager.closed else manager.last_denial)
                 else:
                     self._lost(attempt, "refused by the swarm")
             original(gate, socket, by_manager)
