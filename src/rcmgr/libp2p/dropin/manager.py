@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABCMeta
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 from libp2p.rcmgr.circuit_breaker import CircuitBreaker
@@ -19,7 +19,6 @@ from libp2p.rcmgr.metrics import Metrics, MetricType
 from rcmgr.address_limits import SubnetLimiter
 from rcmgr.admission import ConnectionScope as OurScope
 from rcmgr.admission import is_inbound
-from rcmgr.connection_limits import ConnectionLimits as OurConnectionLimits
 from rcmgr.connection_limits import check_limit
 from rcmgr.libp2p.dropin._observed import Observed
 from rcmgr.libp2p.dropin.allowlist import Allowlist
@@ -60,14 +59,16 @@ def set_default_limits(limits: NodeLimits | None) -> None:
 
 def node_limits_by_default() -> NodeLimits:
     """This machine's, and py-libp2p's on states and memory: what a limits file leaves open."""
-    states = new_connection_limits_with_defaults()
-    percent = new_memory_connection_limits_with_defaults().max_process_memory_percent
     return replace(
         NodeLimits.default(),
-        connections=OurConnectionLimits(**{
-            each.name: getattr(states, each.name) for each in fields(OurConnectionLimits)}),
-        memory=ProcessMemoryLimits(max_percentage=None if percent is None else percent / 100),
+        connections=ConnectionLimits.of(new_connection_limits_with_defaults()).frozen(),
+        memory=_process_memory_by_default(),
     )
+
+
+def _process_memory_by_default() -> ProcessMemoryLimits:
+    percent: Any = new_memory_connection_limits_with_defaults().max_process_memory_percent
+    return ProcessMemoryLimits(max_percentage=percent / 100)
 
 
 class ResourceLimits(Observed, StockResourceLimits):
@@ -168,9 +169,8 @@ class ResourceManager(OurManager):
             memory_limits = None
             node = replace(node, memory=ProcessMemoryLimits())
         elif memory_limits is None:
-            memory_limits = (
-                _memory_limits_of(node) if node is limits else MemoryConnectionLimits(
-                    None, new_memory_connection_limits_with_defaults().max_process_memory_percent))
+            memory_limits = _memory_limits_of(
+                node.memory if node is limits else _process_memory_by_default())
         cidr_limiter = CIDRLimiter(cidr_limits) if cidr_limits else None
         rates = None
         if enable_rate_limiting:
@@ -397,8 +397,8 @@ def _totals(limits: Any, scopes: ConcreteLimits) -> ConcreteLimits:
         raise TypeError(f"limits must be ResourceLimits, not {limits!r}") from error
 
 
-def _memory_limits_of(node: NodeLimits) -> MemoryConnectionLimits | None:
-    most, share = node.memory.max_bytes, node.memory.max_percentage
+def _memory_limits_of(memory: ProcessMemoryLimits) -> MemoryConnectionLimits | None:
+    most, share = memory.max_bytes, memory.max_percentage
     if most is None and share is None:
         return None
     return MemoryConnectionLimits(most, None if share is None else 100 * share)
