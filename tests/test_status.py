@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from answering import answers_once
 
 import rcmgr.status
 from rcmgr import ConcreteLimits, Limit, NodeLimits, ResourceLimits, ResourceManager
@@ -337,39 +338,15 @@ def complete(**changes: Any) -> bytes:
     (b'{"format": 99}', "speaks format 99 .* this command 1"),
 ])
 def test_what_is_no_node_is_said(tmp_path: Path, answer: bytes, reason: str) -> None:
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(str(tmp_path / "s"))
-    listener.listen()
-
-    def reply() -> None:
-        connection, _ = listener.accept()
-        connection.sendall(answer)
-        connection.close()
-
-    thread = threading.Thread(target=reply)
-    thread.start()
-    with pytest.raises(StatusError, match=reason):
+    with answers_once(tmp_path / "s", answer), pytest.raises(StatusError, match=reason):
         read_status(tmp_path / "s")
-    thread.join()
-    listener.close()
 
 
 @unix
 def test_a_complete_status_is_taken(tmp_path: Path) -> None:
     """So that the above fail for what they say."""
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(tmp_path / "s"))
-        listener.listen()
-
-        def reply() -> None:
-            connection, _ = listener.accept()
-            connection.sendall(complete())
-            connection.close()
-
-        thread = threading.Thread(target=reply)
-        thread.start()
+    with answers_once(tmp_path / "s", complete()):
         assert read_status(tmp_path / "s")["pid"] == 1
-        thread.join()
 
 
 def test_several_nodes_have_paths_of_their_own(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ import pty
 import re
 import select
 import signal
-import socket
 import struct
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from answering import answers_once
 
 from rcmgr import (
     ConcreteLimits,
@@ -352,19 +352,8 @@ def test_a_terminal_without_a_cursor_to_move(busy: ResourceManager, tmp_path: Pa
 ])
 @pytest.mark.parametrize("command", ["status", "explain", "top"])
 def test_what_is_no_node(tmp_path: Path, command: str, answer: bytes, reason: str) -> None:
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(tmp_path / "s"))
-        listener.listen()
-
-        def reply() -> None:
-            connection, _ = listener.accept()
-            connection.sendall(answer)
-            connection.close()
-
-        thread = threading.Thread(target=reply)
-        thread.start()
+    with answers_once(tmp_path / "s", answer):
         done = run(command, "--socket", str(tmp_path / "s"))
-        thread.join()
     assert done.returncode == 1
     assert done.stdout == ""
     assert reason in done.stderr

@@ -1,0 +1,27 @@
+"""Something at a Unix socket that is no node."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def answers_once(path: Path, answer: bytes) -> Iterator[None]:
+    """One client of `path` gets this answer, whatever it asks."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def reply() -> None:
+            connection, _ = listener.accept()
+            connection.sendall(answer)
+            connection.close()
+
+        thread = threading.Thread(target=reply)
+        thread.start()
+        yield
+        thread.join()
