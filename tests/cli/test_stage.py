@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.peer.id import ID
 
 from rcmgr.cli import screen, stage, watch
 from rcmgr.cli.limits import DEFAULT_LIMITS
-from rcmgr.cli.processes import Target, Visitor
+from rcmgr.cli.processes import Target, Visitor, lines_of
 from rcmgr.cli.watch import GuardedWatch, Row, StockWatch, SwarmView
 
 SOMEBODY = ID.from_pubkey(create_new_key_pair().public_key)
@@ -188,6 +189,23 @@ async def test_a_visitor_that_crashes_says_why() -> None:
     assert visitor.died is not None
     assert visitor.died.startswith("exit status 1\n")
     assert "KeyError: 'no-such-role'" in visitor.died
+
+
+@pytest.mark.parametrize("cut", range(1, 12))
+async def test_lines_are_whole_wherever_a_chunk_ends(cut: int) -> None:
+    ours, its = trio.testing.memory_stream_one_way_pair()
+    said = b"one\ntwo\r\n\nlast"
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(say_in_chunks, ours, [said[:cut], said[cut:]])
+        heard = [line async for line in lines_of(its)]
+    assert heard == [b"one\n", b"two\r\n", b"\n", b"last"]
+
+
+async def say_in_chunks(pipe: trio.abc.SendStream, chunks: list[bytes]) -> None:
+    for chunk in chunks:
+        await pipe.send_all(chunk)
+        await trio.testing.wait_all_tasks_blocked()
+    await pipe.aclose()
 
 
 async def test_an_honest_peer_that_finds_no_host_is_lost() -> None:

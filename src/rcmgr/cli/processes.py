@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from trio_typing import TaskStatus
 
 ENDS_WITHIN = 2.0
@@ -99,11 +101,8 @@ class Visitor:
             await self._stdin.send_all(line.encode() + b"\n")
 
     async def _hear(self, process: trio.Process) -> None:
-        assert process.stdout is not None
-        rest = b""
-        async for chunk in process.stdout:
-            *lines, rest = (rest + chunk).split(b"\n")
-            for line in lines:
+        async for line in lines_of(process.stdout):
+            if line.endswith(b"\n"):
                 self._note(**json.loads(line))
 
     def _note(self, event: str, **what: Any) -> None:
@@ -122,9 +121,20 @@ class Visitor:
 
 
 async def hear_errors(process: trio.Process, last_words: deque[str]) -> None:
-    assert process.stderr is not None
-    async for chunk in process.stderr:
-        last_words.extend(chunk.decode(errors="replace").splitlines())
+    async for line in lines_of(process.stderr):
+        last_words.append(line.decode(errors="replace").rstrip())
+
+
+async def lines_of(pipe: trio.abc.ReceiveStream | None) -> AsyncIterator[bytes]:
+    """Whole lines, however the chunks fall; one cut off at the end comes without its newline."""
+    assert pipe is not None
+    rest = b""
+    async for chunk in pipe:
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield line + b"\n"
+    if rest:
+        yield rest
 
 
 async def end(process: trio.Process) -> None:
