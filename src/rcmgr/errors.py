@@ -156,8 +156,7 @@ def _plain(name: str, value: Any) -> Any:
 
 
 def _text_of_peer(peer: Hashable) -> str:
-    key = peer_key(peer)
-    return peer_text(key) if isinstance(key, bytes) else str(key)
+    return peer_text(peer_key(peer))
 
 
 @dataclass(eq=False)

@@ -131,7 +131,7 @@ def _what_was_denied(manager: ResourceManager) -> Iterator[str]:
     if peers:
         yield "Peers denied most:"
     for peer, times in peers:
-        yield f"  {times} times {shown(peer_text(peer) if isinstance(peer, bytes) else peer)}"
+        yield f"  {times} times {shown(peer_text(peer))}"
 
 
 def _for_all(settings: set[str]) -> str:

@@ -93,7 +93,7 @@ def status_of(manager: ResourceManager) -> dict[str, Any]:
             "by_limit": manager.denied_by_limit(),
             "by_peer": [
                 {
-                    "peer": shortened(peer_text(peer) if isinstance(peer, bytes) else peer),
+                    "peer": shortened(peer_text(peer)),
                     "times": times,
                 }
                 for peer, times in log.most_denied()
