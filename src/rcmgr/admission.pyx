@@ -3,26 +3,32 @@
 For one connection py-libp2p's swarm asks up to three times: `open_connection(None, ...)` before the
 handshake, `open_connection(peer, ...)` after it, and the lifecycle handler of its `add_conn`. No
 call carries anything that names the connection to the others, but the swarm makes them one after
-the other in one task. So what the next call needs is kept in a context variable: each task sees
-only its own.
+the other in one task. So what the next call needs is kept in a context variable, in an object that
+is written to as long as the task lives: another value of the variable would cost 0.1 us each time.
+A task that is started meanwhile inherits the value, but does not use it: it sees only its own.
 
 TCP, WebSocket: pending, open(peer), lifecycle. QUIC: (outbound: pending), lifecycle, open(peer).
 """
 
 cimport cython
 from cpython.contextvars cimport PyContextVar_Set, get_value
+from cpython.unicode cimport PyUnicode_DecodeASCII
+from cpython.weakref cimport PyWeakref_NewRef
 from libc.stdint cimport uint64_t
+from libc.string cimport memcpy
 
 from contextvars import ContextVar
 from enum import Enum
 from weakref import ref
 
+from rcmgr cimport connection_tracker as trackers, scope as scopes
+from rcmgr._context cimport rcmgr_current_context, rcmgr_refers_to
 from rcmgr._peer cimport peer_key
+from rcmgr.connection_tracker cimport ConnectionRecord
 from rcmgr.denials cimport DenialLog
-
-from rcmgr.connection_tracker import ConnectionRecord
-from rcmgr.errors import ResourceScopeClosed
 from rcmgr.peers cimport peer_from_any
+
+from rcmgr.errors import ResourceScopeClosed
 from rcmgr.scope import ConnScope
 
 __all__ = [
@@ -33,15 +39,9 @@ __all__ = [
     "is_inbound",
 ]
 
-cdef object RECORD = ConnectionRecord
 cdef object CONN_SCOPE = ConnScope
 
-# Pending connections that this task opened, of all managers, the latest first: a record, those
-# below it, and how many may be put on top before ended ones are dropped.
-cdef object PENDING = ContextVar("rcmgr_pending", default=None)
-# The connection this task established last, if one of scope and swarm does not know it yet, in an
-# _Offer: emptying that costs less than another value of the variable.
-cdef object ESTABLISHED = ContextVar("rcmgr_established", default=None)
+cdef object TASK = ContextVar("rcmgr_task", default=None)
 cdef enum:
     ROOM = 16
 
@@ -91,8 +91,78 @@ def is_inbound(direction):
 @cython.final
 @cython.no_gc
 @cython.freelist(16)
-cdef class _Offer:
-    cdef object record
+cdef class _Task:
+    """What the calls of one task tell each other, of all managers."""
+
+    cdef object context  # weak: it leads to this
+    cdef list pending  # whose handshakes began here, the latest last; ended ones too
+    cdef Py_ssize_t room
+    cdef ConnectionRecord established  # the latest, if one of scope and swarm does not know it yet
+
+    def __len__(self):
+        """How many handshakes it remembers."""
+        return len(self.pending)
+
+    cdef int begin(self, ConnectionRecord record) except -1:
+        self.established = None
+        self.drop_ended()
+        if len(self.pending) >= self.room:
+            # those that others have begun since keep the ended ones below them
+            self.pending = [each for each in self.pending if trackers.is_pending(each)]
+            self.room = max(ROOM, 2 * len(self.pending))
+        self.pending.append(record)
+        return 0
+
+    cdef int drop_ended(self) except -1:
+        while self.pending and not trackers.is_pending(<ConnectionRecord>self.pending[-1]):
+            self.pending.pop()
+        return 0
+
+    cdef ConnectionRecord pending_of(self, object tracker, bint inbound):
+        """The latest that is under way, if it has that direction."""
+        cdef ConnectionRecord record
+        self.drop_ended()
+        for record in reversed(self.pending):
+            if trackers.is_pending(record) and trackers.holds(tracker, record):
+                return record if trackers.is_inbound(record) == inbound else None
+        return None
+
+    cdef ConnectionRecord established_of(
+        self, object tracker, object peer, bint inbound, bint claimed
+    ):
+        """What was established just before, if it is of that peer and direction, once."""
+        cdef ConnectionRecord record
+        if self.established is None:
+            return None
+        record, self.established = self.established, None
+        if (
+            record.entry.claimed != claimed
+            or trackers.is_inbound(record) != inbound
+            or peer_key(record.peer) != peer_key(peer)
+            or not trackers.holds(tracker, record)
+        ):
+            return None
+        return record
+
+
+cdef _Task task_here():
+    """Of the context that runs now; None: it has none of its own."""
+    cdef _Task task = get_value(TASK)
+    if task is not None and rcmgr_refers_to(task.context, rcmgr_current_context()):
+        return task
+    return None
+
+
+cdef _Task task_made_here():
+    cdef _Task task = task_here()
+    if task is None:
+        if rcmgr_current_context() is NULL:
+            PyContextVar_Set(TASK, None)
+        task = _Task.__new__(_Task)
+        task.context = PyWeakref_NewRef(<object>rcmgr_current_context(), None)
+        task.pending, task.room = [], ROOM
+        PyContextVar_Set(TASK, task)
+    return task
 
 
 @cython.final
@@ -124,6 +194,21 @@ cdef object held_with(object scope, object entered):
     return held
 
 
+cdef str conn_text(uint64_t number):
+    """f"conn-{number}" in a third of the time."""
+    cdef char[32] text
+    cdef int at = 32
+    while True:
+        at -= 1
+        text[at] = 48 + number % 10
+        number //= 10
+        if number == 0:
+            break
+    at -= 5
+    memcpy(text + at, b"conn-", 5)
+    return PyUnicode_DecodeASCII(text + at, 32 - at, NULL)
+
+
 @cython.final
 @cython.binding(False)
 cdef class Intake:
@@ -132,9 +217,7 @@ cdef class Intake:
     tracker: the states. ledger: the scopes. limits: a ConnectionLimits, for the states.
     """
 
-    cdef object _tracker
-    # methods of the tracker and the ledger: looking them up would cost as much as calling them
-    cdef object _admit, _open
+    cdef object _tracker, _ledger
     cdef uint64_t _numbers
     cdef public object limits
     cdef public object memory_limits
@@ -142,8 +225,7 @@ cdef class Intake:
 
     def __init__(self, tracker, ledger, limits):
         self._tracker = tracker
-        self._admit = tracker.admit
-        self._open = ledger.try_open_connection
+        self._ledger = ledger
         self.limits = limits
 
     cdef str new_id(self):
@@ -151,7 +233,7 @@ cdef class Intake:
         with cython.critical_section(self):
             self._numbers += 1
             number = self._numbers
-        return f"conn-{number}"
+        return conn_text(number)
 
     cpdef charge_pending(self, connection_id, bint inbound, bint exempt, entered):
         """Count a connection before its handshake: its ConnectionRecord, or a Refusal or Denial.
@@ -159,7 +241,7 @@ cdef class Intake:
         connection_id: None makes one up. entered: closed at the end of the connection, and when
         it is refused.
         """
-        scope = self._open(inbound, True, exempt)
+        scope = scopes.try_open_connection(self._ledger, inbound, True, exempt, None)
         if type(scope) is not CONN_SCOPE:
             if entered is not None:
                 entered.close()
@@ -167,13 +249,14 @@ cdef class Intake:
         held = held_with(scope, entered)
         if connection_id is None:
             connection_id = self.new_id()
-        record = self._admit(connection_id, None, inbound, self.limits, held, exempt)
-        if type(record) is not RECORD:
+        record = trackers.admit(
+            self._tracker, connection_id, None, inbound, self.limits, held, exempt)
+        if type(record) is not ConnectionRecord:
             held.close()
         return record
 
     cpdef charge_peer(
-        self, pending, connection_id, peer, bint inbound, bint exempt, entered
+        self, ConnectionRecord pending, connection_id, peer, bint inbound, bint exempt, entered
     ):
         """Count a connection whose peer is known: one that was pending, or (None) a new one.
 
@@ -183,12 +266,12 @@ cdef class Intake:
         cdef bint taken
         scope = None if pending is None else scope_of(pending.held)
         if scope is None:
-            scope = self._open(inbound, False, exempt, peer)
+            scope = scopes.try_open_connection(self._ledger, inbound, False, exempt, peer)
             taken = type(scope) is CONN_SCOPE
             refusal, held = scope, scope
         else:
             try:
-                refusal = scope.try_set_peer(peer, exempt)
+                refusal = scopes.try_set_peer(scope, peer, exempt)
             except ResourceScopeClosed:
                 refusal = None
             taken = refusal is True
@@ -200,89 +283,32 @@ cdef class Intake:
         if entered is not None:
             held = held_with(scope, entered)
         if connection_id is None:
-            connection_id = self.new_id() if pending is None else pending.connection_id
-        record = self._admit(connection_id, peer, inbound, self.limits, held, exempt)
-        if type(record) is not RECORD and held is not None:
+            connection_id = self.new_id() if pending is None else pending.id
+        record = trackers.admit(
+            self._tracker, connection_id, peer, inbound, self.limits, held, exempt)
+        if type(record) is not ConnectionRecord and held is not None:
             held.close()
         return record
 
-    cpdef bint came_from(self, pending):
+    cpdef bint came_from(self, ConnectionRecord pending):
         """Whether a pending connection is counted for the address that it came from."""
         return pending is not None and type(pending.held) is _Held
 
-    cpdef offer_pending(self, record):
-        """The handshake of `record` begins in this task."""
-        stack = still_pending(get_value(PENDING))
-        room = ROOM if stack is None else stack[2] - 1
-        if room < 0:
-            stack, room = without_ended(stack)
-        PyContextVar_Set(PENDING, (record, stack, room))
-        offer = get_value(ESTABLISHED)
-        if offer is not None:
-            (<_Offer>offer).record = None
-
-    cpdef take_pending(self, bint inbound):
+    def take_pending(self, bint inbound):
         """The connection whose handshake this task has under way, if it has that direction."""
-        before = get_value(PENDING)
-        if before is None:
+        cdef _Task task = task_here()
+        return None if task is None else task.pending_of(self._tracker, inbound)
+
+    def offer_established(self, ConnectionRecord record):
+        """`record` was established for the swarm, which asks for its scope next."""
+        task_made_here().established = record
+
+    def take_established(self, peer_id, bint inbound):
+        """What this task established for a scope just before, if of that peer and direction."""
+        cdef _Task task = task_here()
+        if task is None:
             return None
-        stack = still_pending(before)
-        if stack is not before:
-            PyContextVar_Set(PENDING, stack)
-        while stack is not None:
-            record, stack, _ = stack
-            if record.is_pending and self._tracker.holds(record):
-                return record if record.is_inbound == inbound else None
-        return None
-
-    cpdef offer_established(self, record):
-        """`record` was established for a scope, or for the swarm: the other one asks next."""
-        cdef _Offer offer = _Offer.__new__(_Offer)
-        offer.record = record
-        PyContextVar_Set(ESTABLISHED, offer)
-
-    cpdef take_established(self, peer_id, bint inbound, bint claimed):
-        """What this task established just before, if it is of that peer and direction.
-
-        claimed: one that the swarm knows already (and has no scope yet); else one that only has a
-        scope yet.
-        """
-        offer = get_value(ESTABLISHED)
-        if offer is None:
-            return None
-        record, (<_Offer>offer).record = (<_Offer>offer).record, None
-        if record is None:
-            return None
-        if (
-            record.is_claimed != claimed
-            or record.is_inbound != inbound
-            or peer_key(record.peer_id) != peer_key(peer_id)
-            or not self._tracker.holds(record)
-        ):
-            return None
-        return record
-
-
-cdef object still_pending(object stack):
-    while stack is not None and not (<tuple>stack)[0].is_pending:
-        stack = (<tuple>stack)[1]
-    return stack
-
-
-cdef tuple without_ended(object stack):
-    """Also those further down; as much room as is left in it, so that the cost is O(1) amortised.
-
-    Without this, a task whose handshakes overlap for ever would remember all of them.
-    """
-    pending = []
-    while stack is not None:
-        record, stack, _ = stack
-        if record.is_pending:
-            pending.append(record)
-    room = max(ROOM, len(pending))
-    for record in reversed(pending):
-        stack = (record, stack, room)
-    return stack, room
+        return task.established_of(self._tracker, peer_id, inbound, False)
 
 
 @cython.final
@@ -298,23 +324,23 @@ cdef class ConnectionScope:
 
     cdef object __weakref__
     cdef object _tracker
-    cdef object _record
+    cdef ConnectionRecord _record
     cdef object _manager  # weak: the manager may lead, by way of observers, to who holds the scope
     cdef bint _only_pending
 
-    def __init__(self, tracker, record, *, bint only_pending):
+    def __init__(self, tracker, ConnectionRecord record not None, *, bint only_pending):
         self._tracker = tracker
         self._record = record
         self._only_pending = only_pending
 
     @property
     def connection_id(self):
-        return self._record.connection_id
+        return self._record.id
 
     @property
     def peer_id(self):
         """The peer; None before the handshake."""
-        return self._record.peer_id
+        return self._record.peer
 
     @property
     def resource_manager(self):
@@ -324,8 +350,10 @@ cdef class ConnectionScope:
     @property
     def closed(self):
         """Whether this scope holds nothing (any more)."""
-        record = self._record
-        return not (record.is_pending or (record.is_established and not self._only_pending))
+        return not (
+            trackers.is_pending(self._record)
+            or (trackers.is_established(self._record) and not self._only_pending)
+        )
 
     def close(self):
         """Give the slot back; nothing happens if it was given back or handed over before."""
@@ -336,7 +364,7 @@ cdef class ConnectionScope:
         tracker, self._tracker = self._tracker, None
         if tracker is None:  # closed before, or the constructor failed
             return False
-        return tracker.remove(self._record, self._only_pending)
+        return trackers.remove(tracker, self._record, self._only_pending)
 
     def __enter__(self):
         return self
@@ -355,7 +383,7 @@ cdef class ConnectionScope:
         return f"ConnectionScope({self._record!r}{', closed' if self.closed else ''})"
 
 
-cdef ConnectionScope new_scope(Admission manager, object record, bint only_pending):
+cdef ConnectionScope new_scope(Admission manager, ConnectionRecord record, bint only_pending):
     cdef ConnectionScope scope = ConnectionScope.__new__(ConnectionScope)
     scope._tracker = manager.connection_tracker
     scope._manager = manager._weak
@@ -381,8 +409,6 @@ cdef class Admission:
     """Who is never limited; may be edited at any time."""
     cdef readonly DenialLog denials
     """The latest denials."""
-    # methods of the above, bound
-    cdef object _acquire, _release, _has_allowlisted
     cdef dict _allowed, _networks  # the peers of the allowlist, and its networks
     cdef object __weakref__
     cdef object _weak  # to itself
@@ -397,9 +423,6 @@ cdef class Admission:
         self.ledger = ledger
         self.allowlist = allowlist
         self._allowed, self._networks = allowlist.allowed_peers, allowlist.networks
-        self._acquire = ledger.acquire_stream
-        self._release = ledger.release_stream
-        self._has_allowlisted = ledger.has_allowlisted_connection
         self.denials = denials
         self._intake = intake
         self._weak = ref(self)
@@ -449,12 +472,12 @@ cdef class Admission:
             scope = get_value(ACCEPTED)
             if scope is not None and scope._tracker is self.connection_tracker:
                 PyContextVar_Set(ACCEPTED, None)
-                if scope._record.is_pending:
-                    self._intake.offer_pending(scope._record)
+                if trackers.is_pending(scope._record):
+                    task_made_here().begin(scope._record)
                     return scope
         scope = self.charge(inbound, endpoint_ip)
         if scope is not None:
-            self._intake.offer_pending(scope._record)
+            task_made_here().begin(scope._record)
         return scope
 
     cdef ConnectionScope charge(self, bint inbound, object endpoint_ip):
@@ -469,28 +492,32 @@ cdef class Admission:
                 return None
             exempt, entered = answer
         record = self._intake.charge_pending(None, inbound, exempt, entered)
-        if type(record) is not RECORD:
+        if type(record) is not ConnectionRecord:
             self.denials.add(record, None, None, inbound)
             return None
         return new_scope(self, record, True)
 
     cdef object establish(self, object peer, bint inbound, object endpoint_ip):
         cdef bint exempt
+        cdef ConnectionRecord known = None, pending = None
+        cdef _Task task = task_here()
         tracker = self.connection_tracker
-        known = self._intake.take_established(peer, inbound, True)
+        if task is not None:
+            known = task.established_of(tracker, peer, inbound, True)
         if known is not None:
-            exempt = known.is_bypassed
+            exempt = known.entry.exempt
         else:
             exempt = self.is_exempt(peer, endpoint_ip)
         if not exempt and (
             self._asks_peers or self._intake.memory_limits is not None
         ) and not self._may_connect(peer, inbound, known is not None):
             if known is not None:
-                tracker.remove(known)
+                trackers.remove(tracker, known, False)
             return None
         if known is not None:
             return new_scope(self, known, False)
-        pending = self._intake.take_pending(inbound)
+        if task is not None:
+            pending = task.pending_of(tracker, inbound)
         entered = None
         if (
             self._asks_addresses and not exempt and endpoint_ip is not None
@@ -499,16 +526,18 @@ cdef class Admission:
             entered = self._enter(inbound, endpoint_ip)
             if entered is None:
                 if pending is not None:
-                    tracker.remove(pending)
+                    trackers.remove(tracker, pending, False)
                 return None
         record = self._intake.charge_peer(pending, None, peer, inbound, exempt, entered)
-        if type(record) is RECORD:
-            self._intake.offer_established(record)
+        if type(record) is ConnectionRecord:
+            if task is None:
+                task = task_made_here()
+            task.established = record
             return new_scope(self, record, False)
         if pending is not None:
-            tracker.remove(pending)
+            trackers.remove(tracker, pending, False)
         if record is not None:
-            connection_id = None if pending is None else pending.connection_id
+            connection_id = None if pending is None else pending.id
             self.denials.add(record, connection_id, peer, inbound)
         return None
 
@@ -528,7 +557,9 @@ cdef class Admission:
     cdef bint is_trusted(self, object peer) except -1:
         if self._allowed and peer_key(peer) in self._allowed:
             return True
-        return self._networks and self._has_allowlisted(peer)
+        if not self._networks:
+            return False
+        return scopes.has_allowlisted_connection(self.ledger, peer)
 
     # -- streams -----------------------------------------------------------------------------
 
@@ -542,7 +573,7 @@ cdef class Admission:
             raise ResourceScopeClosed
         cdef bint inbound = inbound_of(direction)
         peer = peer_from_any(peer_id)
-        taken = self._acquire(peer, inbound, self.is_trusted(peer))
+        taken = scopes.acquire_stream(self.ledger, peer, inbound, self.is_trusted(peer))
         if taken is True:
             return True
         self.denials.add(taken, None, peer, inbound)
@@ -553,7 +584,7 @@ cdef class Admission:
         cdef bint inbound = inbound_of(direction)
         if self._closed:
             return
-        self._release(peer_from_any(peer_id), inbound)
+        scopes.release_stream(self.ledger, peer_from_any(peer_id), inbound)
 
     def _noop(self):
         """Does nothing: the baseline of the benchmarks."""

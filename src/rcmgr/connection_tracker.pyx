@@ -22,7 +22,7 @@ from rcmgr._connection_counts cimport (
     RCMGR_ADMITTED, RCMGR_CLOSED, RCMGR_CONNECTIONS, RCMGR_ESTABLISHED_INBOUND,
     RCMGR_ESTABLISHED_OUTBOUND, RCMGR_ESTABLISHED_TOTAL, RCMGR_LIMITS, RCMGR_NO_LIMIT,
     RCMGR_PEAK_PENDING_TOTAL, RCMGR_PENDING_INBOUND, RCMGR_PENDING_OUTBOUND, RCMGR_PER_PEER,
-    RCMGR_STATES, rcmgr_connection_counts, rcmgr_connection_entry,
+    RCMGR_STATES, rcmgr_connection_counts,
     rcmgr_connection_limits, rcmgr_counted, rcmgr_enter,
     rcmgr_leave, rcmgr_raise_peak, rcmgr_refusing_limit,
 )
@@ -127,16 +127,6 @@ cdef Denial new_denial(int kind, int64_t current, int64_t limit):
 cdef class ConnectionRecord:
     """One connection, as the tracker holds it; read only. It stays readable after the end."""
 
-    cdef object id
-    cdef object peer
-    cdef readonly object held
-    """What the connection holds elsewhere; closed when the connection ends. None: nothing."""
-    # Links of the list the record is in: all pending ones, oldest first, or those of one peer.
-    # Not owned: the tracker's table owns every record in it, and only linked records are in it.
-    cdef PyObject *previous
-    cdef PyObject *next
-    cdef rcmgr_connection_entry entry
-
     def __cinit__(self):
         self.entry.state = RCMGR_CLOSED
 
@@ -162,15 +152,15 @@ cdef class ConnectionRecord:
     @property
     def is_inbound(self):
         """Inbound as long as it is live: False after the end."""
-        return self.entry.state in (RCMGR_PENDING_INBOUND, RCMGR_ESTABLISHED_INBOUND)
+        return is_inbound(self)
 
     @property
     def is_pending(self):
-        return self.entry.state < RCMGR_ESTABLISHED_INBOUND
+        return is_pending(self)
 
     @property
     def is_established(self):
-        return RCMGR_ESTABLISHED_INBOUND <= self.entry.state < RCMGR_CLOSED
+        return is_established(self)
 
     @property
     def is_bypassed(self):
@@ -408,38 +398,7 @@ cdef class ConnectionTracker:
         exempt: no limit applies, as for a bypassed peer.
         ValueError: there is such a connection already, and not pending in that direction.
         """
-        cdef ConnectionRecord record
-        cdef object key = None
-        cdef uint64_t peer_hashed = 0, hashed = hash_of(connection_id)
-        cdef int64_t now = self._now()
-        cdef int state = RCMGR_PENDING_INBOUND if inbound else RCMGR_PENDING_OUTBOUND
-        cdef Verdict verdict
-        if peer_id is None:
-            record = new_record(connection_id, None)
-            record.held = held
-        else:
-            key = peer_key(peer_id)
-            peer_hashed = hash_of(key)
-            state += RCMGR_ESTABLISHED_INBOUND
-        with cython.critical_section(self):
-            if limits is not self._limits_source:
-                self._read_limits(limits)
-            if peer_id is None:
-                self._try_pend(record, hashed, None, state, limits, True, exempt, now, &verdict)
-            else:
-                record = self._try_establish(
-                    connection_id, hashed, peer_id, key, peer_hashed, state, limits, True, exempt,
-                    True, now, &verdict)
-                if verdict.outcome == RCMGR_ADMITTED and held is not None:
-                    record.held = held
-        if verdict.outcome == RCMGR_ADMITTED:
-            return record
-        if peer_id is not None and record is not None and verdict.outcome >= 0:
-            record.let_go()
-        denial = self._conclude(&verdict, connection_id, state)
-        if denial is False:
-            raise ValueError(f"connection {connection_id!r} is {STATES[state]} already")
-        return denial
+        return admit(self, connection_id, peer_id, inbound, limits, held, exempt)
 
     def hold(self, ConnectionRecord record not None, held):
         """Give a live connection something to close at its end; False: it is gone already."""
@@ -471,23 +430,14 @@ cdef class ConnectionTracker:
 
     def holds(self, ConnectionRecord record not None):
         """Whether this very connection is still here."""
-        cdef size_t at
-        cdef bint present
-        with cython.critical_section(self):
-            present = self._slot_of(record, &at)
-        return present
+        return holds(self, record)
 
     def remove(self, ConnectionRecord record not None, bint only_pending=False):
         """Forget this very connection, whatever id it has by now; False if it is gone already.
 
         only_pending: leave it alone (False) if it has been established meanwhile.
         """
-        cdef bint removed
-        with cython.critical_section(self):
-            removed = self._remove(record, only_pending)
-        if removed:
-            record.let_go()
-        return removed
+        return remove(self, record, only_pending)
 
     def rename(self, ConnectionRecord record not None, connection_id):
         """Give a connection the id by which the swarm knows it, and let `reconcile` apply to it.
@@ -1130,6 +1080,64 @@ cdef class ConnectionTracker:
                 found.append((<ConnectionRecord>link).id)
                 link = (<ConnectionRecord>link).next
         return set(found) or None
+
+
+cdef object admit(
+    object tracker, object connection_id, object peer_id, bint inbound, object limits, object held,
+    bint exempt,
+):
+    cdef ConnectionTracker self = tracker
+    cdef ConnectionRecord record
+    cdef object key = None
+    cdef uint64_t peer_hashed = 0, hashed = hash_of(connection_id)
+    cdef int64_t now = self._now()
+    cdef int state = RCMGR_PENDING_INBOUND if inbound else RCMGR_PENDING_OUTBOUND
+    cdef Verdict verdict
+    if peer_id is None:
+        record = new_record(connection_id, None)
+        record.held = held
+    else:
+        key = peer_key(peer_id)
+        peer_hashed = hash_of(key)
+        state += RCMGR_ESTABLISHED_INBOUND
+    with cython.critical_section(self):
+        if limits is not self._limits_source:
+            self._read_limits(limits)
+        if peer_id is None:
+            self._try_pend(record, hashed, None, state, limits, True, exempt, now, &verdict)
+        else:
+            record = self._try_establish(
+                connection_id, hashed, peer_id, key, peer_hashed, state, limits, True, exempt,
+                True, now, &verdict)
+            if verdict.outcome == RCMGR_ADMITTED and held is not None:
+                record.held = held
+    if verdict.outcome == RCMGR_ADMITTED:
+        return record
+    if peer_id is not None and record is not None and verdict.outcome >= 0:
+        record.let_go()
+    denial = self._conclude(&verdict, connection_id, state)
+    if denial is False:
+        raise ValueError(f"connection {connection_id!r} is {STATES[state]} already")
+    return denial
+
+
+cdef bint holds(object tracker, ConnectionRecord record) except -1:
+    cdef ConnectionTracker self = tracker
+    cdef size_t at
+    cdef bint present
+    with cython.critical_section(self):
+        present = self._slot_of(record, &at)
+    return present
+
+
+cdef bint remove(object tracker, ConnectionRecord record, bint only_pending) except -1:
+    cdef ConnectionTracker self = tracker
+    cdef bint removed
+    with cython.critical_section(self):
+        removed = self._remove(record, only_pending)
+    if removed:
+        record.let_go()
+    return removed
 
 
 cdef int64_t limit_of(object value) except -1:

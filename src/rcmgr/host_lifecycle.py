@@ -133,7 +133,7 @@ class HostLifecycle(ConnectionLifecycleManager):
     def _establish(
         self, connection_id: Hashable, peer_id: Hashable, address: Any, *, inbound: bool
     ) -> None:
-        established = self._intake.take_established(peer_id, inbound, claimed=False)
+        established = self._intake.take_established(peer_id, inbound)
         if established is not None and self.tracker.rename(established, connection_id):
             return
         exempt = self._is_exempt(peer_id, address)

@@ -1073,8 +1073,8 @@ cdef class Ledger:
     cdef readonly int64_t leaked
     """Handles garbage-collected while they held something: a defect of the caller."""
     cdef readonly int64_t over_released
-    cdef int64_t forgotten_streams  # without a handle, by `clear`
     """How much was given back that had not been taken: a defect of the caller, and ignored."""
+    cdef int64_t forgotten_streams  # without a handle, by `clear`
 
     def __cinit__(self, limits=None, *, trace_allocations=False, debug=None):
         cdef int kind
@@ -1217,13 +1217,13 @@ cdef class Ledger:
 
     # -- leaves ----------------------------------------------------------------------------------
 
-    cdef object take_connection(self, object inbound, bint fd, bint allowlisted, object peer):
+    cdef object take_connection(self, bint inbound, bint fd, bint allowlisted, object peer):
         cdef rcmgr_scope *chain[LONGEST_CHAIN]
         cdef rcmgr_amounts ask
         cdef rcmgr_refusal why
         cdef object result
         cdef ConnScope scope = ConnScope.__new__(ConnScope)
-        scope.inbound = is_true("inbound", inbound)
+        scope.inbound = inbound
         scope.allowlisted = allowlisted
         scope.start(self, CONN, &self.defaults[<int>CONN])
         if peer is not None:
@@ -1258,11 +1258,11 @@ cdef class Ledger:
         allowlisted: charge the allowlisted pair of scopes instead.
         peer: whose it is, if that is known by now: charge the peer instead of transient.
         """
-        return self.take_connection(inbound, fd, allowlisted, peer)
+        return self.take_connection(is_true("inbound", inbound), fd, allowlisted, peer)
 
     def open_connection(self, inbound=True, bint fd=True, bint allowlisted=False, peer=None):
         """As `try_open_connection`, but raises ScopeLimitExceeded when refused."""
-        result = self.take_connection(inbound, fd, allowlisted, peer)
+        result = self.take_connection(is_true("inbound", inbound), fd, allowlisted, peer)
         if type(result) is Refusal:
             raise (<Refusal>result).to_error()
         return result
@@ -1312,29 +1312,31 @@ cdef class Ledger:
         Charged to the peer and the (allowlisted) system. For callers that only count, as
         libp2p.rcmgr's API; give it back with `release_stream`.
         """
+        return self.take_loose(peer, is_true("inbound", inbound), allowlisted)
+
+    cdef object take_loose(self, object peer, bint inbound, bint allowlisted):
         cdef rcmgr_scope *chain[2]
         cdef rcmgr_amounts ask
         cdef rcmgr_refusal why
         cdef _Node node, system
-        cdef bint is_inbound = is_true("inbound", inbound)
         cdef object result = True
         peer = exact_peer(peer)
         memset(&ask, 0, sizeof(ask))
-        ask.of[RCMGR_STREAMS_INBOUND if is_inbound else RCMGR_STREAMS_OUTBOUND] = 1
+        ask.of[RCMGR_STREAMS_INBOUND if inbound else RCMGR_STREAMS_OUTBOUND] = 1
         with cython.critical_section(self):
             node = self.pinned(self.peer_nodes, PEER, None, peer)
             system = <_Node>self.system_of(allowlisted)
             self.streams_opened += 1
             chain[0], chain[1] = &node.state, &system.state
             if rcmgr_charge(chain, 2, &ask, RCMGR_PRIORITY_ALWAYS, &why):
-                node.loose[allowlisted][not is_inbound] += 1
+                node.loose[allowlisted][not inbound] += 1
                 self.raise_peaks()
             else:
                 if why.place == 0:
                     system = node
                 result = self.refused(
                     &why, RCMGR_PRIORITY_ALWAYS, system.kind, system,
-                    INBOUND if is_inbound else OUTBOUND,
+                    INBOUND if inbound else OUTBOUND,
                 )
                 self.unpin(node)
         return result
@@ -1346,21 +1348,24 @@ cdef class Ledger:
         and raises ValueError if the ledger has `debug`; but as many as `clear` forgot may still be
         given back: whoever has them cannot know.
         """
+        return self.give_loose(peer, is_true("inbound", inbound))
+
+    cdef bint give_loose(self, object peer, bint inbound) except -1:
         cdef rcmgr_scope *chain[2]
         cdef rcmgr_amounts what
         cdef PyObject *found
         cdef _Node node
-        cdef bint is_inbound = is_true("inbound", inbound), given = False, allowlisted
+        cdef bint given = False, allowlisted
         peer = exact_peer(peer)
         memset(&what, 0, sizeof(what))
-        what.of[RCMGR_STREAMS_INBOUND if is_inbound else RCMGR_STREAMS_OUTBOUND] = 1
+        what.of[RCMGR_STREAMS_INBOUND if inbound else RCMGR_STREAMS_OUTBOUND] = 1
         with cython.critical_section(self):
             found = PyDict_GetItemWithError(self.peer_nodes, peer)
             if found != NULL:
                 node = <_Node>found
-                allowlisted = node.loose[False][not is_inbound] == 0
-                if node.loose[allowlisted][not is_inbound] > 0:
-                    node.loose[allowlisted][not is_inbound] -= 1
+                allowlisted = node.loose[False][not inbound] == 0
+                if node.loose[allowlisted][not inbound] > 0:
+                    node.loose[allowlisted][not inbound] -= 1
                     chain[0] = &node.state
                     chain[1] = &(<_Node>self.system_of(allowlisted)).state
                     rcmgr_give_back(chain, 2, &what)
@@ -1497,6 +1502,9 @@ cdef class Ledger:
 
     def has_allowlisted_connection(self, peer):
         """Whether a connection of this peer is charged to the allowlisted scopes. O(1)."""
+        return self.is_trusted(peer)
+
+    cdef bint is_trusted(self, object peer) except -1:
         cdef PyObject *found
         cdef bint trusted = False
         peer = exact_peer(peer)
@@ -1761,6 +1769,29 @@ cdef class Ledger:
             f"Ledger({self.system().stat()}, {len(self.peer_nodes)} peers, "
             f"{len(self.protocol_nodes)} protocols, {len(self.service_nodes)} services)"
         )
+
+
+cdef object try_open_connection(
+    object ledger, bint inbound, bint fd, bint allowlisted, object peer,
+):
+    return (<Ledger?>ledger).take_connection(inbound, fd, allowlisted, peer)
+
+
+cdef object try_set_peer(object scope, object peer, bint allowlisted):
+    refusal = (<ConnScope?>scope).take_peer(peer, allowlisted)
+    return True if refusal is None else refusal
+
+
+cdef object acquire_stream(object ledger, object peer, bint inbound, bint allowlisted):
+    return (<Ledger?>ledger).take_loose(peer, inbound, allowlisted)
+
+
+cdef bint release_stream(object ledger, object peer, bint inbound) except -1:
+    return (<Ledger?>ledger).give_loose(peer, inbound)
+
+
+cdef bint has_allowlisted_connection(object ledger, object peer) except -1:
+    return (<Ledger?>ledger).is_trusted(peer)
 
 
 cdef void raise_to(int64_t *peaks, const int64_t *held) noexcept:

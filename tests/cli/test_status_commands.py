@@ -132,8 +132,10 @@ class Terminal:
         if self.pid == 0:
             os.execve(sys.executable, [
                 sys.executable, "-c",
-                # the size is set before the command looks at it
-                "import sys; input(); import rcmgr.cli; rcmgr.cli.main()",
+                # Ctrl-C works as in a shell, even if we run in the background of one; the size
+                # is set before the command looks at it
+                "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+                "input(); import rcmgr.cli; rcmgr.cli.main()",
                 "top", "--every", "0.2", "--socket", str(server.path),
             ], {**inherited, "TERM": "xterm-256color", **environment})
         self.seen = ""

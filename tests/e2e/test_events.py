@@ -478,15 +478,15 @@ async def test_quic_streams_are_counted_once() -> None:
     """QUIC connections would account for theirs too, if our scope had a `_resource_manager`."""
     async with running_node("quic") as node, running_node("quic") as peer:
         assert await peer.dial(node)
-        await eventually(lambda: node.manager.get_stats()["streams"] == 0)
-        before = peer.manager.ledger.streams_opened, node.manager.ledger.streams_opened
+        for each in (node, peer):  # identify asks once each way
+            await eventually(lambda each=each: each.manager.ledger.streams_opened == 2)
+            await eventually(lambda each=each: each.manager.get_stats()["streams"] == 0)
         streams = [await peer.host.get_network().new_stream(node.id) for _ in range(3)]
         for stream in streams:
             await stream.write(b"\x13")
         await eventually(lambda: node.manager.get_stats()["streams"] == 3)
         assert peer.manager.get_stats()["streams"] == 3
-        assert peer.manager.ledger.streams_opened - before[0] == 3
-        assert node.manager.ledger.streams_opened - before[1] == 3
+        assert peer.manager.ledger.streams_opened == node.manager.ledger.streams_opened == 2 + 3
         for stream in streams:
             await stream.reset()
         for each in (node, peer):
