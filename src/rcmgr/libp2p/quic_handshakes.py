@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Generic, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 from weakref import WeakSet
 
 from rcmgr.libp2p.hooks import Hook
@@ -13,7 +14,8 @@ __all__ = ["QuicHandshakes"]
 T = TypeVar("T")
 
 
-class _Handshake(NamedTuple, Generic[T]):
+@dataclass(frozen=True, slots=True)  # 3.10 has no generic NamedTuple
+class _Handshake(Generic[T]):
     registry: Any
     quic: Any
     attempt: T
