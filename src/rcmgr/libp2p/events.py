@@ -35,6 +35,7 @@ from rcmgr.lifecycle_events import (
     PendingOutboundConnectionEvent,
 )
 from rcmgr.lifecycle_handler import ConnectionLifecycleHandler
+from rcmgr.texts import printable
 
 if TYPE_CHECKING:
     from libp2p.abc import IHost, INetworkService
@@ -43,6 +44,7 @@ __all__ = ["HostObserver", "observe"]
 
 Coroutine = Callable[..., Awaitable[Any]]
 
+_MOST_TEXT = 500
 # events for which a manager's answers have to be heard
 _HEARD_OF_MANAGER = (
     PendingInboundConnectionEvent, PendingOutboundConnectionEvent, ConnectionDeniedEvent,
@@ -428,7 +430,7 @@ class HostObserver:
             (each for each in chain_of(error) if isinstance(each, self._refusals)), None)
         if denial is None and not attempt.was_denied:
             reason = why_failed(error, "handshake failed" if attempt.inbound else "failed")
-            self._lost(attempt, reason, f"{type(error).__name__}: {error}")
+            self._lost(attempt, reason, printable(f"{type(error).__name__}: {error}"[:_MOST_TEXT]))
         else:
             self._denied(attempt, denial)
 
