@@ -116,7 +116,7 @@ class DialFailedEvent(ConnectionLifecycleEvent):
         "cancelled" (another address answered first, or the caller gave up), "refused by the swarm"
         (which has as many connections as it wants), "duplicate", "host shutdown" or "failed".
     error: what py-libp2p said, as text (the exception itself would keep what failed alive). Parts
-        of it may be the other side's words.
+        of it may be the other side's words; it can be printed, and is not long.
     """
 
     addresses: list[Any] = field(default_factory=list)

@@ -198,7 +198,8 @@ class ConnectionLifecycleHandler:
         except ResourceLimitExceeded as error:
             self._denied(event, error)
             raise
-        self.notify(event)
+        if self._observers:
+            self.notify(event)
         return _DONE
 
     def _admit(self, event: ConnectionLifecycleEvent) -> None:

@@ -534,6 +534,7 @@ def check_content(side: Side, stage: Stage) -> None:
             assert event.remote_addr is not None
         elif isinstance(event, DialFailedEvent | PendingOutboundConnectionEvent):
             assert event.peer_id is not None
+            assert getattr(event, "error", "").isprintable()
             (address,) = event.addresses
             assert port_of(address) != 0
         else:  # the listener's, whose peer nobody knows yet; or a denial

@@ -35,6 +35,7 @@ from rcmgr.lifecycle_events import (
     PendingOutboundConnectionEvent,
 )
 from rcmgr.lifecycle_handler import ConnectionLifecycleHandler
+from rcmgr.texts import printable
 
 if TYPE_CHECKING:
     from libp2p.abc import IHost, INetworkService
@@ -43,6 +44,7 @@ __all__ = ["HostObserver", "observe"]
 
 Coroutine = Callable[..., Awaitable[Any]]
 
+_MOST_TEXT = 500
 # events for which a manager's answers have to be heard
 _HEARD_OF_MANAGER = (
     PendingInboundConnectionEvent, PendingOutboundConnectionEvent, ConnectionDeniedEvent,
@@ -70,6 +72,8 @@ class _Attempt:
         self.is_open = True
         """Neither established nor failed yet."""
         self.is_pending = False
+        self.is_watched = False
+        """Whether somebody waits for what comes of it, to tell."""
         self.was_denied = False
         self.denial: ResourceLimitExceeded | None = None
         self.established_at = 0.0
@@ -168,9 +172,9 @@ class HostObserver:
     def _dialling(self, original: Coroutine) -> Coroutine:
         """libp2p 0.8.1: network/swarm.py line 1064, `_dial_addr_single_attempt`."""
 
-        async def dial(addr: Any, peer_id: Any, *args: Any, **kwargs: Any) -> Any:
+        def dial(addr: Any, peer_id: Any, *args: Any, **kwargs: Any) -> Awaitable[Any]:
             attempt = _Attempt(Endpoint.DIALER, peer_id, None, addr)
-            return await self._attempting(attempt, original, addr, peer_id, *args, **kwargs)
+            return self._attempting(attempt, original, addr, peer_id, *args, **kwargs)
 
         return dial
 
@@ -179,12 +183,12 @@ class HostObserver:
         TCP or WebSocket has its socket.
         """
 
-        async def upgrade(raw_conn: Any, *args: Any, **kwargs: Any) -> Any:
+        def upgrade(raw_conn: Any, *args: Any, **kwargs: Any) -> Awaitable[Any]:
             attempt = self._open_attempt()
             if attempt is not None:
                 attempt.ends = ends_of(raw_conn, attempt.dialled)
                 self._note_resets(attempt, raw_conn)
-            return await original(raw_conn, *args, **kwargs)
+            return original(raw_conn, *args, **kwargs)
 
         return upgrade
 
@@ -212,11 +216,11 @@ class HostObserver:
         WebSocket; also of a dial as the responder, of which this is the first that is heard.
         """
 
-        async def accept(raw_conn: Any, maddr: Any, *args: Any, **kwargs: Any) -> Any:
+        def accept(raw_conn: Any, maddr: Any, *args: Any, **kwargs: Any) -> Awaitable[Any]:
             attempt = self._open_attempt() or _Attempt(
                 Endpoint.LISTENER, None, ends_of(raw_conn, maddr))
             self._note_resets(attempt, raw_conn)
-            return await self._attempting(attempt, original, raw_conn, maddr, *args, **kwargs)
+            return self._attempting(attempt, original, raw_conn, maddr, *args, **kwargs)
 
         return accept
 
@@ -234,18 +238,20 @@ class HostObserver:
         swarm's. Of a transport that does the handshake itself it may be the first that is heard.
         """
 
-        async def add_conn(muxed_conn: Any, direction: str = "unknown") -> Any:
+        def add_conn(muxed_conn: Any, direction: str = "unknown") -> Awaitable[Any]:
             attempt = self._open_attempt()
             if attempt is None:
                 if self._has(muxed_conn) or self._handshakes.is_taken(muxed_conn):
-                    return await original(muxed_conn, direction)
+                    return original(muxed_conn, direction)
                 attempt = self._handshakes.take(muxed_conn) or _Attempt(
                     Endpoint.LISTENER if direction == "inbound" else Endpoint.DIALER,
                     getattr(muxed_conn, "peer_id", None), ends_of(muxed_conn, None))
             elif attempt.ends is None:
                 attempt.ends = ends_of(muxed_conn, attempt.dialled)
             self._pending(attempt)
-            return await self._attempting(attempt, original, muxed_conn, direction)
+            if attempt.is_watched:
+                return original(muxed_conn, direction)
+            return self._attempting(attempt, original, muxed_conn, direction)
 
         return add_conn
 
@@ -256,6 +262,7 @@ class HostObserver:
     async def _attempting(
         self, attempt: _Attempt, work: Coroutine, *args: Any, **kwargs: Any
     ) -> Any:
+        attempt.is_watched = True
         token = self._attempt.set(attempt)
         if self._manager is None:
             self._pending(attempt)
@@ -329,11 +336,11 @@ class HostObserver:
         others, who may close the connection at once.
         """
 
-        async def notify_connected(connection: Any) -> None:
+        def notify_connected(connection: Any) -> Awaitable[None]:
             attempt = self._open_attempt()
             if attempt is not None:
                 self._established(attempt, connection)
-            await original(connection)
+            return original(connection)
 
         return notify_connected
 
@@ -424,7 +431,7 @@ class HostObserver:
             (each for each in chain_of(error) if isinstance(each, self._refusals)), None)
         if denial is None and not attempt.was_denied:
             reason = why_failed(error, "handshake failed" if attempt.inbound else "failed")
-            self._lost(attempt, reason, f"{type(error).__name__}: {error}")
+            self._lost(attempt, reason, printable(f"{type(error).__name__}: {error}"[:_MOST_TEXT]))
         else:
             self._denied(attempt, denial)
 
