@@ -79,7 +79,7 @@ def test_a_flood_of_made_up_peers_takes_no_memory() -> None:
     after = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     assert manager.denials.total == 135_000
-    assert after - before < 50_000  # the counts by peer grow and shrink by half
+    assert after - before < 100_000  # the counts by peer grow and shrink by half
     stats = manager.get_stats()
     assert sum(stats["denied"].values()) == 135_000
     assert (manager.denials.inbound, manager.denials.outbound) == (90_000, 45_000)

@@ -249,6 +249,42 @@ def test_connections_of_a_network_are_limited_and_given_back() -> None:
     assert len(gate.subnets) == gate.subnets.over_released == 0
 
 
+@pytest.mark.parametrize("what", ["open_connection", "acquire_connection"])
+def test_what_is_no_peer_keeps_nothing_of_its_network(what: str) -> None:
+    manager = ResourceManager(NodeLimits(subnets=SubnetLimits(ipv4=((32, 1),))))
+    for _ in range(2):
+        with pytest.raises(TypeError, match="a peer must be an ID, bytes, a str or an int"):
+            getattr(manager, what)(1.5, "192.0.2.1", "inbound")
+    gate = manager.addresses
+    assert gate is not None
+    assert gate.subnets is not None
+    assert len(gate.subnets) == gate.subnets.over_released == 0
+    check_nothing_held(manager)
+
+
+def test_acquired_connections_are_charged_to_their_peer_by_any_name() -> None:
+    manager = manager_with(system=Limit(conns=3), peer_default=Limit(conns=2))
+    assert manager.acquire_connection(PEER, "192.0.2.1")
+    assert manager.acquire_connection(str(PEER), "192.0.2.1")
+    assert not manager.acquire_connection(PEER.to_bytes(), "192.0.2.1")
+    assert manager.last_denial is not None
+    assert manager.last_denial.setting.startswith("ConcreteLimits.peer_default.conns or ")
+    assert manager.acquire_connection()
+    assert not manager.acquire_connection(OTHER, direction="outbound")
+    manager.release_connection(PEER, "192.0.2.1", "outbound")
+    manager.release_connection(PEER, "192.0.2.2")
+    manager.release_connection(OTHER, "192.0.2.1")
+    assert manager.get_stats()["connections"] == 3
+    for _ in range(3):
+        manager.release_connection(PEER.to_bytes(), "192.0.2.1")
+    manager.release_connection()
+    check_nothing_held(manager)
+    assert manager.ledger.over_released == 0
+    manager.close()
+    with pytest.raises(ResourceScopeClosed):
+        manager.acquire_connection(PEER)
+
+
 def test_a_connection_that_was_never_pending_is_of_its_network_too() -> None:
     """Whoever asks only once a handshake is done."""
     limits = NodeLimits(

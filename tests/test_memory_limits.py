@@ -154,6 +154,18 @@ def test_the_manager_lets_known_peers_in_above_the_soft_mark() -> None:
     assert manager.get_stats()["denied"] == {"memory_usage": 1}
 
 
+def test_a_new_peer_is_asked_about_while_the_last_reading_holds() -> None:
+    cache = MemoryStatsCache(3600, probe=lambda: 600)
+    limits = MemoryConnectionLimits(1_000, deny_new_peers_above=0.5, cache=cache)
+    assert limits.excess() is None
+    assert limits.is_fine()
+    manager = ResourceManager(memory_limits=limits)
+    assert manager.open_connection(None) is not None
+    assert manager.open_connection(PEER, direction="outbound") is None
+    assert not manager.acquire_connection(PEER)
+    assert cache.refreshes == 1
+
+
 async def test_a_quic_connection_that_is_refused_for_memory_holds_nothing() -> None:
     """The handler admits it before the scope is asked for."""
     memory = Memory(2_000)

@@ -13,6 +13,7 @@ from rcmgr.connection_tracker import ConnectionRecord, ConnectionTracker, Denial
 from rcmgr.denials import DenialLog
 from rcmgr.memory_limits import MemoryConnectionLimits
 from rcmgr.scope import Ledger, Refusal
+from rcmgr.token_bucket import BucketTable
 
 __all__ = [
     "Admission",
@@ -100,13 +101,20 @@ class Admission:
     @property
     def closed(self) -> bool: ...
     _asks_addresses: bool
-    _asks_peers: bool
+    _peer_rates: BucketTable | None
+    _takes_any_peer: bool
     def open_connection(
         self,
         peer_id: Hashable | None = None,
         endpoint_ip: str | None = None,
         direction: Any = "inbound",
     ) -> ConnectionScope | None: ...
+    def acquire_connection(
+        self, peer_id: Hashable = "", endpoint_ip: str | None = None, direction: Any = "inbound"
+    ) -> bool: ...
+    def release_connection(
+        self, peer_id: Hashable = "", endpoint_ip: str | None = None, direction: Any = "inbound"
+    ) -> None: ...
     def is_exempt_peer(self, peer_id: Hashable) -> bool: ...
     def accept_connection(self, endpoint_ip: str | None = None) -> ConnectionScope | None: ...
     def acquire_stream(self, peer_id: Hashable, direction: Any) -> bool: ...

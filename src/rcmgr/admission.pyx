@@ -26,6 +26,7 @@ from rcmgr._context cimport rcmgr_current_context, rcmgr_refers_to
 from rcmgr._peer cimport peer_key
 from rcmgr.connection_tracker cimport ConnectionRecord
 from rcmgr.denials cimport DenialLog
+from rcmgr.memory_stats cimport is_fine as memory_is_fine
 from rcmgr.peers cimport peer_from_any
 
 from rcmgr.errors import ResourceScopeClosed
@@ -49,6 +50,7 @@ accepted = ContextVar("rcmgr_accepted", default=None)
 """What `Admission.accept_connection` returned, for the tasks that are started while it is here."""
 cdef object ACCEPTED = accepted
 
+cdef tuple NOT_EXEMPT = (False, None)
 cdef dict DIRECTIONS = {"inbound": True, "outbound": False, "unknown": False}
 # members of an enum, once seen: hashing one runs Python code
 cdef object known_inbound = None
@@ -263,22 +265,23 @@ cdef class Intake:
         As `charge_pending`; None: another thread closed it. There is no way back for one that was
         pending: end it. connection_id: None makes one up, or takes that of the pending one.
         """
-        cdef bint taken
+        cdef bint taken = False
         scope = None if pending is None else scope_of(pending.held)
-        if scope is None:
-            scope = scopes.try_open_connection(self._ledger, inbound, False, exempt, peer)
-            taken = type(scope) is CONN_SCOPE
-            refusal, held = scope, scope
-        else:
-            try:
+        try:
+            if scope is None:
+                scope = scopes.try_open_connection(self._ledger, inbound, False, exempt, peer)
+                taken = type(scope) is CONN_SCOPE
+                refusal, held = scope, scope
+            else:
                 refusal = scopes.try_set_peer(scope, peer, exempt)
-            except ResourceScopeClosed:
-                refusal = None
-            taken = refusal is True
-            held = None  # the record keeps what it has
-        if not taken:
-            if entered is not None:
+                taken = refusal is True
+                held = None  # the record keeps what it has
+        except ResourceScopeClosed:
+            refusal = None
+        finally:
+            if not taken and entered is not None:
                 entered.close()
+        if not taken:
             return refusal
         if entered is not None:
             held = held_with(scope, entered)
@@ -383,6 +386,10 @@ cdef class ConnectionScope:
         return f"ConnectionScope({self._record!r}{', closed' if self.closed else ''})"
 
 
+cdef tuple acquired_key(object peer, object endpoint_ip, bint inbound):
+    return peer_key(peer), None if endpoint_ip is None else str(endpoint_ip), inbound
+
+
 cdef ConnectionScope new_scope(Admission manager, ConnectionRecord record, bint only_pending):
     cdef ConnectionScope scope = ConnectionScope.__new__(ConnectionScope)
     scope._tracker = manager.connection_tracker
@@ -398,8 +405,8 @@ cdef class Admission:
 
     The base of `ResourceManager`, which says what it may ask beside the tracker and the ledger:
     `_may_begin(inbound, endpoint_ip)` before a handshake, None or (exempt, what to close at the
-    end), and `_may_connect(peer, inbound, known)` after it; `_enter(inbound, endpoint_ip)` counts
-    what was not counted for its address before: what to close at the end, or None.
+    end); `_enter(inbound, endpoint_ip)` counts what was not counted for its address before: what to
+    close at the end, or None; `_refuse_rate(peer)` notes that a peer connects too often.
     """
 
     cdef readonly object connection_tracker
@@ -414,7 +421,11 @@ cdef class Admission:
     cdef object _weak  # to itself
     cdef Intake _intake
     cdef public bint _asks_addresses
-    cdef public bint _asks_peers
+    cdef public object _peer_rates
+    """How often a peer may connect: something with `try_consume(peer)`, or None."""
+    cdef public bint _takes_any_peer
+    """Whether a peer that is no ID, bytes, text or number is known by its text, in connections."""
+    cdef dict _acquired  # (peer, address, inbound) -> list of what was acquired so
     cdef bint _closed
 
     def __init__(self, tracker, lifecycle, ledger, allowlist, denials, intake):
@@ -425,6 +436,7 @@ cdef class Admission:
         self._allowed, self._networks = allowlist.allowed_peers, allowlist.networks
         self.denials = denials
         self._intake = intake
+        self._acquired = {}
         self._weak = ref(self)
 
     @property
@@ -456,7 +468,14 @@ cdef class Admission:
         inbound = inbound_of(direction)
         if peer_id is None:
             return self.begin(inbound, endpoint_ip)
-        return self.establish(peer_from_any(peer_id), inbound, endpoint_ip)
+        if not self._takes_any_peer:
+            return self.establish(peer_from_any(peer_id), inbound, endpoint_ip)
+        try:
+            return self.establish(peer_from_any(peer_id), inbound, endpoint_ip)
+        except TypeError:
+            if isinstance(peer_id, (str, bytes, int)):
+                raise
+            return self.establish(str(peer_id), inbound, endpoint_ip)
 
     def accept_connection(self, endpoint_ip=None):
         """Ask for a connection from outside before anything is spent on it: its scope, or None.
@@ -481,21 +500,38 @@ cdef class Admission:
         return scope
 
     cdef ConnectionScope charge(self, bint inbound, object endpoint_ip):
-        cdef bint exempt = False
-        entered = None
-        if (
-            self._asks_addresses or self._intake.memory_limits is not None
-            or self._networks
-        ):
-            answer = self._may_begin(inbound, endpoint_ip)
-            if answer is None:
-                return None
-            exempt, entered = answer
+        answer = self.may_begin(inbound, endpoint_ip)
+        if answer is None:
+            return None
+        exempt, entered = answer
         record = self._intake.charge_pending(None, inbound, exempt, entered)
         if type(record) is not ConnectionRecord:
             self.denials.add(record, None, None, inbound)
             return None
         return new_scope(self, record, True)
+
+    cdef tuple may_begin(self, bint inbound, object endpoint_ip):
+        """Ask what depends on the address alone, or on nothing: as `_may_begin`."""
+        limits = self._intake.memory_limits
+        if self._asks_addresses or self._networks or not (
+            limits is None or memory_is_fine(limits, False)
+        ):
+            return self._may_begin(inbound, endpoint_ip)
+        return NOT_EXEMPT
+
+    cdef bint may_connect(self, object peer, bint inbound, bint known) except -1:
+        """Ask what depends on the peer alone; `known`: this connection is counted already."""
+        limits = self._intake.memory_limits
+        if limits is not None and not memory_is_fine(limits, True):
+            new_peer = self.connection_tracker.get_peer_connection_count(peer) <= known
+            if self.connection_lifecycle.memory_excess(
+                None, peer, inbound, new_peer=new_peer
+            ) is not None:
+                return False
+        if not inbound or self._peer_rates is None or self._peer_rates.try_consume(peer):
+            return True
+        self._refuse_rate(peer)
+        return False
 
     cdef object establish(self, object peer, bint inbound, object endpoint_ip):
         cdef bint exempt
@@ -508,9 +544,7 @@ cdef class Admission:
             exempt = known.entry.exempt
         else:
             exempt = self.is_exempt(peer, endpoint_ip)
-        if not exempt and (
-            self._asks_peers or self._intake.memory_limits is not None
-        ) and not self._may_connect(peer, inbound, known is not None):
+        if not exempt and not self.may_connect(peer, inbound, known is not None):
             if known is not None:
                 trackers.remove(tracker, known, False)
             return None
@@ -560,6 +594,55 @@ cdef class Admission:
         if not self._networks:
             return False
         return scopes.has_allowlisted_connection(self.ledger, peer)
+
+    def acquire_connection(self, peer_id="", endpoint_ip=None, direction="inbound"):
+        """Count a connection, in no state; False: denied. Give it back with `release_connection`.
+
+        For callers that only count, as libp2p.rcmgr's API. peer_id: "": not known. Arguments and
+        errors as for `open_connection`. ResourceScopeClosed: the manager is closed. O(1), about
+        0.5 us.
+        """
+        cdef bint inbound, exempt
+        if self._closed:
+            raise ResourceScopeClosed
+        inbound = inbound_of(direction)
+        peer = peer_from_any(peer_id) or None
+        entered = None
+        exempt = peer is not None and self.is_exempt(peer, endpoint_ip)
+        if not exempt:
+            answer = self.may_begin(inbound, endpoint_ip)
+            if answer is None:
+                return False
+            exempt, entered = answer
+        taken = None
+        try:
+            if peer is None or exempt or self.may_connect(peer, inbound, False):
+                taken = scopes.try_open_connection(self.ledger, inbound, True, exempt, peer)
+        finally:
+            if type(taken) is not CONN_SCOPE and entered is not None:
+                entered.close()
+        if type(taken) is CONN_SCOPE:
+            key = acquired_key(peer, endpoint_ip, inbound)
+            with cython.critical_section(self):
+                (<list>self._acquired.setdefault(key, [])).append(held_with(taken, entered))
+            return True
+        if taken is not None:
+            self.denials.add(taken, None, peer, inbound)
+        return False
+
+    def release_connection(self, peer_id="", endpoint_ip=None, direction="inbound"):
+        """Give back a connection that was acquired with the same arguments; else nothing."""
+        key = acquired_key(peer_from_any(peer_id) or None, endpoint_ip, inbound_of(direction))
+        cdef list those
+        held = None
+        with cython.critical_section(self):
+            those = self._acquired.get(key)
+            if those is not None:
+                held = those.pop()
+                if not those:
+                    del self._acquired[key]
+        if held is not None:
+            held.close()
 
     # -- streams -----------------------------------------------------------------------------
 

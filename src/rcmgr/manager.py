@@ -181,7 +181,6 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
             self.limits = limits
         self.connection_rate_limits = rates
         self._peer_rates = table_of(rates.per_peer, rates)
-        self._asks_peers = self._peer_rates is not None
         self._set_addresses(node.subnets, node.rates or _rates_per_ip(rates))
         self.protocol_rate_limiters: dict[str, ProtocolRateLimiter] = {}
         if memory_limits is None and (node.memory.max_bytes, node.memory.max_percentage) != (
@@ -362,21 +361,12 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
         entered = self._lifecycle.enter(endpoint_ip, inbound)
         return None if isinstance(entered, AddressRefusal) else entered
 
-    def _may_connect(self, peer_id: Hashable, inbound: bool, known: bool) -> bool:
-        """Ask what depends on the peer alone; `known`: this connection is counted already."""
-        rates = self._peer_rates if inbound else None
-        new_peer = self.connection_tracker.get_peer_connection_count(peer_id) <= known
-        if self.connection_lifecycle.memory_excess(
-            None, peer_id, inbound, new_peer=new_peer
-        ) is not None:
-            return False
-        if rates is None or rates.try_consume(peer_id):
-            return True
-        refusal = RateRefusal(
-            "connections", "connection of peer", rates.time_until,
-            self.connection_rate_limits.per_peer)
-        self.denials.add(refusal, None, peer_id, inbound)
-        return False
+    def _refuse_rate(self, peer_id: Hashable) -> None:
+        rates: Any = self._peer_rates
+        self.denials.add(
+            RateRefusal("connections", "connection of peer", rates.time_until,
+                        self.connection_rate_limits.per_peer),
+            None, peer_id, True)
 
     # -- streams and memory --------------------------------------------------------------------
 

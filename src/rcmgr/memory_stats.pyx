@@ -205,6 +205,10 @@ cdef class MemoryGate:
 
     cdef MemoryStatsCache _cache
     cdef int64_t _fine_at  # the reading that was found fine, by its number; -1: none
+    cdef public object deny_new_peers_above
+    """Beyond this fraction of the limit, a peer without a connection is no longer fine, or None."""
+    cdef public object max_pressure
+    """Nor is it beyond this percentage of waiting for memory, or None."""
 
     def __cinit__(self, *args, **kwargs):
         self._cache = _default
@@ -237,6 +241,13 @@ cdef class MemoryGate:
         """The reading of that number (`refreshes`) allows more to be used."""
         with cython.critical_section(self._cache):
             self._fine_at = reading
+
+
+cdef bint is_fine(object limits, bint new_peer) except -1:
+    cdef MemoryGate gate = limits
+    if new_peer and not (gate.deny_new_peers_above is None and gate.max_pressure is None):
+        return False
+    return gate._holds()
 
 
 def _after_fork():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack
 
+import gc
 import pytest
 import trio
 from libp2p.crypto.secp256k1 import create_new_key_pair
@@ -277,8 +278,9 @@ async def test_a_host_closed_in_mid_flood_holds_nothing(transport: str) -> None:
                     nursery.start_soon(flood, dialer)
                 tracker = node.manager.connection_tracker
                 await eventually(lambda: tracker.snapshot().total_established >= 5, 20)
-            # handshakes that end while the host stops take a moment more
-            await eventually(lambda: node.counts == NOTHING)
+            # handshakes that end while the host stops take a moment more, and the swarm may leave
+            # the scope of one in the traceback of a logged error
+            await eventually(lambda: gc.collect() >= 0 and node.counts == NOTHING)
             nursery.cancel_scope.cancel()
         snapshot = tracker.snapshot()
         assert snapshot.peak_pending_inbound <= 3

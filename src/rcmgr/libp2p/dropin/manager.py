@@ -18,7 +18,6 @@ from libp2p.rcmgr.metrics import Metrics, MetricType
 
 from rcmgr.address_limits import SubnetLimiter
 from rcmgr.admission import ConnectionScope as OurScope
-from rcmgr.admission import is_inbound
 from rcmgr.connection_limits import check_limit
 from rcmgr.libp2p.dropin._observed import Observed
 from rcmgr.libp2p.dropin.allowlist import Allowlist
@@ -35,9 +34,7 @@ from rcmgr.limits import ConcreteLimits
 from rcmgr.manager import ResourceManager as OurManager
 from rcmgr.manager import with_totals
 from rcmgr.memory_limits import MemoryConnectionLimits as OurMemoryLimits
-from rcmgr.peers import peer_from_any
 from rcmgr.rate_limits import ConnectionRateLimits, Rate
-from rcmgr.scope import ConnScope, Refusal
 
 __all__ = [
     "ConnectionScope",
@@ -189,7 +186,6 @@ class ResourceManager(OurManager):
             CircuitBreaker(failure_threshold=5, timeout=60.0) if enable_circuit_breaker else None)
         self.memory_stats_cache = MemoryStatsCache()
         self._metrics = metrics if metrics is not None else Metrics() if enable_metrics else None
-        self._acquired: dict[tuple[Any, ...], list[tuple[ConnScope, Any]]] = {}
         super().__init__(
             node,
             Allowlist(allowlist_config) if allowlist is None else Allowlist.of(allowlist),
@@ -200,6 +196,7 @@ class ResourceManager(OurManager):
             prometheus_port=prometheus_port,
             prometheus_exporter=prometheus_exporter,
         )
+        self._takes_any_peer = True
         if isinstance(limits, Observed):
             limits.observe(self._heed_limits)
         self._address_rates = node.rates
@@ -297,63 +294,6 @@ class ResourceManager(OurManager):
     def _current_streams(self) -> int:
         held = self._held()
         return held.streams_inbound + held.streams_outbound
-
-    def acquire_connection(
-        self, peer_id: str = "", endpoint_ip: str | None = None, direction: str = "inbound"
-    ) -> bool:
-        """Count a connection, in no state; False: denied. Give it back with `release_connection`.
-
-        ResourceScopeClosed: the manager is closed.
-        """
-        self._check_open()
-        inbound = is_inbound(direction)
-        peer = peer_from_any(peer_id) or None
-        exempt = peer is not None and self.allowlist.allows_at(peer, endpoint_ip)
-        entered = None
-        if not exempt:
-            answer = self._may_begin(inbound, endpoint_ip)
-            if answer is None:
-                return False
-            exempt, entered = answer
-        if peer is not None and not exempt and not self._may_connect(peer, inbound, False):
-            if entered is not None:
-                entered.close()
-            return False
-        scope = self.ledger.try_open_connection(inbound, True, exempt, peer)
-        if isinstance(scope, Refusal):
-            self.denials.add(scope, None, peer, inbound)
-            if entered is not None:
-                entered.close()
-            return False
-        with self._lock:
-            key = (peer_id, endpoint_ip, inbound)
-            self._acquired.setdefault(key, []).append((scope, entered))
-        return True
-
-    def release_connection(
-        self, peer_id: str = "", endpoint_ip: str | None = None, direction: str = "inbound"
-    ) -> None:
-        """Give back a connection that was acquired with the same arguments; else nothing."""
-        key = (peer_id, endpoint_ip, is_inbound(direction))
-        with self._lock:
-            scopes = self._acquired.get(key, [])
-            found = scopes.pop() if scopes else None
-            if not scopes:
-                self._acquired.pop(key, None)
-        for each in found or ():
-            if each is not None:
-                each.close()
-
-    def open_connection(
-        self, peer_id: Any = None, endpoint_ip: str | None = None, direction: Any = "inbound"
-    ) -> OurScope | None:
-        """As of our manager; a peer of another type is known by its text."""
-        try:
-            return super().open_connection(peer_id, endpoint_ip, direction)
-        except TypeError:
-            if isinstance(peer_id, str | bytes | int):
-                raise
-            return super().open_connection(str(peer_id), endpoint_ip, direction)
 
     def is_resource_available(self, resource_type: str, amount: int = 1) -> bool:
         """Whether so much more of "connections", "memory" (bytes) or "streams" would be in limits.
