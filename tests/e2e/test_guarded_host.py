@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from contextlib import AsyncExitStack
 
-import gc
 import pytest
 import trio
 from libp2p.crypto.secp256k1 import create_new_key_pair
