@@ -42,7 +42,7 @@ def test_a_full_node() -> None:
         "  system memory: 8.0 of 8.0 MiB (100%)",
         "  established_per_peer: 2 of 2 (100%)",
         f"  peer:{TEXT} streams: 1 of 1 (100%)",
-        "8 denials since the start: 7 inbound, 1 outbound. Of the last 8:",
+        "Denied since the start: 8, 7 inbound, 1 outbound. Of the last 8:",
         "  5 by stream.peer.streams: see ConcreteLimits.peer_default.streams or "
         f"ConcreteLimits.peer['{TEXT}'].streams",
         "  2 by connection.established_per_peer: see ConnectionLimits.max_established_per_peer",
@@ -90,7 +90,7 @@ def test_many_peers_take_one_line() -> None:
         assert not manager.acquire_stream(b"\x12\x20" + number.to_bytes(32, "big"), "inbound")
     assert manager.explain().splitlines() == [
         "Nothing is at its limit.",
-        "300 denials since the start: 300 inbound, 0 outbound. Of the last 256:",
+        "Denied since the start: 300, 300 inbound, 0 outbound. Of the last 256:",
         "  256 by stream.peer.streams: see ConcreteLimits.peer_default.streams",
     ]
 
@@ -109,7 +109,7 @@ def test_names_that_peers_choose_are_only_text() -> None:
     assert "/evil\\x1b]0;owned\\x07\\nNothing" in told
     assert "peer\\x1b[2J\\n" in told
     assert all(each.isprintable() for each in told.replace("\n", ""))
-    assert [line[:2] for line in told.splitlines()] == ["At", "  ", "2 ", "  ", "Pe", "  "]
+    assert [line[:2] for line in told.splitlines()] == ["At", "  ", "De", "  ", "Pe", "  "]
     assert len(told) < 3000
 
 

@@ -122,7 +122,7 @@ def _what_was_denied(manager: ResourceManager) -> Iterator[str]:
         latest[error.code] += 1
         settings.setdefault(error.code, set()).add(error.setting)
     yield (
-        f"{log.total} denials since the start: {log.inbound} inbound, {log.outbound} outbound. "
+        f"Denied since the start: {log.total}, {log.inbound} inbound, {log.outbound} outbound. "
         f"Of the last {len(log)}:"
     )
     for code, times in latest.most_common(_MOST_LINES):

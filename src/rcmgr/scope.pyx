@@ -1033,7 +1033,7 @@ cdef dict row_shown(Row *row):
         if row.limit.of[i] > 0:
             percent[RESOURCE_FIELDS[i]] = round(100.0 * used / row.limit.of[i], 2)
         else:
-            percent[RESOURCE_FIELDS[i]] = 100.0
+            percent[RESOURCE_FIELDS[i]] = 100.0 if used else 0.0
     shown["limits"] = limits
     shown["percent"] = percent
     return shown

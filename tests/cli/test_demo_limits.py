@@ -93,6 +93,11 @@ def test_what_is_not_toml_names_the_file(tmp_path: Path, text: str | bytes) -> N
     assert (caught.value.path, caught.value.field) == (path, None)
 
 
+def test_a_nodes_limits_file_is_another_one(tmp_path: Path) -> None:
+    with pytest.raises(LimitsFileError, match="limits files of nodes"):
+        read_limits(write(tmp_path, "[System]\nConns = 7\n"))
+
+
 @pytest.mark.parametrize("name", ["missing.toml", "."])
 def test_what_cannot_be_read_names_the_file(tmp_path: Path, name: str) -> None:
     with pytest.raises(LimitsFileError) as caught:

@@ -102,8 +102,10 @@ def read_limits(path: Path) -> Limits:
         try:
             limits = limits.changed(name, None if value == NO_LIMIT else value)
         except KeyError:
-            known = ", ".join(limits.to_dict())
-            raise LimitsFileError(path, name, f"unknown limit; known are {known}") from None
+            reason = f"unknown limit; known are {', '.join(limits.to_dict())}"
+            if isinstance(value, dict):
+                reason += ". The demo does not read the limits files of nodes (rcmgr limits --help)"
+            raise LimitsFileError(path, name, reason) from None
         except (TypeError, ValueError) as error:
             # a limits file has a word of its own for None
             reason = str(error).removeprefix(f"{name} ").replace("None (no", f'"{NO_LIMIT}" (no')

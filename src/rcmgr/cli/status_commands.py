@@ -169,7 +169,7 @@ def _headline(found: dict[str, Any]) -> Text:
     when = time.strftime("%H:%M:%S", time.localtime(found["time"]))
     return Text(
         f"rcmgr {printable(found['rcmgr'])}, process {found['pid']}, {when}: "
-        f"{stats['connections']} connections of {stats['peers']} peers, {stats['streams']} streams",
+        f"connections {stats['connections']}, peers {stats['peers']}, streams {stats['streams']}",
         "bold", no_wrap=True, overflow="crop",
     )
 
