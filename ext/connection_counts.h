@@ -48,15 +48,37 @@ typedef struct {
     int64_t created, closed;       /* totals since the start */
 } rcmgr_connection_counts;
 
-/* One connection. The two peer_ fields hold for the first connection of a peer's chain only. */
+/* One connection, in eight bytes. */
 typedef struct {
-    int64_t since_ns; /* when it entered its state */
-    uint32_t peer_present;
-    unsigned peer_counted : 27;
-    unsigned state : 3;
-    unsigned exempt : 1;
-    unsigned claimed : 1; /* known to the swarm by its id, so reconciliation applies to it */
+    uint64_t since_32ns : 59; /* when it entered its state: the high bits of an int64_t */
+    uint64_t state : 3;
+    uint64_t exempt : 1;
+    uint64_t claimed : 1; /* known to the swarm by its id, so reconciliation applies to it */
 } rcmgr_connection_entry;
+
+/* Back from a connection in a list. The first of a peer's list has none before it, and in its place
+ * counts them all. */
+typedef struct {
+    uint32_t present, counted;
+} rcmgr_peer_counts;
+
+typedef union {
+    void *previous;
+    rcmgr_peer_counts of_peer;
+} rcmgr_connection_back;
+
+static inline int64_t rcmgr_since_ns(const rcmgr_connection_entry *entry)
+{
+    return (int64_t)((uint64_t)entry->since_32ns << 5);
+}
+
+static inline void rcmgr_enter_state(rcmgr_connection_entry *entry, int state, bool exempt,
+                                     int64_t now_ns)
+{
+    entry->since_32ns = ((uint64_t)now_ns >> 5) & ((UINT64_C(1) << 59) - 1);
+    entry->state = (uint64_t)state & 7;
+    entry->exempt = exempt;
+}
 
 static inline int64_t rcmgr_counted_pending(const rcmgr_connection_counts *c)
 {

@@ -1529,3 +1529,8 @@ def test_seconds_are_seconds() -> None:
     tracker.add_pending_inbound("a")
     clock.now += 3 * SECOND
     assert tracker.oldest_pending_age == 3
+
+
+@pytest.mark.skipif(sys.maxsize < 2**32, reason="pointers are smaller")
+def test_a_record_is_as_small_as_promised() -> None:
+    assert ConnectionRecord.__basicsize__ == 64

@@ -30,12 +30,21 @@ cdef extern from "connection_counts.h" nogil:
         int64_t closed
 
     ctypedef struct rcmgr_connection_entry:
-        int64_t since_ns
-        uint32_t peer_present
-        unsigned peer_counted
         unsigned state
         unsigned exempt
         unsigned claimed
+
+    ctypedef struct rcmgr_peer_counts:
+        uint32_t present
+        uint32_t counted
+
+    ctypedef union rcmgr_connection_back:
+        void *previous
+        rcmgr_peer_counts of_peer
+
+    int64_t rcmgr_since_ns(const rcmgr_connection_entry *) noexcept
+    void rcmgr_enter_state(
+        rcmgr_connection_entry *, int state, bint exempt, int64_t now_ns) noexcept
 
     int64_t rcmgr_counted_pending(const rcmgr_connection_counts *) noexcept
     int64_t rcmgr_counted_established(const rcmgr_connection_counts *) noexcept

@@ -3,7 +3,8 @@
 from cpython.object cimport PyObject
 
 from rcmgr._connection_counts cimport (
-    RCMGR_CLOSED, RCMGR_ESTABLISHED_INBOUND, RCMGR_PENDING_INBOUND, rcmgr_connection_entry,
+    RCMGR_CLOSED, RCMGR_ESTABLISHED_INBOUND, RCMGR_PENDING_INBOUND, rcmgr_connection_back,
+    rcmgr_connection_entry,
 )
 
 
@@ -14,11 +15,9 @@ cdef class ConnectionRecord:
     """What the connection holds elsewhere; closed when the connection ends. None: nothing."""
     # Links of the list the record is in: all pending ones, oldest first, or those of one peer.
     # Not owned: the tracker's table owns every record in it, and only linked records are in it.
-    cdef PyObject *previous
+    cdef rcmgr_connection_back back
     cdef PyObject *next
     cdef rcmgr_connection_entry entry
-
-    cdef int let_go(self) except -1
 
 
 cdef inline bint is_inbound(ConnectionRecord record) noexcept:

@@ -23,8 +23,8 @@ from rcmgr._connection_counts cimport (
     RCMGR_ESTABLISHED_OUTBOUND, RCMGR_ESTABLISHED_TOTAL, RCMGR_LIMITS, RCMGR_NO_LIMIT,
     RCMGR_PEAK_PENDING_TOTAL, RCMGR_PENDING_INBOUND, RCMGR_PENDING_OUTBOUND, RCMGR_PER_PEER,
     RCMGR_STATES, rcmgr_connection_counts,
-    rcmgr_connection_limits, rcmgr_counted, rcmgr_enter,
-    rcmgr_leave, rcmgr_raise_peak, rcmgr_refusing_limit,
+    rcmgr_connection_limits, rcmgr_counted, rcmgr_enter, rcmgr_enter_state, rcmgr_leave,
+    rcmgr_raise_peak, rcmgr_refusing_limit, rcmgr_since_ns,
 )
 from rcmgr._peer cimport peer_key
 from rcmgr._pointer_table cimport (
@@ -141,8 +141,10 @@ cdef class ConnectionRecord:
 
     @property
     def since_ns(self):
-        """When it came into its state, as `ConnectionTracker.now_ns`; it stays after the end."""
-        return self.entry.since_ns
+        """When it came into its state, as `ConnectionTracker.now_ns`, in steps of 32 ns; it stays
+        after the end.
+        """
+        return rcmgr_since_ns(&self.entry)
 
     @property
     def state(self):
@@ -172,15 +174,16 @@ cdef class ConnectionRecord:
         """Known to the swarm by `connection_id`, so that `reconcile` applies to it."""
         return self.entry.claimed == 1
 
-    cdef int let_go(self) except -1:
-        """After the end, by whoever ended it, outside the lock."""
-        held, self.held = self.held, None
-        if held is not None:
-            held.close()
-        return 0
-
     def __repr__(self):
         return f"ConnectionRecord({self.id!r}, {self.state}, peer={self.peer!r})"
+
+
+cdef int let_go(ConnectionRecord record) except -1:
+    """After the end, by whoever ended it, outside the lock."""
+    held, record.held = record.held, None
+    if held is not None:
+        held.close()
+    return 0
 
 
 cdef inline ConnectionRecord new_record(object connection_id, object peer_id):
@@ -425,7 +428,7 @@ cdef class ConnectionTracker:
             if record is not None:
                 removed = self._remove(record)
         if removed:
-            record.let_go()
+            let_go(record)
         return removed
 
     def holds(self, ConnectionRecord record not None):
@@ -566,7 +569,7 @@ cdef class ConnectionTracker:
         cdef uint64_t hashed = hash_of(key)
         with cython.critical_section(self):
             head = self._find(&self._peers, hashed, key, &at)
-            count = 0 if head is None else head.entry.peer_present
+            count = 0 if head is None else head.back.of_peer.present
         return count
 
     def __len__(self):
@@ -582,7 +585,7 @@ cdef class ConnectionTracker:
         cdef int64_t since = -1
         with cython.critical_section(self):
             if self._oldest_pending is not NULL:
-                since = (<ConnectionRecord>self._oldest_pending).entry.since_ns
+                since = rcmgr_since_ns(&(<ConnectionRecord>self._oldest_pending).entry)
         return None if since < 0 else max(0, now - since) / 1e9
 
     @property
@@ -682,17 +685,17 @@ cdef class ConnectionTracker:
                 record = <ConnectionRecord>entry
                 if not record.entry.claimed:
                     continue  # removed by somebody else meanwhile
-                if record.entry.since_ns <= now - min_age:
+                if rcmgr_since_ns(&record.entry) <= now - min_age:
                     if self._remove(record):
                         removed.append(record)
                 else:
                     unseen += 1
-                    oldest_unseen = min(oldest_unseen, record.entry.since_ns)
+                    oldest_unseen = min(oldest_unseen, rcmgr_since_ns(&record.entry))
             self._unseen = unseen
             self._oldest_unseen_ns = oldest_unseen
             self._next_pass_ns = now + FULL_PASS_INTERVAL_NS
         for entry in removed:
-            (<ConnectionRecord>entry).let_go()
+            let_go(<ConnectionRecord>entry)
         return len(removed)
 
     # -- inside ------------------------------------------------------------------------------
@@ -754,7 +757,7 @@ cdef class ConnectionTracker:
                 connection_id, hashed, peer_id, key, peer_hashed, state, limits, checked, False,
                 owned, now, &verdict)
         if verdict.outcome >= 0 and record is not None:
-            record.let_go()
+            let_go(record)
         if verdict.outcome == CONFLICT and verdict.was == state and self._reuse_ids:
             return None
         return self._conclude(&verdict, connection_id, state)
@@ -777,7 +780,7 @@ cdef class ConnectionTracker:
             ):
                 removed = self._remove(record)
         if removed:
-            record.let_go()
+            let_go(record)
         return 0
 
     cdef inline object _conclude(self, Verdict *verdict, object connection_id, int state):
@@ -841,7 +844,7 @@ cdef class ConnectionTracker:
             verdict.outcome = CONFLICT
             verdict.was = record.entry.state
             return record
-        self._ask(state, checked, limits, exempt, 0 if head is None else head.entry.peer_counted,
+        self._ask(state, checked, limits, exempt, 0 if head is None else head.back.of_peer.counted,
                   pending and not record.entry.exempt, verdict)
         if pending:
             self._unlink_pending(record)
@@ -975,9 +978,7 @@ cdef class ConnectionTracker:
 
     cdef inline void _enter(self, ConnectionRecord record, int state, bint exempt,
                             int64_t now) noexcept:
-        record.entry.state = state
-        record.entry.exempt = exempt
-        record.entry.since_ns = now
+        rcmgr_enter_state(&record.entry, state, exempt, now)
         rcmgr_enter(&self._counts, state, exempt)
 
     cdef inline bint _is_exempt(self, object key) except -1:
@@ -989,11 +990,10 @@ cdef class ConnectionTracker:
         record.entry.claimed = True
         self._claimed += 1
         self._unseen += 1
-        if record.entry.since_ns < self._oldest_unseen_ns:
-            self._oldest_unseen_ns = record.entry.since_ns
+        self._oldest_unseen_ns = min(self._oldest_unseen_ns, rcmgr_since_ns(&record.entry))
 
     cdef inline void _append_pending(self, ConnectionRecord record) noexcept:
-        record.previous = self._newest_pending
+        record.back.previous = self._newest_pending
         record.next = NULL
         if self._newest_pending is NULL:
             self._oldest_pending = <PyObject *>record
@@ -1002,46 +1002,45 @@ cdef class ConnectionTracker:
         self._newest_pending = <PyObject *>record
 
     cdef inline void _unlink_pending(self, ConnectionRecord record) noexcept:
-        if record.previous is NULL:
+        if record.back.previous is NULL:
             self._oldest_pending = record.next
         else:
-            (<ConnectionRecord>record.previous).next = record.next
+            (<ConnectionRecord>record.back.previous).next = record.next
         if record.next is NULL:
-            self._newest_pending = record.previous
+            self._newest_pending = <PyObject *>record.back.previous
         else:
-            (<ConnectionRecord>record.next).previous = record.previous
-        record.previous = record.next = NULL
+            (<ConnectionRecord>record.next).back.previous = record.back.previous
+        record.back.previous = record.next = NULL
 
     cdef inline void _link_peer(self, ConnectionRecord record, ConnectionRecord head) noexcept:
         if head is record:
-            record.entry.peer_present = record.entry.peer_counted = 0
+            head.back.of_peer.present = head.back.of_peer.counted = 0
         else:
-            record.previous = <PyObject *>head
+            record.back.previous = <PyObject *>head
             record.next = head.next
             if head.next is not NULL:
-                (<ConnectionRecord>head.next).previous = <PyObject *>record
+                (<ConnectionRecord>head.next).back.previous = <PyObject *>record
             head.next = <PyObject *>record
-        head.entry.peer_present += 1
+        head.back.of_peer.present += 1
         if not record.entry.exempt:
-            head.entry.peer_counted += 1
-        rcmgr_raise_peak(&self._counts.peak[RCMGR_PER_PEER], head.entry.peer_counted)
+            head.back.of_peer.counted += 1
+        rcmgr_raise_peak(&self._counts.peak[RCMGR_PER_PEER], head.back.of_peer.counted)
 
     cdef inline void _unlink_peer(self, ConnectionRecord record, ConnectionRecord head,
                                   size_t peer_at) noexcept:
-        head.entry.peer_present -= 1
+        head.back.of_peer.present -= 1
         if not record.entry.exempt:
-            head.entry.peer_counted -= 1
-        if record.next is not NULL:
-            (<ConnectionRecord>record.next).previous = record.previous
-        if record.previous is not NULL:
-            (<ConnectionRecord>record.previous).next = record.next
-        elif record.next is NULL:
+            head.back.of_peer.counted -= 1
+        if head is record and record.next is NULL:
             rcmgr_table_remove(&self._peers, peer_at)
-        else:
+        elif head is record:
             self._peers.slots[peer_at].item = record.next
-            (<ConnectionRecord>record.next).entry.peer_present = record.entry.peer_present
-            (<ConnectionRecord>record.next).entry.peer_counted = record.entry.peer_counted
-        record.previous = record.next = NULL
+            (<ConnectionRecord>record.next).back.of_peer = record.back.of_peer
+        else:
+            (<ConnectionRecord>record.back.previous).next = record.next
+            if record.next is not NULL:
+                (<ConnectionRecord>record.next).back.previous = record.back.previous
+        record.back.previous = record.next = NULL
 
     cdef list _records(self, bint by_peer=False):
         """All records, or the first of every peer, as they are at one moment."""
@@ -1114,7 +1113,7 @@ cdef object admit(
     if verdict.outcome == RCMGR_ADMITTED:
         return record
     if peer_id is not None and record is not None and verdict.outcome >= 0:
-        record.let_go()
+        let_go(record)
     denial = self._conclude(&verdict, connection_id, state)
     if denial is False:
         raise ValueError(f"connection {connection_id!r} is {STATES[state]} already")
@@ -1136,7 +1135,7 @@ cdef bint remove(object tracker, ConnectionRecord record, bint only_pending) exc
     with cython.critical_section(self):
         removed = self._remove(record, only_pending)
     if removed:
-        record.let_go()
+        let_go(record)
     return removed
 
 
