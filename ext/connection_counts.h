@@ -50,10 +50,11 @@ typedef struct {
 
 /* One connection, in eight bytes. */
 typedef struct {
-    uint64_t since_32ns : 59; /* when it entered its state: the high bits of an int64_t */
+    uint64_t since_64ns : 58; /* when it entered its state: the high bits of an int64_t */
     uint64_t state : 3;
     uint64_t exempt : 1;
     uint64_t claimed : 1; /* known to the swarm by its id, so reconciliation applies to it */
+    uint64_t first : 1;   /* of its peer's connections */
 } rcmgr_connection_entry;
 
 /* Back from a connection in a list. The first of a peer's list has none before it, and in its place
@@ -69,13 +70,13 @@ typedef union {
 
 static inline int64_t rcmgr_since_ns(const rcmgr_connection_entry *entry)
 {
-    return (int64_t)((uint64_t)entry->since_32ns << 5);
+    return (int64_t)((uint64_t)entry->since_64ns << 6);
 }
 
 static inline void rcmgr_enter_state(rcmgr_connection_entry *entry, int state, bool exempt,
                                      int64_t now_ns)
 {
-    entry->since_32ns = ((uint64_t)now_ns >> 5) & ((UINT64_C(1) << 59) - 1);
+    entry->since_64ns = ((uint64_t)now_ns >> 6) & ((UINT64_C(1) << 58) - 1);
     entry->state = (uint64_t)state & 7;
     entry->exempt = exempt;
 }

@@ -1531,6 +1531,21 @@ def test_seconds_are_seconds() -> None:
     assert tracker.oldest_pending_age == 3
 
 
+def test_a_peer_whose_bytes_become_those_of_another() -> None:
+    tracker, limits = ConnectionTracker(), ConnectionLimits()
+    one, two = ID(b"one"), ID(b"two")
+    for number, peer in enumerate([one, two, one, two]):
+        tracker.admit(number, peer, True, limits)
+    one._bytes = b"two"
+    with pytest.raises(RuntimeError, match="hash"):
+        tracker.remove_connection(0)
+    one._bytes = b"one"
+    assert tracker.get_peer_connection_count(one) == 2
+    for number in range(4):
+        assert tracker.remove_connection(number)
+    assert len(tracker) == len(tracker.established_per_peer) == 0
+
+
 @pytest.mark.skipif(sys.maxsize < 2**32, reason="pointers are smaller")
 def test_a_record_is_as_small_as_promised() -> None:
     assert ConnectionRecord.__basicsize__ == 64

@@ -166,6 +166,22 @@ def test_rates_hold_for_a_peer_by_any_name() -> None:
     assert all(free.acquire_connection(str(PEER)) for _ in range(100))
 
 
+def test_a_peer_of_another_type_is_known_by_its_text() -> None:
+    class Peer:
+        def __str__(self) -> str:
+            return str(PEER)
+
+    manager = ResourceManager(connection_limits=StockConnectionLimits(max_established_per_peer=1))
+    scope = manager.open_connection(PEER)
+    assert manager.open_connection(Peer()) is None
+    assert scope is not None
+    scope.close()
+    scope = manager.open_connection(Peer())
+    assert manager.connection_tracker.get_peer_connection_count(PEER) == 1
+    assert scope is not None
+    scope.close()
+
+
 def test_acquired_connections() -> None:
     manager = ResourceManager(StockLimits(max_connections=2), cidr_limits=[("10.0.0.0/8", 1)])
     assert manager.acquire_connection("a", "10.0.0.1")

@@ -258,7 +258,7 @@ EXPLAINED = [
     (AddressLimitExceeded("2001:db8::1", "2001:db8::/56", 8, 8),
      "connection", "connection.address",
      "SubnetLimits.ipv6 or SubnetLimits.overrides['2001:db8::/56']"),
-    (RateLimitExceeded("connections", "connection of peer", PEER, 2.0),
+    (RateLimitExceeded("connections", "connection", PEER, 2.0),
      "rate", "rate.peer", "ConnectionRateLimits.per_peer"),
     (RateLimitExceeded("network 192.0.2.0/24", "connection", None, 2.0, "192.0.2.1"),
      "rate", "rate.address", "AddressRates.ipv4 or ConnectionRateLimits.per_ip"),

@@ -307,6 +307,23 @@ def test_a_hardened_program(tmp_path: Path) -> None:
     assert done.stdout == "None True\n", done.stderr
 
 
+def test_a_program_that_can_be_looked_at(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(textwrap.dedent("""
+        import subprocess, sys
+        from libp2p import new_host
+        hosts = [new_host(), new_host()]
+        kept = hosts[0].get_network()._resource_manager.open_connection(b"peer")
+        subprocess.run([sys.executable, "-m", "rcmgr", "status"])
+    """))
+    command = ["-m", "rcmgr", "run", "--status", "program.py"]
+    done = run("", *command, cwd=tmp_path, RCMGR_STATUS=str(tmp_path / "s"))
+    assert "connections 1, peers 1, streams 0" in done.stdout, done.stderr
+    assert done.stderr == ""
+    (tmp_path / "d").mkdir()
+    done = run("", *command, cwd=tmp_path, RCMGR_STATUS=str(tmp_path / "d"))
+    assert done.stderr.startswith("rcmgr run: no status: ")
+
+
 def test_a_program_with_limits_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "limits.toml").write_text("[System]\nCons = 7\n")
     (tmp_path / "program.py").touch()

@@ -205,8 +205,13 @@ def test_toml_has_the_same_tree() -> None:
     assert file.scopes.system == PartialLimit(conns=100, memory=2**30, fd=None)
     assert file.scopes.protocol == {"/x/1": PartialLimit(streams=0)}
     assert list(file.scopes.peer) == [bytes.fromhex("1220") + bytes(range(32))]
-    assert file.connections == ConnectionLimits(max_pending_inbound=5)
-    assert file.memory == ProcessMemoryLimits(max_percentage=0.8)
+    assert file.connections == {"max_pending_inbound": 5, "max_established_total": None}
+    assert file.memory == {"max_percentage": 0.8}
+    node = file.build(NodeLimits(
+        connections=ConnectionLimits(1, 2, max_established_total=3),
+        memory=ProcessMemoryLimits(max_bytes=4, max_percentage=0.5)))
+    assert node.connections == ConnectionLimits(5, 2)
+    assert node.memory == ProcessMemoryLimits(max_bytes=4, max_percentage=0.8)
     assert file.subnets == SubnetLimits(
         ipv4=((32, 8), (24, None)), overrides={"10.0.0.0/8": None}
     )
@@ -229,8 +234,8 @@ FILES = st.builds(
            for name in ("service", "service_peer", "protocol", "protocol_peer")},
         peer=st.dictionaries(PEERS, PARTIAL, max_size=3),
     ),
-    st.one_of(st.none(), st.builds(ConnectionLimits, MAYBE, MAYBE, MAYBE, MAYBE, MAYBE, MAYBE)),
-    st.one_of(st.none(), st.builds(ProcessMemoryLimits, MAYBE, st.floats(0.01, 1))),
+    st.dictionaries(st.sampled_from(list(ConnectionLimits().to_dict())), MAYBE),
+    st.fixed_dictionaries({}, optional={"max_bytes": MAYBE, "max_percentage": st.floats(0.01, 1)}),
     st.one_of(st.none(), st.builds(
         SubnetLimits,
         st.dictionaries(st.integers(0, 32), MAYBE, max_size=3).map(lambda d: tuple(d.items())),

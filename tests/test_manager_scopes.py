@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 from libp2p.peer.id import ID
-from swarm import check_nothing_held
+from swarm import check_nothing_held, finish
 
 from rcmgr import (
     AddressLimitExceeded,
@@ -34,6 +34,7 @@ from rcmgr import (
     StreamLimitExceeded,
     SubnetLimits,
 )
+from rcmgr.admission import Admission, ConnectionScope, Intake
 from rcmgr.limit_files import INFINITE_LIMITS
 from rcmgr.peers import peer_from_any
 
@@ -283,6 +284,55 @@ def test_acquired_connections_are_charged_to_their_peer_by_any_name() -> None:
     manager.close()
     with pytest.raises(ResourceScopeClosed):
         manager.acquire_connection(PEER)
+
+
+def test_an_id_that_is_taken_keeps_nothing_of_its_network() -> None:
+    manager = ResourceManager(NodeLimits(subnets=SubnetLimits(ipv4=((32, 1),))))
+    lifecycle = manager.connection_lifecycle
+    finish(lifecycle.handle_established_inbound_connection("x", PEER))
+    for _ in range(2):
+        with pytest.raises(ValueError, match="'x'"):
+            finish(lifecycle.handle_pending_inbound_connection("x", None, "/ip4/1.2.3.4/tcp/1"))
+    scope = manager.open_connection(None, "1.2.3.4")
+    assert scope is not None
+    assert manager.ledger.leaked == 0
+
+
+def test_an_address_that_is_allowed_for_another_peer() -> None:
+    manager = ResourceManager(
+        ResourceLimits(max_connections=0), [f"/ip4/10.0.0.0/ipcidr/8/p2p/{FRIEND}"])
+    assert not manager.acquire_connection(OTHER, "10.0.0.1")
+    assert manager.open_connection(OTHER, "10.0.0.1") is None
+    assert manager.acquire_connection(FRIEND, "10.0.0.1")
+    assert manager.acquire_connection("", "10.0.0.1")  # nobody knows yet whose it is
+
+
+def test_what_was_not_made_admits_nothing() -> None:
+    class Early(ResourceManager):
+        def __init__(self) -> None:
+            assert self.open_connection() is self.open_connection(PEER) is None
+            assert self.accept_connection() is None
+            with pytest.raises(ResourceScopeClosed):
+                self.acquire_connection(PEER)
+            super().__init__()
+
+    manager = Early()
+    for kind in (Admission, ResourceManager):
+        bare = kind.__new__(kind)
+        assert bare.closed
+        assert bare.open_connection() is None
+        with pytest.raises(ResourceScopeClosed):
+            bare.acquire_connection()
+    scope = ConnectionScope.__new__(ConnectionScope)
+    assert (scope.closed, scope.connection_id, scope.peer_id) == (True, None, None)
+    for tracker in (None, object()):
+        intake: Any = Intake(tracker, manager.ledger, ConnectionLimits())  # type: ignore[arg-type]
+        with pytest.raises(TypeError):
+            intake.charge_pending(None, True, False, None)
+        with pytest.raises(TypeError):
+            intake.charge_peer(None, None, PEER, True, False, None)
+    assert manager.ledger.leaked == 0
+    check_nothing_held(manager)
 
 
 def test_a_connection_that_was_never_pending_is_of_its_network_too() -> None:

@@ -189,6 +189,22 @@ def test_in_the_manager() -> None:
     assert manager.last_denial.retry_after_s > 900
     stats = json.loads(json.dumps(manager.get_stats()))
     assert stats["protocol_rates"]["/test/1"]["most_denied"] == [[peer_text(PEER), None, 1]]
+    assert stats["denied"] == {"protocol_rate": 1}
+
+
+async def test_whoever_asks_a_limiter_of_a_manager_its_denials_are_noted() -> None:
+    manager = ResourceManager()
+    limiter = manager.add_protocol_rate_limiter("/test/1", RateLimits(overall=Rate(0.001, 1)))
+    async with limiter.request(PEER, "op"):
+        pass
+    with pytest.raises(RateLimitExceeded):
+        async with limiter.request(PEER, "op"):
+            pass
+    assert not limiter.check_peer_rate_limit(OTHER, "op")
+    assert not manager.check_protocol_rate_limit("/test/1", PEER, "op")
+    assert [(error.code, error.peer_id) for error in manager.denials] == [
+        ("rate.protocol", peer) for peer in (PEER, OTHER, PEER)]
+    assert manager.get_stats()["denied"] == {"protocol_rate": 3}
 
 
 def test_connections_by_address_and_peer() -> None:

@@ -33,6 +33,7 @@ cdef extern from "connection_counts.h" nogil:
         unsigned state
         unsigned exempt
         unsigned claimed
+        unsigned first
 
     ctypedef struct rcmgr_peer_counts:
         uint32_t present

@@ -15,9 +15,11 @@ cdef extern from *:
         return PyThreadState_Get()->context;
     }
 
-    /* Whether `weak` refers to `object`, which is alive. */
+    /* Whether `weak` is a weak reference to `object`, which is alive. */
     static inline int rcmgr_refers_to(PyObject *weak, PyObject *object)
     {
+        if (!PyWeakref_Check(weak))
+            return 0;
     #if PY_VERSION_HEX >= 0x030D0000
         PyObject *referent;
         if (PyWeakref_GetRef(weak, &referent) <= 0)

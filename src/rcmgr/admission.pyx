@@ -251,10 +251,13 @@ cdef class Intake:
         held = held_with(scope, entered)
         if connection_id is None:
             connection_id = self.new_id()
-        record = trackers.admit(
-            self._tracker, connection_id, None, inbound, self.limits, held, exempt)
-        if type(record) is not ConnectionRecord:
-            held.close()
+        record = None
+        try:
+            record = trackers.admit(
+                self._tracker, connection_id, None, inbound, self.limits, held, exempt)
+        finally:
+            if type(record) is not ConnectionRecord:
+                held.close()
         return record
 
     cpdef charge_peer(
@@ -287,10 +290,13 @@ cdef class Intake:
             held = held_with(scope, entered)
         if connection_id is None:
             connection_id = self.new_id() if pending is None else pending.id
-        record = trackers.admit(
-            self._tracker, connection_id, peer, inbound, self.limits, held, exempt)
-        if type(record) is not ConnectionRecord and held is not None:
-            held.close()
+        record = None
+        try:
+            record = trackers.admit(
+                self._tracker, connection_id, peer, inbound, self.limits, held, exempt)
+        finally:
+            if type(record) is not ConnectionRecord and held is not None:
+                held.close()
         return record
 
     cpdef bint came_from(self, ConnectionRecord pending):
@@ -338,12 +344,12 @@ cdef class ConnectionScope:
 
     @property
     def connection_id(self):
-        return self._record.id
+        return None if self._record is None else self._record.id
 
     @property
     def peer_id(self):
         """The peer; None before the handshake."""
-        return self._record.peer
+        return None if self._record is None else self._record.peer
 
     @property
     def resource_manager(self):
@@ -353,7 +359,7 @@ cdef class ConnectionScope:
     @property
     def closed(self):
         """Whether this scope holds nothing (any more)."""
-        return not (
+        return self._record is None or not (
             trackers.is_pending(self._record)
             or (trackers.is_established(self._record) and not self._only_pending)
         )
@@ -387,7 +393,12 @@ cdef class ConnectionScope:
 
 
 cdef tuple acquired_key(object peer, object endpoint_ip, bint inbound):
-    return peer_key(peer), None if endpoint_ip is None else str(endpoint_ip), inbound
+    """Of exact types, so that looking it up runs no Python code. TypeError: not a peer."""
+    return (
+        None if peer is None else scopes.exact_peer(peer),
+        None if endpoint_ip is None else str(endpoint_ip),
+        inbound,
+    )
 
 
 cdef ConnectionScope new_scope(Admission manager, ConnectionRecord record, bint only_pending):
@@ -426,9 +437,12 @@ cdef class Admission:
     cdef public bint _takes_any_peer
     """Whether a peer that is no ID, bytes, text or number is known by its text, in connections."""
     cdef dict _acquired  # (peer, address, inbound) -> list of what was acquired so
-    cdef bint _closed
+    cdef bint _is_open  # not before it is made, nor after `close`
 
-    def __init__(self, tracker, lifecycle, ledger, allowlist, denials, intake):
+    def __init__(
+        self, tracker, lifecycle, ledger, allowlist, DenialLog denials not None,
+        Intake intake not None,
+    ):
         self.connection_tracker = tracker
         self.connection_lifecycle = lifecycle
         self.ledger = ledger
@@ -438,14 +452,15 @@ cdef class Admission:
         self._intake = intake
         self._acquired = {}
         self._weak = ref(self)
+        self._is_open = True
 
     @property
     def closed(self):
         """Whether `close` was called."""
-        return self._closed
+        return not self._is_open
 
     def _close(self):
-        self._closed = True
+        self._is_open = False
 
     # -- connections -------------------------------------------------------------------------
 
@@ -463,7 +478,7 @@ cdef class Admission:
         About 0.4 us; O(1).
         """
         cdef bint inbound
-        if self._closed:
+        if not self._is_open:
             return None
         inbound = inbound_of(direction)
         if peer_id is None:
@@ -473,9 +488,9 @@ cdef class Admission:
         try:
             return self.establish(peer_from_any(peer_id), inbound, endpoint_ip)
         except TypeError:
-            if isinstance(peer_id, (str, bytes, int)):
+            if isinstance(peer_id, (str, bytes, int)) or hasattr(peer_id, "_bytes"):
                 raise
-            return self.establish(str(peer_id), inbound, endpoint_ip)
+            return self.establish(peer_from_any(str(peer_id)), inbound, endpoint_ip)
 
     def accept_connection(self, endpoint_ip=None):
         """Ask for a connection from outside before anything is spent on it: its scope, or None.
@@ -483,7 +498,7 @@ cdef class Admission:
         For whoever accepts sockets. The task that handles the connection asks again with
         `open_connection(None, ..., "inbound")`, and gets this scope if it is `accepted` there.
         """
-        return None if self._closed else self.charge(True, endpoint_ip)
+        return self.charge(True, endpoint_ip) if self._is_open else None
 
     cdef object begin(self, bint inbound, object endpoint_ip):
         cdef ConnectionScope scope
@@ -603,18 +618,22 @@ cdef class Admission:
         0.5 us.
         """
         cdef bint inbound, exempt
-        if self._closed:
+        if not self._is_open:
             raise ResourceScopeClosed
         inbound = inbound_of(direction)
         peer = peer_from_any(peer_id) or None
-        entered = None
+        key = acquired_key(peer, endpoint_ip, inbound)
+        taken = entered = None
         exempt = peer is not None and self.is_exempt(peer, endpoint_ip)
-        if not exempt:
+        if peer is None:
             answer = self.may_begin(inbound, endpoint_ip)
             if answer is None:
                 return False
             exempt, entered = answer
-        taken = None
+        elif self._asks_addresses and not exempt and endpoint_ip is not None:
+            entered = self._enter(inbound, endpoint_ip)
+            if entered is None:
+                return False
         try:
             if peer is None or exempt or self.may_connect(peer, inbound, False):
                 taken = scopes.try_open_connection(self.ledger, inbound, True, exempt, peer)
@@ -622,7 +641,6 @@ cdef class Admission:
             if type(taken) is not CONN_SCOPE and entered is not None:
                 entered.close()
         if type(taken) is CONN_SCOPE:
-            key = acquired_key(peer, endpoint_ip, inbound)
             with cython.critical_section(self):
                 (<list>self._acquired.setdefault(key, [])).append(held_with(taken, entered))
             return True
@@ -652,7 +670,7 @@ cdef class Admission:
         direction: as for `open_connection`. ResourceScopeClosed: the manager is closed. TypeError:
         no peer id. O(1), about 0.2 us.
         """
-        if self._closed:
+        if not self._is_open:
             raise ResourceScopeClosed
         cdef bint inbound = inbound_of(direction)
         peer = peer_from_any(peer_id)
@@ -665,7 +683,7 @@ cdef class Admission:
     def release_stream(self, peer_id, direction):
         """Give a stream back; more than were taken is ignored, and counted."""
         cdef bint inbound = inbound_of(direction)
-        if self._closed:
+        if not self._is_open:
             return
         scopes.release_stream(self.ledger, peer_from_any(peer_id), inbound)
 

@@ -141,7 +141,7 @@ cdef class ConnectionRecord:
 
     @property
     def since_ns(self):
-        """When it came into its state, as `ConnectionTracker.now_ns`, in steps of 32 ns; it stays
+        """When it came into its state, as `ConnectionTracker.now_ns`, in steps of 64 ns; it stays
         after the end.
         """
         return rcmgr_since_ns(&self.entry)
@@ -883,9 +883,12 @@ cdef class ConnectionTracker:
                 return False
             if established:
                 key = peer_key(record.peer)
-                head = record
-                if not slot_of(&self._peers, hash_of(key), record, &peer_at):
+                if not record.entry.first:
                     head = self._find(&self._peers, hash_of(key), key, &peer_at)
+                elif slot_of(&self._peers, hash_of(key), record, &peer_at):
+                    head = record
+                else:
+                    head = None
             if changes == self._changes():
                 break
         if established and head is None:
@@ -1013,7 +1016,8 @@ cdef class ConnectionTracker:
         record.back.previous = record.next = NULL
 
     cdef inline void _link_peer(self, ConnectionRecord record, ConnectionRecord head) noexcept:
-        if head is record:
+        record.entry.first = head is record
+        if record.entry.first:
             head.back.of_peer.present = head.back.of_peer.counted = 0
         else:
             record.back.previous = <PyObject *>head
@@ -1035,6 +1039,7 @@ cdef class ConnectionTracker:
             rcmgr_table_remove(&self._peers, peer_at)
         elif head is record:
             self._peers.slots[peer_at].item = record.next
+            (<ConnectionRecord>record.next).entry.first = True
             (<ConnectionRecord>record.next).back.of_peer = record.back.of_peer
         else:
             (<ConnectionRecord>record.back.previous).next = record.next
@@ -1085,7 +1090,7 @@ cdef object admit(
     object tracker, object connection_id, object peer_id, bint inbound, object limits, object held,
     bint exempt,
 ):
-    cdef ConnectionTracker self = tracker
+    cdef ConnectionTracker self = <ConnectionTracker?>tracker
     cdef ConnectionRecord record
     cdef object key = None
     cdef uint64_t peer_hashed = 0, hashed = hash_of(connection_id)
@@ -1121,7 +1126,7 @@ cdef object admit(
 
 
 cdef bint holds(object tracker, ConnectionRecord record) except -1:
-    cdef ConnectionTracker self = tracker
+    cdef ConnectionTracker self = <ConnectionTracker?>tracker
     cdef size_t at
     cdef bint present
     with cython.critical_section(self):
@@ -1130,7 +1135,7 @@ cdef bint holds(object tracker, ConnectionRecord record) except -1:
 
 
 cdef bint remove(object tracker, ConnectionRecord record, bint only_pending) except -1:
-    cdef ConnectionTracker self = tracker
+    cdef ConnectionTracker self = <ConnectionTracker?>tracker
     cdef bint removed
     with cython.critical_section(self):
         removed = self._remove(record, only_pending)

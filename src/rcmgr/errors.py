@@ -407,10 +407,9 @@ class RateLimitExceeded(ResourceLimitExceeded):
     def _sentence(self) -> str:
         rate = "" if self.refill_rate is None else (
             f"{self.refill_rate:.4g} a second, {self.burst} at once; ")
-        return (
-            f"Rate limit exceeded: {shown(self.operation)} of {shown(self.protocol)} "
-            f"({rate}retry after {self.retry_after_s:.3g} s)"
-        )
+        what = "connections of one peer" if self.code == "rate.peer" else (
+            f"{shown(self.operation)} of {shown(self.protocol)}")
+        return f"Rate limit exceeded: {what} ({rate}retry after {self.retry_after_s:.3g} s)"
 
     def _of_whom(self) -> list[str]:
         whose = [] if self.address is None else [f"address {shown(self.address)}"]

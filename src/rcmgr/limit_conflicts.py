@@ -136,7 +136,17 @@ def _connections(limits: NodeLimits, high_watermark: int | None) -> Iterator[Con
                     f"connections.{name}",
                     f"{value} is above system.conns, {most}: the system scope refuses first",
                 )
-    per_peer, total = states.max_established_per_peer, states.max_established_total
+    inbound, outbound = states.max_established_inbound, states.max_established_outbound
+    total = states.max_established_total
+    if inbound is not None and outbound is not None and total is not None and (
+        total > inbound + outbound
+    ):
+        yield Conflict(
+            "connections.max_established_total",
+            f"{total} is above max_established_inbound and max_established_outbound together, "
+            f"{inbound + outbound}: it is never reached",
+        )
+    per_peer = states.max_established_per_peer
     if per_peer is not None and total is not None and per_peer > total:
         yield Conflict(
             "connections.max_established_per_peer",

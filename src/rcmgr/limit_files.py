@@ -16,7 +16,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -117,11 +117,15 @@ INFINITE_LIMITS: Final = NodeLimits()
 
 @dataclass(frozen=True, slots=True)
 class LimitsFile:
-    """What a file says. `build` makes limits of it; None: the file has no such section."""
+    """What a file says. `build` makes limits of it.
+
+    connections, memory: fields of `ConnectionLimits` and `ProcessMemoryLimits`, those that the file
+    names. subnets, rates: None: the file has no such section.
+    """
 
     scopes: PartialLimits = _NO_CHANGES
-    connections: ConnectionLimits | None = None
-    memory: ProcessMemoryLimits | None = None
+    connections: Mapping[str, int | None] = field(default_factory=dict)
+    memory: Mapping[str, Any] = field(default_factory=dict)
     subnets: SubnetLimits | None = None
     rates: AddressRates | None = None
 
@@ -129,8 +133,8 @@ class LimitsFile:
         """The limits, with `fallback`'s where the file leaves them open."""
         return NodeLimits(
             self.scopes.build(fallback.scopes),
-            fallback.connections if self.connections is None else self.connections,
-            fallback.memory if self.memory is None else self.memory,
+            replace(fallback.connections, **self.connections),
+            replace(fallback.memory, **self.memory),
             fallback.subnets if self.subnets is None else self.subnets,
             fallback.rates if self.rates is None else self.rates,
         )
@@ -139,8 +143,8 @@ class LimitsFile:
     def of(cls, limits: NodeLimits) -> LimitsFile:
         """A file that says all of it. What is None in `limits` stays unsaid."""
         return cls(
-            limits.scopes.to_partial(), limits.connections, limits.memory, limits.subnets,
-            limits.rates,
+            limits.scopes.to_partial(), asdict(limits.connections), asdict(limits.memory),
+            limits.subnets, limits.rates,
         )
 
     # -- reading -------------------------------------------------------------------------------
@@ -215,9 +219,8 @@ class LimitsFile:
             if not limit.is_default:
                 tree[key] = _limit_shown(limit)
         for key, section in (("Connections", self.connections), ("ProcessMemory", self.memory)):
-            if section is not None:
-                tree[key] = {each.name: _shown(getattr(section, each.name))
-                             for each in fields(section)}
+            if section:
+                tree[key] = {name: _shown(value) for name, value in section.items()}
         if self.subnets is not None:
             tree["Subnets"] = _networks_shown(self.subnets)
         if self.rates is not None:
@@ -306,8 +309,8 @@ class _Reader:
             else:
                 sections[key] = readers[key](key, each)
         return LimitsFile(
-            PartialLimits(**scopes), sections.get("Connections"), sections.get("ProcessMemory"),
-            sections.get("Subnets"), sections.get("Rates"),
+            PartialLimits(**scopes), sections.get("Connections", {}),
+            sections.get("ProcessMemory", {}), sections.get("Subnets"), sections.get("Rates"),
         )
 
     def _items(
@@ -406,13 +409,18 @@ class _Reader:
                 table[key] = float(each)
         return table
 
-    def _connections(self, path: str, value: Any) -> ConnectionLimits:
-        known = [each.name for each in fields(ConnectionLimits)]
-        return _made(path, ConnectionLimits, self._words(self._table(path, value, known)))
+    def _connections(self, path: str, value: Any) -> Mapping[str, int | None]:
+        return self._some_of(ConnectionLimits, path, value)
 
-    def _memory(self, path: str, value: Any) -> ProcessMemoryLimits:
-        known = [each.name for each in fields(ProcessMemoryLimits)]
-        return _made(path, ProcessMemoryLimits, self._words(self._table(path, value, known)))
+    def _memory(self, path: str, value: Any) -> Mapping[str, Any]:
+        return self._some_of(ProcessMemoryLimits, path, value)
+
+    def _some_of(self, kind: type[Any], path: str, value: Any) -> Mapping[str, Any]:
+        """Those of its fields that are named, which make one of that kind."""
+        known = [each.name for each in fields(kind)]
+        named = self._words(self._table(path, value, known))
+        _made(path, kind, named)
+        return named
 
     def _words(self, table: dict[str, Any]) -> dict[str, Any]:
         """TOML has no null: "unlimited" for no limit."""

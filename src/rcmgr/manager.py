@@ -364,7 +364,7 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
     def _refuse_rate(self, peer_id: Hashable) -> None:
         rates: Any = self._peer_rates
         self.denials.add(
-            RateRefusal("connections", "connection of peer", rates.time_until,
+            RateRefusal("connections", "connection", rates.time_until,
                         self.connection_rate_limits.per_peer),
             None, peer_id, True)
 
@@ -466,7 +466,8 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
         The manager's allowed peers are exempt. Whoever serves the protocol asks the limiter, or
         `check_protocol_rate_limit`; `rcmgr.libp2p.limit_protocols` asks for every inbound stream.
         """
-        limiter = ProtocolRateLimiter(protocol, limits, is_exempt=self.is_exempt_peer)
+        limiter = ProtocolRateLimiter(
+            protocol, limits, is_exempt=self.is_exempt_peer, denials=self.denials)
         self.protocol_rate_limiters[protocol] = limiter
         return limiter
 
@@ -475,10 +476,7 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
     ) -> bool:
         """Whether the peer may do this once more; a protocol without a limiter is not limited."""
         limiter = self.protocol_rate_limiters.get(protocol)
-        if limiter is None or limiter.check_peer_rate_limit(peer_id, operation):
-            return True
-        self.denials.add(limiter.refusal(operation), None, peer_id, True)
-        return False
+        return limiter is None or limiter.check_peer_rate_limit(peer_id, operation)
 
     # -- what there is -------------------------------------------------------------------------
 
@@ -568,11 +566,12 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
         return ScopeStat(*(normal + allowlisted for normal, allowlisted in both))
 
     def denied_by_limit(self) -> dict[str, int]:
-        """How often each limit refused since the start; only those that did. O(1).
+        """How often each limit refused since the start; only those that did.
 
-        Without what protocols' own limiters refused: see their `counts`.
+        O(protocols with a limiter).
         """
         gate, rates = self.addresses, self._peer_rates
+        of_protocols = [limiter.counts() for limiter in self.protocol_rate_limiters.copy().values()]
         denied = {
             **self.connection_tracker.snapshot().denied,
             **{
@@ -584,6 +583,7 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
             "address_connections": 0 if gate is None else gate.refused_by_number,
             "address_rate": 0 if gate is None else gate.refused_by_rate,
             "connection_rate_per_peer": 0 if rates is None else rates.denied,
+            "protocol_rate": sum(each["denied"] + each["denied_overall"] for each in of_protocols),
         }
         return {name: count for name, count in denied.items() if count}
 

@@ -137,7 +137,8 @@ class MemoryConnectionLimits(MemoryGate):
     def excess(self, *, new_peer: bool = False) -> MemoryExcess | None:
         """None, or why nothing may be added now.
 
-        new_peer: ask about a peer that holds no connection yet.
+        new_peer: ask about a peer that holds no connection yet. A manager does not ask again as
+        long as a reading of the memory that was found fine holds (`is_fine`).
         """
         if self.deny_new_peers_above is None and self.max_pressure is None:
             new_peer = False

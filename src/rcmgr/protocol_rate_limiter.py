@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
+from rcmgr.denials import DenialLog
 from rcmgr.peers import peer_from_any, peer_key, peer_text
 from rcmgr.rate_limiter import bucket_of, table_of
 from rcmgr.rate_limits import RateLimits, RateRefusal
@@ -23,6 +24,7 @@ class ProtocolRateLimiter:
 
     exempt_peers: peers that are never denied and take nothing.
     is_exempt: asked besides, about peers that are not among them; default nobody.
+    denials: where each denial is noted, too; of a limiter of a manager, the manager's.
     clock: returns monotonic nanoseconds; default the system's coarse clock (steps of a few ms).
 
     Peers are `ID`s, their bytes or base58 text. O(1), under a microsecond; thread safe; memory is
@@ -36,6 +38,7 @@ class ProtocolRateLimiter:
         *,
         exempt_peers: Iterable[Hashable] = (),
         is_exempt: Callable[[Hashable], bool] | None = None,
+        denials: DenialLog | None = None,
         clock: Callable[[], int] | None = None,
     ) -> None:
         self.protocol = protocol
@@ -48,6 +51,7 @@ class ProtocolRateLimiter:
         self._overall = bucket_of(limits.overall, clock)
         self._exempt = {peer_key(peer_from_any(peer)) for peer in exempt_peers}
         self._is_exempt = is_exempt
+        self._denials = denials
         self._exempted = 0
         self._denied_overall = 0
 
@@ -64,6 +68,12 @@ class ProtocolRateLimiter:
         if self._is_free(peer):
             self._exempted += 1
             return True
+        allowed = self._take(peer, operation)
+        if not allowed and self._denials is not None:
+            self._denials.add(self.refusal(operation), None, peer, True)
+        return allowed
+
+    def _take(self, peer: Hashable, operation: str) -> bool:
         tokens = self.limits.costs.get(operation, 1)
         table = self._tables.get(operation, self._default)
         if self._overall is None:

@@ -3,6 +3,7 @@
 `ledger` is a Ledger, `scope` a ConnScope; TypeError otherwise.
 """
 
+cdef object exact_peer(object peer)
 cdef object try_open_connection(
     object ledger, bint inbound, bint fd, bint allowlisted, object peer)
 cdef object try_set_peer(object scope, object peer, bint allowlisted)

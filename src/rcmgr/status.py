@@ -273,7 +273,8 @@ def _make_room(path: Path) -> None:
         return
     except StatusError as error:  # perhaps alive, only too busy to answer, or another user's
         raise FileExistsError(f"{path} may be another node's: {error}") from error
-    raise FileExistsError(f"another node serves its status at {path}: give this one another path")
+    raise FileExistsError(
+        f"another node serves its status at {path}: give this one another path (RCMGR_STATUS)")
 
 
 def _write_privately(path: Path, text: str) -> None:

@@ -9,6 +9,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -32,7 +33,10 @@ class Family:
 
     def __init__(self) -> None:
         self.mark = uuid.uuid4().hex
-        self.environment = {**os.environ, MARK: self.mark, "TERM": "xterm", "LIBP2P_DEBUG": ""}
+        self.environment = {
+            **os.environ, MARK: self.mark, "TERM": "xterm", "LIBP2P_DEBUG": "",
+            "RCMGR_STATUS": str(Path(tempfile.gettempdir()) / f"rcmgr-{self.mark}.sock"),
+        }
 
     def visitors(self) -> list[psutil.Process]:
         return [process for process in self.members() if "rcmgr.cli.visitors" in words(process)]

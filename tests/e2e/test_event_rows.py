@@ -538,7 +538,11 @@ def check_content(side: Side, stage: Stage) -> None:
             (address,) = event.addresses
             assert port_of(address) != 0
         else:  # the listener's, whose peer nobody knows yet; or a denial
-            assert isinstance(event, ConnectionDeniedEvent) or event.peer_id is None
+            if isinstance(event, ConnectionDeniedEvent):
+                known = getattr(event.error, "peer_id", None)
+                assert known is None or event.peer_id == other.node.id
+            else:
+                assert event.peer_id is None
             assert event.remote_addr is not None
         for address in (getattr(event, "local_addr", None), getattr(event, "remote_addr", None)):
             if address is not None:

@@ -175,7 +175,7 @@ static void the_entry_is_as_small_as_promised(void)
 {
     CHECK_EQ(sizeof(rcmgr_connection_entry), 8);
     CHECK_EQ(sizeof(rcmgr_connection_back), 8);
-    const int64_t times[] = {0, 32, -32, INT64_MAX - 31, INT64_MIN, INT64_C(1764050000000000000)};
+    const int64_t times[] = {0, 64, -64, INT64_MAX - 63, INT64_MIN, INT64_C(1764050000000000000)};
     for (size_t i = 0; i < sizeof times / sizeof times[0]; i++) {
         rcmgr_connection_entry entry = {0};
         rcmgr_enter_state(&entry, RCMGR_CLOSED, i % 2 == 1, times[i]);
@@ -184,13 +184,13 @@ static void the_entry_is_as_small_as_promised(void)
         CHECK_EQ(entry.exempt, i % 2 == 1);
         CHECK_EQ(entry.claimed, 0);
         entry.claimed = 1;
-        rcmgr_enter_state(&entry, RCMGR_PENDING_INBOUND, false, times[i] / 64 * 32);
+        rcmgr_enter_state(&entry, RCMGR_PENDING_INBOUND, false, times[i] / 128 * 64);
         CHECK_EQ(entry.claimed, 1);
-        CHECK_EQ(rcmgr_since_ns(&entry), times[i] / 64 * 32);
+        CHECK_EQ(rcmgr_since_ns(&entry), times[i] / 128 * 64);
     }
     rcmgr_connection_entry rounded = {0};
-    rcmgr_enter_state(&rounded, RCMGR_PENDING_INBOUND, false, 63);
-    CHECK_EQ(rcmgr_since_ns(&rounded), 32);
+    rcmgr_enter_state(&rounded, RCMGR_PENDING_INBOUND, false, 127);
+    CHECK_EQ(rcmgr_since_ns(&rounded), 64);
 }
 
 int main(void)

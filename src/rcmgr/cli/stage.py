@@ -350,7 +350,7 @@ def attackers_that_stopped(run: Run) -> Check:
 
 
 def no_limit_passed(run: Run) -> Check:
-    what = "No peak passed its limit"
+    what = "No count passed its limit"
     limits = {row.name: row.limit for row in run.rows()}
     passed = [f"{row.name} {row.peak} of {row.limit}" for row in run.rows() if row.passed]
     passed += [

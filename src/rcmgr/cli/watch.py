@@ -286,7 +286,7 @@ class GuardedWatch:
 
     def hint(self) -> str:
         if self._status is None:
-            return f"rcmgr top cannot look at it: {self._no_status}"
+            return f"`rcmgr top` cannot look at it: {self._no_status}"
         return "see also: rcmgr top, rcmgr status, rcmgr explain"
 
 

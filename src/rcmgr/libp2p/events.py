@@ -437,6 +437,8 @@ class HostObserver:
 
     def _denied(self, attempt: _Attempt, denial: BaseException | None) -> None:
         if self._is_over(attempt) and self._wants(ConnectionDeniedEvent):
+            # after a handshake the manager knows whose it is, before anybody else is told
+            attempt.peer_id = attempt.peer_id or getattr(denial, "peer_id", None)
             self._tell(
                 ConnectionDeniedEvent, attempt,
                 error=denial if isinstance(denial, ResourceLimitExceeded) else None,

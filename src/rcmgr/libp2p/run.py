@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import runpy
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from rcmgr.libp2p.hooks import Hook
 from rcmgr.libp2p.installation import install
 from rcmgr.limit_files import LimitsFileError
 
@@ -14,15 +16,19 @@ __all__ = ["main"]
 
 
 def main(arguments: list[str]) -> None:
-    """`["-m", "module", ...]` or `["script.py", ...]`, as after `python`; "--harden" before it."""
-    harden = arguments[:1] == ["--harden"]
-    arguments = arguments[harden:]
+    """`["-m", "module", ...]` or `["script.py", ...]`, as after `python`; before it "--harden",
+    "--status".
+    """
+    options = list(itertools.takewhile(("--harden", "--status").__contains__, arguments))
+    arguments = arguments[len(options):]
     if not arguments or arguments == ["-m"]:
         fail("what shall be run? script.py, or -m module")
     try:
-        install(harden=harden)
+        install(harden="--harden" in options)
     except (LimitsFileError, OSError) as error:
         fail(f"RCMGR_LIMITS={os.environ.get('RCMGR_LIMITS')}: {error}")
+    if "--status" in options:
+        serve_status()
     if arguments[0] == "-m":
         sys.argv = arguments[1:]
         sys.path[0] = os.getcwd()
@@ -33,6 +39,24 @@ def main(arguments: list[str]) -> None:
         if not os.path.exists(arguments[0]):
             fail(f"can't open file {arguments[0]!r}: no such file")
         runpy.run_path(arguments[0], run_name="__main__")
+
+
+def serve_status() -> None:
+    """Of the first manager that the program makes, which is its node's."""
+    from rcmgr.libp2p.dropin.manager import ResourceManager
+
+    def made(original: Any) -> Any:
+        def init(manager: Any, *args: Any, **kwargs: Any) -> None:
+            original(manager, *args, **kwargs)
+            hook.undo()
+            try:
+                manager.serve_status()
+            except OSError as error:
+                print(f"rcmgr run: no status: {error}", file=sys.stderr)
+
+        return init
+
+    hook = Hook(ResourceManager, "__init__", made)
 
 
 def fail(reason: str) -> NoReturn:
