@@ -248,6 +248,45 @@ def test_what_was_forgotten_is_not_given_back() -> None:
     assert len(entrance.subnets) == entrance.subnets.over_released == 0
 
 
+def test_leaving_never_waits() -> None:
+    """A scope that is garbage leaves wherever the collector runs, also where the lock is held."""
+    gate = AddressGate(SubnetLimits(ipv4=((32, 2),)), None, Allowlist())
+    subnets = gate.subnets
+    assert subnets is not None
+    entered = [gate.try_enter("192.0.2.1", inbound=True) for _ in range(2)]
+    assert all(isinstance(each, Entered) for each in entered)
+    with subnets._lock:
+        for each in entered:
+            each.close()  # type: ignore[union-attr]
+            each.close()  # type: ignore[union-attr]
+    assert not gate.try_enter("192.0.2.1", inbound=True)
+    assert isinstance(gate.try_enter("192.0.2.1", inbound=True), Entered)
+    assert len(subnets) == 1
+    assert subnets.over_released == 0
+
+
+def test_forgetting_while_threads_come_and_go() -> None:
+    gate = AddressGate(SubnetLimits(ipv4=((32, 10**6),)), None, Allowlist())
+    subnets = gate.subnets
+    assert subnets is not None
+    barrier = threading.Barrier(5)
+
+    def come_and_go() -> None:
+        barrier.wait()
+        for _ in range(20_000):
+            entered = gate.try_enter("192.0.2.1", inbound=True)
+            assert isinstance(entered, Entered)
+            entered.close()
+
+    threads = [threading.Thread(target=come_and_go) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    barrier.wait()
+    while any(thread.is_alive() for thread in threads):
+        subnets.clear()
+    assert len(subnets) == subnets.over_released == 0
+
+
 def test_refusals_are_ordinary_denials() -> None:
     entrance = gate()
     address = "/ip4/1.2.3.4/tcp/1"

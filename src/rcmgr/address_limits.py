@@ -7,6 +7,7 @@ purpose, docs/scopes.md says why.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -160,12 +161,12 @@ class Entered:
     def __init__(self, subnets: SubnetLimiter | None = None, counted: _Counted = ()) -> None:
         self._subnets = subnets
         self._counted = counted
-        self._epoch = 0 if subnets is None else subnets._epoch
+        self._epoch = 0
 
     def close(self) -> None:
-        subnets, self._subnets = self._subnets, None
-        if subnets is not None and self._epoch == subnets._epoch:
-            subnets._give_back(self._counted)
+        if self._subnets is not None:
+            self._subnets._leaving.append(self)
+            self._subnets._settle()
 
 
 _UNCOUNTED: Final = Entered()
@@ -179,6 +180,9 @@ class SubnetLimiter:
         self._lock = threading.Lock()
         self._counts: dict[bytes, int] = {}
         self._epoch = 0
+        # A connection that is garbage may be given back anywhere, also by a thread that has the
+        # lock at that moment: nobody who gives back waits for it.
+        self._leaving: deque[Entered] = deque()
         self._overrides: PrefixTable[tuple[int | None]] = PrefixTable()
         for network, limit in self.limits.overrides.items():
             self._overrides.set(Network.parse(network), (limit,))
@@ -196,7 +200,8 @@ class SubnetLimiter:
 
     def try_add(self, ip: bytes) -> tuple[Network, int] | None:
         """Count a connection of this address; else the network that is full and its limit."""
-        return self._try_take(ip, self._counted_as(ip))
+        entered = self._try_enter(ip)
+        return None if isinstance(entered, Entered) else entered
 
     def full(self, ip: bytes) -> tuple[Network, int] | None:
         """The network that would refuse this address now and its limit; None: it may come."""
@@ -208,36 +213,54 @@ class SubnetLimiter:
                 return Network.of(ip, key[1]), limit
         return None
 
-    def _try_take(self, ip: bytes, counted: _Counted) -> tuple[Network, int] | None:
-        counts = self._counts
+    def _try_enter(self, ip: bytes) -> Entered | tuple[Network, int]:
+        counted, counts = self._counted_as(ip), self._counts
+        entered = Entered(self, counted)
         with self._lock:
             full = self._full(ip, counted)
             if full is None:
+                entered._epoch = self._epoch
                 for key, _ in counted:
                     counts[key] = counts.get(key, 0) + 1
-        return full
+        self._settle()
+        return entered if full is None else full
 
     def remove(self, ip: bytes) -> None:
         """Give a connection of this address back."""
-        self._give_back(self._counted_as(ip))
+        with self._lock:
+            self._give_back(self._counted_as(ip))
+        self._settle()
+
+    def _settle(self) -> None:
+        """Give back what is leaving, unless somebody has the lock, who does it afterwards."""
+        while self._leaving and self._lock.acquire(blocking=False):
+            try:
+                while self._leaving:
+                    entered = self._leaving.popleft()
+                    counted, entered._counted = entered._counted, ()
+                    if entered._epoch == self._epoch:
+                        self._give_back(counted)
+            finally:
+                self._lock.release()
 
     def _give_back(self, counted: _Counted) -> None:
+        """Locked."""
         counts = self._counts
-        with self._lock:
-            for key, _ in counted:
-                count = counts.get(key, 0)
-                if count > 1:
-                    counts[key] = count - 1
-                elif count == 1:
-                    del counts[key]
-                else:
-                    self.over_released += 1
+        for key, _ in counted:
+            count = counts.get(key, 0)
+            if count > 1:
+                counts[key] = count - 1
+            elif count == 1:
+                del counts[key]
+            else:
+                self.over_released += 1
 
     def clear(self) -> None:
         """Forget all connections; closing them later changes nothing."""
         with self._lock:
             self._counts.clear()
             self._epoch += 1
+        self._settle()
 
     def __len__(self) -> int:
         """Networks that have a connection."""
@@ -383,13 +406,12 @@ class AddressGate:
         subnets = self.subnets
         if subnets is None:
             return _UNCOUNTED
-        counted = subnets._counted_as(ip)
-        full = subnets._try_take(ip, counted)
-        if full is not None:
-            with self._lock:
-                self.refused_by_number += 1
-            return AddressRefusal(full[0], full[1], 0.0, address)
-        return Entered(subnets, counted)
+        entered = subnets._try_enter(ip)
+        if isinstance(entered, Entered):
+            return entered
+        with self._lock:
+            self.refused_by_number += 1
+        return AddressRefusal(entered[0], entered[1], 0.0, address)
 
     def verify_source_address(self, address: str) -> bool:
         """Whether this address should prove that it is its own before anything is spent on it.
