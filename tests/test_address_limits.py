@@ -248,6 +248,19 @@ def test_what_was_forgotten_is_not_given_back() -> None:
     assert len(entrance.subnets) == entrance.subnets.over_released == 0
 
 
+def test_the_fullest_networks() -> None:
+    subnets = SubnetLimiter(SubnetLimits(
+        ipv4=((32, 4), (24, 100)), ipv6=((56, None), (48, 3)),
+        overrides={"192.0.2.0/28": 3, "10.0.0.0/8": None, "203.0.113.0/24": 0}))
+    for address, times in (("192.0.2.1", 2), ("192.0.2.200", 3), ("10.0.0.1", 9), ("::1", 3)):
+        for _ in range(times):
+            assert subnets.try_add(ip(address)) is None
+    assert [(str(network), *rest) for network, *rest in subnets.fullest(3)] == [
+        ("::/48", 3, 3), ("192.0.2.200/32", 3, 4), ("192.0.2.0/28", 2, 3)]
+    assert len(subnets.fullest(10)) == 4
+    assert subnets.fullest(0) == []
+
+
 def test_leaving_never_waits() -> None:
     """A scope that is garbage leaves wherever the collector runs, also where the lock is held."""
     gate = AddressGate(SubnetLimits(ipv4=((32, 2),)), None, Allowlist())

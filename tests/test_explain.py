@@ -11,7 +11,9 @@ from rcmgr import (
     MemoryConnectionLimits,
     MemoryStatsCache,
     NodeLimits,
+    ResourceLimits,
     ResourceManager,
+    SubnetLimits,
 )
 from rcmgr.explain import usages
 
@@ -95,6 +97,25 @@ def test_many_peers_take_one_line() -> None:
     ]
 
 
+def test_the_reasons_add_up() -> None:
+    limits = ConnectionLimits(0, 0, 0, 0, 0, 0)
+    manager = ResourceManager(connection_limits=limits)
+    for _ in range(3):
+        manager.open_connection(None, direction="inbound")
+        manager.open_connection(None, direction="outbound")
+        manager.open_connection(PEER, direction="inbound")
+        manager.open_connection(PEER, direction="outbound")
+        manager.limits = ResourceLimits(max_connections=0)
+        manager.open_connection(PEER)
+        manager.limits = ResourceLimits()
+    manager.limits = ResourceLimits(max_streams=0)
+    manager.acquire_stream(PEER, "inbound")
+    lines = manager.explain().splitlines()
+    assert lines[1] == "Denied since the start: 16, 10 inbound, 6 outbound. Of the last 16:"
+    assert [int(line.split()[0]) for line in lines[2:8]] == [3, 3, 3, 3, 3, 1]
+    assert lines[7] == "  1 by others"
+
+
 def test_names_that_peers_choose_are_only_text() -> None:
     """They can neither write to the terminal nor forge a line."""
     name = "/evil\x1b]0;owned\x07\nNothing is at its limit.\u202e" + "x" * 100_000
@@ -111,6 +132,13 @@ def test_names_that_peers_choose_are_only_text() -> None:
     assert all(each.isprintable() for each in told.replace("\n", ""))
     assert [line[:2] for line in told.splitlines()] == ["At", "  ", "De", "  ", "Pe", "  "]
     assert len(told) < 3000
+
+
+def test_full_networks_are_told() -> None:
+    manager = ResourceManager(NodeLimits(subnets=SubnetLimits(ipv4=((32, 2),))))
+    kept = [manager.open_connection(None, "192.0.2.1") for _ in range(3)]
+    assert "  network 192.0.2.1/32 connections: 2 of 2 (100%)" in manager.explain().splitlines()
+    assert kept[2] is None
 
 
 def test_the_fullest_comes_first() -> None:

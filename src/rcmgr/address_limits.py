@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from heapq import nlargest
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
@@ -261,6 +262,23 @@ class SubnetLimiter:
             self._counts.clear()
             self._epoch += 1
         self._settle()
+
+    def fullest(self, most: int) -> list[tuple[Network, int, int]]:
+        """Networks nearest to their limit, as (network, connections, limit). O(networks)."""
+        with self._lock:
+            counts = list(self._counts.items())
+        self._settle()
+        found = []
+        for key, used in counts:
+            size, bits, prefix = key[0], key[1], key[3:]
+            ip = prefix.ljust(size, b"\0")
+            if key[2:3] == b"=":
+                limit = dict(self.limits.ipv4 if size == 4 else self.limits.ipv6)[bits]
+            else:
+                limit = dict(self._overrides.matching(ip))[bits][0]
+            if limit is not None:
+                found.append((Network(prefix, bits, size == 4), used, limit))
+        return nlargest(most, found, key=lambda each: each[1] / each[2] if each[2] else 1.0)
 
     def __len__(self) -> int:
         """Networks that have a connection."""

@@ -38,17 +38,20 @@ class Usage(NamedTuple):
 
     @property
     def of_one_peer(self) -> bool:
-        """Whether it limits a single peer, and not the node."""
+        """Whether it limits a single peer or network, and not the node."""
         name = self.name
-        return name.startswith("peer:") or ".peer:" in name or name == "established_per_peer"
+        return name.startswith(("peer:", "network ")) or (
+            ".peer:" in name or name == "established_per_peer")
 
 
 def usages(manager: ResourceManager) -> list[Usage]:
-    """Limits by state, the process's, and the fullest of scopes; the fullest first. O(scopes).
+    """Limits by state, the process's, and the fullest of scopes and networks; the fullest first.
 
-    Of equally full ones, those that concern all peers come before those of one.
+    O(scopes and networks). Of equally full ones, those that concern all peers come before those of
+    one.
     """
-    found = [*_of_states(manager), *_of_scopes(manager), *_of_memory(manager)]
+    found = [
+        *_of_states(manager), *_of_scopes(manager), *_of_memory(manager), *_of_networks(manager)]
     return sorted(found, key=lambda usage: (-usage.share, usage.of_one_peer, usage.name))
 
 
@@ -83,6 +86,13 @@ def _of_memory(manager: ResourceManager) -> Iterator[Usage]:
     if limits is not None and most is not None:
         limits.refresh_memory_stats_if_needed()
         yield Usage("process memory", limits.process_memory_bytes, most)
+
+
+def _of_networks(manager: ResourceManager) -> Iterator[Usage]:
+    gate = manager.addresses
+    if gate is not None and gate.subnets is not None:
+        for network, used, limit in gate.subnets.fullest(_MOST_PEERS):
+            yield Usage(f"network {network} connections", used, limit)
 
 
 def explain(manager: ResourceManager) -> str:
@@ -125,8 +135,11 @@ def _what_was_denied(manager: ResourceManager) -> Iterator[str]:
         f"Denied since the start: {log.total}, {log.inbound} inbound, {log.outbound} outbound. "
         f"Of the last {len(log)}:"
     )
-    for code, times in latest.most_common(_MOST_LINES):
+    told = latest.most_common(_MOST_LINES)
+    for code, times in told:
         yield f"  {times} by {code}: see {_for_all(settings[code])}"
+    if others := latest.total() - sum(times for _, times in told):
+        yield f"  {others} by others"
     peers = [(peer, times) for peer, times in log.most_denied(3) if times > 1]
     if peers:
         yield "Peers denied most:"
