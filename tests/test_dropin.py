@@ -168,6 +168,8 @@ def test_rates_hold_for_a_peer_by_any_name() -> None:
 
 def test_a_peer_of_another_type_is_known_by_its_text() -> None:
     class Peer:
+        _bytes = None
+
         def __str__(self) -> str:
             return str(PEER)
 

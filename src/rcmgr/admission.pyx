@@ -488,7 +488,8 @@ cdef class Admission:
         try:
             return self.establish(peer_from_any(peer_id), inbound, endpoint_ip)
         except TypeError:
-            if isinstance(peer_id, (str, bytes, int)) or hasattr(peer_id, "_bytes"):
+            known = peer_key(peer_id)
+            if type(known) is bytes or isinstance(known, (str, int)):
                 raise
             return self.establish(peer_from_any(str(peer_id)), inbound, endpoint_ip)
 
