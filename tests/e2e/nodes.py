@@ -15,6 +15,7 @@ from libp2p.crypto.secp256k1 import create_new_key_pair
 from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import PeerInfo
+from libp2p.transport.quic.config import QUICTransportConfig
 from libp2p.transport.quic.exceptions import QUICConnectionTimeoutError
 from multiaddr import Multiaddr
 
@@ -31,6 +32,10 @@ LISTEN = {
     "ws": "/ip4/127.0.0.1/tcp/0/ws",
     "quic": "/ip4/127.0.0.1/udp/0/quic-v1",
 }
+# A QUIC good-bye is one datagram, which a busy machine may lose. Then the other side hears of the
+# end when nothing has come for so long; libp2p's default is 600 seconds.
+QUIC_IDLE_S = 30.0
+PATIENCE_S = QUIC_IDLE_S + 15
 SHORT = 1.0  # seconds a handshake may take, in tests that let one stall (below 1 is no limit)
 
 
@@ -112,6 +117,7 @@ async def running_node(
         key_pair=key_pair or create_new_key_pair(),
         resource_manager=manager,
         enable_quic=transport == "quic",
+        quic_transport_opt=QUICTransportConfig(idle_timeout=QUIC_IDLE_S),
         enable_websocket=transport == "ws",
         muxer_preference=muxer,
         connection_config=config or ConnectionConfig(
@@ -136,7 +142,7 @@ def was_too_slow(error: BaseException) -> bool:
         was_too_slow(cause) for cause in causes if cause is not None)
 
 
-async def eventually(condition: Callable[[], bool], seconds: float = 10) -> None:
+async def eventually(condition: Callable[[], bool], seconds: float = PATIENCE_S) -> None:
     """Wait until the condition holds; the test fails when it does not within `seconds`."""
     with trio.move_on_after(seconds):
         while not condition():  # noqa: ASYNC110 (py-libp2p signals none of what is waited for)

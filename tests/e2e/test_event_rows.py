@@ -95,7 +95,7 @@ class Side:
 
     async def until(self, *told: str) -> None:
         try:
-            await eventually(lambda: len(self.told) >= len(told), PATIENCE)
+            await eventually(lambda: len(self.told) >= len(told))
         finally:
             assert self.told == list(told), self.events
 
