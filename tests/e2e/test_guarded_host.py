@@ -84,28 +84,29 @@ async def test_one_identity_gets_no_more_than_its_share(transport: str) -> None:
     """A burst of dials by one key: in 0.8.1 the refused ones leak slots for good."""
     key_pair = create_new_key_pair()
     limits = ConnectionLimits(max_established_per_peer=2)
-    async with AsyncExitStack() as stack:
-        node = await stack.enter_async_context(running_node(transport, limits=limits))
-        dialers = [
-            await stack.enter_async_context(running_node(transport, key_pair=key_pair))
-            for _ in range(6)
-        ]
+    async with running_node(transport, limits=limits) as node:
         tracker = node.manager.connection_tracker
-        for _ in range(10):  # on a busy machine, dials over QUIC time out
-            await dial_all(dialers, node)
-            await eventually(lambda: node.count("pending_total") == 0)
-            if "established_per_peer" in tracker.snapshot().denied:
-                break
-        snapshot = tracker.snapshot()
-        assert snapshot.peak_established_per_peer == 2
-        assert snapshot.denied["established_per_peer"] >= 1
-        for dialer in dialers:
-            await dialer.host.disconnect(node.id)
+        async with AsyncExitStack() as stack:
+            dialers = [
+                await stack.enter_async_context(running_node(transport, key_pair=key_pair))
+                for _ in range(6)
+            ]
+            for _ in range(10):  # on a busy machine, dials over QUIC time out
+                await dial_all(dialers, node)
+                await eventually(lambda: node.count("pending_total") == 0)
+                if "established_per_peer" in tracker.snapshot().denied:
+                    break
+            snapshot = tracker.snapshot()
+            assert snapshot.peak_established_per_peer == 2
+            assert snapshot.denied["established_per_peer"] >= 1
+            for dialer in dialers:
+                await dialer.host.disconnect(node.id)
+        # a swarm may not know of a QUIC connection whose dial it has given up: its host's end does
         await eventually(lambda: node.counts == NOTHING)
         # an honest peer is still welcome
-        honest = await stack.enter_async_context(running_node(transport))
-        assert await honest.dial(node)
-        await eventually(lambda: honest.id in tracker.established_per_peer)
+        async with running_node(transport) as honest:
+            assert await honest.dial(node)
+            await eventually(lambda: honest.id in tracker.established_per_peer)
 
 
 async def test_max_connections_of_one_admits_one(transport: str) -> None:
