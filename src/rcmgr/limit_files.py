@@ -17,6 +17,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -289,7 +290,8 @@ class _Reader:
         scopes: dict[str, Any] = {}
         sections: dict[str, Any] = {}
         readers: dict[str, Callable[[str, Any], Any]] = {
-            "Connections": self._connections, "ProcessMemory": self._memory,
+            "Connections": partial(self._some_of, ConnectionLimits),
+            "ProcessMemory": partial(self._some_of, ProcessMemoryLimits),
             "Subnets": self._subnets, "Rates": self._rates,
         }
         known = (*_SCOPES, *_MAPPINGS, *_SECTIONS)
@@ -408,12 +410,6 @@ class _Reader:
             if isinstance(each, _Fraction):
                 table[key] = float(each)
         return table
-
-    def _connections(self, path: str, value: Any) -> Mapping[str, int | None]:
-        return self._some_of(ConnectionLimits, path, value)
-
-    def _memory(self, path: str, value: Any) -> Mapping[str, Any]:
-        return self._some_of(ProcessMemoryLimits, path, value)
 
     def _some_of(self, kind: type[Any], path: str, value: Any) -> Mapping[str, Any]:
         """Those of its fields that are named, which make one of that kind."""
