@@ -10,7 +10,7 @@ import trio
 from libp2p.crypto.secp256k1 import create_new_key_pair
 from libp2p.custom_types import TProtocol
 from libp2p.peer.id import ID
-from nodes import SHORT, Node, SilentPeer, eventually, running_node
+from nodes import PATIENCE_S, SHORT, Node, SilentPeer, eventually, running_node
 
 from rcmgr import ConnectionLimits, ResourceLimits
 
@@ -91,14 +91,16 @@ async def test_one_identity_gets_no_more_than_its_share(transport: str) -> None:
                 await stack.enter_async_context(running_node(transport, key_pair=key_pair))
                 for _ in range(6)
             ]
-            for _ in range(10):  # on a busy machine, dials over QUIC time out
+            for _ in range(3):  # on a busy machine, dials over QUIC time out
                 await dial_all(dialers, node)
-                await eventually(lambda: node.count("pending_total") == 0)
-                if "established_per_peer" in tracker.snapshot().denied:
+                # a dial over QUIC may be done before the node has counted it
+                with trio.move_on_after(PATIENCE_S):
+                    while "established_per_peer" not in tracker.snapshot().denied:
+                        await trio.sleep(0.01)
                     break
-            snapshot = tracker.snapshot()
-            assert snapshot.peak_established_per_peer == 2
-            assert snapshot.denied["established_per_peer"] >= 1
+            assert tracker.snapshot().denied["established_per_peer"] >= 1
+            assert tracker.snapshot().peak_established_per_peer == 2
+            await eventually(lambda: node.count("pending_total") == 0)
             for dialer in dialers:
                 await dialer.host.disconnect(node.id)
         # a swarm may not know of a QUIC connection whose dial it has given up: its host's end does
