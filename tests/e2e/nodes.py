@@ -12,6 +12,7 @@ from libp2p import new_host
 from libp2p.abc import IHost
 from libp2p.crypto.keys import KeyPair
 from libp2p.crypto.secp256k1 import create_new_key_pair
+from libp2p.identity.identify import ID as IDENTIFY
 from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import PeerInfo
@@ -89,6 +90,23 @@ class Node:
                 return True
         return False
 
+    def is_connected_to(self, other: Node) -> bool:
+        """Whether the swarm has it in its table; it is counted before that."""
+        return bool(self.host.get_network().get_connections(other.id))
+
+    async def meet(self, other: Node) -> None:
+        """Dial, and wait for the end of what identify does by itself, on streams of its own."""
+        assert await self.dial(other)
+        for one, another in ((self, other), (other, self)):
+            await eventually(lambda one=one, another=another: one._has_identified(another))
+        for each in (self, other):
+            await eventually(lambda each=each: each.manager.get_stats()["streams"] == 0)
+
+    def _has_identified(self, other: Node) -> bool:
+        store = self.host.get_peerstore()
+        return store.has_peer(other.id) and bool(
+            store.supports_protocols(other.id, [str(IDENTIFY)]))
+
 
 @asynccontextmanager
 async def running_node(
@@ -142,9 +160,14 @@ def was_too_slow(error: BaseException) -> bool:
         was_too_slow(cause) for cause in causes if cause is not None)
 
 
-async def eventually(condition: Callable[[], bool], seconds: float = PATIENCE_S) -> None:
-    """Wait until the condition holds; the test fails when it does not within `seconds`."""
+async def comes_true(condition: Callable[[], bool], seconds: float = PATIENCE_S) -> bool:
+    """Wait until the condition holds; whether it does within `seconds`."""
     with trio.move_on_after(seconds):
         while not condition():  # noqa: ASYNC110 (py-libp2p signals none of what is waited for)
             await trio.sleep(0.01)
-    assert condition()
+    return condition()
+
+
+async def eventually(condition: Callable[[], bool], seconds: float = PATIENCE_S) -> None:
+    """Wait until the condition holds; the test fails when it does not within `seconds`."""
+    assert await comes_true(condition, seconds)

@@ -46,8 +46,7 @@ async def test_streams_over_the_limit() -> None:
         system=Limit(streams=8), peer_default=Limit(streams_inbound=8)))
     async with running_node(node_limits=limits) as node, running_node() as peer:
         harden(node.host)
-        assert await peer.dial(node)
-        await eventually(lambda: node.manager.get_stats()["streams"] == 0)
+        await peer.meet(node)
         network = peer.host.get_network()
         streams = [await network.new_stream(node.id) for _ in range(12)]
         for stream in streams:
@@ -138,8 +137,7 @@ async def test_limits_that_say_it_themselves_stay() -> None:
         harden(node.host)
         assert node.manager.ledger.system().limit["streams_inbound"] == 9
         assert node.manager.scope_limits == limits.scopes
-        assert await peer.dial(node)
-        await eventually(lambda: node.manager.get_stats()["streams"] == 0)
+        await peer.meet(node)
         network = peer.host.get_network()
         for _ in range(9):
             await (await network.new_stream(node.id)).write(b"\x13")
@@ -162,8 +160,7 @@ async def test_hardening_twice_is_hardening_once() -> None:
         hardening = harden(node.host)
         assert harden(node.host) is hardening
         assert scope_streams(node.host, node.manager) is scoped
-        assert await peer.dial(node)
-        await eventually(lambda: node.manager.get_stats()["streams"] == 0)
+        await peer.meet(node)
         hardening.undo()
         assert state(node) == before
         again = harden(node.host)
@@ -178,8 +175,7 @@ async def test_hardening_follows_another_manager() -> None:
         node.host.set_stream_handler(ECHO, echo)
         hardening = harden(node.host)
         network: Any = node.host.get_network()
-        assert await peer.dial(node)
-        await eventually(lambda: node.manager.get_stats()["streams"] == 0)
+        await peer.meet(node)
         first = await peer.host.new_stream(node.id, [ECHO])
         await eventually(lambda: node.manager.get_stats()["streams"] == 1)
         for manager in (second, third, second):
@@ -248,8 +244,7 @@ async def test_undoing_with_streams_open_keeps_count(transport: str) -> None:
     ):
         network: Any = node.host.get_network()
         node.host.set_stream_handler(ECHO, echo)
-        assert await peer.dial(node)
-        await eventually(lambda: node.manager.get_stats()["streams"] == 0)
+        await peer.meet(node)
 
         async def three() -> list[Any]:
             return [
@@ -281,8 +276,7 @@ async def test_streams_that_wait_already_are_asked_about() -> None:
     ):
         network: Any = node.host.get_network()
         semaphore = network._stream_semaphore
-        assert await peer.dial(node)
-        await eventually(lambda: node.manager.get_stats()["streams"] == 0)
+        await peer.meet(node)
         for _ in range(10):
             await (await peer.host.get_network().new_stream(node.id)).write(b"\x13")
         await eventually(lambda: semaphore.statistics().tasks_waiting == 6)
@@ -421,8 +415,7 @@ async def test_a_stream_that_names_no_protocol_in_time() -> None:
     config = ConnectionConfig(inbound_stream_protocol_negotiation_timeout=SHORT)
     async with running_node(config=config) as node, running_node() as peer:
         harden(node.host)
-        assert await peer.dial(node)
-        await eventually(lambda: node.manager.get_stats()["streams"] == 0)
+        await peer.meet(node)
         stream = await peer.host.get_network().new_stream(node.id)
         await stream.write(b"\x13")
         await eventually(lambda: node.manager.get_stats()["streams"] == 1)

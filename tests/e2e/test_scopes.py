@@ -91,8 +91,7 @@ async def test_a_stream_is_transient_until_its_protocol_is_known(transport: str)
     async with running_node(transport) as node, running_node(transport) as peer:
         scope_streams(node.host, node.manager)
         node.host.set_stream_handler(ECHO, wait_forever)
-        assert await peer.dial(node)
-        await eventually(lambda: streams(node, "system") == (0, 0))  # identify is over
+        await peer.meet(node)
         mute = await peer.host.get_network().new_stream(node.id)
         await mute.write(b"\x13")  # the length of a protocol's name, and no name
         await eventually(lambda: streams(node, "transient") == (1, 0))
@@ -113,7 +112,7 @@ async def test_both_directions_are_charged_to_the_service(transport: str) -> Non
     async with running_node(transport) as node, running_node(transport) as peer:
         scope_streams(node.host, node.manager)
         scope_streams(peer.host, peer.manager)
-        assert await peer.dial(node)
+        await peer.meet(node)
         stream = await peer.host.new_stream(node.id, [PING])
         for each, expected in ((node, (1, 0)), (peer, (0, 1))):
             await eventually(
@@ -140,10 +139,10 @@ async def test_transient_exhaustion_leaves_negotiated_streams_alone() -> None:
     ):
         scope_streams(node.host, node.manager)
         node.host.set_stream_handler(ECHO, wait_forever)
-        assert await friend.dial(node)
-        assert await attacker.dial(node)
+        await friend.meet(node)
+        await attacker.meet(node)
         kept = await friend.host.new_stream(node.id, [ECHO])
-        await eventually(lambda: streams(node, "transient") == (0, 0))
+        await eventually(lambda: streams(node, "protocols", ECHO) == (1, 0))
         mute = [await attacker.host.get_network().new_stream(node.id) for _ in range(3)]
         for stream in mute:
             await stream.write(b"\x13")
@@ -209,7 +208,7 @@ async def test_undoing_leaves_streams_their_scopes() -> None:
         before: Any = node.host.get_network()
         scoped = scope_streams(node.host, node.manager)
         node.host.set_stream_handler(ECHO, wait_forever)
-        assert await peer.dial(node)
+        await peer.meet(node)
         stream = await peer.host.new_stream(node.id, [ECHO])
         await eventually(lambda: streams(node, "protocols", ECHO) == (1, 0))
         scoped.undo()
@@ -231,8 +230,7 @@ async def test_a_stream_that_ends_while_it_is_announced(dialling: bool) -> None:
     """With the swarm's semaphore: the slot and the permit come back, once."""
     async with running_node() as node, running_node() as peer:
         scope_streams(node.host, node.manager)
-        assert await peer.dial(node)
-        await eventually(lambda: streams(node, "system") == (0, 0))
+        await peer.meet(node)
         network: Any = node.host.get_network()
         announced, goes_on = trio.Event(), trio.Event()
 
