@@ -21,6 +21,7 @@ from libp2p.rcmgr.metrics import Metrics, MetricType
 from rcmgr import ConnectionLimits, NodeLimits, ProcessMemoryLimits, SubnetLimits
 from rcmgr import ResourceLimits as OurLimits
 from rcmgr.libp2p.dropin.manager import ResourceLimits, ResourceManager
+from rcmgr.libp2p.dropin.memory_limits import MemoryConnectionLimits
 
 PEER = ID(b"\x12\x20" + b"p" * 32)
 OTHER = ID(b"\x12\x20" + b"o" * 32)
@@ -182,6 +183,25 @@ def test_a_peer_of_another_type_is_known_by_its_text() -> None:
     assert manager.connection_tracker.get_peer_connection_count(PEER) == 1
     assert scope is not None
     scope.close()
+
+
+@pytest.mark.parametrize("peer", [PEER, PEER.to_bytes(), str(PEER), 7])
+def test_a_type_error_of_ones_own_limits_is_not_taken_for_a_peer_of_another_type(
+    peer: Any,
+) -> None:
+    class Broken(MemoryConnectionLimits):
+        asked = 0
+
+        def excess(self, *, new_peer: bool = True) -> Any:
+            self.asked += 1
+            raise TypeError("none of the manager's")
+
+    limits = Broken(max_process_memory_bytes=1)
+    manager = ResourceManager(memory_limits=limits)
+    with pytest.raises(TypeError, match="none of the manager's"):
+        manager.open_connection(peer)
+    assert limits.asked == 1
+    assert manager._current_connections == 0
 
 
 def test_acquired_connections() -> None:
