@@ -153,6 +153,94 @@ def test_hosts_are_hardened() -> None:
     """)
 
 
+@pytest.mark.parametrize("lost", ["_handle_inbound_connection", "notify_listen"])
+def test_a_swarm_that_cannot_be_asked_where_it_accepts(lost: str) -> None:
+    check(f"""
+    import rcmgr
+    from libp2p.host.basic_host import BasicHost
+    from libp2p.network.swarm import Swarm
+    from libp2p.rcmgr import manager
+    from rcmgr.libp2p import Libp2pMismatch
+    theirs, init = [manager.ResourceManager], BasicHost.__init__
+    Swarm.{lost} = None
+    for harden in (False, True):
+        try:
+            rcmgr.install(harden=harden)
+        except Libp2pMismatch as error:
+            assert "{lost}" in str(error)
+        else:
+            raise AssertionError
+        assert not rcmgr.libp2p.is_installed()
+        assert manager.ResourceManager is theirs[0]
+        assert BasicHost.__init__ is init
+    """)
+
+
+def test_what_hardening_needs_is_looked_for_before_anything_changes() -> None:
+    check("""
+    import libp2p, rcmgr
+    from libp2p.network.swarm import Swarm
+    from rcmgr.libp2p import Libp2pMismatch
+    rcmgr.install()
+    Swarm.remove_conn = None
+    try:
+        rcmgr.install(rcmgr.NodeLimits(rcmgr.ConcreteLimits(rcmgr.Limit(streams=7))), harden=True)
+    except Libp2pMismatch as error:
+        assert "remove_conn" in str(error)
+    else:
+        raise AssertionError
+    assert rcmgr.libp2p.is_installed()
+    swarm = libp2p.new_host().get_network()
+    assert swarm._resource_manager.limits.max_streams == 10_000
+    assert hasattr(swarm._handle_inbound_connection, "hook")
+    """)
+
+
+def test_refused_where_they_are_accepted() -> None:
+    """Two that say nothing fill the node; the swarm hears of the next one before `install` only."""
+    check("""
+    import sys, trio
+    import rcmgr
+    from libp2p import new_host
+    from libp2p.rcmgr import ResourceLimits
+    from libp2p.rcmgr import manager
+    from multiaddr import Multiaddr
+    from rcmgr.libp2p.hooks import Hook
+
+    async def heard_by_the_swarm():
+        guard = manager.ResourceManager(ResourceLimits(max_connections=2))
+        host = new_host(resource_manager=guard)
+        heard = []
+
+        def counting(original):
+            async def handle(*args):
+                heard.append(args)
+                await original(*args)
+            return handle
+
+        Hook(host.get_network(), "_handle_inbound_connection", counting)
+        async with host.run([Multiaddr("/ip4/127.0.0.1/tcp/0")]):
+            port = int(host.get_addrs()[0].value_for_protocol("tcp"))
+            streams = []
+            for number in (1, 2):
+                streams.append(await trio.open_tcp_stream("127.0.0.1", port))
+                with trio.fail_after(10):
+                    while guard._current_connections < number:
+                        await trio.sleep(0.01)
+            for _ in range(3):
+                refused = await trio.open_tcp_stream("127.0.0.1", port)
+                with trio.fail_after(10):
+                    assert await refused.receive_some(1) == b""
+        return len(heard)
+
+    assert trio.run(heard_by_the_swarm) == 5
+    rcmgr.install()
+    assert trio.run(heard_by_the_swarm) == 2
+    rcmgr.uninstall()
+    assert trio.run(heard_by_the_swarm) == 5
+    """)
+
+
 def test_hardened_hosts_are_used() -> None:
     """Made before they run, as programs make them: a slot comes back, over TCP and WebSocket."""
     check("""

@@ -1,4 +1,4 @@
-"""Hardened hosts refuse a connection where they accept it, before py-libp2p hears of it."""
+"""Guarded hosts refuse a connection where they accept it, before py-libp2p hears of it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ from rcmgr import (
     ResourceManager,
 )
 from rcmgr.libp2p import harden, observe
+from rcmgr.libp2p.accepting import gate_accepts
 from rcmgr.libp2p.hooks import Hook
+from rcmgr.memory_limits import MemoryConnectionLimits
 
 ONE = ConnectionLimits(max_pending_inbound=1)
 
@@ -202,6 +204,65 @@ async def test_undoing() -> None:
         hardening.undo()
         assert await is_closed_at_once(node)
         assert heard.connections == 2
+
+
+async def test_one_gate_for_all_who_want_one() -> None:
+    async with running_node(limits=ConnectionLimits(max_pending_inbound=0)) as node:
+        leave = gate_accepts(node.host.get_network())
+        hardening = harden(node.host)
+        heard = Heard(node)
+        assert await is_closed_at_once(node)  # its first was being accepted already
+        for undo in (hardening.undo, hardening.undo, leave):
+            before = node.manager.denials.total
+            assert await is_closed_at_once(node)
+            assert (heard.connections, node.manager.denials.total) == (1, before + 1)
+            undo()
+        assert await is_closed_at_once(node)  # it was being accepted when the gate went
+        assert await is_closed_at_once(node)
+        assert heard.connections == 3
+        leave = gate_accepts(node.host.get_network())
+        assert await is_closed_at_once(node)  # it was being accepted when the gate came
+        assert await is_closed_at_once(node)
+        assert heard.connections == 4
+        leave()
+
+
+async def test_the_swarms_metrics_count_those_that_are_refused() -> None:
+    async with hardened_node(limits=ConnectionLimits(max_pending_inbound=0)) as node:
+        swarm: Any = node.host.get_network()
+        swarm.metric_send_channel, events = trio.open_memory_channel(10)
+        assert await is_closed_at_once(node)
+        swarm._inbound_limiter.total_tokens = 1
+        await swarm._inbound_limiter.acquire_on_behalf_of("somebody")
+        assert await is_closed_at_once(node)
+        for _ in range(2):
+            assert (await events.receive()).conn_incoming
+        events.close()
+        for _ in range(2):
+            assert await is_closed_at_once(node)
+
+
+async def test_a_manager_that_fails_does_not_end_the_listener(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with hardened_node() as node, running_node() as peer:
+        fails = True
+
+        class Failing(MemoryConnectionLimits):
+            def excess(self, **options: Any) -> Any:
+                if fails:
+                    raise TypeError("none of the manager's")
+                return super().excess(**options)
+
+        node.manager.connection_lifecycle.memory_limits = Failing(1 << 50)
+        for _ in range(3):
+            async with await trio.open_tcp_stream("127.0.0.1", node.port) as stream:
+                await stream.send_all(b"x")
+        await eventually(lambda: caplog.text.count("none of the manager's") >= 3)
+        assert "failed for a connection from 127.0.0.1" in caplog.text
+        fails = False
+        assert await peer.dial(node)
+        await eventually(lambda: node.counts == (0, 0, 1, 0))
 
 
 async def test_a_manager_of_another_kind_is_asked_by_the_swarm() -> None:

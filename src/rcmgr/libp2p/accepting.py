@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 from rcmgr.admission import accepted
-from rcmgr.libp2p.hooks import Hook
+from rcmgr.libp2p.hooks import Hook, SharedHooks
 
-__all__ = ["AcceptGate"]
+__all__ = ["AcceptGate", "gate_accepts"]
+
+logger = logging.getLogger(__name__)
+
+_ATTRIBUTE = "_rcmgr_accept_gate"
 
 
 class AcceptGate:
@@ -77,14 +83,32 @@ class AcceptGate:
                     return socket, address
                 else:
                     self.refuse(socket, True)
+                await self._count()
 
         return accept
+
+    async def _count(self) -> None:
+        """libp2p 0.8.1: network/swarm.py line 1969, for each connection that comes in."""
+        channel = self.swarm.metric_send_channel
+        if channel is not None:
+            import trio
+            from libp2p.metrics.swarm import SwarmEvent
+
+            event = SwarmEvent()
+            event.conn_incoming = True
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):  # nobody counts
+                await channel.send(event)
 
     def _is_admitted(self, ip: str) -> bool:
         ask = getattr(self.swarm._resource_manager, "accept_connection", None)
         if ask is None:  # the swarm was given another manager, which it asks later
             return True
-        scope = ask(ip)
+        try:
+            scope = ask(ip)
+        except Exception:
+            # a defect of limits that somebody wrote; it must not end the listener
+            logger.exception("the resource manager failed for a connection from %s", ip)
+            return True
         accepted.set(scope)
         return scope is not None
 
@@ -105,3 +129,15 @@ class AcceptGate:
                     scope.close()
 
         return handle
+
+
+def gate_accepts(swarm: Any) -> Callable[[], None]:
+    """There is one `AcceptGate` on the swarm until the result is called (again changes nothing).
+
+    It is shared by all who want one. Libp2pMismatch: there cannot be one.
+    """
+    hooks: SharedHooks | None = getattr(swarm, _ATTRIBUTE, None)
+    if hooks is None:
+        hooks = SharedHooks(lambda: [AcceptGate(swarm)])
+        setattr(swarm, _ATTRIBUTE, hooks)
+    return hooks.want()

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from rcmgr.libp2p.accepting import AcceptGate
+from rcmgr.libp2p.accepting import gate_accepts
 from rcmgr.libp2p.bounded_muxers import bounded_muxers
 from rcmgr.libp2p.hooks import Hook, Libp2pMismatch
 from rcmgr.libp2p.remote_addresses import report_remote_addresses
@@ -41,7 +41,7 @@ class Hardening:
         with ExitStack() as undone:
             undone.callback(report_remote_addresses().undo)
             undone.callback(bounded_muxers.want())
-            undone.callback(AcceptGate(self._swarm).undo)
+            undone.callback(gate_accepts(self._swarm))
             for attribute, make in (
                 ("_do_handle_inbound_connection", self._handling),
                 ("add_conn", self._adding),
@@ -187,7 +187,7 @@ def harden(host: IHost) -> Hardening:
     * The slot of an inbound connection is given back when the connection ends; a stock host accepts
       250 inbound connections in its lifetime.
     * A connection over TCP is refused when it is accepted, before a stream, a task and a multiaddr
-      are spent on it (`AcceptGate`).
+      are spent on it. `install()` does that by itself.
     * Streams have scopes (`scope_streams`), and a slot is not lost when one is reset at once.
     * Connections over IPv6 and WebSocket have addresses, relayed ones not their relay's
       (`report_remote_addresses`); for all hosts of the process.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -26,8 +26,9 @@ def install(limits: NodeLimits | None = None, *, harden: bool = False) -> None:
 
     Also what `new_host()` makes by default, and every other class that
     `rcmgr.libp2p.dropin.REPLACED` names. `Direction`, the exceptions and all other names stay
-    py-libp2p's, and ours take their objects. What was made before stays as it is. A second call
-    changes limits and `harden` only. Thread safe.
+    py-libp2p's, and ours take their objects. Hosts that are made with ours ask it when they accept
+    a TCP connection, before they spend anything on it. What was made before stays as it is. A
+    second call changes limits and `harden` only. Thread safe.
 
     limits: of managers that are made without any; default those of the file that the environment's
         RCMGR_LIMITS names (TOML or go-libp2p's JSON), else py-libp2p's own defaults. What the file
@@ -40,7 +41,8 @@ def install(limits: NodeLimits | None = None, *, harden: bool = False) -> None:
     if limits is None:
         limits = _limits_of_environment()
     with _lock:
-        if not _in_place:
+        before = is_installed()
+        if not before:
             try:
                 from rcmgr.libp2p.dropin import replacements
 
@@ -49,14 +51,17 @@ def install(limits: NodeLimits | None = None, *, harden: bool = False) -> None:
                 raise Libp2pMismatch(f"libp2p.rcmgr is not as expected: {error}") from error
             _rebind({id(theirs): ours for theirs, ours in found})
             _in_place.extend(found)
+        try:
+            hook = _guard_hosts(harden)
+        except BaseException:
+            if not before:
+                uninstall()
+            raise
         from rcmgr.libp2p.dropin.manager import set_default_limits
 
         set_default_limits(limits)
-        for hook in _hooks:
-            hook.undo()
-        _hooks.clear()
-        if harden:
-            _harden_all()
+        _take_hooks_away()
+        _hooks.append(hook)
 
 
 def uninstall() -> None:
@@ -68,9 +73,7 @@ def uninstall() -> None:
 
         _rebind({id(ours): theirs for theirs, ours in _in_place})
         _in_place.clear()
-        for hook in _hooks:
-            hook.undo()
-        _hooks.clear()
+        _take_hooks_away()
         set_default_limits(None)
 
 
@@ -103,22 +106,36 @@ def _rebind(after_by_id: dict[int, type]) -> None:
                 setattr(module, name, after)
 
 
-def _harden_all() -> None:
+def _take_hooks_away() -> None:
+    while _hooks:
+        _hooks.pop().undo()
+
+
+def _guard_hosts(hardened: bool) -> Hook:
+    """What the hosts get that are made from now on; tried with one, as to fail now if at all."""
+    from libp2p import new_host
     from libp2p.host.basic_host import BasicHost
 
+    from rcmgr.libp2p.accepting import gate_accepts
+    from rcmgr.libp2p.dropin.manager import ResourceManager as DropIn
     from rcmgr.libp2p.hardening import harden
     from rcmgr.manager import ResourceManager
+
+    def guard(host: Any) -> Callable[[], None]:
+        return harden(host).undo if hardened else gate_accepts(host.get_network())
+
+    guard(new_host(resource_manager=DropIn()))()
 
     def made(original: Any) -> Any:
         def init(host: Any, *args: Any, **kwargs: Any) -> None:
             original(host, *args, **kwargs)
             manager = getattr(host.get_network(), "_resource_manager", None)
             if isinstance(manager, ResourceManager):
-                harden(host)
+                guard(host)
 
         return init
 
-    _hooks.append(Hook(BasicHost, "__init__", made))
+    return Hook(BasicHost, "__init__", made)
 
 
 def _limits_of_environment() -> NodeLimits | None:
