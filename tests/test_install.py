@@ -153,7 +153,8 @@ def test_hosts_are_hardened() -> None:
     """)
 
 
-@pytest.mark.parametrize("lost", ["_handle_inbound_connection", "notify_listen"])
+@pytest.mark.parametrize(
+    "lost", ["_handle_inbound_connection", "notify_listen", "metric_send_channel"])
 def test_a_swarm_that_cannot_be_asked_where_it_accepts(lost: str) -> None:
     check(f"""
     import rcmgr
@@ -162,7 +163,14 @@ def test_a_swarm_that_cannot_be_asked_where_it_accepts(lost: str) -> None:
     from libp2p.rcmgr import manager
     from rcmgr.libp2p import Libp2pMismatch
     theirs, init = [manager.ResourceManager], BasicHost.__init__
-    Swarm.{lost} = None
+    made = Swarm.__init__
+    def without(swarm, *args, **kwargs):
+        made(swarm, *args, **kwargs)
+        del swarm.metric_send_channel
+    if "{lost}" == "metric_send_channel":
+        Swarm.__init__ = without
+    else:
+        Swarm.{lost} = None
     for harden in (False, True):
         try:
             rcmgr.install(harden=harden)
@@ -193,6 +201,30 @@ def test_what_hardening_needs_is_looked_for_before_anything_changes() -> None:
     swarm = libp2p.new_host().get_network()
     assert swarm._resource_manager.limits.max_streams == 10_000
     assert hasattr(swarm._handle_inbound_connection, "hook")
+    """)
+
+
+@pytest.mark.parametrize("harden", [False, True])
+def test_a_network_of_ones_own(harden: bool) -> None:
+    """Needs nothing of py-libp2p's swarm, unless it is to be hardened."""
+    check(f"""
+    import rcmgr
+    rcmgr.install(harden={harden})
+    from libp2p import new_host
+    from libp2p.host.basic_host import BasicHost
+    from libp2p.rcmgr import ResourceManager
+    swarm = new_host().get_network()
+    class Network:
+        peerstore, listeners = swarm.peerstore, swarm.listeners
+        _resource_manager = ResourceManager()
+        get_peer_id = set_stream_handler = register_notifee = staticmethod(
+            lambda *args: swarm.get_peer_id())
+    try:
+        BasicHost(Network())
+    except rcmgr.libp2p.Libp2pMismatch as error:
+        assert {harden}, error
+    else:
+        assert not {harden}
     """)
 
 

@@ -505,9 +505,11 @@ cdef class Admission:
         cdef ConnectionScope scope
         if inbound:
             scope = get_value(ACCEPTED)
-            if scope is not None and scope._tracker is self.connection_tracker:
+            if scope is not None:
                 PyContextVar_Set(ACCEPTED, None)
-                if trackers.is_pending(scope._record):
+                if scope._tracker is not self.connection_tracker:
+                    scope.close()  # of the manager that the swarm had when it accepted
+                elif trackers.is_pending(scope._record):
                     task_made_here().begin(scope._record)
                     return scope
         scope = self.charge(inbound, endpoint_ip)

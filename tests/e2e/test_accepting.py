@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -241,6 +244,14 @@ async def test_the_swarms_metrics_count_those_that_are_refused() -> None:
         for _ in range(2):
             assert await is_closed_at_once(node)
 
+        class Broken:
+            async def send(self, event: Any) -> None:
+                raise RuntimeError("nobody counts")
+
+        swarm.metric_send_channel = Broken()
+        for _ in range(2):
+            assert await is_closed_at_once(node)
+
 
 async def test_a_manager_that_fails_does_not_end_the_listener(
     caplog: pytest.LogCaptureFixture,
@@ -259,10 +270,80 @@ async def test_a_manager_that_fails_does_not_end_the_listener(
             async with await trio.open_tcp_stream("127.0.0.1", node.port) as stream:
                 await stream.send_all(b"x")
         await eventually(lambda: caplog.text.count("none of the manager's") >= 3)
-        assert "failed for a connection from 127.0.0.1" in caplog.text
+        assert "asking for a connection from ('127.0.0.1'" in caplog.text
         fails = False
         assert await peer.dial(node)
         await eventually(lambda: node.counts == (0, 0, 1, 0))
+
+
+async def test_listeners_of_ones_own_are_left_to_the_swarm() -> None:
+    async with hardened_node(limits=ConnectionLimits(max_pending_inbound=0)) as node:
+        swarm: Any = node.host.get_network()
+        swarm.listeners["/ip4/1.2.3.4/tcp/4001"] = SimpleNamespace(listeners=[object()])
+        for address in swarm.listeners:
+            await swarm.notify_listen(Multiaddr(address))
+            await swarm.notify_listen(Multiaddr(address))  # nothing is asked twice for that
+        await swarm.notify_listen(Multiaddr("/ip4/1.2.3.4/tcp/4002"))
+        del swarm.listeners["/ip4/1.2.3.4/tcp/4001"]
+        assert await is_closed_at_once(node)
+        before = node.manager.denials.total
+        assert await is_closed_at_once(node)
+        assert node.manager.denials.total == before + 1
+
+
+async def test_nothing_is_kept_of_listeners_that_closed() -> None:
+    async with hardened_node() as node:
+        swarm: Any = node.host.get_network()
+        [listener] = swarm.listeners.values()
+        sockets = [weakref.ref(each.socket) for each in listener.listeners]
+        await listener.close()
+        swarm.listeners.clear()
+        del listener
+        await swarm.listen(Multiaddr(LISTEN["tcp"]))
+        await eventually(lambda: gc.collect() >= 0 and not any(each() for each in sockets))
+
+
+async def test_what_an_observer_sets_is_not_inherited() -> None:
+    seen = ContextVar("seen", default="nothing")
+    async with hardened_node(limits=ONE) as node:
+        handler = ConnectionLifecycleHandler(ConnectionTracker(), ConnectionLimits())
+        handler.register_handler(ConnectionDeniedEvent, lambda event: seen.set("a denial") and None)
+        observe(node.host, handler)
+        network: Any = node.host.get_network()
+        found = []
+
+        async def is_allowed(address: Any) -> bool:
+            found.append(seen.get())
+            return True
+
+        network.connection_gate.is_allowed = is_allowed
+        for _ in range(2):
+            async with await trio.open_tcp_stream("127.0.0.1", node.port):
+                await eventually(lambda: node.counts == (1, 0, 0, 0))
+                assert await is_closed_at_once(node)
+            await eventually(lambda: node.counts == (0, 0, 0, 0))
+        assert node.manager.denials.total == 2
+        assert found == ["nothing", "nothing"]
+
+
+async def test_another_manager_before_the_swarm_has_asked() -> None:
+    async with hardened_node() as node, running_node() as peer:
+        network: Any = node.host.get_network()
+        goes_on = trio.Event()
+
+        async def is_allowed(address: Any) -> bool:
+            await goes_on.wait()
+            return True
+
+        network.connection_gate.is_allowed = is_allowed
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(peer.dial, node)
+            await eventually(lambda: node.counts == (1, 0, 0, 0))
+            network.set_resource_manager(other := ResourceManager())
+            goes_on.set()
+        await eventually(lambda: peer.counts == (0, 0, 0, 1))
+        assert node.counts == (0, 0, 0, 0)
+        assert other.get_stats()["connections"] == 1
 
 
 async def test_a_manager_of_another_kind_is_asked_by_the_swarm() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -42,20 +42,19 @@ def install(limits: NodeLimits | None = None, *, harden: bool = False) -> None:
         limits = _limits_of_environment()
     with _lock:
         before = is_installed()
-        if not before:
-            try:
+        try:
+            if not before:
                 from rcmgr.libp2p.dropin import replacements
 
                 found = replacements()
-            except (ImportError, AttributeError) as error:
-                raise Libp2pMismatch(f"libp2p.rcmgr is not as expected: {error}") from error
-            _rebind({id(theirs): ours for theirs, ours in found})
-            _in_place.extend(found)
-        try:
+                _rebind({id(theirs): ours for theirs, ours in found})
+                _in_place.extend(found)
             hook = _guard_hosts(harden)
-        except BaseException:
+        except BaseException as error:
             if not before:
                 uninstall()
+            if isinstance(error, (ImportError, AttributeError, TypeError)):
+                raise Libp2pMismatch(f"libp2p is not as expected: {error}") from error
             raise
         from rcmgr.libp2p.dropin.manager import set_default_limits
 
@@ -115,22 +114,27 @@ def _guard_hosts(hardened: bool) -> Hook:
     """What the hosts get that are made from now on; tried with one, as to fail now if at all."""
     from libp2p import new_host
     from libp2p.host.basic_host import BasicHost
+    from libp2p.network.swarm import Swarm
 
     from rcmgr.libp2p.accepting import gate_accepts
     from rcmgr.libp2p.dropin.manager import ResourceManager as DropIn
-    from rcmgr.libp2p.hardening import harden
+    from rcmgr.libp2p.hardening import Hardening, harden
     from rcmgr.manager import ResourceManager
 
-    def guard(host: Any) -> Callable[[], None]:
-        return harden(host).undo if hardened else gate_accepts(host.get_network())
+    def guard(host: Any) -> Hardening | None:
+        gate_accepts(host.get_network())
+        return harden(host) if hardened else None
 
-    guard(new_host(resource_manager=DropIn()))()
+    on_trial = guard(new_host(resource_manager=DropIn()))
+    if on_trial is not None:
+        on_trial.undo()
 
     def made(original: Any) -> Any:
         def init(host: Any, *args: Any, **kwargs: Any) -> None:
             original(host, *args, **kwargs)
-            manager = getattr(host.get_network(), "_resource_manager", None)
-            if isinstance(manager, ResourceManager):
+            network = host.get_network()
+            manager = getattr(network, "_resource_manager", None)
+            if isinstance(manager, ResourceManager) and (hardened or isinstance(network, Swarm)):
                 guard(host)
 
         return init
