@@ -47,6 +47,11 @@ async def hardened_node(transport: str = "tcp", **options: Any) -> AsyncIterator
         swarm.listeners.clear()
         harden(node.host)
         await swarm.listen(Multiaddr(LISTEN[transport]))
+        if transport == "tcp":  # the first may have been waited for before there was a gate
+            limiter = swarm._inbound_limiter
+            most, limiter.total_tokens = limiter.total_tokens, 0
+            assert await is_closed_at_once(node)
+            limiter.total_tokens = most
         yield node
 
 
@@ -139,9 +144,10 @@ async def test_the_gate_may_still_refuse() -> None:
         network: Any = node.host.get_network()
 
         contexts = []
+        counts = []
 
         async def refuse(address: Any) -> bool:
-            assert node.counts == (1, 0, 0, 0)
+            counts.append(node.counts)
             contexts.append(copy_context())  # so that no scope ends by being forgotten
             return False
 
@@ -149,6 +155,7 @@ async def test_the_gate_may_still_refuse() -> None:
         for _ in range(3):
             assert await is_closed_at_once(node)
             await eventually(lambda: node.counts == (0, 0, 0, 0))
+        assert counts == [(1, 0, 0, 0)] * 3
 
 
 async def test_allowlisted_addresses_get_in() -> None:
