@@ -245,8 +245,9 @@ async def test_the_swarms_metrics_count_those_that_are_refused() -> None:
         swarm._inbound_limiter.total_tokens = 1
         await swarm._inbound_limiter.acquire_on_behalf_of("somebody")
         assert await is_closed_at_once(node)
-        for _ in range(2):
-            assert (await events.receive()).conn_incoming
+        with trio.fail_after(10):
+            for _ in range(2):
+                assert (await events.receive()).conn_incoming
         events.close()
         for _ in range(2):
             assert await is_closed_at_once(node)
