@@ -231,11 +231,10 @@ def test_a_network_of_ones_own(harden: bool) -> None:
 def test_refused_where_they_are_accepted() -> None:
     """Two that say nothing fill the node; the swarm hears of the next one before `install` only."""
     check("""
-    import sys, trio
+    import trio
     import rcmgr
     from libp2p import new_host
-    from libp2p.rcmgr import ResourceLimits
-    from libp2p.rcmgr import manager
+    from libp2p.rcmgr import ResourceLimits, manager
     from multiaddr import Multiaddr
     from rcmgr.libp2p.hooks import Hook
 
