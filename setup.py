@@ -22,13 +22,13 @@ SYSTEMS = {"linux": "linux", "darwin": "macos", "win32": "windows"}
 
 # module of rcmgr -> the C files it is linked with (headers of ext/ need no entry)
 MODULES: dict[str, list[str]] = {
-    "admission": [],
-    "connection_tracker": [],
-    "denials": [],
-    "memory_stats": [f"ext/rss_{SYSTEMS.get(sys.platform, 'unknown')}.c"],
+    "admission.admission": [],
+    "counting.connection_tracker": [],
+    "counting.denials": [],
+    "counting.memory_stats": [f"ext/rss_{SYSTEMS.get(sys.platform, 'unknown')}.c"],
     "peers": [],
-    "scope": [],
-    "token_bucket": [],
+    "counting.scope": [],
+    "counting.token_bucket": [],
 }
 
 SANITIZE = os.environ.get("RCMGR_SANITIZE", "")
@@ -81,7 +81,7 @@ def extensions() -> list[Extension]:
         [
             Extension(
                 f"rcmgr.{name}",
-                [f"src/rcmgr/{name}.pyx", *sources],
+                [f"src/rcmgr/{name.replace('.', '/')}.pyx", *sources],
                 include_dirs=["ext"],
                 define_macros=macros if COVERAGE else [],
             )

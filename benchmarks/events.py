@@ -35,7 +35,7 @@ import manager as benchmark
 from libp2p.peer.id import ID
 
 import rcmgr
-from rcmgr import lifecycle_handler
+from rcmgr.events import handler as lifecycle_handler
 
 SAMPLE, ROUNDS = 300, 15
 DIALS = 150
@@ -73,7 +73,7 @@ def watched(limits: Any, connections: Any = None) -> rcmgr.ResourceManager:
     """With metrics that somebody scrapes, and as much of a log as by default."""
     from prometheus_client import CollectorRegistry, generate_latest
 
-    from rcmgr.metrics import MetricsCollector
+    from rcmgr.report.metrics import MetricsCollector
 
     manager = rcmgr.ResourceManager(limits, connection_limits=connections)
     registry = CollectorRegistry()

@@ -34,8 +34,8 @@ from rcmgr import (
     StreamLimitExceeded,
     SubnetLimits,
 )
-from rcmgr.admission import Admission, ConnectionScope, Intake
-from rcmgr.limit_files import INFINITE_LIMITS
+from rcmgr.admission.admission import Admission, ConnectionScope, Intake
+from rcmgr.limits.files import INFINITE_LIMITS
 from rcmgr.peers import peer_from_any
 
 PEER = ID(b"\x12\x20" + b"p" * 32)

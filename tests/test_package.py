@@ -13,9 +13,10 @@ import rcmgr
 FOLDER = Path(rcmgr.__file__).parent
 MODULES = sorted(
     {
-        path.name.split(".")[0]
-        for path in FOLDER.iterdir()
+        ".".join((*path.relative_to(FOLDER).parent.parts, path.name.split(".")[0]))
+        for path in FOLDER.rglob("*")
         if path.suffix in (".py", ".pyx", ".so", ".pyd") and not path.name.startswith("__")
+        and not {"cli", "libp2p"} & set(path.relative_to(FOLDER).parts)
     }
 )
 
@@ -97,7 +98,7 @@ def test_every_compiled_module_has_a_stub_with_its_public_names() -> None:
         module = importlib.import_module(f"rcmgr.{name}")
         if str(module.__file__).endswith(".py"):
             continue
-        stub = ast.parse((FOLDER / f"{name}.pyi").read_text())
+        stub = ast.parse(FOLDER.joinpath(*name.split(".")).with_suffix(".pyi").read_text())
         [listed] = [
             ast.literal_eval(node.value)
             for node in stub.body

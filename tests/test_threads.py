@@ -22,7 +22,7 @@ from rcmgr import (
     ResourceLimits,
     ResourceManager,
 )
-from rcmgr.connection_tracker import ConnectionRecord
+from rcmgr.counting.connection_tracker import ConnectionRecord
 
 THREADS = 8
 

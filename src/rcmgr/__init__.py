@@ -7,7 +7,7 @@ and does not import libp2p.
 import importlib
 
 _MODULES = {
-    "address_limits": [
+    "gates.networks": [
         "AddressGate",
         "AddressRateLimiter",
         "AddressRates",
@@ -15,19 +15,19 @@ _MODULES = {
         "SubnetLimiter",
         "SubnetLimits",
     ],
-    "addresses": ["Allowlist"],
-    "admission": ["ConnectionScope"],
-    "connection_lifecycle": ["ConnectionLifecycleManager"],
-    "connection_limits": ["ConnectionLimits"],
-    "connection_tracker": [
+    "gates.addresses": ["Allowlist"],
+    "admission.admission": ["ConnectionScope"],
+    "admission.lifecycle": ["ConnectionLifecycleManager"],
+    "limits.states": ["ConnectionLimits"],
+    "counting.connection_tracker": [
         "ConnectionKind",
         "ConnectionRecord",
         "ConnectionTracker",
         "Denial",
         "TrackerSnapshot",
     ],
-    "denials": ["DenialEntry", "DenialLog"],
-    "error_context": ["ErrorContextBuilder"],
+    "counting.denials": ["DenialEntry", "DenialLog"],
+    "report.error_context": ["ErrorContextBuilder"],
     "errors": [
         "AddressLimitExceeded",
         "ConnectionLimitExceeded",
@@ -40,22 +40,22 @@ _MODULES = {
         "ScopeLimitExceeded",
         "StreamLimitExceeded",
     ],
-    "memory_limits": ["MemoryConnectionLimits"],
-    "memory_stats": ["MemoryStatsCache"],
-    "memory_bounds": ["memory_pressure", "memory_report", "total_memory"],
-    "protocol_rate_limiter": ["ProtocolRateLimiter"],
-    "rate_limiter": ["RateLimiter"],
-    "rate_limits": ["ConnectionRateLimits", "Rate", "RateLimits"],
-    "token_bucket": ["BucketTable", "TokenBucket"],
+    "gates.memory": ["MemoryConnectionLimits"],
+    "counting.memory_stats": ["MemoryStatsCache"],
+    "limits.machine": ["memory_pressure", "memory_report", "total_memory"],
+    "gates.requests": ["ProtocolRateLimiter"],
+    "gates.rate_limiter": ["RateLimiter"],
+    "limits.rates": ["ConnectionRateLimits", "Rate", "RateLimits"],
+    "counting.token_bucket": ["BucketTable", "TokenBucket"],
     "libp2p.installation": ["install", "installed", "uninstall"],
-    "limit_files": [
+    "limits.files": [
         "INFINITE_LIMITS",
         "LimitsFile",
         "LimitsFileError",
         "NodeLimits",
         "ProcessMemoryLimits",
     ],
-    "limits": [
+    "limits.scopes": [
         "DEFAULT_LIMITS",
         "ConcreteLimits",
         "Limit",
@@ -66,7 +66,7 @@ _MODULES = {
         "ScalingLimits",
         "autoscale",
     ],
-    "lifecycle_events": [
+    "events.kinds": [
         "ConnectionClosedEvent",
         "ConnectionDeniedEvent",
         "ConnectionLifecycleEvent",
@@ -78,9 +78,9 @@ _MODULES = {
         "PendingInboundConnectionEvent",
         "PendingOutboundConnectionEvent",
     ],
-    "lifecycle_handler": ["ConnectionLifecycleHandler"],
+    "events.handler": ["ConnectionLifecycleHandler"],
     "manager": ["ResourceLimits", "ResourceManager"],
-    "scope": [
+    "counting.scope": [
         "ConnScope",
         "Ledger",
         "Priority",

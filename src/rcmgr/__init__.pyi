@@ -1,25 +1,27 @@
 
-from rcmgr.address_limits import (
-    AddressGate,
-    AddressRateLimiter,
-    AddressRates,
-    AddressRefusal,
-    SubnetLimiter,
-    SubnetLimits,
-)
-from rcmgr.addresses import Allowlist
-from rcmgr.admission import ConnectionScope
-from rcmgr.connection_lifecycle import ConnectionLifecycleManager
-from rcmgr.connection_limits import ConnectionLimits
-from rcmgr.connection_tracker import (
+from rcmgr.admission.admission import ConnectionScope
+from rcmgr.admission.lifecycle import ConnectionLifecycleManager
+from rcmgr.counting.connection_tracker import (
     ConnectionKind,
     ConnectionRecord,
     ConnectionTracker,
     Denial,
     TrackerSnapshot,
 )
-from rcmgr.denials import DenialEntry, DenialLog
-from rcmgr.error_context import ErrorContextBuilder
+from rcmgr.counting.denials import DenialEntry, DenialLog
+from rcmgr.counting.memory_stats import MemoryStatsCache
+from rcmgr.counting.scope import (
+    ConnScope,
+    Ledger,
+    Priority,
+    Refusal,
+    Scope,
+    ScopeStat,
+    ScopeView,
+    Span,
+    StreamScope,
+)
+from rcmgr.counting.token_bucket import BucketTable, TokenBucket
 from rcmgr.errors import (
     AddressLimitExceeded,
     ConnectionLimitExceeded,
@@ -32,8 +34,8 @@ from rcmgr.errors import (
     ScopeLimitExceeded,
     StreamLimitExceeded,
 )
-from rcmgr.libp2p.installation import install, installed, uninstall
-from rcmgr.lifecycle_events import (
+from rcmgr.events.handler import ConnectionLifecycleHandler
+from rcmgr.events.kinds import (
     ConnectionClosedEvent,
     ConnectionDeniedEvent,
     ConnectionLifecycleEvent,
@@ -45,15 +47,29 @@ from rcmgr.lifecycle_events import (
     PendingInboundConnectionEvent,
     PendingOutboundConnectionEvent,
 )
-from rcmgr.lifecycle_handler import ConnectionLifecycleHandler
-from rcmgr.limit_files import (
+from rcmgr.gates.addresses import Allowlist
+from rcmgr.gates.memory import MemoryConnectionLimits
+from rcmgr.gates.networks import (
+    AddressGate,
+    AddressRateLimiter,
+    AddressRates,
+    AddressRefusal,
+    SubnetLimiter,
+    SubnetLimits,
+)
+from rcmgr.gates.rate_limiter import RateLimiter
+from rcmgr.gates.requests import ProtocolRateLimiter
+from rcmgr.libp2p.installation import install, installed, uninstall
+from rcmgr.limits.files import (
     INFINITE_LIMITS,
     LimitsFile,
     LimitsFileError,
     NodeLimits,
     ProcessMemoryLimits,
 )
-from rcmgr.limits import (
+from rcmgr.limits.machine import memory_pressure, memory_report, total_memory
+from rcmgr.limits.rates import ConnectionRateLimits, Rate, RateLimits
+from rcmgr.limits.scopes import (
     DEFAULT_LIMITS,
     ConcreteLimits,
     Limit,
@@ -64,25 +80,9 @@ from rcmgr.limits import (
     ScalingLimits,
     autoscale,
 )
+from rcmgr.limits.states import ConnectionLimits
 from rcmgr.manager import ResourceLimits, ResourceManager
-from rcmgr.memory_bounds import memory_pressure, memory_report, total_memory
-from rcmgr.memory_limits import MemoryConnectionLimits
-from rcmgr.memory_stats import MemoryStatsCache
-from rcmgr.protocol_rate_limiter import ProtocolRateLimiter
-from rcmgr.rate_limiter import RateLimiter
-from rcmgr.rate_limits import ConnectionRateLimits, Rate, RateLimits
-from rcmgr.scope import (
-    ConnScope,
-    Ledger,
-    Priority,
-    Refusal,
-    Scope,
-    ScopeStat,
-    ScopeView,
-    Span,
-    StreamScope,
-)
-from rcmgr.token_bucket import BucketTable, TokenBucket
+from rcmgr.report.error_context import ErrorContextBuilder
 
 __all__ = [
     "DEFAULT_LIMITS",

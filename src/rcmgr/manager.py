@@ -9,7 +9,20 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from rcmgr.address_limits import (
+from rcmgr.admission.admission import Admission, Intake, is_inbound
+from rcmgr.admission.host_lifecycle import HostLifecycle
+from rcmgr.admission.host_watch import HostWatch
+from rcmgr.counting.connection_tracker import ConnectionTracker
+from rcmgr.counting.denials import DenialLog
+from rcmgr.counting.scope import Ledger, Priority, ScopeStat, StreamScope
+from rcmgr.errors import (
+    ResourceLimitExceeded,
+    ResourceScopeClosed,
+    link_upstream,
+)
+from rcmgr.gates.addresses import Allowlist, endpoint_of
+from rcmgr.gates.memory import MemoryConnectionLimits
+from rcmgr.gates.networks import (
     AddressGate,
     AddressRates,
     AddressRefusal,
@@ -17,31 +30,18 @@ from rcmgr.address_limits import (
     SubnetLimiter,
     SubnetLimits,
 )
-from rcmgr.addresses import Allowlist, endpoint_of
-from rcmgr.admission import Admission, Intake, is_inbound
-from rcmgr.connection_limits import ConnectionLimits, check_limit
-from rcmgr.connection_tracker import ConnectionTracker
-from rcmgr.denials import DenialLog
-from rcmgr.errors import (
-    ResourceLimitExceeded,
-    ResourceScopeClosed,
-    link_upstream,
-)
-from rcmgr.explain import explain
-from rcmgr.host_lifecycle import HostLifecycle
-from rcmgr.host_watch import HostWatch
-from rcmgr.limit_files import NodeLimits
-from rcmgr.limits import ConcreteLimits, Limit
-from rcmgr.memory_limits import MemoryConnectionLimits
+from rcmgr.gates.rate_limiter import table_of
+from rcmgr.gates.requests import ProtocolRateLimiter
+from rcmgr.limits.files import NodeLimits
+from rcmgr.limits.rates import ConnectionRateLimits, RateLimits, RateRefusal
+from rcmgr.limits.scopes import ConcreteLimits, Limit
+from rcmgr.limits.states import ConnectionLimits, check_limit
 from rcmgr.peers import peer_from_any, peer_key
-from rcmgr.protocol_rate_limiter import ProtocolRateLimiter
-from rcmgr.rate_limiter import table_of
-from rcmgr.rate_limits import ConnectionRateLimits, RateLimits, RateRefusal
-from rcmgr.scope import Ledger, Priority, ScopeStat, StreamScope
+from rcmgr.report.explain import explain
 
 if TYPE_CHECKING:
-    from rcmgr.metrics import MetricsServer
-    from rcmgr.status import StatusServer
+    from rcmgr.report.metrics import MetricsServer
+    from rcmgr.report.status import StatusServer
 
     _S = TypeVar("_S", MetricsServer, StatusServer)
 
@@ -197,7 +197,7 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
         self.graceful_degradation = self._new_watch()
         self.prometheus_exporter = prometheus_exporter
         if prometheus_exporter is not None:
-            from rcmgr.metrics import feed
+            from rcmgr.report.metrics import feed
 
             feed(prometheus_exporter, self)
         if enable_prometheus:
@@ -495,9 +495,9 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
     def serve_metrics(self, port: int, addr: str = "127.0.0.1") -> MetricsServer:
         """Serve metrics for Prometheus over HTTP until the result is closed; 0 picks a port.
 
-        Needs prometheus_client. OSError: the port is taken. See `rcmgr.metrics`.
+        Needs prometheus_client. OSError: the port is taken. See `rcmgr.report.metrics`.
         """
-        from rcmgr.metrics import serve_metrics
+        from rcmgr.report.metrics import serve_metrics
 
         return self._serving(serve_metrics(self, port, addr))
 
@@ -505,9 +505,9 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
         """Let this user's `rcmgr top`, `status` and `explain` look at the node, until it is closed.
 
         path: of the Unix socket to make (on Windows: of a file with a port and a password); default
-        `rcmgr.status.default_path()`. FileExistsError: another node serves there.
+        `rcmgr.report.status.default_path()`. FileExistsError: another node serves there.
         """
-        from rcmgr.status import StatusServer, default_path
+        from rcmgr.report.status import StatusServer, default_path
 
         return self._serving(StatusServer(self, default_path() if path is None else path))
 

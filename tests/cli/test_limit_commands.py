@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from rcmgr.cli.limit_commands import limits
-from rcmgr.limit_files import LimitsFile, NodeLimits
+from rcmgr.limits.files import LimitsFile, NodeLimits
 
 MACHINE = "--memory", "64GiB", "--fds", "32768"
 

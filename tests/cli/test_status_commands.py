@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from answering import answers_once
+from socket_stub import answers_once
 
 from rcmgr import (
     ConcreteLimits,
@@ -30,7 +30,7 @@ from rcmgr import (
     ResourceLimits,
     ResourceManager,
 )
-from rcmgr.status import StatusServer, read_status
+from rcmgr.report.status import StatusServer, read_status
 
 PEER = b"\x12\x20" + b"p" * 32
 

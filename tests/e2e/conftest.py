@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from rcmgr.libp2p import report_remote_addresses
-from rcmgr.libp2p.bounded_muxers import bounded_muxers
-from rcmgr.libp2p.remote_addresses import address_hooks
+from rcmgr.libp2p.guard.bounded_muxers import bounded_muxers
+from rcmgr.libp2p.guard.remote_addresses import address_hooks
 
 
 @pytest.fixture(params=["tcp", "ws", "quic"])

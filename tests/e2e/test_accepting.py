@@ -29,10 +29,10 @@ from rcmgr import (
     ResourceLimits,
     ResourceManager,
 )
+from rcmgr.gates.memory import MemoryConnectionLimits
 from rcmgr.libp2p import harden, observe
-from rcmgr.libp2p.accepting import gate_accepts
+from rcmgr.libp2p.guard.accept_gate import gate_accepts
 from rcmgr.libp2p.hooks import Hook
-from rcmgr.memory_limits import MemoryConnectionLimits
 
 ONE = ConnectionLimits(max_pending_inbound=1)
 

@@ -29,7 +29,7 @@ from libp2p.rcmgr.memory_limits import MemoryConnectionLimits
 from libp2p.transport.tcp.tcp import TCP
 from multiaddr import Multiaddr
 from nodes import Node, eventually, running_node
-from sides import Side, finding
+from stock_and_ours import Side, finding
 
 from rcmgr import AddressRates, NodeLimits, Rate
 

@@ -7,7 +7,7 @@ try:
 except ImportError as error:
     raise SystemExit("The command line needs more packages: pip install 'rcmgr[cli]'") from error
 
-from .demo import demo
+from .demo.command import demo
 from .limit_commands import limits
 from .run import run
 from .status_commands import explain, status, top

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple, TypeVar
 
 import click
 
-from rcmgr.limit_conflicts import conflicts
-from rcmgr.limit_files import LimitsFile, LimitsFileError, NodeLimits
-from rcmgr.limits import DEFAULT, DEFAULT_LIMITS, Limit, autoscale, soft_fd_limit
-from rcmgr.memory_bounds import total_memory
+from rcmgr.limits.conflicts import conflicts
+from rcmgr.limits.files import LimitsFile, LimitsFileError, NodeLimits
+from rcmgr.limits.machine import total_memory
+from rcmgr.limits.scopes import DEFAULT, DEFAULT_LIMITS, Limit, autoscale, soft_fd_limit
 from rcmgr.peers import peer_text
 
 __all__ = ["limits"]

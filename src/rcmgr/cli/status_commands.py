@@ -22,7 +22,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from rcmgr.status import StatusError, default_path, read_status
+from rcmgr.report.status import StatusError, default_path, read_status
 from rcmgr.texts import printable
 
 __all__ = ["explain", "status", "top"]

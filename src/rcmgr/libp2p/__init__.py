@@ -1,12 +1,12 @@
 """What needs to know py-libp2p's insides. Written for libp2p 0.8.1."""
 
-from rcmgr.libp2p.events import HostObserver, observe
-from rcmgr.libp2p.handlers import Guarding, guard_handlers, limit_protocols
-from rcmgr.libp2p.hardening import Hardening, harden
+from rcmgr.libp2p.guard.handlers import Guarding, guard_handlers, limit_protocols
+from rcmgr.libp2p.guard.hardening import Hardening, harden
+from rcmgr.libp2p.guard.remote_addresses import RemoteAddresses, report_remote_addresses
+from rcmgr.libp2p.guard.stream_scopes import ScopedStreams, scope_streams
 from rcmgr.libp2p.hooks import Libp2pMismatch, UnverifiedLibp2pWarning
 from rcmgr.libp2p.installation import install, installed, is_installed, uninstall
-from rcmgr.libp2p.remote_addresses import RemoteAddresses, report_remote_addresses
-from rcmgr.libp2p.scopes import ScopedStreams, scope_streams
+from rcmgr.libp2p.observe.host_observer import HostObserver, observe
 
 __all__ = [
     "Guarding",

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from rcmgr.libp2p.hooks import Hook, Libp2pMismatch, check_version
-from rcmgr.limit_files import LimitsFile, NodeLimits
+from rcmgr.limits.files import LimitsFile, NodeLimits
 
 __all__ = ["install", "installed", "is_installed", "uninstall"]
 
@@ -116,9 +116,9 @@ def _guard_hosts(hardened: bool) -> Hook:
     from libp2p.host.basic_host import BasicHost
     from libp2p.network.swarm import Swarm
 
-    from rcmgr.libp2p.accepting import gate_accepts
     from rcmgr.libp2p.dropin.manager import ResourceManager as DropIn
-    from rcmgr.libp2p.hardening import Hardening, harden
+    from rcmgr.libp2p.guard.accept_gate import gate_accepts
+    from rcmgr.libp2p.guard.hardening import Hardening, harden
     from rcmgr.manager import ResourceManager
 
     def guard(host: Any) -> Hardening | None:

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from rcmgr.libp2p.hooks import Hook
 from rcmgr.libp2p.installation import install
-from rcmgr.limit_files import LimitsFileError
+from rcmgr.limits.files import LimitsFileError
 
 __all__ = ["main"]
 

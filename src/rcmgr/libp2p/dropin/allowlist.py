@@ -10,8 +10,8 @@ from libp2p.peer.id import ID
 from libp2p.rcmgr.allowlist import Allowlist as StockAllowlist
 from libp2p.rcmgr.allowlist import AllowlistConfig
 
-from rcmgr.addresses import Allowlist as OurAllowlist
-from rcmgr.addresses import Network, parse_entry
+from rcmgr.gates.addresses import Allowlist as OurAllowlist
+from rcmgr.gates.addresses import Network, parse_entry
 from rcmgr.libp2p.dropin._named_sets import MutableNamedSet
 from rcmgr.peers import peer_from_any, peer_key
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 
-from rcmgr.address_limits import SubnetLimiter, SubnetLimits
-from rcmgr.addresses import Network, packed_ip, prefix_of
+from rcmgr.gates.addresses import Network, packed_ip, prefix_of
+from rcmgr.gates.networks import SubnetLimiter, SubnetLimits
 
 __all__ = ["CIDRLimiter"]
 

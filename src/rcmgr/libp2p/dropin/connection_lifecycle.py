@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from rcmgr.addresses import Allowlist
-from rcmgr.admission import Intake
-from rcmgr.connection_lifecycle import ConnectionLifecycleManager as OurLifecycle
-from rcmgr.denials import DenialLog
-from rcmgr.host_lifecycle import HostLifecycle as OurHostLifecycle
+from rcmgr.admission.admission import Intake
+from rcmgr.admission.host_lifecycle import HostLifecycle as OurHostLifecycle
+from rcmgr.admission.lifecycle import ConnectionLifecycleManager as OurLifecycle
+from rcmgr.counting.denials import DenialLog
+from rcmgr.gates.addresses import Allowlist
 from rcmgr.libp2p.dropin.connection_limits import ConnectionLimits
 from rcmgr.libp2p.dropin.connection_tracker import ConnectionTracker
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from libp2p.rcmgr.connection_limits import ConnectionLimits as StockLimits
 
-from rcmgr.connection_limits import ConnectionLimits as OurLimits
-from rcmgr.connection_limits import check_limit
 from rcmgr.libp2p.dropin._observed import Observed
+from rcmgr.limits.states import ConnectionLimits as OurLimits
+from rcmgr.limits.states import check_limit
 
 __all__ = ["ConnectionLimits"]
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from libp2p.rcmgr.connection_tracker import ConnectionInfo
 
-from rcmgr.connection_tracker import BypassView, StateView
-from rcmgr.connection_tracker import ConnectionTracker as OurTracker
+from rcmgr.counting.connection_tracker import BypassView, StateView
+from rcmgr.counting.connection_tracker import ConnectionTracker as OurTracker
 from rcmgr.libp2p.dropin._named_sets import MutableNamedSet, NamedSet
 from rcmgr.libp2p.dropin.connection_limits import ConnectionLimits
 

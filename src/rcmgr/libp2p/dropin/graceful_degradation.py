@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from libp2p.rcmgr.graceful_degradation import GracefulDegradation
 
-from rcmgr.host_watch import HostWatch
+from rcmgr.admission.host_watch import HostWatch
 
 if TYPE_CHECKING:
     from rcmgr.manager import ResourceManager

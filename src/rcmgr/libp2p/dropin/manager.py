@@ -16,9 +16,9 @@ from libp2p.rcmgr.memory_limits import new_memory_connection_limits_with_default
 from libp2p.rcmgr.memory_pool import MemoryPool
 from libp2p.rcmgr.metrics import Metrics, MetricType
 
-from rcmgr.address_limits import SubnetLimiter
-from rcmgr.admission import ConnectionScope as OurScope
-from rcmgr.connection_limits import check_limit
+from rcmgr.admission.admission import ConnectionScope as OurScope
+from rcmgr.gates.memory import MemoryConnectionLimits as OurMemoryLimits
+from rcmgr.gates.networks import SubnetLimiter
 from rcmgr.libp2p.dropin._observed import Observed
 from rcmgr.libp2p.dropin.allowlist import Allowlist
 from rcmgr.libp2p.dropin.cidr_limits import CIDRLimiter
@@ -29,12 +29,12 @@ from rcmgr.libp2p.dropin.graceful_degradation import NoDegradation
 from rcmgr.libp2p.dropin.memory_limits import MemoryConnectionLimits
 from rcmgr.libp2p.dropin.memory_stats import MemoryStatsCache
 from rcmgr.libp2p.dropin.token_bucket import LONGEST_FILL_S
-from rcmgr.limit_files import NodeLimits, ProcessMemoryLimits
-from rcmgr.limits import ConcreteLimits
+from rcmgr.limits.files import NodeLimits, ProcessMemoryLimits
+from rcmgr.limits.rates import ConnectionRateLimits, Rate
+from rcmgr.limits.scopes import ConcreteLimits
+from rcmgr.limits.states import check_limit
 from rcmgr.manager import ResourceManager as OurManager
 from rcmgr.manager import with_totals
-from rcmgr.memory_limits import MemoryConnectionLimits as OurMemoryLimits
-from rcmgr.rate_limits import ConnectionRateLimits, Rate
 
 __all__ = [
     "ConnectionScope",

@@ -10,13 +10,13 @@ from typing import Any
 import psutil
 from libp2p.rcmgr.memory_limits import MemoryConnectionLimits as StockLimits
 
-from rcmgr.connection_limits import check_limit
+from rcmgr.counting.memory_stats import MemoryStatsCache as OurCache
+from rcmgr.counting.memory_stats import UnknownMemoryWarning
 from rcmgr.errors import ResourceLimitExceeded
+from rcmgr.gates.memory import MemoryConnectionLimits as OurLimits
+from rcmgr.gates.memory import MemoryExcess
 from rcmgr.libp2p.dropin.memory_stats import MemoryStatsCache
-from rcmgr.memory_limits import MemoryConnectionLimits as OurLimits
-from rcmgr.memory_limits import MemoryExcess
-from rcmgr.memory_stats import MemoryStatsCache as OurCache
-from rcmgr.memory_stats import UnknownMemoryWarning
+from rcmgr.limits.states import check_limit
 
 __all__ = ["MemoryConnectionLimits", "SystemMemoryLimitExceeded"]
 

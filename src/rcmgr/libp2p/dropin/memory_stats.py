@@ -8,9 +8,9 @@ import psutil
 from libp2p.rcmgr.memory_stats import MemoryStats
 from libp2p.rcmgr.memory_stats import MemoryStatsCache as StockCache
 
-from rcmgr.memory_bounds import total_memory
-from rcmgr.memory_stats import MemoryStatsCache as OurCache
-from rcmgr.memory_stats import default_cache
+from rcmgr.counting.memory_stats import MemoryStatsCache as OurCache
+from rcmgr.counting.memory_stats import default_cache
+from rcmgr.limits.machine import total_memory
 
 __all__ = ["MemoryStatsCache"]
 

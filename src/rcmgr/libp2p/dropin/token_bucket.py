@@ -9,8 +9,8 @@ from typing import Any
 
 from libp2p.rcmgr.token_bucket import TokenBucketConfig, TokenBucketStats
 
+from rcmgr.counting.token_bucket import TokenBucket as CompiledBucket
 from rcmgr.libp2p.dropin._clock import SteadyClock
-from rcmgr.token_bucket import TokenBucket as CompiledBucket
 
 __all__ = ["LONGEST_FILL_S", "TokenBucket", "check_tokens"]
 

@@ -1,0 +1,1 @@
+"""The one decision on connections and streams."""

@@ -1,0 +1,1 @@
+"""The demo: a guarded host under attack."""

@@ -1,0 +1,1 @@
+"""Compiled: what is there."""

@@ -1,0 +1,1266 @@
+"""Which connections exist, in which state, of whom; and whether one more may enter.
+
+One record per connection; the sets that the API shows are views. Every operation is O(1). Check
+and take is one call (`admit_...`): two threads can never both pass the last free slot.
+"""
+
+from collections.abc import ItemsView, Mapping, Set, ValuesView
+from dataclasses import dataclass
+from enum import Enum
+
+cimport cython
+from cpython.dict cimport PyDict_Contains, PyDict_Size
+from cpython.long cimport PyLong_AsLongLong
+from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree
+from cpython.object cimport Py_EQ, PyObject, PyObject_Hash, PyObject_RichCompareBool
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.stdint cimport int64_t, uint64_t
+from libc.string cimport memset
+
+from rcmgr.counting._clock cimport rcmgr_now_coarse_ns
+from rcmgr.counting._connection_counts cimport (
+    RCMGR_ADMITTED, RCMGR_CLOSED, RCMGR_CONNECTIONS, RCMGR_ESTABLISHED_INBOUND,
+    RCMGR_ESTABLISHED_OUTBOUND, RCMGR_ESTABLISHED_TOTAL, RCMGR_LIMITS, RCMGR_NO_LIMIT,
+    RCMGR_PEAK_PENDING_TOTAL, RCMGR_PENDING_INBOUND, RCMGR_PENDING_OUTBOUND, RCMGR_PER_PEER,
+    RCMGR_STATES, rcmgr_connection_counts,
+    rcmgr_connection_limits, rcmgr_counted, rcmgr_enter, rcmgr_enter_state, rcmgr_leave,
+    rcmgr_raise_peak, rcmgr_refusing_limit, rcmgr_since_ns,
+)
+from rcmgr._peer cimport peer_key
+from rcmgr.counting._pointer_table cimport (
+    rcmgr_slot, rcmgr_table, rcmgr_table_after, rcmgr_table_home, rcmgr_table_match,
+    rcmgr_table_mix, rcmgr_table_move, rcmgr_table_put, rcmgr_table_remove,
+    rcmgr_table_wanted_slots,
+)
+
+from rcmgr.errors import ConnectionLimitExceeded, ConnectionLimitKind
+
+
+__all__ = [
+    "ConnectionKind",
+    "ConnectionRecord",
+    "ConnectionTracker",
+    "Denial",
+    "TrackerSnapshot",
+]
+
+
+class ConnectionKind(str, Enum):
+    """What `ConnectionTracker.get_connection_count` counts."""
+
+    PENDING_INBOUND = "pending_inbound"
+    PENDING_OUTBOUND = "pending_outbound"
+    ESTABLISHED_INBOUND = "established_inbound"
+    ESTABLISHED_OUTBOUND = "established_outbound"
+    ESTABLISHED_TOTAL = "established_total"
+    PENDING_TOTAL = "pending_total"
+
+
+# in the order of the constants of connection_counts.h
+cdef tuple STATES = tuple(kind.value for kind in ConnectionKind)[:RCMGR_STATES]
+cdef tuple LIMIT_KINDS = tuple(ConnectionLimitKind)
+cdef tuple LIMIT_FIELDS = tuple(f"max_{kind.value}" for kind in ConnectionLimitKind)[:-1]
+cdef tuple COUNTED_KINDS = tuple(kind.value for kind in ConnectionKind)
+cdef dict KIND_INDEX = {kind: index for index, kind in enumerate(COUNTED_KINDS)}
+
+assert len(LIMIT_KINDS) == RCMGR_LIMITS
+
+cdef enum:
+    CONFLICT = -2  # an outcome beside RCMGR_ADMITTED and the index of a refusing limit
+
+cdef struct Verdict:
+    int outcome
+    int was  # state of the connection that is in the way
+    int64_t current
+    int64_t limit
+
+cdef object NOT_READ = object()
+
+# A swarm that lost count of a connection is believed after this long, at the latest.
+cdef int64_t FULL_PASS_INTERVAL_NS = 30_000_000_000
+cdef double MAX_AGE_SECONDS = 4e9  # over a hundred years, and still an int64_t of nanoseconds
+
+
+@cython.final
+cdef class Denial:
+    """Why a connection was not admitted. Nothing was taken.
+
+    Small and unformatted, as under a flood it is the common case; `to_error` makes the exception.
+
+    limit, current: connections; `current >= limit` held when it was asked.
+    """
+
+    cdef int _kind
+    cdef readonly int64_t current
+    cdef readonly int64_t limit
+
+    def __cinit__(self):
+        self._kind = RCMGR_CONNECTIONS
+
+    @property
+    def kind(self):
+        """The ConnectionLimitKind that refused."""
+        return LIMIT_KINDS[self._kind]
+
+    def to_error(self, connection_id=None, peer_id=None):
+        """The ConnectionLimitExceeded that tells a person."""
+        return ConnectionLimitExceeded(
+            limit=self.limit, current=self.current, kind=self.kind,
+            connection_id=connection_id, peer_id=peer_id,
+        )
+
+    def __repr__(self):
+        return f"Denial({self.kind.value}: {self.current} of {self.limit})"
+
+
+cdef Denial new_denial(int kind, int64_t current, int64_t limit):
+    cdef Denial denial = Denial.__new__(Denial)
+    denial._kind = kind
+    denial.current = current
+    denial.limit = limit
+    return denial
+
+
+@cython.final
+@cython.no_gc
+@cython.freelist(64)
+cdef class ConnectionRecord:
+    """One connection, as the tracker holds it; read only. It stays readable after the end."""
+
+    def __cinit__(self):
+        self.entry.state = RCMGR_CLOSED
+
+    @property
+    def connection_id(self):
+        return self.id
+
+    @property
+    def peer_id(self):
+        """The peer id as it was given; None while it is unknown."""
+        return self.peer
+
+    @property
+    def since_ns(self):
+        """When it came into its state, as `ConnectionTracker.now_ns`, in steps of 64 ns; it stays
+        after the end.
+        """
+        return rcmgr_since_ns(&self.entry)
+
+    @property
+    def state(self):
+        """The ConnectionKind value, or "closed"."""
+        return "closed" if self.entry.state == RCMGR_CLOSED else STATES[self.entry.state]
+
+    @property
+    def is_inbound(self):
+        """Inbound as long as it is live: False after the end."""
+        return is_inbound(self)
+
+    @property
+    def is_pending(self):
+        return is_pending(self)
+
+    @property
+    def is_established(self):
+        return is_established(self)
+
+    @property
+    def is_bypassed(self):
+        """Admitted for a bypassed peer: counts toward no limit."""
+        return self.entry.exempt == 1
+
+    @property
+    def is_claimed(self):
+        """Known to the swarm by `connection_id`, so that `reconcile` applies to it."""
+        return self.entry.claimed == 1
+
+    def __repr__(self):
+        return f"ConnectionRecord({self.id!r}, {self.state}, peer={self.peer!r})"
+
+
+cdef int let_go(ConnectionRecord record) except -1:
+    """After the end, by whoever ended it, outside the lock."""
+    held, record.held = record.held, None
+    if held is not None:
+        held.close()
+    return 0
+
+
+cdef inline ConnectionRecord new_record(object connection_id, object peer_id):
+    cdef ConnectionRecord record = ConnectionRecord.__new__(ConnectionRecord)
+    record.id = connection_id
+    record.peer = peer_id
+    return record
+
+
+cdef inline bint slot_of(
+        rcmgr_table *table, uint64_t hashed, ConnectionRecord record, size_t *at) noexcept:
+    """Where this very record is in the table; False if it is not."""
+    at[0] = rcmgr_table_home(table, hashed)
+    while rcmgr_table_match(table, hashed, at):
+        if table.slots[at[0]].item is <void *>record:
+            return True
+        at[0] = rcmgr_table_after(table, at[0])
+    return False
+
+
+cdef inline uint64_t hash_of(object key) except? 0:
+    return rcmgr_table_mix(PyObject_Hash(key))
+
+
+@dataclass(frozen=True)
+class TrackerSnapshot:
+    """The tracker at one moment. Counts are connections; the peak_ fields leave out bypassed ones.
+
+    admitted: how many connections ever entered each state (those of `ConnectionKind`), bypassed
+    ones included. denied: refusals by ConnectionLimitKind value; only those that happened.
+    oldest_pending_age: seconds; None if nothing is pending.
+    """
+
+    pending_inbound: int
+    pending_outbound: int
+    established_inbound: int
+    established_outbound: int
+    bypassed: int
+    peers: int
+    peak_pending_inbound: int
+    peak_pending_outbound: int
+    peak_pending_total: int
+    peak_established_inbound: int
+    peak_established_outbound: int
+    peak_established_per_peer: int
+    peak_established_total: int
+    peak_connections: int
+    total_created: int
+    total_established: int
+    total_closed: int
+    total_denied: int
+    admitted: dict
+    denied: dict
+    oldest_pending_age: float | None
+
+    @property
+    def pending_total(self):
+        return self.pending_inbound + self.pending_outbound
+
+    @property
+    def established_total(self):
+        return self.established_inbound + self.established_outbound
+
+
+@cython.binding(False)  # 5 ns less per call; the clinic format keeps signatures
+cdef class ConnectionTracker:
+    """The states of a node's connections, their counts, and admission against limits.
+
+    A connection id is any hashable (py-libp2p's swarm uses `str`); a peer id is a py-libp2p `ID`,
+    its bytes (the same peer), or any other hashable. An id is in exactly one state at a time.
+
+    The `admit_...` methods take a `ConnectionLimits` and either make the transition and return
+    None, or change nothing and return a `Denial`; a denied establishment also ends the pending
+    state. `add_pending_...` and `move_to_established_...` do the same without limits. The order of
+    the checks is rust-libp2p's: direction, per peer, total; then `max_connections`.
+
+    Connections of bypassed peers are present in every view and count, but are held against no
+    limit and never denied. Removing a bypass does not re-count connections that are live.
+
+    clock: returns monotonic nanoseconds; default the system's coarse clock (a few ms).
+    max_connections: limit on pending and established connections together; None: no limit.
+    bypass: the bypassed peers, by peer key (bytes of an `ID`), if they are kept by somebody else.
+    reuse_ids: an id that cannot come into the state it is reported in names another connection than
+        before (an id made of an object's address, say): the former one has ended. And an
+        establishment that is reported again changes nothing. Otherwise both are a ValueError.
+
+    Cost: O(1), 30 to 80 ns per operation with few connections. Thread safe, with the GIL and on
+    free-threaded builds, for ids whose hash and comparison run no Python code (str, bytes, int and
+    tuples of them; peer ids always are).
+    """
+
+    cdef rcmgr_table _connections  # connection id -> ConnectionRecord, owned
+    cdef rcmgr_table _peers        # peer key -> ConnectionRecord, the first of the peer's chain
+    cdef dict _bypass       # peer key -> peer id as it was given
+    cdef PyObject *_oldest_pending
+    cdef PyObject *_newest_pending
+    cdef rcmgr_connection_counts _counts
+    cdef rcmgr_connection_limits _limits  # those of _limits_source, and max_connections
+    cdef object _limits_source
+    cdef object _clock
+    cdef bint _reuse_ids
+    # reconciliation: how many connections the swarm knows, and which of them it may not show yet
+    cdef int64_t _claimed
+    cdef int64_t _unseen
+    cdef int64_t _oldest_unseen_ns
+    cdef int64_t _next_pass_ns
+
+    def __cinit__(
+        self, *, max_connections=None, clock=None, dict bypass=None, bint reuse_ids=False
+    ):
+        cdef int i
+        memset(&self._connections, 0, sizeof(rcmgr_table))
+        memset(&self._peers, 0, sizeof(rcmgr_table))
+        self._fit(&self._connections)
+        self._fit(&self._peers)
+        self._bypass = {} if bypass is None else bypass
+        self._oldest_pending = self._newest_pending = NULL
+        memset(&self._counts, 0, sizeof(self._counts))
+        for i in range(RCMGR_LIMITS):
+            self._limits.at[i] = RCMGR_NO_LIMIT
+        self._limits_source = NOT_READ
+        self._next_pass_ns = 0
+        self._oldest_unseen_ns = RCMGR_NO_LIMIT
+        self._clock = clock
+        self._reuse_ids = reuse_ids
+        self.max_connections = max_connections
+
+    def __dealloc__(self):
+        cdef size_t at
+        if self._connections.slots is not NULL:
+            for at in range(self._connections.mask + 1):
+                if self._connections.slots[at].item is not NULL:
+                    (<ConnectionRecord>self._connections.slots[at].item).entry.state = RCMGR_CLOSED
+                    Py_DECREF(<ConnectionRecord>self._connections.slots[at].item)
+        PyMem_RawFree(self._connections.slots)
+        PyMem_RawFree(self._peers.slots)
+
+    @property
+    def max_connections(self):
+        """Limit on pending and established connections together; None: no limit. May be set."""
+        cdef int64_t limit = self._limits.at[RCMGR_CONNECTIONS]
+        return None if limit == RCMGR_NO_LIMIT else limit
+
+    @max_connections.setter
+    def max_connections(self, value):
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+            raise TypeError(
+                f"max_connections must be an int or None (no limit), not {value!r}"
+            )
+        if value is not None and value < 0:
+            raise ValueError(f"max_connections must be 0 or more, or None (no limit): {value}")
+        cdef int64_t limit = limit_of(value)
+        with cython.critical_section(self):
+            self._limits.at[RCMGR_CONNECTIONS] = limit
+
+    # -- transitions -------------------------------------------------------------------------
+
+    def add_pending_inbound(self, connection_id, peer_id=None):
+        """Note an inbound connection before its handshake, without limits.
+
+        False if it was pending inbound already (nothing changes).
+        ValueError: it is established, or pending in the other direction.
+        """
+        return self._pend(connection_id, peer_id, RCMGR_PENDING_INBOUND, None, False) is None
+
+    def add_pending_outbound(self, connection_id, peer_id=None):
+        """Note an outbound connection before its handshake, without limits; see the inbound one."""
+        return self._pend(connection_id, peer_id, RCMGR_PENDING_OUTBOUND, None, False) is None
+
+    def admit_pending_inbound(self, connection_id, limits, peer_id=None):
+        """Note an inbound connection before its handshake, if `limits` allow: None, or the Denial.
+
+        ValueError as `add_pending_inbound`. Pending already: None, whatever the limits.
+        """
+        denial = self._pend(connection_id, peer_id, RCMGR_PENDING_INBOUND, limits, True)
+        return None if denial is False else denial
+
+    def admit_pending_outbound(self, connection_id, limits, peer_id=None):
+        """Note an outbound connection before its handshake, if `limits` allow: None or the Denial.
+        """
+        denial = self._pend(connection_id, peer_id, RCMGR_PENDING_OUTBOUND, limits, True)
+        return None if denial is False else denial
+
+    def move_to_established_inbound(self, connection_id, peer_id):
+        """The handshake is done, or the connection starts established; without limits.
+
+        ValueError: it is established already, or pending in the other direction.
+        """
+        self._establish(connection_id, peer_id, RCMGR_ESTABLISHED_INBOUND, None, False, False)
+
+    def move_to_established_outbound(self, connection_id, peer_id):
+        """The outbound handshake is done; see `move_to_established_inbound`."""
+        self._establish(connection_id, peer_id, RCMGR_ESTABLISHED_OUTBOUND, None, False, False)
+
+    def admit_established_inbound(self, connection_id, peer_id, limits, *, owned=False):
+        """Establish an inbound connection, if `limits` allow: None, or the Denial.
+
+        After a denial the connection is no longer pending. ValueError as the unchecked one.
+        owned: somebody holds it and will remove it; `reconcile` leaves it alone until `rename`.
+        """
+        return self._establish(
+            connection_id, peer_id, RCMGR_ESTABLISHED_INBOUND, limits, True, owned)
+
+    def admit_established_outbound(self, connection_id, peer_id, limits, *, owned=False):
+        """Establish an outbound connection, if `limits` allow; see the inbound one."""
+        return self._establish(
+            connection_id, peer_id, RCMGR_ESTABLISHED_OUTBOUND, limits, True, owned)
+
+    def admit(self, connection_id, peer_id, bint inbound, limits, held=None, bint exempt=False):
+        """Note a connection that somebody will `remove`: its ConnectionRecord, or the Denial.
+
+        peer_id: None before the handshake; else the connection is established, as with `owned`.
+        held: something with a `close()`, called once when the connection ends, whoever ends it. A
+        pending one keeps what it held. After a denial the caller closes it, unless it was pending.
+        exempt: no limit applies, as for a bypassed peer.
+        ValueError: there is such a connection already, and not pending in that direction.
+        """
+        return admit(self, connection_id, peer_id, inbound, limits, held, exempt)
+
+    def hold(self, ConnectionRecord record not None, held):
+        """Give a live connection something to close at its end; False: it is gone already."""
+        cdef size_t at
+        cdef bint present
+        with cython.critical_section(self):
+            present = self._slot_of(record, &at)
+            if present:
+                record.held = held
+        return present
+
+    def remove_connection(self, connection_id, peer_id=None):
+        """Forget a connection in any state; False if it is unknown (nothing changes).
+
+        peer_id is not needed, and not compared: the peer is the one it was established for. It is
+        accepted for callers that report both.
+        """
+        cdef size_t at
+        cdef bint removed = False
+        cdef uint64_t hashed = hash_of(connection_id)
+        cdef ConnectionRecord record
+        with cython.critical_section(self):
+            record = self._find(&self._connections, hashed, connection_id, &at)
+            if record is not None:
+                removed = self._remove(record)
+        if removed:
+            let_go(record)
+        return removed
+
+    def holds(self, ConnectionRecord record not None):
+        """Whether this very connection is still here."""
+        return holds(self, record)
+
+    def remove(self, ConnectionRecord record not None, bint only_pending=False):
+        """Forget this very connection, whatever id it has by now; False if it is gone already.
+
+        only_pending: leave it alone (False) if it has been established meanwhile.
+        """
+        return remove(self, record, only_pending)
+
+    def rename(self, ConnectionRecord record not None, connection_id):
+        """Give a connection the id by which the swarm knows it, and let `reconcile` apply to it.
+
+        False if the connection is gone. ValueError: another connection has that id.
+        """
+        cdef size_t at, old_at
+        cdef bint present
+        cdef uint64_t changes
+        cdef uint64_t hashed = hash_of(connection_id)
+        cdef ConnectionRecord other
+        previous_id = record.id  # kept alive beyond the lock
+        with cython.critical_section(self):
+            while True:
+                self._fit(&self._connections)
+                changes = self._changes()
+                present = self._slot_of(record, &old_at)
+                other = self._find(&self._connections, hashed, connection_id, &at)
+                if changes == self._changes():
+                    break
+            if present and other is None:
+                rcmgr_table_put(&self._connections, at, hashed, <void *>record)
+                rcmgr_table_remove(&self._connections, old_at)
+                record.id = connection_id
+                other = record
+            if present and other is record and record.entry.state >= RCMGR_ESTABLISHED_INBOUND:
+                self._claim(record)
+        if present and other is not record:
+            raise ValueError(
+                f"connection id {connection_id!r} is in use: {previous_id!r} cannot have it")
+        return present
+
+    def clear(self):
+        """Forget every connection (they count as closed) and keep bypasses, peaks and totals."""
+        for record in self._records():
+            self.remove(<ConnectionRecord>record)
+
+    # -- bypass ------------------------------------------------------------------------------
+
+    def add_bypass_peer(self, peer_id):
+        """From now on, connections of this peer are held against no limit."""
+        key = peer_key(peer_id)
+        with cython.critical_section(self):
+            self._bypass[key] = peer_id
+
+    def remove_bypass_peer(self, peer_id):
+        """New connections of this peer are limited again; False if it was not bypassed."""
+        key = peer_key(peer_id)
+        with cython.critical_section(self):
+            present = key in self._bypass
+            if present:
+                del self._bypass[key]
+        return present
+
+    def is_bypassed(self, peer_id):
+        return peer_key(peer_id) in self._bypass
+
+    @property
+    def bypass_peers(self):
+        """Live set-like view of the bypassed peer ids."""
+        return BypassView(self)
+
+    # -- what there is -----------------------------------------------------------------------
+
+    @property
+    def pending_inbound(self):
+        """Live set-like view of connection ids: `len` and `in` are O(1), iteration O(all)."""
+        return StateView(self, RCMGR_PENDING_INBOUND)
+
+    @property
+    def pending_outbound(self):
+        """Live set-like view of connection ids."""
+        return StateView(self, RCMGR_PENDING_OUTBOUND)
+
+    @property
+    def established_inbound(self):
+        """Live set-like view of connection ids."""
+        return StateView(self, RCMGR_ESTABLISHED_INBOUND)
+
+    @property
+    def established_outbound(self):
+        """Live set-like view of connection ids."""
+        return StateView(self, RCMGR_ESTABLISHED_OUTBOUND)
+
+    @property
+    def established_per_peer(self):
+        """Live mapping-like view: peer id -> set of its connection ids (a copy)."""
+        return PeerView(self)
+
+    def get_connection(self, connection_id):
+        """The ConnectionRecord, or None."""
+        cdef size_t at
+        cdef uint64_t hashed = hash_of(connection_id)
+        with cython.critical_section(self):
+            record = self._find(&self._connections, hashed, connection_id, &at)
+        return record
+
+    def get_connection_count(self, kind):
+        """How many connections there are of a ConnectionKind or its value, bypassed ones included.
+
+        ValueError: unknown kind.
+        """
+        index = KIND_INDEX.get(kind) if isinstance(kind, str) else None
+        if index is None:
+            raise ValueError(
+                f"unknown connection kind {kind!r}: expected one of {', '.join(COUNTED_KINDS)}")
+        cdef int i = index
+        cdef int64_t count
+        with cython.critical_section(self):
+            if i < RCMGR_STATES:
+                count = self._counts.present[i]
+            elif i == RCMGR_STATES:
+                count = (self._counts.present[RCMGR_ESTABLISHED_INBOUND]
+                         + self._counts.present[RCMGR_ESTABLISHED_OUTBOUND])
+            else:
+                count = (self._counts.present[RCMGR_PENDING_INBOUND]
+                         + self._counts.present[RCMGR_PENDING_OUTBOUND])
+        return count
+
+    def get_peer_connection_count(self, peer_id):
+        """How many established connections a peer has, bypassed ones included."""
+        cdef int64_t count
+        cdef size_t at
+        cdef ConnectionRecord head
+        key = peer_key(peer_id)
+        cdef uint64_t hashed = hash_of(key)
+        with cython.critical_section(self):
+            head = self._find(&self._peers, hashed, key, &at)
+            count = 0 if head is None else head.back.of_peer.present
+        return count
+
+    def __len__(self):
+        return self._connections.used
+
+    def __contains__(self, connection_id):
+        return self.get_connection(connection_id) is not None
+
+    @property
+    def oldest_pending_age(self):
+        """Seconds since the oldest pending connection began; None if nothing is pending."""
+        cdef int64_t now = self._now()
+        cdef int64_t since = -1
+        with cython.critical_section(self):
+            if self._oldest_pending is not NULL:
+                since = rcmgr_since_ns(&(<ConnectionRecord>self._oldest_pending).entry)
+        return None if since < 0 else max(0, now - since) / 1e9
+
+    @property
+    def now_ns(self):
+        """Monotonic nanoseconds on the clock of this tracker."""
+        return self._now()
+
+    def denied_count(self, kind):
+        """How often a ConnectionLimitKind (or its value) has refused."""
+        return self._counts.denied[LIMIT_KINDS.index(ConnectionLimitKind(kind))]
+
+    def snapshot(self):
+        """All counts of one moment, as a TrackerSnapshot."""
+        cdef rcmgr_connection_counts c
+        cdef Py_ssize_t peers
+        cdef int i
+        with cython.critical_section(self):
+            c = self._counts
+            peers = self._peers.used
+        present = sum([c.present[i] for i in range(RCMGR_STATES)])
+        denied = {
+            kind.value: c.denied[i] for i, kind in enumerate(LIMIT_KINDS) if c.denied[i]
+        }
+        return TrackerSnapshot(
+            pending_inbound=c.present[RCMGR_PENDING_INBOUND],
+            pending_outbound=c.present[RCMGR_PENDING_OUTBOUND],
+            established_inbound=c.present[RCMGR_ESTABLISHED_INBOUND],
+            established_outbound=c.present[RCMGR_ESTABLISHED_OUTBOUND],
+            bypassed=present - rcmgr_counted(&c, RCMGR_CONNECTIONS, 0),
+            peers=peers,
+            peak_pending_inbound=c.peak[RCMGR_PENDING_INBOUND],
+            peak_pending_outbound=c.peak[RCMGR_PENDING_OUTBOUND],
+            peak_pending_total=c.peak[RCMGR_PEAK_PENDING_TOTAL],
+            peak_established_inbound=c.peak[RCMGR_ESTABLISHED_INBOUND],
+            peak_established_outbound=c.peak[RCMGR_ESTABLISHED_OUTBOUND],
+            peak_established_per_peer=c.peak[RCMGR_PER_PEER],
+            peak_established_total=c.peak[RCMGR_ESTABLISHED_TOTAL],
+            peak_connections=c.peak[RCMGR_CONNECTIONS],
+            total_created=c.created,
+            total_established=(
+                c.entered[RCMGR_ESTABLISHED_INBOUND] + c.entered[RCMGR_ESTABLISHED_OUTBOUND]
+            ),
+            total_closed=c.closed,
+            total_denied=sum(denied.values()),
+            admitted={LIMIT_KINDS[i].value: c.entered[i] for i in range(RCMGR_STATES)},
+            denied=denied,
+            oldest_pending_age=self.oldest_pending_age,
+        )
+
+    def __repr__(self):
+        return (
+            f"ConnectionTracker(pending={self.get_connection_count('pending_total')}, "
+            f"established={self.get_connection_count('established_total')})"
+        )
+
+    def _noop(self):
+        """Does nothing: the baseline of the benchmarks."""
+        return None
+
+    # -- reconciliation ----------------------------------------------------------------------
+
+    def reconcile(self, live_ids, double min_age_seconds=30.0):
+        """Forget established connections that the swarm no longer has; how many there were.
+
+        live_ids: the ids of all connections the swarm has (a set).
+        min_age_seconds: younger ones are left alone: the swarm may not have registered them yet.
+
+        O(1) as long as nothing can be stale. A pass over all connections is made only if more
+        connections are tracked than are live and the surplus is not explained by those established
+        since the last pass or too young at it, or if the last pass is 30 s ago.
+
+        ValueError: min_age_seconds is negative or not a number.
+        """
+        if not min_age_seconds >= 0:
+            raise ValueError(f"min_age_seconds must be 0 or more, not {min_age_seconds}")
+        cdef int64_t now = self._now()
+        cdef int64_t min_age = <int64_t>(min(min_age_seconds, MAX_AGE_SECONDS) * 1e9)
+        cdef int64_t surplus = len(live_ids)
+        cdef int64_t unseen = 0
+        cdef int64_t oldest_unseen = RCMGR_NO_LIMIT
+        cdef ConnectionRecord record
+        cdef list removed = []
+        with cython.critical_section(self):
+            surplus = self._claimed - surplus
+            if now < self._next_pass_ns and (
+                surplus <= 0
+                or (surplus <= self._unseen and self._oldest_unseen_ns > now - min_age)
+            ):
+                return 0
+        stale = [
+            entry for entry in self._records()
+            if (<ConnectionRecord>entry).entry.claimed
+            and (<ConnectionRecord>entry).id not in live_ids
+        ]
+        with cython.critical_section(self):
+            for entry in stale:
+                record = <ConnectionRecord>entry
+                if not record.entry.claimed:
+                    continue  # removed by somebody else meanwhile
+                if rcmgr_since_ns(&record.entry) <= now - min_age:
+                    if self._remove(record):
+                        removed.append(record)
+                else:
+                    unseen += 1
+                    oldest_unseen = min(oldest_unseen, rcmgr_since_ns(&record.entry))
+            self._unseen = unseen
+            self._oldest_unseen_ns = oldest_unseen
+            self._next_pass_ns = now + FULL_PASS_INTERVAL_NS
+        for entry in removed:
+            let_go(<ConnectionRecord>entry)
+        return len(removed)
+
+    # -- inside ------------------------------------------------------------------------------
+
+    cdef int64_t _now(self) except? -1:
+        if self._clock is None:
+            return rcmgr_now_coarse_ns()
+        # not a cast: that would take a clock of float seconds for one of nanoseconds
+        return PyLong_AsLongLong(self._clock())
+
+    cdef int _read_limits(self, object limits) except -1:
+        """Keep the numbers of a frozen ConnectionLimits, so that asking again costs nothing."""
+        cdef rcmgr_connection_limits read
+        cdef int i = 0
+        for field in LIMIT_FIELDS:
+            value = getattr(limits, field, NOT_READ)
+            if value is NOT_READ:
+                raise TypeError(f"limits must be a ConnectionLimits, not {limits!r}")
+            read.at[i] = limit_of(value)
+            i += 1
+        read.at[RCMGR_CONNECTIONS] = self._limits.at[RCMGR_CONNECTIONS]
+        self._limits = read
+        self._limits_source = limits
+        return 0
+
+    cdef object _pend(self, object connection_id, object peer_id, int state, object limits,
+                      bint checked):
+        """None: done. False: was so already. A Denial: refused."""
+        cdef ConnectionRecord record = new_record(connection_id, peer_id)
+        cdef object key = None if peer_id is None else peer_key(peer_id)
+        cdef uint64_t hashed = hash_of(connection_id)
+        cdef int64_t now = self._now()
+        cdef Verdict verdict
+        if self._reuse_ids:
+            self._end_former(connection_id, hashed, key, state, limits, checked)
+        with cython.critical_section(self):
+            if checked and limits is not self._limits_source:
+                self._read_limits(limits)
+            self._try_pend(record, hashed, key, state, limits, checked, False, now, &verdict)
+        return self._conclude(&verdict, connection_id, state)
+
+    cdef object _establish(self, object connection_id, object peer_id, int state, object limits,
+                           bint checked, bint owned):
+        """None: done. A Denial: refused."""
+        if peer_id is None:
+            raise ValueError(f"peer_id of an established connection is missing: {connection_id!r}")
+        cdef object key = peer_key(peer_id)
+        cdef uint64_t hashed = hash_of(connection_id)
+        cdef uint64_t peer_hashed = hash_of(key)
+        cdef int64_t now = self._now()
+        cdef Verdict verdict
+        cdef ConnectionRecord record
+        if self._reuse_ids:
+            self._end_former(connection_id, hashed, key, state, limits, checked)
+        with cython.critical_section(self):
+            if checked and limits is not self._limits_source:
+                self._read_limits(limits)
+            record = self._try_establish(
+                connection_id, hashed, peer_id, key, peer_hashed, state, limits, checked, False,
+                owned, now, &verdict)
+        if verdict.outcome >= 0 and record is not None:
+            let_go(record)
+        if verdict.outcome == CONFLICT and verdict.was == state and self._reuse_ids:
+            return None
+        return self._conclude(&verdict, connection_id, state)
+
+    cdef int _end_former(
+            self, object connection_id, uint64_t hashed, object key, int state, object limits,
+            bint checked) except -1:
+        """Forget the connection with this id if it cannot come into this state."""
+        cdef ConnectionRecord record
+        cdef size_t at
+        cdef bint removed = False
+        with cython.critical_section(self):
+            if checked and limits is not self._limits_source:
+                self._read_limits(limits)  # first: with wrong ones nothing changes
+            record = self._find(&self._connections, hashed, connection_id, &at)
+            if record is not None and record.entry.state != state - RCMGR_ESTABLISHED_INBOUND and (
+                record.entry.state != state
+                or (state >= RCMGR_ESTABLISHED_INBOUND
+                    and not PyObject_RichCompareBool(peer_key(record.peer), key, Py_EQ))
+            ):
+                removed = self._remove(record)
+        if removed:
+            let_go(record)
+        return 0
+
+    cdef inline object _conclude(self, Verdict *verdict, object connection_id, int state):
+        if verdict.outcome == RCMGR_ADMITTED:
+            return None
+        if verdict.outcome >= 0:
+            return new_denial(verdict.outcome, verdict.current, verdict.limit)
+        if verdict.was == state and state < RCMGR_ESTABLISHED_INBOUND:
+            return False
+        raise ValueError(
+            f"connection {connection_id!r} is {STATES[verdict.was]} and cannot become "
+            f"{STATES[state]}")
+
+    # Looking something up may run Python code (a comparison of unusual ids), and so let other
+    # threads in. Between the last lookup and the end of a change, therefore, there is none.
+
+    cdef int _try_pend(self, ConnectionRecord record, uint64_t hashed, object key, int state,
+                       object limits, bint checked, bint exempt, int64_t now,
+                       Verdict *verdict) except -1:
+        cdef ConnectionRecord held
+        cdef size_t at
+        cdef uint64_t changes
+        exempt = exempt or (key is not None and self._is_exempt(key))
+        while True:
+            self._fit(&self._connections)
+            changes = self._changes()
+            held = self._find(&self._connections, hashed, record.id, &at)
+            if changes == self._changes():
+                break
+        if held is not None:
+            verdict.outcome = CONFLICT
+            verdict.was = held.entry.state
+            return 0
+        self._ask(state, checked, limits, exempt, 0, False, verdict)
+        if verdict.outcome == RCMGR_ADMITTED:
+            Py_INCREF(record)
+            rcmgr_table_put(&self._connections, at, hashed, <void *>record)
+            self._counts.created += 1
+            self._enter(record, state, exempt, now)
+            self._append_pending(record)
+        return 0
+
+    cdef ConnectionRecord _try_establish(
+            self, object connection_id, uint64_t hashed, object peer_id, object key,
+            uint64_t peer_hashed, int state, object limits, bint checked, bint exempt, bint owned,
+            int64_t now, Verdict *verdict):
+        cdef ConnectionRecord record, head
+        cdef size_t at, peer_at
+        cdef uint64_t changes
+        exempt = exempt or self._is_exempt(key)
+        while True:
+            self._fit(&self._connections)
+            self._fit(&self._peers)
+            changes = self._changes()
+            record = self._find(&self._connections, hashed, connection_id, &at)
+            head = self._find(&self._peers, peer_hashed, key, &peer_at)
+            if changes == self._changes():
+                break
+        cdef bint pending = record is not None
+        if pending and record.entry.state != state - RCMGR_ESTABLISHED_INBOUND:
+            verdict.outcome = CONFLICT
+            verdict.was = record.entry.state
+            return record
+        self._ask(state, checked, limits, exempt, 0 if head is None else head.back.of_peer.counted,
+                  pending and not record.entry.exempt, verdict)
+        if pending:
+            self._unlink_pending(record)
+            rcmgr_leave(&self._counts, record.entry.state, record.entry.exempt)
+        if verdict.outcome != RCMGR_ADMITTED:
+            if pending:
+                rcmgr_table_remove(&self._connections, at)
+                Py_DECREF(record)
+                self._closed(record)
+            return record
+        if not pending:
+            record = new_record(connection_id, peer_id)
+            Py_INCREF(record)
+            rcmgr_table_put(&self._connections, at, hashed, <void *>record)
+            self._counts.created += 1
+        if head is None:
+            head = record
+            rcmgr_table_put(&self._peers, peer_at, peer_hashed, <void *>record)
+        record.peer = peer_id
+        self._enter(record, state, exempt, now)
+        self._link_peer(record, head)
+        if not owned:
+            self._claim(record)
+        return record
+
+    cdef bint _remove(self, ConnectionRecord record, bint only_pending=False) except -1:
+        """Forget a record; False if it is not here (any more). The caller holds a reference."""
+        cdef ConnectionRecord head
+        cdef size_t at, peer_at
+        cdef uint64_t changes
+        cdef bint established
+        while True:
+            changes = self._changes()
+            established = record.entry.state >= RCMGR_ESTABLISHED_INBOUND
+            if not self._slot_of(record, &at) or (established and only_pending):
+                return False
+            if established:
+                key = peer_key(record.peer)
+                if not record.entry.first:
+                    head = self._find(&self._peers, hash_of(key), key, &peer_at)
+                elif slot_of(&self._peers, hash_of(key), record, &peer_at):
+                    head = record
+                else:
+                    head = None
+            if changes == self._changes():
+                break
+        if established and head is None:
+            raise RuntimeError(f"the hash of peer {record.peer!r} has changed")
+        rcmgr_table_remove(&self._connections, at)
+        Py_DECREF(record)
+        if established:
+            self._unlink_peer(record, head, peer_at)
+        else:
+            self._unlink_pending(record)
+        rcmgr_leave(&self._counts, record.entry.state, record.entry.exempt)
+        self._claimed -= record.entry.claimed
+        record.entry.claimed = False
+        self._closed(record)
+        return True
+
+    cdef inline void _closed(self, ConnectionRecord record) noexcept:
+        record.entry.state = RCMGR_CLOSED
+        self._counts.closed += 1
+
+    cdef inline uint64_t _changes(self) noexcept:
+        return self._connections.changes + self._peers.changes
+
+    cdef ConnectionRecord _find(self, rcmgr_table *table, uint64_t hashed, object key, size_t *at):
+        """The record with this id, or the first of this peer, and its slot; or None and the slot
+        where it belongs.
+        """
+        cdef PyObject *held
+        cdef uint64_t changes
+        cdef bint same
+        at[0] = rcmgr_table_home(table, hashed)
+        while rcmgr_table_match(table, hashed, at):
+            held = <PyObject *>table.slots[at[0]].item
+            # of both tables: a peer's first connection may be replaced in its slot
+            changes = self._changes()
+            if table is not &self._connections:
+                other = peer_key((<ConnectionRecord>held).peer)
+            elif (<ConnectionRecord>held).id is key:
+                return <ConnectionRecord>held
+            else:
+                other = (<ConnectionRecord>held).id
+            same = PyObject_RichCompareBool(other, key, Py_EQ)
+            if changes != self._changes():
+                at[0] = rcmgr_table_home(table, hashed)
+            elif same:
+                return <ConnectionRecord>held
+            else:
+                at[0] = rcmgr_table_after(table, at[0])
+        return None
+
+    cdef bint _slot_of(self, ConnectionRecord record, size_t *at) except -1:
+        """Where this very record is; False if it is not in this tracker."""
+        cdef uint64_t changes, hashed
+        while True:
+            changes = self._connections.changes
+            hashed = hash_of(record.id)
+            if changes == self._connections.changes:
+                return slot_of(&self._connections, hashed, record, at)
+
+    cdef inline int _fit(self, rcmgr_table *table) except -1:
+        """Have room for one more, and not much more than is needed."""
+        cdef size_t wanted = rcmgr_table_wanted_slots(table)
+        if table.slots is NULL or wanted != table.mask + 1:
+            self._resize(table, wanted)
+        return 0
+
+    cdef int _resize(self, rcmgr_table *table, size_t wanted) except -1:
+        cdef rcmgr_slot *slots = <rcmgr_slot *>PyMem_RawCalloc(wanted, sizeof(rcmgr_slot))
+        if slots is not NULL:
+            PyMem_RawFree(rcmgr_table_move(table, slots, wanted))
+        elif table.slots is NULL or wanted > table.mask + 1:
+            raise MemoryError
+        return 0
+
+    cdef inline int _ask(self, int state, bint checked, object limits, bint exempt,
+                         int64_t of_peer, bint counted_already, Verdict *verdict) except -1:
+        verdict.outcome = RCMGR_ADMITTED
+        if not checked or exempt:
+            return 0
+        if limits is not self._limits_source:  # another thread asked with its own meanwhile
+            self._read_limits(limits)
+        cdef int refusing = rcmgr_refusing_limit(
+            &self._counts, &self._limits, state, of_peer, counted_already)
+        if refusing != RCMGR_ADMITTED:
+            verdict.outcome = refusing
+            verdict.current = rcmgr_counted(&self._counts, refusing, of_peer)
+            verdict.limit = self._limits.at[refusing]
+            self._counts.denied[refusing] += 1
+        return 0
+
+    cdef inline void _enter(self, ConnectionRecord record, int state, bint exempt,
+                            int64_t now) noexcept:
+        rcmgr_enter_state(&record.entry, state, exempt, now)
+        rcmgr_enter(&self._counts, state, exempt)
+
+    cdef inline bint _is_exempt(self, object key) except -1:
+        return PyDict_Size(self._bypass) > 0 and PyDict_Contains(self._bypass, key)
+
+    cdef inline void _claim(self, ConnectionRecord record) noexcept:
+        if record.entry.claimed:
+            return
+        record.entry.claimed = True
+        self._claimed += 1
+        self._unseen += 1
+        self._oldest_unseen_ns = min(self._oldest_unseen_ns, rcmgr_since_ns(&record.entry))
+
+    cdef inline void _append_pending(self, ConnectionRecord record) noexcept:
+        record.back.previous = self._newest_pending
+        record.next = NULL
+        if self._newest_pending is NULL:
+            self._oldest_pending = <PyObject *>record
+        else:
+            (<ConnectionRecord>self._newest_pending).next = <PyObject *>record
+        self._newest_pending = <PyObject *>record
+
+    cdef inline void _unlink_pending(self, ConnectionRecord record) noexcept:
+        if record.back.previous is NULL:
+            self._oldest_pending = record.next
+        else:
+            (<ConnectionRecord>record.back.previous).next = record.next
+        if record.next is NULL:
+            self._newest_pending = <PyObject *>record.back.previous
+        else:
+            (<ConnectionRecord>record.next).back.previous = record.back.previous
+        record.back.previous = record.next = NULL
+
+    cdef inline void _link_peer(self, ConnectionRecord record, ConnectionRecord head) noexcept:
+        record.entry.first = head is record
+        if record.entry.first:
+            head.back.of_peer.present = head.back.of_peer.counted = 0
+        else:
+            record.back.previous = <PyObject *>head
+            record.next = head.next
+            if head.next is not NULL:
+                (<ConnectionRecord>head.next).back.previous = <PyObject *>record
+            head.next = <PyObject *>record
+        head.back.of_peer.present += 1
+        if not record.entry.exempt:
+            head.back.of_peer.counted += 1
+        rcmgr_raise_peak(&self._counts.peak[RCMGR_PER_PEER], head.back.of_peer.counted)
+
+    cdef inline void _unlink_peer(self, ConnectionRecord record, ConnectionRecord head,
+                                  size_t peer_at) noexcept:
+        head.back.of_peer.present -= 1
+        if not record.entry.exempt:
+            head.back.of_peer.counted -= 1
+        if head is record and record.next is NULL:
+            rcmgr_table_remove(&self._peers, peer_at)
+        elif head is record:
+            self._peers.slots[peer_at].item = record.next
+            (<ConnectionRecord>record.next).entry.first = True
+            (<ConnectionRecord>record.next).back.of_peer = record.back.of_peer
+        else:
+            (<ConnectionRecord>record.back.previous).next = record.next
+            if record.next is not NULL:
+                (<ConnectionRecord>record.next).back.previous = record.back.previous
+        record.back.previous = record.next = NULL
+
+    cdef list _records(self, bint by_peer=False):
+        """All records, or the first of every peer, as they are at one moment."""
+        cdef rcmgr_table *table = &self._peers if by_peer else &self._connections
+        cdef size_t at
+        cdef Py_ssize_t n = 0
+        cdef list records = []
+        with cython.critical_section(self):
+            while len(records) != <Py_ssize_t>table.used:
+                # making a list may run the garbage collector, and that anything
+                records = [None] * <Py_ssize_t>table.used
+            for at in range(table.mask + 1):
+                if table.slots[at].item is not NULL:
+                    records[n] = <ConnectionRecord>table.slots[at].item
+                    n += 1
+        return records
+
+    cdef list _ids_in(self, int state):
+        return [
+            (<ConnectionRecord>entry).id for entry in self._records()
+            if (<ConnectionRecord>entry).entry.state == state
+        ]
+
+    cdef object _ids_of(self, object peer_id):
+        """The set of a peer's connection ids, or None."""
+        cdef PyObject *link
+        cdef size_t at
+        cdef ConnectionRecord head
+        key = peer_key(peer_id)
+        cdef uint64_t hashed = hash_of(key)
+        found = []
+        with cython.critical_section(self):
+            head = self._find(&self._peers, hashed, key, &at)
+            link = <PyObject *>head if head is not None else NULL
+            while link is not NULL:
+                found.append((<ConnectionRecord>link).id)
+                link = (<ConnectionRecord>link).next
+        return set(found) or None
+
+
+cdef object admit(
+    object tracker, object connection_id, object peer_id, bint inbound, object limits, object held,
+    bint exempt,
+):
+    cdef ConnectionTracker self = <ConnectionTracker?>tracker
+    cdef ConnectionRecord record
+    cdef object key = None
+    cdef uint64_t peer_hashed = 0, hashed = hash_of(connection_id)
+    cdef int64_t now = self._now()
+    cdef int state = RCMGR_PENDING_INBOUND if inbound else RCMGR_PENDING_OUTBOUND
+    cdef Verdict verdict
+    if peer_id is None:
+        record = new_record(connection_id, None)
+        record.held = held
+    else:
+        key = peer_key(peer_id)
+        peer_hashed = hash_of(key)
+        state += RCMGR_ESTABLISHED_INBOUND
+    with cython.critical_section(self):
+        if limits is not self._limits_source:
+            self._read_limits(limits)
+        if peer_id is None:
+            self._try_pend(record, hashed, None, state, limits, True, exempt, now, &verdict)
+        else:
+            record = self._try_establish(
+                connection_id, hashed, peer_id, key, peer_hashed, state, limits, True, exempt,
+                True, now, &verdict)
+            if verdict.outcome == RCMGR_ADMITTED and held is not None:
+                record.held = held
+    if verdict.outcome == RCMGR_ADMITTED:
+        return record
+    if peer_id is not None and record is not None and verdict.outcome >= 0:
+        let_go(record)
+    denial = self._conclude(&verdict, connection_id, state)
+    if denial is False:
+        raise ValueError(f"connection {connection_id!r} is {STATES[state]} already")
+    return denial
+
+
+cdef bint holds(object tracker, ConnectionRecord record) except -1:
+    cdef ConnectionTracker self = <ConnectionTracker?>tracker
+    cdef size_t at
+    cdef bint present
+    with cython.critical_section(self):
+        present = self._slot_of(record, &at)
+    return present
+
+
+cdef bint remove(object tracker, ConnectionRecord record, bint only_pending) except -1:
+    cdef ConnectionTracker self = <ConnectionTracker?>tracker
+    cdef bint removed
+    with cython.critical_section(self):
+        removed = self._remove(record, only_pending)
+    if removed:
+        let_go(record)
+    return removed
+
+
+cdef int64_t limit_of(object value) except -1:
+    """A limit as the counters want it; more than 2**63 is no limit."""
+    return RCMGR_NO_LIMIT if value is None or value > RCMGR_NO_LIMIT else value
+
+
+class StateView(Set):
+    """The connection ids in one state, live. `len` and `in` are O(1), iteration is O(all)."""
+
+    __slots__ = ("_state", "_tracker")
+
+    def __init__(self, tracker, state):
+        self._tracker = tracker
+        self._state = state
+
+    @classmethod
+    def _from_iterable(cls, ids):
+        return set(ids)
+
+    def __len__(self):
+        cdef ConnectionTracker tracker = self._tracker
+        cdef int state = self._state
+        return tracker._counts.present[state]
+
+    def __contains__(self, connection_id):
+        record = self._tracker.get_connection(connection_id)
+        return record is not None and record.state == STATES[self._state]
+
+    def __iter__(self):
+        cdef ConnectionTracker tracker = self._tracker
+        return iter(tracker._ids_in(self._state))
+
+    def __repr__(self):
+        return f"{STATES[self._state]}({set(self)!r})"
+
+
+class PeerView(Mapping):
+    """Peer id -> the set of its established connection ids, live; the sets are copies.
+
+    Iteration is over the peers of one moment; `items` and `values` leave out those that have gone
+    meanwhile, so that connections may come and go on the way, in other threads too.
+    """
+
+    __slots__ = ("_tracker",)
+
+    def __init__(self, tracker):
+        self._tracker = tracker
+
+    def __len__(self):
+        cdef ConnectionTracker tracker = self._tracker
+        return tracker._peers.used
+
+    def __contains__(self, peer_id):
+        return self._tracker.get_peer_connection_count(peer_id) > 0
+
+    def __iter__(self):
+        cdef ConnectionTracker tracker = self._tracker
+        return iter([(<ConnectionRecord>head).peer for head in tracker._records(by_peer=True)])
+
+    def __getitem__(self, peer_id):
+        cdef ConnectionTracker tracker = self._tracker
+        ids = tracker._ids_of(peer_id)
+        if ids is None:
+            raise KeyError(peer_id)
+        return ids
+
+    def items(self):
+        return PeerItems(self)
+
+    def values(self):
+        return PeerValues(self)
+
+    def __repr__(self):
+        return f"established_per_peer({dict(self.items())!r})"
+
+
+class PeerItems(ItemsView):
+    __slots__ = ()
+
+    def __iter__(self):
+        for peer in self._mapping:
+            ids = self._mapping.get(peer)
+            if ids is not None:
+                yield peer, ids
+
+
+class PeerValues(ValuesView):
+    __slots__ = ()
+
+    def __iter__(self):
+        for _, ids in self._mapping.items():
+            yield ids
+
+
+class BypassView(Set):
+    """The bypassed peer ids, live, as they were given."""
+
+    __slots__ = ("_tracker",)
+
+    def __init__(self, tracker):
+        self._tracker = tracker
+
+    @classmethod
+    def _from_iterable(cls, peers):
+        return set(peers)
+
+    def __len__(self):
+        cdef ConnectionTracker tracker = self._tracker
+        return len(tracker._bypass)
+
+    def __contains__(self, peer_id):
+        return self._tracker.is_bypassed(peer_id)
+
+    def __iter__(self):
+        cdef ConnectionTracker tracker = self._tracker
+        with cython.critical_section(tracker):
+            peers = list(tracker._bypass.values())
+        return iter(peers)
+
+    def __repr__(self):
+        return f"bypass_peers({set(self)!r})"

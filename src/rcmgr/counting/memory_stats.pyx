@@ -1,0 +1,266 @@
+"""How much memory this process has resident, at most 100 ms old."""
+
+import os
+import sys
+import warnings
+from weakref import WeakSet
+
+cimport cython
+from libc.stdint cimport int64_t
+
+from rcmgr.counting._clock cimport rcmgr_now_coarse_ns
+
+
+cdef extern from "rss.h" nogil:
+    int64_t rcmgr_rss_bytes() noexcept
+
+cdef int64_t NEVER = -(1 << 62)
+
+
+__all__ = [
+    "MemoryGate",
+    "MemoryStatsCache",
+    "UnknownMemoryWarning",
+    "default_cache",
+    "read_memory_usage",
+]
+
+
+class UnknownMemoryWarning(RuntimeWarning):
+    """The process's memory could not be read; memory limits do not deny until it can."""
+
+
+def read_memory_usage():
+    """The resident set size of this process now, in bytes; None: unknown.
+
+    Linux: /proc/self/statm; macOS: task_info; Windows: the working set; elsewhere psutil. About
+    1 us on Linux, more elsewhere. Thread safe; right after a fork.
+    """
+    cdef int64_t used = rcmgr_rss_bytes()
+    if used >= 0:
+        return used
+    if sys.platform in ("linux", "darwin", "win32"):
+        return None
+    import psutil
+
+    try:
+        return psutil.Process().memory_info().rss
+    except psutil.Error:
+        return None
+
+
+@cython.final
+@cython.binding(False)  # 5 ns less per call; the clinic format keeps signatures
+cdef class MemoryStatsCache:
+    """The process's memory, read again when what is known is older than `max_stale_duration`.
+
+    max_stale_duration: seconds, 0 or more (0: read at every call); default 0.1, as rust-libp2p.
+    clock: returns monotonic nanoseconds; default the system's coarse clock (steps of a few ms).
+    probe: returns bytes, or None: unknown; default `read_memory_usage`.
+    TypeError, ValueError: max_stale_duration is not such a number.
+
+    When the memory is unknown, the last known value stays (0 before the first), a warning is given
+    once, and `failures` counts; where warnings are errors, it goes to `sys.unraisablehook`. Several
+    threads that find it stale make one reading, and those that do not make it use the old value:
+    nobody waits. A forked child knows nothing until it has read its own.
+
+    5 to 15 ns when fresh. Thread safe. Use `default_cache()` unless you need another age: then a
+    hundred limits make one reading per 100 ms.
+    """
+
+    cdef int64_t _max_stale_ns
+    cdef int64_t _stale_at_ns
+    cdef int64_t _used
+    cdef object _clock
+    cdef object _probe
+    cdef bint _reading
+    cdef bint _warned
+    cdef readonly bint is_known
+    """Whether this process's memory was ever read."""
+    cdef readonly double last_refresh
+    """Time of the last successful reading, in seconds on the clock; 0.0: never."""
+    cdef readonly int64_t refreshes
+    """Successful readings."""
+    cdef readonly int64_t failures
+    """Readings that found the memory unknown."""
+    cdef object __weakref__
+
+    def __cinit__(self, max_stale_duration=0.1, *, clock=None, probe=None):
+        if isinstance(max_stale_duration, bool) or not isinstance(max_stale_duration, (int, float)):
+            raise TypeError(f"max_stale_duration must be seconds, not {max_stale_duration!r}")
+        if not 0 <= max_stale_duration <= 1e9:
+            raise ValueError(
+                f"max_stale_duration must be from 0 to 1e9 seconds, not {max_stale_duration}")
+        self._max_stale_ns = <int64_t>(max_stale_duration * 1e9)
+        self._clock = clock
+        self._probe = read_memory_usage if probe is None else probe
+        self._stale_at_ns = NEVER
+        live_caches.add(self)
+
+    @property
+    def max_stale_duration(self):
+        """Seconds."""
+        return self._max_stale_ns / 1e9
+
+    @property
+    def cached_memory_bytes(self):
+        """What is known, however old; 0: nothing yet."""
+        return self._used
+
+    def get_memory_usage(self):
+        """Bytes, at most `max_stale_duration` old unless unknown."""
+        cdef int64_t used
+        cdef bint stale
+        cdef int64_t now = self._now()
+        with cython.critical_section(self):
+            stale = now >= self._stale_at_ns
+            used = self._used
+        if stale:
+            self._refresh(now)
+            with cython.critical_section(self):
+                used = self._used
+        return used
+
+    def refresh_if_needed(self):
+        """Read if what is known is too old; True if a reading succeeded."""
+        cdef bint stale
+        cdef int64_t now = self._now()
+        with cython.critical_section(self):
+            stale = now >= self._stale_at_ns
+        return stale and self._refresh(now)
+
+    def force_refresh(self):
+        """Read now, unless another thread does; bytes."""
+        self._refresh(self._now())
+        return self.cached_memory_bytes
+
+    def forget(self):
+        """Make the next call read."""
+        with cython.critical_section(self):
+            self._stale_at_ns = NEVER
+
+    def _noop(self):
+        """Returns what is known: the baseline of the benchmarks."""
+        return self._used
+
+    cdef inline int64_t _now(self) except? -1:
+        return rcmgr_now_coarse_ns() if self._clock is None else self._clock()
+
+    cdef bint _refresh(self, int64_t now) except -1:
+        cdef bint mine, known, warn
+        cdef int64_t used = 0
+        with cython.critical_section(self):
+            mine = not self._reading
+            self._reading = True
+        if not mine:
+            return False
+        try:
+            found = self._probe()
+            known = found is not None
+            if known:
+                used = found
+        except BaseException:
+            with cython.critical_section(self):
+                self._reading = False
+            raise
+        with cython.critical_section(self):
+            self._reading = False
+            # a reading that fails is tried again no sooner than one that does not
+            self._stale_at_ns = now + self._max_stale_ns
+            warn = not known and not self._warned
+            if known:
+                self._used = used
+                self.is_known = True
+                self.refreshes += 1
+                self.last_refresh = now / 1e9
+            else:
+                self.failures += 1
+                self._warned = True
+        if warn:
+            warn_unknown()
+        return known
+
+    cdef void _after_fork(self) noexcept:
+        """The reading a thread had under way, and what was known, were the parent's."""
+        self._reading = False
+        self._stale_at_ns = NEVER
+        self._used = 0
+        self.is_known = False
+        self.last_refresh = 0.0
+
+
+cdef void warn_unknown() noexcept:
+    # noexcept: py-libp2p takes whatever is raised while it asks for a connection for consent
+    warnings.warn(
+        "the memory of this process cannot be read: memory limits do not deny until it can",
+        UnknownMemoryWarning)
+
+
+@cython.binding(False)
+cdef class MemoryGate:
+    """Remembers, as long as a reading of the memory holds, that it was found to be no problem.
+
+    The base of `MemoryConnectionLimits`: what makes asking again cost next to nothing.
+    """
+
+    cdef MemoryStatsCache _cache
+    cdef int64_t _fine_at  # the reading that was found fine, by its number; -1: none
+    cdef public object deny_new_peers_above
+    """Beyond this fraction of the limit, a peer without a connection is no longer fine, or None."""
+    cdef public object max_pressure
+    """Nor is it beyond this percentage of waiting for memory, or None."""
+
+    def __cinit__(self, *args, **kwargs):
+        self._cache = _default
+        self._fine_at = -1
+
+    cdef inline bint _holds(self) except -1:
+        cdef MemoryStatsCache cache = self._cache
+        cdef bint holds
+        cdef int64_t now = cache._now()
+        with cython.critical_section(cache):
+            holds = cache.refreshes == self._fine_at and now < cache._stale_at_ns
+        return holds
+
+    def check_limit(self):
+        """MemoryUsageLimitExceeded if more memory is used than is allowed. 10 ns when fresh."""
+        if not self._holds():
+            self._check()
+
+    def is_fine(self):
+        """Whether the last reading still holds and no more was used than is allowed. 10 ns."""
+        return self._holds()
+
+    def _noop(self):
+        """Does nothing: the baseline of the benchmarks."""
+
+    def _attach(self, MemoryStatsCache cache not None):
+        self._cache = cache
+
+    def _found_fine(self, int64_t reading):
+        """The reading of that number (`refreshes`) allows more to be used."""
+        with cython.critical_section(self._cache):
+            self._fine_at = reading
+
+
+cdef bint is_fine(object limits, bint new_peer) except -1:
+    cdef MemoryGate gate = limits
+    if new_peer and not (gate.deny_new_peers_above is None and gate.max_pressure is None):
+        return False
+    return gate._holds()
+
+
+def _after_fork():
+    for cache in list(live_caches):
+        (<MemoryStatsCache>cache)._after_fork()
+
+
+live_caches = WeakSet()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+cdef MemoryStatsCache _default = MemoryStatsCache()
+
+
+def default_cache():
+    """The cache that all limits of this process share; 100 ms."""
+    return _default

@@ -1,0 +1,1 @@
+"""What happens in a py-libp2p host."""

@@ -1,0 +1,198 @@
+"""Limits that cannot all mean what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from itertools import pairwise
+
+from rcmgr.limits.files import NodeLimits
+from rcmgr.limits.scopes import Limit
+from rcmgr.peers import peer_text
+
+__all__ = ["Conflict", "conflicts"]
+
+_WORDS = {
+    "streams": "streams", "streams_inbound": "inbound streams",
+    "streams_outbound": "outbound streams", "conns": "connections",
+    "conns_inbound": "inbound connections", "conns_outbound": "outbound connections",
+    "fd": "file descriptors", "memory": "bytes of memory",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """Where, and a sentence on what would happen."""
+
+    where: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}"
+
+
+def conflicts(
+    limits: NodeLimits,
+    *,
+    memory: int | None = None,
+    fds: int | None = None,
+    high_watermark: int | None = None,
+) -> list[Conflict]:
+    """What contradicts itself or the machine; an empty list if nothing does.
+
+    memory, fds: of the machine, in bytes and descriptors that the process may open; None: not
+    asked. high_watermark: up to how many connections a connection manager lets the node grow.
+    """
+    return [
+        *_parts_above_wholes(limits),
+        *_directions_above_totals(limits),
+        *_nothing_at_all(limits),
+        *_connections(limits, high_watermark),
+        *_machine(limits, memory, fds),
+        *_subnets(limits),
+    ]
+
+
+def _parts_above_wholes(limits: NodeLimits) -> Iterator[Conflict]:
+    scopes = limits.scopes
+    pairs: list[tuple[str, Limit, str, Limit]] = [
+        ("transient", scopes.transient, "system", scopes.system),
+        ("peer_default", scopes.peer_default, "system", scopes.system),
+        ("service_peer_default", scopes.service_peer_default, "service_default",
+         scopes.service_default),
+        ("protocol_peer_default", scopes.protocol_peer_default, "protocol_default",
+         scopes.protocol_default),
+        ("allowlisted_transient", scopes.allowlisted_transient, "allowlisted_system",
+         scopes.allowlisted_system),
+    ]
+    for kind in ("service", "protocol"):
+        by_peer = getattr(scopes, f"{kind}_peer")
+        for name, whole in getattr(scopes, kind).items():
+            part = by_peer.get(name, getattr(scopes, f"{kind}_peer_default"))
+            pairs.append((f"{kind}_peer[{name}]", part, f"{kind}[{name}]", whole))
+        for name, part in by_peer.items():
+            if name not in getattr(scopes, kind):
+                whole = getattr(scopes, f"{kind}_default")
+                pairs.append((f"{kind}_peer[{name}]", part, f"{kind}_default", whole))
+    for key, limit in scopes.peer.items():
+        pairs.append((f"peer[{peer_text(key)}]", limit, "system", scopes.system))
+    for part_name, part, whole_name, whole in pairs:
+        for each in fields(Limit):
+            inner, outer = getattr(part, each.name), getattr(whole, each.name)
+            if not outer:  # no limit to pass; or 0, which _nothing_at_all speaks of
+                continue
+            if inner is None or inner > outer:
+                allows = "any number of" if inner is None else f"{inner}"
+                yield Conflict(
+                    f"{part_name}.{each.name}",
+                    f"allows {allows} {_WORDS[each.name]} where {whole_name} has {outer}: "
+                    f"one alone can use up {whole_name}, and its own limit is never reached",
+                )
+
+
+def _directions_above_totals(limits: NodeLimits) -> Iterator[Conflict]:
+    for name in limits.scopes.scopes():
+        limit = getattr(limits.scopes, name)
+        for total in ("streams", "conns"):
+            most = getattr(limit, total)
+            for direction in ("inbound", "outbound"):
+                value = getattr(limit, f"{total}_{direction}")
+                if most is not None and value is not None and value > most > 0:
+                    yield Conflict(
+                        f"{name}.{total}_{direction}",
+                        f"{value} is more than {total}, {most}: the total refuses first",
+                    )
+
+
+def _nothing_at_all(limits: NodeLimits) -> Iterator[Conflict]:
+    for scope, needs in (
+        ("system", ("streams", "conns")), ("transient", ("streams", "conns")),
+        ("peer_default", ("streams", "conns")), ("protocol_default", ("streams",)),
+        ("protocol_peer_default", ("streams",)), ("conn", ("conns",)), ("stream", ("streams",)),
+    ):
+        limit = getattr(limits.scopes, scope)
+        for need in needs:
+            if getattr(limit, need) == 0 or (
+                getattr(limit, f"{need}_inbound") == getattr(limit, f"{need}_outbound") == 0
+            ):
+                yield Conflict(f"{scope}.{need}", f"is 0: no {_WORDS[need]} are ever allowed")
+
+
+def _connections(limits: NodeLimits, high_watermark: int | None) -> Iterator[Conflict]:
+    most = limits.scopes.system.conns
+    states = limits.connections
+    if most is not None:
+        if high_watermark is not None and high_watermark > most:
+            yield Conflict(
+                "high watermark",
+                f"{high_watermark} is above system.conns, {most}: connections are refused before "
+                "the connection manager begins to trim",
+            )
+        for name in ("max_established_total", "max_established_inbound", "max_established_outbound",
+                     "max_established_per_peer", "max_pending_inbound", "max_pending_outbound"):
+            value = getattr(states, name)
+            if value is not None and value > most:
+                yield Conflict(
+                    f"connections.{name}",
+                    f"{value} is above system.conns, {most}: the system scope refuses first",
+                )
+    inbound, outbound = states.max_established_inbound, states.max_established_outbound
+    total = states.max_established_total
+    if inbound is not None and outbound is not None and total is not None and (
+        total > inbound + outbound
+    ):
+        yield Conflict(
+            "connections.max_established_total",
+            f"{total} is above max_established_inbound and max_established_outbound together, "
+            f"{inbound + outbound}: it is never reached",
+        )
+    per_peer = states.max_established_per_peer
+    if per_peer is not None and total is not None and per_peer > total:
+        yield Conflict(
+            "connections.max_established_per_peer",
+            f"{per_peer} is above max_established_total, {total}: one peer can use up the node",
+        )
+
+
+def _machine(limits: NodeLimits, memory: int | None, fds: int | None) -> Iterator[Conflict]:
+    system = limits.scopes.system
+    if fds is not None and (system.fd is None or system.fd > fds):
+        allowed = "any number" if system.fd is None else f"{system.fd}"
+        yield Conflict(
+            "system.fd",
+            f"allows {allowed} where the process may open {fds}: accept() and connect() fail "
+            'with "too many open files" before a limit refuses',
+        )
+    if memory is not None and system.memory is not None and system.memory > memory:
+        yield Conflict(
+            "system.memory",
+            f"{system.memory} is more than the {memory} bytes there are: the process is killed "
+            "before the limit refuses",
+        )
+    if memory is not None and limits.memory.max_bytes is not None:
+        most = limits.memory.max_bytes
+        if most > memory:
+            yield Conflict(
+                "memory.max_bytes",
+                f"{most} is more than the {memory} bytes there are: it is never reached",
+            )
+
+
+def _subnets(limits: NodeLimits) -> Iterator[Conflict]:
+    if limits.subnets is None:
+        return
+    most = limits.scopes.system.conns
+    for family in ("ipv4", "ipv6"):
+        pairs = getattr(limits.subnets, family)  # longest prefix first
+        for bits, limit in pairs:
+            if limit is not None and most is not None and limit > most > 0:
+                yield Conflict(
+                    f"subnets.{family}[/{bits}]",
+                    f"{limit} is above system.conns, {most}: one network can use up the node",
+                )
+        for (narrow, inner), (wide, outer) in pairwise(pairs):
+            if inner is not None and outer is not None and inner > outer:
+                yield Conflict(
+                    f"subnets.{family}[/{narrow}]",
+                    f"{inner} is more than a /{wide} around it may have, {outer}: never reached",
+                )

@@ -1,0 +1,195 @@
+"""What may be asked how often."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field, fields
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from rcmgr.counting.token_bucket import TokenBucket
+from rcmgr.errors import RateLimitExceeded
+
+__all__ = ["ConnectionRateLimits", "Rate", "RateLimits", "RateRefusal"]
+
+_ON_FULL = ("evict_fullest", "deny_new")
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """`refill_rate` requests per second in the long run, `burst` at once.
+
+    refill_rate: above 0; inf: no limit. burst: 1 or more.
+    TypeError, ValueError: as `TokenBucket`, whose parameters these are.
+    """
+
+    refill_rate: float
+    burst: int
+
+    def __post_init__(self) -> None:
+        try:
+            TokenBucket(self.burst, self.refill_rate)
+        except (TypeError, ValueError) as error:
+            raise type(error)(str(error).replace("capacity", "burst")) from None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Rate:
+        """{"refill_rate": ..., "burst": ...}. ValueError: a name is missing or unknown."""
+        _check_names("a rate", values, [f.name for f in fields(cls)], required=True)
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"refill_rate": self.refill_rate, "burst": self.burst}
+
+
+class RateRefusal(NamedTuple):
+    """Why something was refused: it came too often."""
+
+    protocol: str
+    operation: str
+    retry_after_s: Callable[[Any], float]
+    """Of the peer, when it is asked for: seconds, inf is never."""
+    rate: Rate | None
+
+    def to_error(
+        self, connection_id: Hashable | None = None, peer_id: Hashable | None = None
+    ) -> RateLimitExceeded:
+        rate = self.rate
+        return RateLimitExceeded(
+            self.protocol, self.operation, peer_id, self.retry_after_s(peer_id),
+            refill_rate=None if rate is None else rate.refill_rate,
+            burst=None if rate is None else rate.burst,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimits:
+    """The rates of a `RateLimiter` or `ProtocolRateLimiter`.
+
+    default: for every resource or operation that is not in `overrides`; None: those are unlimited.
+    overrides: rates of resources or operations by name; None: that one is unlimited.
+    overall: one rate for everything together, beside the others; None: none.
+    costs: tokens that an operation takes, by name, 0 or more; those not named take 1.
+    max_peers, on_full: of each table of buckets; see `BucketTable`.
+
+    TypeError, ValueError: which field has which wrong value.
+    """
+
+    default: Rate | None = None
+    overrides: Mapping[str, Rate | None] = field(default_factory=dict)
+    overall: Rate | None = None
+    costs: Mapping[str, int] = field(default_factory=dict)
+    max_peers: int = 100_000
+    on_full: str = "evict_fullest"
+
+    def __post_init__(self) -> None:
+        _check_rate("default", self.default)
+        _check_rate("overall", self.overall)
+        for name, rate in self.overrides.items():
+            _check_rate(f"overrides[{name!r}]", rate)
+        for name, cost in self.costs.items():
+            _check_int(f"costs[{name!r}]", cost, 0)
+        _check_table(self.max_peers, self.on_full)
+        # frozen through and through
+        object.__setattr__(self, "overrides", MappingProxyType(dict(self.overrides)))
+        object.__setattr__(self, "costs", MappingProxyType(dict(self.costs)))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RateLimits:
+        """The inverse of `to_dict`; names left out have their defaults.
+
+        ValueError: an unknown name. TypeError and ValueError as the constructor.
+        """
+        _check_names("rate limits", values, [f.name for f in fields(cls)])
+        rates: dict[str, Any] = {
+            name: _rate_from(name, values[name])
+            for name in ("default", "overall")
+            if name in values
+        }
+        if "overrides" in values:
+            if not isinstance(values["overrides"], Mapping):
+                raise TypeError(f"overrides must be a table, not {values['overrides']!r}")
+            rates["overrides"] = {
+                name: _rate_from(f"overrides[{name!r}]", rate)
+                for name, rate in values["overrides"].items()
+            }
+        return cls(**{**values, **rates})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything by name, ready for JSON (an infinite rate is written as inf)."""
+        return {
+            "default": _rate_to(self.default),
+            "overrides": {name: _rate_to(rate) for name, rate in self.overrides.items()},
+            "overall": _rate_to(self.overall),
+            "costs": dict(self.costs),
+            "max_peers": self.max_peers,
+            "on_full": self.on_full,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionRateLimits:
+    """How often others may connect.
+
+    per_ip: connections begun from one address (IPv6: one /64 network), asked before the handshake.
+    per_peer: connections of one peer id, asked after it. None: no limit.
+    max_peers, on_full: of each table of buckets; see `BucketTable`.
+    """
+
+    per_ip: Rate | None = None
+    per_peer: Rate | None = None
+    max_peers: int = 100_000
+    on_full: str = "evict_fullest"
+
+    def __post_init__(self) -> None:
+        _check_rate("per_ip", self.per_ip)
+        _check_rate("per_peer", self.per_peer)
+        _check_table(self.max_peers, self.on_full)
+
+
+def _rate_from(name: str, value: Any) -> Rate | None:
+    if value is None or isinstance(value, Rate):
+        return value
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} must be a table of refill_rate and burst, not {value!r}")
+    try:
+        return Rate.from_dict(value)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name}: {error}") from None
+
+
+def _rate_to(rate: Rate | None) -> dict[str, Any] | None:
+    return None if rate is None else rate.to_dict()
+
+
+def _check_rate(name: str, value: object) -> None:
+    if value is not None and not isinstance(value, Rate):
+        raise TypeError(f"{name} must be a Rate or None (no limit), not {value!r}")
+
+
+def _check_int(name: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an int, not {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be {least} or more, not {value}")
+
+
+def _check_table(max_peers: object, on_full: object) -> None:
+    _check_int("max_peers", max_peers, 1)
+    check_on_full(on_full)
+
+
+def check_on_full(on_full: object) -> None:
+    if on_full not in _ON_FULL:
+        raise ValueError(f"on_full must be one of {', '.join(_ON_FULL)}, not {on_full!r}")
+
+
+def _check_names(
+    what: str, values: Mapping[str, Any], known: list[str], *, required: bool = False
+) -> None:
+    for name in values:
+        if name not in known:
+            raise ValueError(f"unknown name {name!r} in {what}: known are {', '.join(known)}")
+    for name in known:
+        if required and name not in values:
+            raise ValueError(f"{what} needs {name!r}")

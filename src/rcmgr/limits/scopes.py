@@ -1,0 +1,507 @@
+"""What each scope may hold, and how that grows with the machine.
+
+The default table, the formula and the names are go-libp2p's (p2p/host/resource-manager,
+limit_defaults.go). Three trees have the same branches: `ScalingLimits` say how limits grow,
+`ConcreteLimits` are numbers for a `Ledger`, `PartialLimits` are what a person changed of them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from enum import Enum
+from types import MappingProxyType
+from typing import Any, ClassVar, Final, Generic, TypeVar
+
+from rcmgr.limits.machine import total_memory
+from rcmgr.limits.states import check_limit
+
+__all__ = [
+    "DEFAULT",
+    "DEFAULT_LIMITS",
+    "SERVICES",
+    "ConcreteLimits",
+    "Default",
+    "Limit",
+    "LimitIncrease",
+    "LimitTree",
+    "PartialLimit",
+    "PartialLimits",
+    "ScalingLimit",
+    "ScalingLimits",
+    "autoscale",
+    "soft_fd_limit",
+]
+
+MAX_LIMIT: Final = 2**63 - 1
+"""The largest limit; itself, as in Go, it is no limit."""
+
+UNLIMITED_FDS: Final = 1 << 20
+"""What a descriptor limit of "unlimited" counts as: Linux's own ceiling (fs.nr_open)."""
+
+_MIB, _GIB = 1 << 20, 1 << 30
+
+
+class Default(Enum):
+    """The one value of a partial limit that says nothing."""
+
+    DEFAULT = "default"
+
+    def __repr__(self) -> str:
+        return "DEFAULT"
+
+
+DEFAULT: Final = Default.DEFAULT
+
+
+def _check(name: str, value: object) -> None:
+    check_limit(name, value)
+    if isinstance(value, int) and value > MAX_LIMIT:
+        raise ValueError(f"{name} must be at most 2**63 - 1, not {value}")
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """What one scope may hold: 0 to 2**63 - 1 of each, or None: no limit. 0 admits nothing.
+
+    streams, conns: both directions together. fd: file descriptors. memory: bytes.
+
+    TypeError, ValueError: which of these has which wrong value.
+    """
+
+    streams: int | None = None
+    streams_inbound: int | None = None
+    streams_outbound: int | None = None
+    conns: int | None = None
+    conns_inbound: int | None = None
+    conns_outbound: int | None = None
+    fd: int | None = None
+    memory: int | None = None
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            _check(each.name, getattr(self, each.name))
+
+    def to_dict(self) -> dict[str, int | None]:
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+    def to_partial(self) -> PartialLimit:
+        return PartialLimit(**self.to_dict())
+
+
+NOTHING: Final = Limit(0, 0, 0, 0, 0, 0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class PartialLimit:
+    """A `Limit` that leaves some fields as they were: those that are `DEFAULT`."""
+
+    streams: int | Default | None = DEFAULT
+    streams_inbound: int | Default | None = DEFAULT
+    streams_outbound: int | Default | None = DEFAULT
+    conns: int | Default | None = DEFAULT
+    conns_inbound: int | Default | None = DEFAULT
+    conns_outbound: int | Default | None = DEFAULT
+    fd: int | Default | None = DEFAULT
+    memory: int | Default | None = DEFAULT
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if value is not DEFAULT:
+                _check(each.name, value)
+
+    def build(self, fallback: Limit) -> Limit:
+        """The limit, its defaults taken from `fallback`."""
+        values: dict[str, Any] = {}
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if value is DEFAULT:
+                value = getattr(fallback, each.name)
+            values[each.name] = None if value == MAX_LIMIT else value
+        return Limit(**values)
+
+    def filled(self, fallback: PartialLimit) -> PartialLimit:
+        """With the defaults taken from another partial limit."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return PartialLimit(
+            **{
+                name: getattr(fallback, name) if value is DEFAULT else value
+                for name, value in values.items()
+            }
+        )
+
+    @property
+    def is_default(self) -> bool:
+        return all(getattr(self, each.name) is DEFAULT for each in fields(self))
+
+
+@dataclass(frozen=True, slots=True)
+class LimitIncrease:
+    """How much a limit grows per GiB of memory; of file descriptors, their fraction, 0 to 1."""
+
+    streams: int = 0
+    streams_inbound: int = 0
+    streams_outbound: int = 0
+    conns: int = 0
+    conns_inbound: int = 0
+    conns_outbound: int = 0
+    memory: int = 0
+    fd_fraction: float = 0.0
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.name == "fd_fraction":
+                if isinstance(value, bool) or not isinstance(value, int | float):
+                    raise TypeError(f"fd_fraction must be a number, not {value!r}")
+                if not 0 <= value <= 1:
+                    raise ValueError(f"fd_fraction must be 0 to 1, not {value}")
+            else:
+                if value is None:
+                    raise TypeError(f"{each.name} must be an int, not None")
+                _check(each.name, value)
+
+
+@dataclass(frozen=True, slots=True)
+class ScalingLimit:
+    """A limit for the smallest machine, and how it grows."""
+
+    base: Limit = NOTHING
+    increase: LimitIncrease = LimitIncrease()
+
+    def scale(self, memory: int, fds: int) -> Limit:
+        """For `memory` bytes and `fds` descriptors.
+
+        Per counter base + (increase * MiB >> 10), with no MiB up to 128 (these are not subtracted
+        above it); descriptors the fraction of `fds`, but the base at least. Source: go-libp2p's
+        ScalingLimitConfig.Scale.
+        """
+        mib = memory >> 20 if memory > 128 * _MIB else 0
+        values: dict[str, int | None] = {}
+        for each in fields(self.base):
+            base = getattr(self.base, each.name)
+            if base is None:
+                values[each.name] = None
+            elif each.name == "fd":
+                share = int(self.increase.fd_fraction * fds) if fds > 0 else 0
+                values["fd"] = max(share, base)
+            else:
+                grown = base + (getattr(self.increase, each.name) * mib >> 10)
+                values[each.name] = min(grown, MAX_LIMIT)
+        return Limit(**values)
+
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+def _not_given() -> Any:
+    return None
+
+
+@dataclass(frozen=True)
+class LimitTree(Generic[T]):
+    """One T for each scope that exists once and for each class of scopes, others by name.
+
+    What is not given is T(). Keys of `peer` are the bytes of peer ids (or other keys of a
+    `Ledger`), of the other mappings names.
+    """
+
+    system: T = field(default_factory=_not_given)
+    transient: T = field(default_factory=_not_given)
+    allowlisted_system: T = field(default_factory=_not_given)
+    allowlisted_transient: T = field(default_factory=_not_given)
+    service_default: T = field(default_factory=_not_given)
+    service_peer_default: T = field(default_factory=_not_given)
+    protocol_default: T = field(default_factory=_not_given)
+    protocol_peer_default: T = field(default_factory=_not_given)
+    peer_default: T = field(default_factory=_not_given)
+    conn: T = field(default_factory=_not_given)
+    stream: T = field(default_factory=_not_given)
+    service: Mapping[str, T] = field(default_factory=_not_given)
+    service_peer: Mapping[str, T] = field(default_factory=_not_given)
+    protocol: Mapping[str, T] = field(default_factory=_not_given)
+    protocol_peer: Mapping[str, T] = field(default_factory=_not_given)
+    peer: Mapping[bytes | str | int, T] = field(default_factory=_not_given)
+
+    MAPPINGS: ClassVar = ("service", "service_peer", "protocol", "protocol_peer", "peer")
+    LEAF: ClassVar[type[Any]] = object
+
+    def __post_init__(self) -> None:
+        for name in self.scopes():
+            value = getattr(self, name)
+            if value is None:
+                object.__setattr__(self, name, self.LEAF())
+            else:
+                self._check_leaf(name, value)
+        for name in self.MAPPINGS:
+            values = dict(getattr(self, name) or {})
+            for key, value in values.items():
+                self._check_leaf(f"{name}[{key!r}]", value)
+            object.__setattr__(self, name, MappingProxyType(values))
+
+    def _check_leaf(self, where: str, value: object) -> None:
+        if not isinstance(value, self.LEAF):
+            raise TypeError(f"{where} must be a {self.LEAF.__name__}, not {value!r}")
+
+    def __reduce__(self) -> Any:
+        # a mapping proxy cannot be pickled
+        return _rebuilt, (type(self), {name: _plain(getattr(self, name)) for name in _names(self)})
+
+    @classmethod
+    def scopes(cls) -> Iterator[str]:
+        """The names of the branches with one T."""
+        return (each.name for each in fields(cls) if each.name not in cls.MAPPINGS)
+
+    def _mapped(self, change: Callable[[T], U]) -> dict[str, Any]:
+        tree: dict[str, Any] = {name: change(getattr(self, name)) for name in self.scopes()}
+        for name in self.MAPPINGS:
+            tree[name] = {key: change(value) for key, value in getattr(self, name).items()}
+        return tree
+
+
+def _names(tree: LimitTree[Any]) -> list[str]:
+    return [each.name for each in fields(tree)]
+
+
+def _plain(value: Any) -> Any:
+    return dict(value) if isinstance(value, MappingProxyType) else value
+
+
+def _rebuilt(kind: type[Any], values: dict[str, Any]) -> Any:
+    return kind(**values)
+
+
+@dataclass(frozen=True)
+class ConcreteLimits(LimitTree[Limit]):
+    """The limits of all scopes, for a `Ledger`. `ConcreteLimits()` limits nothing."""
+
+    LEAF: ClassVar = Limit
+
+    def to_partial(self) -> PartialLimits:
+        """The same, said completely: built over whatever, it gives these limits again."""
+        return PartialLimits(**self._mapped(Limit.to_partial))
+
+
+@dataclass(frozen=True)
+class PartialLimits(LimitTree[PartialLimit]):
+    """What to change of the limits. `PartialLimits()` changes nothing."""
+
+    LEAF: ClassVar = PartialLimit
+
+    def build(self, fallback: ConcreteLimits) -> ConcreteLimits:
+        """`fallback` with these changes.
+
+        An entry by name takes what it leaves open from the entry of that name in `fallback`, else
+        from the default of its class as built here.
+        """
+        tree: dict[str, Any] = {
+            name: getattr(self, name).build(getattr(fallback, name)) for name in self.scopes()
+        }
+        for name in self.MAPPINGS:
+            entries = dict(getattr(fallback, name))
+            for key, value in getattr(self, name).items():
+                entries[key] = value.build(entries.get(key, tree[f"{name}_default"]))
+            tree[name] = entries
+        return ConcreteLimits(**tree)
+
+    def filled(self, fallback: PartialLimits) -> PartialLimits:
+        """With what is left open taken from other changes."""
+        tree: dict[str, Any] = {
+            name: getattr(self, name).filled(getattr(fallback, name)) for name in self.scopes()
+        }
+        for name in self.MAPPINGS:
+            entries = dict(getattr(fallback, name))
+            for key, value in getattr(self, name).items():
+                entries[key] = value.filled(entries.get(key, tree[f"{name}_default"]))
+            tree[name] = entries
+        return PartialLimits(**tree)
+
+
+@dataclass(frozen=True)
+class ScalingLimits(LimitTree[ScalingLimit]):
+    """The limits of all scopes for the smallest machine, and how they grow."""
+
+    LEAF: ClassVar = ScalingLimit
+
+    def scale(self, memory: int, fds: int) -> ConcreteLimits:
+        """For `memory` bytes and `fds` file descriptors, both 0 or more. See `ScalingLimit.scale`.
+        """
+        return ConcreteLimits(**self._mapped(lambda limit: limit.scale(memory, fds)))
+
+    def with_entries(self, mapping: str, entries: Mapping[Any, ScalingLimit]) -> ScalingLimits:
+        """With more limits by name in "service", "protocol", ... KeyError: no such mapping."""
+        if mapping not in self.MAPPINGS:
+            raise KeyError(mapping)
+        changes: Any = {mapping: {**getattr(self, mapping), **entries}}
+        return replace(self, **changes)
+
+
+# -- the default table -------------------------------------------------------------------------
+
+
+def _streams(inbound: int, outbound: int, total: int, memory: int, **more: int) -> Limit:
+    return replace(NOTHING, streams=total, streams_inbound=inbound, streams_outbound=outbound,
+                   memory=memory, **more)
+
+
+def _more_streams(
+    inbound: int, outbound: int, total: int, memory: int, **more: float
+) -> LimitIncrease:
+    changes: Any = more
+    return replace(
+        LimitIncrease(total, inbound, outbound, memory=memory), **changes
+    )
+
+
+_SYSTEM = ScalingLimit(
+    _streams(1024, 2048, 2048, 128 * _MIB, conns_inbound=64, conns_outbound=128, conns=128, fd=256),
+    _more_streams(1024, 2048, 2048, _GIB, conns_inbound=64, conns_outbound=128, conns=128,
+                  fd_fraction=1.0),
+)
+_TRANSIENT = ScalingLimit(
+    _streams(128, 256, 256, 32 * _MIB, conns_inbound=32, conns_outbound=64, conns=64, fd=64),
+    _more_streams(128, 256, 256, 128 * _MIB, conns_inbound=16, conns_outbound=32, conns=32,
+                  fd_fraction=0.25),
+)
+
+
+def _entry(base: tuple[int, int, int, int], more: tuple[int, int, int, int] = (0, 0, 0, 0)
+           ) -> ScalingLimit:
+    """Streams in, out, together, and bytes: for the smallest machine, and per GiB."""
+    return ScalingLimit(_streams(*base), _more_streams(*more))
+
+
+# What go-libp2p's host sets for the services that it brings, and values in the same spirit for
+# those that py-libp2p brings. Of the per-peer memory, Go's ping and identify have 8 GiB (a slip of
+# units) and its relay protocols twice what the protocol as a whole has on a small machine, which no
+# peer could use; here it is 1 MiB as for other small services, and half of the whole.
+_IDENTIFY = _entry((64, 64, 128, 4 * _MIB), (64, 64, 128, 4 * _MIB))
+_PING = _entry((64, 64, 64, 4 * _MIB), (64, 64, 64, 4 * _MIB))
+_AUTONAT = _entry((64, 64, 64, 4 * _MIB), (4, 4, 4, 2 * _MIB))
+_HOLEPUNCH = _entry((32, 32, 64, 4 * _MIB), (8, 8, 16, 4 * _MIB))
+_RELAY = _entry((256, 256, 256, 16 * _MIB), (256, 256, 256, 16 * _MIB))
+_HOP = _entry((640, 640, 640, 16 * _MIB), (640, 640, 640, 16 * _MIB))
+_KAD = _entry((256, 512, 512, 32 * _MIB), (128, 256, 256, 32 * _MIB))
+_GOSSIP = _entry((256, 256, 512, 64 * _MIB), (128, 128, 256, 64 * _MIB))
+_BITSWAP = _entry((256, 512, 512, 64 * _MIB), (256, 512, 512, 64 * _MIB))
+
+_PER_PEER_IDENTIFY = _entry((16, 16, 32, _MIB))
+_PER_PEER_PING = _entry((2, 3, 4, _MIB))
+_PER_PEER_TWO = _entry((2, 2, 2, _MIB))
+_PER_PEER_KAD = _entry((16, 32, 32, 4 * _MIB))
+_PER_PEER_GOSSIP = _entry((4, 4, 8, 8 * _MIB))
+_PER_PEER_BITSWAP = _entry((16, 16, 32, 16 * _MIB))
+
+
+@dataclass(frozen=True, slots=True)
+class _Service:
+    protocols: tuple[str, ...]
+    service: ScalingLimit
+    service_peer: ScalingLimit
+    protocol: ScalingLimit
+    protocol_peer: ScalingLimit
+
+
+_BUNDLED: Final = {
+    "libp2p.identify": _Service(
+        ("/ipfs/id/1.0.0", "/ipfs/id/push/1.0.0"),
+        _IDENTIFY, _PER_PEER_IDENTIFY, _IDENTIFY, _PER_PEER_IDENTIFY,
+    ),
+    "libp2p.ping": _Service(
+        ("/ipfs/ping/1.0.0",),
+        _PING, _PER_PEER_PING, _PING, _PER_PEER_PING,
+    ),
+    "libp2p.autonat": _Service(
+        ("/libp2p/autonat/1.0.0",), _AUTONAT, _PER_PEER_TWO, _AUTONAT, _PER_PEER_TWO
+    ),
+    "libp2p.holepunch": _Service(
+        ("/libp2p/dcutr",), _HOLEPUNCH, _PER_PEER_TWO, _HOLEPUNCH, _PER_PEER_TWO
+    ),
+    "libp2p.relay/v2": _Service(
+        ("/libp2p/circuit/relay/0.2.0/hop", "/libp2p/circuit/relay/0.2.0/stop"),
+        _RELAY, _entry((64, 64, 64, _MIB)), _HOP, _entry((128, 128, 128, 8 * _MIB)),
+    ),
+    "libp2p.kad-dht": _Service(
+        ("/ipfs/kad/1.0.0",), _KAD, _PER_PEER_KAD, _KAD, _PER_PEER_KAD
+    ),
+    "libp2p.gossipsub": _Service(
+        (
+            "/floodsub/1.0.0", "/meshsub/1.0.0", "/meshsub/1.1.0", "/meshsub/1.2.0",
+            "/meshsub/1.3.0", "/meshsub/1.4.0", "/meshsub/2.0.0",
+        ),
+        _GOSSIP, _PER_PEER_GOSSIP, _GOSSIP, _PER_PEER_GOSSIP,
+    ),
+    "libp2p.bitswap": _Service(
+        (
+            "/ipfs/bitswap/1.0.0", "/ipfs/bitswap/1.1.0", "/ipfs/bitswap/1.2.0",
+            "/ipfs/bitswap/1.3.0",
+        ),
+        _BITSWAP, _PER_PEER_BITSWAP, _BITSWAP, _PER_PEER_BITSWAP,
+    ),
+}
+
+SERVICES: Final[Mapping[str, str]] = MappingProxyType(
+    {protocol: name for name, service in _BUNDLED.items() for protocol in service.protocols}
+)
+"""Which service a well-known protocol belongs to."""
+
+DEFAULT_LIMITS: Final = ScalingLimits(
+    system=_SYSTEM,
+    transient=_TRANSIENT,
+    allowlisted_system=_SYSTEM,
+    allowlisted_transient=_TRANSIENT,
+    service_default=_entry((1024, 4096, 4096, 64 * _MIB), (512, 2048, 2048, 128 * _MIB)),
+    service_peer_default=_entry((128, 256, 256, 16 * _MIB), (4, 8, 8, 4 * _MIB)),
+    protocol_default=_entry((512, 2048, 2048, 64 * _MIB), (256, 512, 512, 164 * _MIB)),
+    # 4 bytes per GiB, as in Go, whose tests pin it; 4 MiB were probably meant
+    protocol_peer_default=_entry((64, 128, 256, 16 * _MIB), (4, 8, 16, 4)),
+    peer_default=ScalingLimit(
+        _streams(256, 512, 512, 64 * _MIB, conns_inbound=8, conns_outbound=8, conns=8, fd=4),
+        _more_streams(128, 256, 256, 128 * _MIB, fd_fraction=1 / 64),
+    ),
+    conn=ScalingLimit(replace(NOTHING, conns=1, conns_inbound=1, conns_outbound=1, fd=1,
+                              memory=32 * _MIB)),
+    stream=_entry((1, 1, 1, 16 * _MIB)),
+    service={name: each.service for name, each in _BUNDLED.items()},
+    service_peer={name: each.service_peer for name, each in _BUNDLED.items()},
+    protocol={name: _BUNDLED[service].protocol for name, service in SERVICES.items()},
+    protocol_peer={name: _BUNDLED[service].protocol_peer for name, service in SERVICES.items()},
+)
+"""go-libp2p's table, with limits for the services of `SERVICES`."""
+
+
+# -- this machine ------------------------------------------------------------------------------
+
+
+def soft_fd_limit() -> int:
+    """How many descriptors this process may have open now (soft RLIMIT_NOFILE).
+
+    No such limit (as on Windows, where sockets are not counted), and "unlimited", give 2**20.
+    """
+    if sys.platform == "win32":
+        return UNLIMITED_FDS
+    import resource
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return UNLIMITED_FDS
+    return min(soft, UNLIMITED_FDS)
+
+
+def autoscale(
+    limits: ScalingLimits = DEFAULT_LIMITS, *, memory: int | None = None, fds: int | None = None
+) -> ConcreteLimits:
+    """Limits for a machine of `memory` bytes whose processes may open `fds` descriptors.
+
+    A node gets an eighth of the memory and half of the descriptors. Default: this machine, as far
+    as its container lets this process have it (`total_memory`), and `soft_fd_limit`.
+    ValueError: negative.
+    """
+    memory = total_memory() if memory is None else memory
+    fds = soft_fd_limit() if fds is None else fds
+    check_limit("memory", memory)
+    check_limit("fds", fds)
+    return limits.scale(memory // 8, fds // 2)

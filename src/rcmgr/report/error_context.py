@@ -1,0 +1,96 @@
+"""Errors with what is in use now, for code that has no refusal at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+from rcmgr.counting.connection_tracker import ConnectionTracker
+from rcmgr.counting.memory_stats import default_cache
+from rcmgr.errors import (
+    ConnectionLimitExceeded,
+    ConnectionLimitKind,
+    MemoryUsageLimitExceeded,
+)
+from rcmgr.gates.memory import MemoryConnectionLimits, MemoryExcess
+from rcmgr.limits.states import ConnectionLimits
+
+__all__ = ["ErrorContextBuilder"]
+
+
+class ErrorContextBuilder:
+    """Describes limits by what `tracker` and the process hold at the moment of the call.
+
+    Denials of rcmgr carry the numbers of their own moment; this is for handlers and reports that
+    come later. Thread safe; O(1).
+    """
+
+    def __init__(
+        self,
+        tracker: ConnectionTracker,
+        limits: ConnectionLimits,
+        memory_limits: MemoryConnectionLimits | None = None,
+    ) -> None:
+        self.tracker = tracker
+        self.limits = limits
+        self.memory_limits = memory_limits
+
+    def build_connection_limit_error(
+        self,
+        kind: ConnectionLimitKind,
+        connection_id: Hashable | None = None,
+        peer_id: Hashable | None = None,
+    ) -> ConnectionLimitExceeded:
+        """The error of that limit. ValueError: there is no such limit, or a peer is missing."""
+        kind = ConnectionLimitKind(kind)
+        if kind is ConnectionLimitKind.CONNECTIONS:
+            limit, current = self.tracker.max_connections, len(self.tracker)
+        elif kind is ConnectionLimitKind.ESTABLISHED_PER_PEER:
+            if peer_id is None:
+                raise ValueError("peer_id is missing: the limit is one of each peer")
+            limit = self.limits.max_established_per_peer
+            current = self.tracker.get_peer_connection_count(peer_id)
+        else:
+            limit = getattr(self.limits, f"max_{kind.value}")
+            current = self.tracker.get_connection_count(kind.value)
+        if limit is None:
+            raise ValueError(f"{kind.value} is not limited")
+        return ConnectionLimitExceeded(limit, current, kind, connection_id, peer_id)
+
+    def build_memory_limit_error(self) -> MemoryUsageLimitExceeded:
+        """What the process uses of what it may. ValueError: its memory is not limited."""
+        limits = self.memory_limits
+        most = None if limits is None else limits.max_allowed_bytes
+        if limits is None or most is None:
+            raise ValueError("the memory of the process is not limited")
+        limits.refresh_memory_stats_if_needed()
+        return MemoryExcess(limits.process_memory_bytes, most).to_error()
+
+    def get_connection_stats(self) -> dict[str, int]:
+        """How many connections are in each state, of how many peers."""
+        seen = self.tracker.snapshot()
+        return {
+            "pending_inbound": seen.pending_inbound,
+            "pending_outbound": seen.pending_outbound,
+            "established_inbound": seen.established_inbound,
+            "established_outbound": seen.established_outbound,
+            "established_total": seen.established_total,
+            "pending_total": seen.pending_total,
+            "peers": seen.peers,
+            "bypassed": seen.bypassed,
+        }
+
+    def get_memory_stats(self) -> dict[str, int]:
+        """Bytes: what the process uses (left out if it cannot be read), and what it may if that is
+        limited.
+        """
+        limits = self.memory_limits
+        if limits is None:
+            cache = default_cache()
+            cache.refresh_if_needed()
+            return {"process_memory_bytes": cache.cached_memory_bytes} if cache.is_known else {}
+        limits.refresh_memory_stats_if_needed()
+        stats = {"process_memory_bytes": limits.process_memory_bytes}
+        most = limits.max_allowed_bytes
+        if most is not None:
+            stats["max_allowed_bytes"] = most
+        return stats

@@ -1,0 +1,300 @@
+"""`rcmgr demo` as its users run it: real processes, a real pseudo-terminal, real signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+pty = pytest.importorskip("pty", reason="pseudo-terminals and SIGKILL are POSIX")
+fcntl = pytest.importorskip("fcntl")
+termios = pytest.importorskip("termios")
+
+DEMO = [sys.executable, "-c", "from rcmgr.cli import main; main()", "demo"]
+MARK = "RCMGR_TEST_MARK"
+PATIENCE = 60.0
+
+
+class Family:
+    """The processes of one demo, found by an environment variable that they inherit."""
+
+    def __init__(self) -> None:
+        self.mark = uuid.uuid4().hex
+        self.environment = {
+            **os.environ, MARK: self.mark, "TERM": "xterm", "LIBP2P_DEBUG": "",
+            "RCMGR_STATUS": str(Path(tempfile.gettempdir()) / f"rcmgr-{self.mark}.sock"),
+        }
+
+    def visitors(self) -> list[psutil.Process]:
+        module = "rcmgr.cli.demo.visitors"
+        return [process for process in self.members() if module in words(process)]
+
+    def members(self) -> list[psutil.Process]:
+        return [process for process in psutil.process_iter() if self._is_ours(process)]
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        try:
+            return (
+                process.environ().get(MARK) == self.mark
+                and process.status() != psutil.STATUS_ZOMBIE
+            )
+        except psutil.Error:
+            return False
+
+    def wait_for(self, visitors: int) -> None:
+        until(lambda: len(self.visitors()) == visitors, f"{visitors} visitors")
+
+
+def words(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def until(true: Any, what: str, seconds: float = PATIENCE) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def family() -> Iterator[Family]:
+    """At the end of every test nothing of the demo is left."""
+    family = Family()
+    try:
+        yield family
+        until(lambda: not family.members(), "the end of every process", 10)
+    finally:
+        for process in family.members():
+            process.kill()
+
+
+class Terminal:
+    """A demo in a pseudo-terminal of a given width."""
+
+    def __init__(self, family: Family, *arguments: str, columns: int = 80) -> None:
+        ours, theirs = pty.openpty()
+        size = (50).to_bytes(2, sys.byteorder) + columns.to_bytes(2, sys.byteorder) + bytes(4)
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, size)
+        environment = dict(family.environment)
+        environment.pop("COLUMNS", None)
+        self._process = subprocess.Popen(
+            DEMO + list(arguments), stdin=theirs, stdout=theirs, stderr=theirs, env=environment,
+            # Ctrl-C has to come from the terminal: make it the controlling one
+            preexec_fn=lambda: controlling(theirs),
+        )
+        os.close(theirs)
+        self._ours = ours
+        self.text = ""
+
+    def see(self, pattern: str) -> None:
+        """Read until the pattern shows."""
+        deadline = time.monotonic() + PATIENCE
+        while not re.search(pattern, plain(self.text)):
+            assert self._read(deadline), f"{pattern!r} not in {plain(self.text)!r}"
+
+    def press(self, keys: bytes) -> None:
+        os.write(self._ours, keys)
+
+    def end(self) -> int:
+        """Read to the end; the exit status."""
+        deadline = time.monotonic() + PATIENCE
+        while self._read(deadline):
+            pass
+        os.close(self._ours)
+        return self._process.wait(timeout=10)
+
+    def _read(self, deadline: float) -> bool:
+        readable, _, _ = select.select([self._ours], [], [], max(0, deadline - time.monotonic()))
+        assert readable, f"silent too long after {plain(self.text)!r}"
+        try:
+            chunk = os.read(self._ours, 65536)
+        except OSError:  # EIO: nobody has the other end any more
+            return False
+        self.text += chunk.decode(errors="replace")
+        return bool(chunk)
+
+
+def controlling(terminal: int) -> None:
+    os.setsid()
+    fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+
+
+def plain(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", text)
+
+
+def run(family: Family, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        DEMO + list(arguments), env=family.environment, capture_output=True, text=True,
+        timeout=PATIENCE, check=False,
+    )
+
+
+def test_the_limits_hold_and_everything_is_given_back(family: Family) -> None:
+    done = run(family, "--seconds", "4", "--json")
+    assert done.stderr == ""
+    *samples, summary = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 0, summary["checks"]
+    assert {sample["event"] for sample in samples} == {"sample"}
+    assert [sample["phase"] for sample in samples].count("under attack") >= 3
+    assert summary["event"] == "summary"
+    assert summary["exit_status"] == 0
+    assert len(summary["checks"]) == 5
+    assert all(check["held"] for check in summary["checks"])
+    assert set(summary["limits"]) == {
+        "pending_inbound", "pending_outbound", "established_inbound", "established_outbound",
+        "established_per_peer", "established_total", "connections", "streams",
+        "transient_streams",
+    }
+    for name, row in summary["limits"].items():
+        assert 0 < row["peak"] <= row["limit"], name
+        assert row["admitted"] >= row["peak"], name
+        assert row["now"] == 0, name
+    reached = [row for row in summary["limits"].values() if row["peak"] == row["limit"]]
+    assert len(reached) >= 4
+    assert sum(row["denied"] for row in reached) > 50
+    assert summary["honest_peer"]["pings"] > 10
+    assert summary["honest_peer"]["ping_median_ms"] <= summary["honest_peer"]["ping_p99_ms"]
+    memory = summary["memory_mib"]
+    assert 0 < memory["now"] <= memory["peak"] <= memory["limit"] + 16
+    assert memory["admitted"] > 0
+    assert summary["attackers"]["memory"]["tried"] > 0
+    for role in ("half-open", "identities", "one-identity", "streams"):
+        assert summary["attackers"][role]["processes"] == 1
+        assert summary["attackers"][role]["tried"] > 0, role
+        assert summary["attackers"][role]["refused"] > 0, role
+    assert re.search("limit exceeded", summary["last_denial"], re.IGNORECASE)
+
+
+def test_stock_leaks_and_the_demo_says_so(family: Family) -> None:
+    done = run(family, "--seconds", "4", "--stock")
+    assert done.returncode == 1, done.stdout
+    assert "guarded by libp2p.rcmgr" in done.stdout
+    assert re.search(r"FAILED  Every count is zero .* connections \d+", done.stdout)
+    assert re.search(r"note  libp2p.rcmgr counts \d+ connections, the swarm has 0\.", done.stdout)
+    assert "Exit status 1." in done.stdout
+
+
+def test_plain_lines_in_a_pipe(family: Family) -> None:
+    done = run(family, "--seconds", "2", "--attackers", "1")
+    assert done.returncode == 0, done.stdout
+    assert "\x1b" not in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    lines = [line for line in done.stdout.splitlines() if re.match(r" +\d\.\d +\d+/12 ", line)]
+    assert len(lines) >= 2
+    assert re.search(r"^half-open: \d+ tries, \d+ refused$", done.stdout, re.MULTILINE)
+    assert "1 attacker, 2 s" in done.stdout
+
+
+def test_without_attackers_it_is_quiet(family: Family) -> None:
+    done = run(family, "--seconds", "1", "--attackers", "0", "--json")
+    assert done.returncode == 0, done.stdout
+    summary = json.loads(done.stdout.splitlines()[-1])
+    assert all(row["denied"] == 0 for row in summary["limits"].values())
+    assert summary["limits"]["established_inbound"]["peak"] == 1
+    assert summary["attackers"] == {}
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_a_table_in_a_terminal(family: Family, columns: int) -> None:
+    terminal = Terminal(family, "--seconds", "2", columns=columns)
+    terminal.see("under attack for 1 of 2 s")
+    assert terminal.end() == 0, plain(terminal.text)
+    assert terminal.text.rindex("\x1b[?25h") > terminal.text.rindex("\x1b[?25l"), "cursor hidden"
+    last = plain(terminal.text[terminal.text.rindex("\x1b[?25h") :])
+    assert max(len(line.rstrip()) for line in last.splitlines()) <= columns
+    for name in ("pending inbound", "established per peer", "all connections", "streams"):
+        assert re.search(rf"^ {name} +0 +\d+ +\d+  [█▒·]{{14}} +\d+ +\d+ *$", last, re.MULTILINE)
+    assert re.search(r"honest peer: ping median \d+\.\d ms, 99th percentile \d+\.\d ms", last)
+    assert last.count(" ok ") == 5
+    assert "Exit status 0." in last
+
+
+def test_ctrl_c_ends_the_attack_and_still_sums_up(family: Family) -> None:
+    terminal = Terminal(family, "--seconds", "600")
+    terminal.see("under attack for 1 of")
+    assert len(family.visitors()) == 6
+    terminal.press(b"\x03")
+    assert terminal.end() == 128 + signal.SIGINT
+    assert "Ended by signal 2 during the attack." in plain(terminal.text)
+    assert "Every count is zero after all peers left: nothing is held." in plain(terminal.text)
+    assert "Traceback" not in terminal.text
+
+
+def test_ctrl_c_before_the_attack(family: Family) -> None:
+    terminal = Terminal(family, "--seconds", "600")
+    terminal.see("starting: 0 of 6")
+    terminal.press(b"\x03")
+    assert terminal.end() == 128 + signal.SIGINT
+    assert "Traceback" not in terminal.text
+
+
+def start(family: Family, *arguments: str, **streams: Any) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        DEMO + list(arguments), env=family.environment, text=True, **streams
+    )
+    family.wait_for(6)
+    return process
+
+
+def test_nobody_survives_a_sigkill(family: Family) -> None:
+    with start(family, "--seconds", "600", stdout=subprocess.DEVNULL) as process:
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    until(lambda: not family.visitors(), "the visitors to notice", 5)
+
+
+def test_two_signals_end_it_at_once(family: Family) -> None:
+    with start(family, "--seconds", "600", stdout=subprocess.DEVNULL) as process:
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGINT)
+    assert process.returncode in (128 + signal.SIGTERM, 128 + signal.SIGINT)
+
+
+def test_a_reader_that_goes_away_ends_it(family: Family) -> None:
+    with start(
+        family, "--seconds", "600", "--json", stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert json.loads(process.stdout.readline())["event"] == "sample"
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 1
+
+
+def test_limits_that_let_nobody_in(family: Family, tmp_path: Path) -> None:
+    limits = tmp_path / "limits.toml"
+    limits.write_text("max_established_inbound = 0\n")
+    done = run(family, "--limits", str(limits), "--plain")
+    assert done.returncode == 3
+    assert "the honest peer could not connect" in done.stderr
+    assert "established_inbound (current: 0, limit: 0)" in done.stderr
+
+
+def test_limits_of_a_file_are_the_hosts(family: Family, tmp_path: Path) -> None:
+    limits = tmp_path / "limits.toml"
+    limits.write_text('max_pending_inbound = 5\nmax_streams = 9\nmax_connections = "none"\n')
+    done = run(family, "--limits", str(limits), "--seconds", "3", "--json")
+    rows = json.loads(done.stdout.splitlines()[-1])["limits"]
+    assert done.returncode == 0, done.stdout
+    assert (rows["pending_inbound"]["limit"], rows["pending_inbound"]["peak"]) == (5, 5)
+    assert (rows["streams"]["limit"], rows["streams"]["peak"]) == (9, 9)
+    assert rows["connections"]["limit"] is None
+    assert rows["connections"]["denied"] == 0

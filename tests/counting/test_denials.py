@@ -1,0 +1,126 @@
+"""What a manager remembers of its denials: as much as it was told to, and no more."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import threading
+import tracemalloc
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+
+from rcmgr import (
+    ConcreteLimits,
+    ConnectionLimits,
+    ConnectionTracker,
+    Limit,
+    NodeLimits,
+    ResourceLimits,
+    ResourceManager,
+)
+from rcmgr.counting.denials import DenialLog
+from rcmgr.report.metrics import MetricsCollector
+
+
+def made_up(number: int) -> bytes:
+    return b"\x12\x20" + number.to_bytes(32, "big")
+
+
+def test_how_many_are_kept() -> None:
+    for kept, expected in ((None, 256), (1, 1), (1000, 300)):
+        options: dict[str, Any] = {} if kept is None else {"denials_kept": kept}
+        manager = ResourceManager(ResourceLimits(max_streams=0), **options)
+        for number in range(300):
+            assert not manager.acquire_stream(made_up(number), "inbound")
+        assert len(manager.denials) == len(list(manager.denials)) == expected
+        assert manager.denials.total == 300
+        assert manager.last_denial.peer_id == made_up(299)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("kept", "error", "text"), [
+    (0, ValueError, "denials_kept must be 1 or more, not 0"),
+    ("9", TypeError, "denials_kept must be an int, not '9'"),
+    (True, TypeError, "denials_kept must be an int, not True"),
+])
+def test_how_many_cannot_be_kept(kept: Any, error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        ResourceManager(denials_kept=kept)
+
+
+def test_a_flood_of_made_up_peers_takes_no_memory() -> None:
+    """Ten seconds of ten thousand denials each, of all kinds, with metrics and everything on."""
+    manager = ResourceManager(NodeLimits(
+        ConcreteLimits(system=Limit(streams=0), peer_default=Limit(conns=0)),
+        ConnectionLimits(max_pending_outbound=0),
+    ))
+    registry = CollectorRegistry()
+    registry.register(MetricsCollector(manager))
+
+    def flood(first: int, last: int) -> None:
+        for number in range(first, last):
+            peer = made_up(number)
+            assert not manager.acquire_stream(peer, "inbound")
+            assert manager.open_connection(peer, None, "inbound") is None
+            assert manager.open_connection(None, None, "outbound") is None
+            if number % 5000 == 0:
+                generate_latest(registry)
+                manager.explain()
+
+    flood(0, 10_000)
+    gc.collect()
+    tracemalloc.start()
+    flood(10_000, 15_000)
+    gc.collect()
+    before = tracemalloc.get_traced_memory()[0]
+    flood(15_000, 45_000)
+    gc.collect()
+    after = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert manager.denials.total == 135_000
+    assert after - before < 100_000  # the counts by peer grow and shrink by half
+    stats = manager.get_stats()
+    assert sum(stats["denied"].values()) == 135_000
+    assert (manager.denials.inbound, manager.denials.outbound) == (90_000, 45_000)
+    assert manager.ledger.peers() == []
+
+
+def test_threads_count_all() -> None:
+    log = DenialLog(16)
+    refusal = ConnectionTracker(max_connections=0).admit_pending_inbound("c", ConnectionLimits())
+    assert refusal is not None
+    together = threading.Barrier(4)
+
+    class Peer:
+        """Runs Python code where it is looked for, as py-libp2p's ids do."""
+
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def __hash__(self) -> int:
+            return sum([hash(self.name)])
+
+        def __eq__(self, other: object) -> bool:
+            return isinstance(other, Peer) and self.name == other.name
+
+    def work() -> None:
+        together.wait()
+        for number in range(5000):
+            log.add(refusal, None, b"a", number % 2 == 0)
+            log.add(refusal, None, Peer("b"), None)
+            len(log.entries())
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert (log.total, log.inbound, log.outbound) == (40_000, 10_000, 10_000)
+    counts = dict(log.most_denied())
+    assert counts[b"a"] == 20_000

@@ -1,0 +1,947 @@
+"""Scopes one by one: names, words, misuse, leaks, threads. All together: test_scope_model.py."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import pickle
+import random
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from model_scopes import limit
+
+import rcmgr.counting.scope
+from rcmgr.counting.scope import (
+    ConnScope,
+    Ledger,
+    Priority,
+    Refusal,
+    Scope,
+    ScopeStat,
+    ScopeView,
+    Span,
+    StreamScope,
+)
+from rcmgr.errors import ResourceLimitExceeded, ResourceScopeClosed, ScopeLimitExceeded
+from rcmgr.peers import peer_text
+
+PEER = bytes.fromhex("1220") + bytes(range(32))
+PEER_TEXT = "QmNLfbof5rLekrACjeuLk9JmGZD2HDBHCU4z16iYKmx5SE"
+
+
+class ID:
+    """As libp2p's: what matters is `_bytes`."""
+
+    def __init__(self, value: bytes) -> None:
+        self._bytes = value
+
+
+def limits(**changes: Any) -> SimpleNamespace:
+    defaults: dict[str, Any] = {
+        name: limit()
+        for name in (
+            "system", "transient", "allowlisted_system", "allowlisted_transient",
+            "service_default", "service_peer_default", "protocol_default",
+            "protocol_peer_default", "peer_default", "conn", "stream",
+        )
+    }
+    defaults |= {
+        name: {} for name in ("service", "service_peer", "protocol", "protocol_peer", "peer")
+    }
+    return SimpleNamespace(**(defaults | changes))
+
+
+def nothing_held(ledger: Ledger) -> bool:
+    snapshot = ledger.snapshot()
+    fixed = "system", "transient", "allowlisted_system", "allowlisted_transient"
+    amounts = "memory", "streams_inbound", "streams_outbound", "conns_inbound", "fd"
+    return (
+        not any(snapshot[name][what] for name in fixed for what in amounts)
+        and not snapshot["peers"]
+        and not snapshot["protocols"]
+    )
+
+
+# -- names and words ---------------------------------------------------------------------------
+
+
+def test_names_are_those_of_go_libp2p() -> None:
+    ledger = Ledger()
+    conn, stream = ledger.open_connection(), ledger.open_stream(PEER)
+    span = ledger.peer(PEER).begin_span()
+    names = [scope.name for scope in (
+        ledger.system(), ledger.transient(), ledger.allowlisted_system(),
+        ledger.allowlisted_transient(), ledger.service("s"), ledger.service_peer("s", PEER),
+        ledger.protocol("/x/1"), ledger.protocol_peer("/x/1", PEER), ledger.peer(ID(PEER)),
+        conn, stream, ledger.open_connection(), conn.begin_span(), conn.begin_span(),
+        span.begin_span(),
+    )]
+    assert names == [
+        "system", "transient", "allowlistedSystem", "allowlistedTransient", "service:s",
+        f"service:s.peer:{PEER_TEXT}", "protocol:/x/1", f"protocol:/x/1.peer:{PEER_TEXT}",
+        f"peer:{PEER_TEXT}", "conn-1", "stream-1", "conn-2", "conn-1.span-1", "conn-1.span-2",
+        f"peer:{PEER_TEXT}.span-1.span-1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("resource", "words"),
+    [
+        ("conns_inbound", "cannot reserve inbound connection: "),
+        ("conns", "cannot reserve connection: "),
+        ("fd", "cannot reserve file descriptor: "),
+    ],
+)
+def test_a_connection_refused_by_a_parent(resource: str, words: str) -> None:
+    ledger = Ledger(limits(system=limit(**{resource: 1})))
+    with ledger.open_connection():
+        with pytest.raises(ScopeLimitExceeded) as caught:
+            ledger.open_connection()
+        error = caught.value
+        assert str(error).startswith(f"conn-2: system: {words}resource limit exceeded")
+        assert (error.scope, error.current, error.attempted, error.limit) == ("system", 1, 1, 1)
+        assert (error.scope_name, error.requested, error.available) == ("system", 1, 0)
+        assert error.resource_type == error.resource
+        assert isinstance(error, ResourceLimitExceeded)
+        assert str(pickle.loads(pickle.dumps(error))) == str(error)
+    ledger.open_connection().close()
+
+
+def test_outbound_words() -> None:
+    ledger = Ledger(limits(conn=limit(conns_outbound=0), stream=limit(streams_outbound=0)))
+    with pytest.raises(ScopeLimitExceeded, match=r"^conn-1: cannot reserve outbound connection: "):
+        ledger.open_connection(False)
+    with pytest.raises(ScopeLimitExceeded, match=r"^stream-1: cannot reserve outbound stream: "):
+        ledger.open_stream(PEER, False)
+    assert nothing_held(ledger)
+
+
+def test_memory_words_for_leaf_parent_span_and_view() -> None:
+    ledger = Ledger(limits(conn=limit(memory=10), system=limit(memory=30)))
+    conn = ledger.open_connection()
+    span = conn.begin_span()
+    for scope, size, start in (
+        (conn, 11, "conn-1: resource limit exceeded"),
+        (span, 11, "conn-1.span-1: conn-1: resource limit exceeded"),
+        (ledger.peer("p"), 31, "peer:p: system: resource limit exceeded"),
+        (ledger.system(), 31, "system: resource limit exceeded"),
+    ):
+        with pytest.raises(ScopeLimitExceeded, match=f"^{start}"):
+            scope.reserve_memory(size)
+
+
+def test_a_hand_over_names_the_new_scope_only() -> None:
+    ledger = Ledger(limits(peer_default=limit(fd=0), protocol_peer_default=limit(streams=0)))
+    conn = ledger.open_connection()
+    with pytest.raises(ScopeLimitExceeded, match=f"^peer:{PEER_TEXT}: cannot reserve file desc"):
+        conn.set_peer(PEER)
+    assert conn.peer is None
+    assert ledger.transient().stat().conns_inbound == 1
+    stream = ledger.open_stream(PEER)
+    with pytest.raises(ScopeLimitExceeded, match=rf"^protocol:/x\.peer:{PEER_TEXT}: cannot"):
+        stream.set_protocol("/x")
+    assert stream.protocol is None
+    assert ledger.protocols() == []
+
+
+def test_a_refusal_is_false_and_says_why() -> None:
+    ledger = Ledger(limits(system=limit(streams=0)))
+    refusal = ledger.try_open_stream(PEER)
+    assert isinstance(refusal, Refusal)
+    assert not refusal
+    assert (refusal.scope, refusal.asked_by, refusal.resource) == ("system", "stream-1", "stream")
+    assert "stream-1: system: cannot reserve stream" in repr(refusal)
+    assert ledger.refused == {"system": {"stream": 1}}
+    assert ledger.peers() == []
+
+
+def test_refusals_keep_no_scope_alive() -> None:
+    ledger = Ledger(limits(conn=limit(memory=1)))
+    conn = ledger.open_connection()
+    refusal = conn.try_reserve_memory(2)
+    del conn
+    assert not refusal
+    assert ledger.leaked == 1
+    assert nothing_held(ledger)
+
+
+# -- one peer whichever way --------------------------------------------------------------------
+
+
+def test_an_id_and_its_bytes_are_one_peer() -> None:
+    ledger = Ledger()
+    held = [ledger.open_stream(ID(PEER)), ledger.open_stream(PEER)]
+    assert ledger.acquire_stream(ID(PEER), True) is True
+    assert ledger.peers() == [PEER]
+    assert ledger.peer(PEER).stat().streams_inbound == 3
+    assert [stream.peer for stream in held] == [PEER, PEER]
+
+
+@pytest.mark.parametrize("peer", [None, 1.5, ("a", "b"), object(), bytearray(b"x")])
+def test_other_things_are_no_peers(peer: Any) -> None:
+    ledger = Ledger()
+    conn = ledger.open_connection()
+    for call in (
+        lambda: ledger.open_stream(peer), lambda: conn.set_peer(peer), lambda: ledger.peer(peer),
+        lambda: ledger.acquire_stream(peer, True), lambda: ledger.release_stream(peer, True),
+    ):
+        with pytest.raises(TypeError, match="a peer must be"):
+            call()
+
+
+def test_directions_and_names_are_not_guessed() -> None:
+    ledger = Ledger()
+    stream = ledger.open_stream(PEER)
+    wrong: list[Callable[[], object]] = [
+        lambda: ledger.open_connection("outbound"),  # type: ignore[arg-type]
+        lambda: ledger.open_stream(PEER, "outbound"),  # type: ignore[arg-type]
+        lambda: ledger.acquire_stream(PEER, 1),  # type: ignore[arg-type]
+        lambda: stream.set_protocol(b"/x"),  # type: ignore[arg-type]
+        lambda: ledger.service(None),  # type: ignore[arg-type]
+    ]
+    for call in wrong:
+        with pytest.raises(TypeError):
+            call()
+
+    class Name(str):
+        def __hash__(self) -> int:
+            raise AssertionError("a name's own hash must not run in the ledger")
+
+    stream.set_protocol(Name("/x"))
+    assert type(stream.protocol) is str
+
+
+# -- life cycles -------------------------------------------------------------------------------
+
+
+def test_attaching_twice_or_too_early() -> None:
+    ledger = Ledger()
+    conn, stream = ledger.open_connection(), ledger.open_stream(PEER)
+    with pytest.raises(RuntimeError, match="stream scope not attached to a protocol"):
+        stream.set_service("s")
+    conn.set_peer(PEER)
+    stream.set_protocol("/x")
+    stream.set_service("s")
+    for call, words in (
+        (lambda: conn.set_peer(b"other"), "connection scope already attached to a peer"),
+        (lambda: stream.set_protocol("/y"), "stream scope already attached to a protocol"),
+        (lambda: stream.set_service("t"), "stream scope already attached to a service"),
+    ):
+        with pytest.raises(RuntimeError, match=words):
+            call()
+    assert (conn.peer, stream.protocol, stream.service) == (PEER, "/x", "s")
+    assert ledger.peers() == [PEER]
+    assert ledger.protocols() == ["/x"]
+
+
+def test_a_closed_scope_refuses_and_ignores() -> None:
+    ledger = Ledger()
+    conn, stream = ledger.open_connection(), ledger.open_stream(PEER)
+    view, span = ledger.system(), conn.begin_span()
+    for scope in (conn, stream, view, span):
+        scope.close()
+        scope.close()
+        scope.release_memory(10)
+        assert scope.closed
+        assert scope is view or not any(scope.stat())
+        for call in (scope.begin_span, lambda s=scope: s.reserve_memory(1)):  # type: ignore[misc]
+            with pytest.raises(ResourceScopeClosed):
+                call()
+    with pytest.raises(ResourceScopeClosed, match="conn-1"):
+        conn.set_peer(PEER)
+    with pytest.raises(ResourceScopeClosed, match="stream-1"):
+        stream.set_protocol("/x")
+    with pytest.raises(ResourceScopeClosed, match="system"):
+        view.set_limit(limit())
+    assert nothing_held(ledger)
+    assert ledger.over_released == ledger.leaked == 0
+
+
+def test_leaving_a_context_closes() -> None:
+    ledger = Ledger()
+    with ledger.open_connection() as conn, conn.begin_span() as span:
+        span.reserve_memory(5)
+        assert ledger.system().stat().memory == 5
+    assert conn.closed
+    assert nothing_held(ledger)
+    with pytest.raises(ZeroDivisionError), ledger.open_stream(PEER):
+        raise ZeroDivisionError
+    assert nothing_held(ledger)
+
+
+def test_an_allowlisted_connection_whose_peer_is_not() -> None:
+    ledger = Ledger()
+    conn = ledger.open_connection(allowlisted=True)
+    conn.reserve_memory(7)
+    assert ledger.allowlisted_transient().stat().conns_inbound == 1
+    conn.set_peer(PEER, allowlisted=False)
+    assert not conn.allowlisted
+    assert not any(ledger.allowlisted_system().stat())
+    assert ledger.system().stat() == ledger.peer(PEER).stat() == conn.stat()
+
+
+def test_a_connection_whose_peer_turns_out_to_be_allowlisted() -> None:
+    ledger = Ledger(limits(allowlisted_system=limit(conns=1)))
+    conn = ledger.open_connection()
+    conn.reserve_memory(7)
+    conn.set_peer(PEER, allowlisted=True)
+    assert conn.allowlisted
+    assert not any(ledger.system().stat())
+    assert ledger.allowlisted_system().stat() == ledger.peer(PEER).stat() == conn.stat()
+    second = ledger.open_connection()
+    refusal = second.try_set_peer(PEER, allowlisted=True)
+    assert refusal.scope == "allowlistedSystem"
+    assert not second.allowlisted
+    assert ledger.transient().stat() == ledger.system().stat() == second.stat()
+
+
+def test_a_connection_of_a_known_peer_is_never_transient() -> None:
+    ledger = Ledger(limits(transient=limit(conns=0), peer_default=limit(conns=1)))
+    conn = ledger.open_connection(peer=PEER)
+    assert conn.peer == PEER
+    assert ledger.try_open_connection(peer=PEER).scope.startswith("peer:")
+    conn.close()
+    assert ledger.peers() == []
+
+
+def test_allowlisted_peers_get_in_when_the_system_is_full() -> None:
+    ledger = Ledger(limits(system=limit(conns=1, streams=0)))
+    first = ledger.open_connection()
+    assert not ledger.try_open_connection()
+    second = ledger.open_connection(allowlisted=True)
+    second.set_peer(PEER, allowlisted=True)
+    assert not ledger.try_open_stream(PEER)
+    assert ledger.try_open_stream(PEER, allowlisted=True)
+    del first
+
+
+def test_the_fullest_limits_come_first() -> None:
+    ledger = Ledger(limits(
+        system=limit(conns=10, memory=100), peer_default=limit(streams=2, conns_inbound=4),
+        protocol_default=limit(streams_inbound=3), transient=limit(fd=0),
+    ))
+    assert ledger.fullest() == []
+    kept: list[Any] = [ledger.open_connection(True, False, peer=PEER) for _ in range(3)]
+    for _ in range(2):
+        kept.append(ledger.open_stream(PEER))
+        kept[-1].set_protocol("/a")
+    kept[-1].reserve_memory(35)
+    assert [(scope.partition(":")[0], *rest) for scope, *rest in ledger.fullest()] == [
+        ("peer", "streams", 2, 2), ("peer", "conns_inbound", 3, 4),
+        ("protocol", "streams_inbound", 2, 3), ("system", "memory", 35, 100),
+        ("system", "conns", 3, 10),
+    ]
+    assert [entry[1] for entry in ledger.fullest(2)] == ["streams", "conns_inbound"]
+    assert ledger.fullest(0) == []
+    assert [entry[:2] for entry in ledger.fullest(peers=False)] == [
+        ("protocol:/a", "streams_inbound"), ("system", "memory"), ("system", "conns")]
+    many = [ledger.open_stream(b"peer %d" % i) for i in range(200)]
+    assert len(ledger.fullest(50)) == 50
+    assert len(ledger.peer_stats()) == 201
+    assert sum(each.streams_inbound for each in ledger.peer_stats()) == 202
+    assert ledger.snapshot(peers=False)["peers"] == {}
+    assert ledger.snapshot(peers=False)["protocols"]["/a"]["peers"] == {}
+    assert ledger.snapshot(peers=False)["protocols"]["/a"]["streams_inbound"] == 2
+    del many
+
+
+def test_refusals_by_direction() -> None:
+    ledger = Ledger(limits(system=limit(conns=0, streams=0, memory=0), stream=limit(memory=0)))
+    for inbound in (True, True, False):
+        assert not ledger.try_open_connection(inbound)
+        assert not ledger.try_open_stream(PEER, inbound)
+        assert not ledger.acquire_stream(PEER, inbound)
+    assert not ledger.system().try_reserve_memory(1)
+    assert ledger.blocked == {
+        ("inbound", "system", "conns"): 2, ("outbound", "system", "conns"): 1,
+        ("inbound", "system", "streams"): 4, ("outbound", "system", "streams"): 2,
+        ("", "system", "memory"): 1,
+    }
+    assert ledger.refused == {"system": {"connection": 3, "stream": 6, "memory": 1}}
+
+
+def test_idle_groups_vanish_and_limits_set_stay() -> None:
+    ledger = Ledger()
+    view = ledger.peer(PEER)
+    view.set_limit(limit(conns=1))
+    view.reserve_memory(1)
+    assert ledger.peers() == [PEER]
+    view.close()
+    assert ledger.peers() == []
+    first, second = ledger.open_connection(), ledger.open_connection()
+    first.set_peer(PEER)
+    assert not second.try_set_peer(PEER)
+    with ledger.peer(PEER) as view:
+        assert view.limit["conns"] == 1
+        view.set_limit(None)
+        assert view.limit["conns"] is None
+    assert second.try_set_peer(PEER)
+
+
+def test_a_peers_shares_vanish_with_its_last_stream() -> None:
+    ledger = Ledger()
+    with ledger.open_stream(PEER) as stream, ledger.open_stream(b"other") as other:
+        for each in (stream, other):
+            each.set_protocol("/x")
+            each.set_service("s")
+        stream.close()
+        snapshot = ledger.snapshot()
+        for kind, name in (("protocols", "/x"), ("services", "s")):
+            assert list(snapshot[kind][name]["peers"]) == [peer_text(b"other")]
+    snapshot = ledger.snapshot()
+    assert snapshot["protocols"] == {}
+    assert snapshot["services"]["s"]["peers"] == {}
+
+
+def test_set_limits_reaches_members_and_fixed_scopes() -> None:
+    ledger = Ledger()
+    stream = ledger.open_stream(PEER)
+    stream.set_protocol("/x")
+    stream.set_service("s")
+    for changed in (
+        {"protocol_peer_default": limit(memory=1)}, {"service_peer": {"s": limit(memory=1)}},
+        {"protocol": {"/x": limit(memory=1)}}, {"system": limit(memory=1)},
+    ):
+        ledger.set_limits(limits(**changed))
+        assert not stream.try_reserve_memory(2)
+        ledger.set_limits(limits())
+        assert stream.try_reserve_memory(2)
+
+
+def test_set_limits_reaches_what_is_open_and_fails_whole() -> None:
+    ledger = Ledger()
+    conn = ledger.open_connection()
+    conn.set_peer(PEER)
+    ledger.set_limits(limits(conn=limit(memory=5), peer={PEER: limit(memory=3)}))
+    assert conn.try_reserve_memory(3)
+    assert conn.try_reserve_memory(1).scope == f"peer:{PEER_TEXT}"  # type: ignore[union-attr]
+    before = ledger.snapshot()
+    for bad in (
+        limits(stream=limit(memory=-1)),
+        limits(peer={1.5: limit()}),
+        limits(protocol={"/x": limit(conns="many")}),
+        SimpleNamespace(),
+    ):
+        with pytest.raises((ValueError, TypeError, AttributeError)):
+            ledger.set_limits(bad)
+        assert ledger.snapshot() == before
+    conn.release_memory(3)
+    ledger.set_limits(limits())
+    assert conn.try_reserve_memory(2**62)
+
+
+def test_the_fixed_scopes_have_no_default_to_go_back_to() -> None:
+    with pytest.raises(TypeError, match="system"):
+        Ledger().system().set_limit(None)
+
+
+# -- memory ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("priority", "most"),
+    [(Priority.LOW, 102), (Priority.MEDIUM, 153), (Priority.HIGH, 204), (255, 256)],
+)
+def test_priorities(priority: int, most: int) -> None:
+    ledger = Ledger(limits(system=limit(memory=256)))
+    conn = ledger.open_connection()
+    assert not conn.try_reserve_memory(most + 1, priority)
+    assert conn.try_reserve_memory(most, priority)
+    assert not conn.try_reserve_memory(1, priority)
+
+
+def test_memory_arguments() -> None:
+    conn = Ledger().open_connection()
+    with pytest.raises(ValueError, match=r"can't reserve negative memory. rsvp=-1"):
+        conn.reserve_memory(-1)
+    with pytest.raises(ValueError, match="priority"):
+        conn.reserve_memory(1, 256)
+    with pytest.raises(ValueError, match="negative"):
+        conn.release_memory(-1)
+    with pytest.raises(OverflowError):
+        conn.reserve_memory(2**63)
+    conn.reserve_memory(2**63 - 1)
+    assert not conn.try_reserve_memory(1)  # 64 bits are full
+
+
+def test_an_over_release_takes_from_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    ledger = Ledger(debug=False)
+    first, second = ledger.open_connection(), ledger.open_connection()
+    first.reserve_memory(10)
+    second.reserve_memory(10)
+    span = second.begin_span()
+    span.reserve_memory(5)
+    with caplog.at_level(logging.WARNING, logger="rcmgr.counting.scope"):
+        first.release_memory(30)
+        second.release_memory(15)  # 5 of them are the span's
+        assert not ledger.release_stream(PEER, True)
+    assert ledger.over_released == 26
+    assert ledger.system().stat().memory == 5
+    assert len(caplog.records) == 1
+    assert "conn-1 gave back 20 bytes more than it held" in caplog.text
+
+
+def test_what_a_span_gave_back_is_its_owners_again() -> None:
+    ledger = Ledger(debug=True)
+    conn = ledger.open_connection()
+    span = conn.begin_span()
+    inner = span.begin_span()
+    for scope in (conn, span, inner):
+        scope.reserve_memory(10)
+    inner.release_memory(4)
+    inner.close()
+    span.release_memory(10)
+    conn.release_memory(10)
+    assert conn.stat().memory == 0
+    with pytest.raises(ValueError, match="1 bytes more"):
+        span.release_memory(1)
+
+
+def test_an_over_release_raises_in_debug() -> None:
+    ledger = Ledger(debug=True)
+    conn = ledger.open_connection()
+    conn.reserve_memory(1)
+    with pytest.raises(ValueError, match="conn-1 gave back 1 bytes more"):
+        conn.release_memory(2)
+    with pytest.raises(ValueError, match="1 stream more"):
+        ledger.release_stream(PEER, False)
+    assert Ledger().debug == sys.flags.dev_mode
+
+
+def test_a_view_owns_what_was_reserved_through_it() -> None:
+    ledger = Ledger()
+    first, second = ledger.service("s"), ledger.service("s")
+    first.reserve_memory(5)
+    second.reserve_memory(7)
+    assert first.stat().memory == second.stat().memory == 12
+    assert (first.held_memory, second.held_memory) == (5, 7)
+    first.close()
+    assert second.stat().memory == ledger.system().stat().memory == 7
+
+
+def test_spans_end_with_their_owner_and_nest_only_so_deep() -> None:
+    ledger = Ledger()
+    conn = ledger.open_connection()
+    spans: list[Any] = [conn]
+    for _ in range(64):
+        spans.append(spans[-1].begin_span())
+    with pytest.raises(ValueError, match="64 deep"):
+        spans[-1].begin_span()
+    spans[-1].reserve_memory(9)
+    assert [span.stat().memory for span in spans] == [9] * 65
+    spans[30].close()
+    assert [span.closed for span in spans] == [False] * 30 + [True] * 35
+    assert conn.stat().memory == 0
+    spans[-1].close()
+    conn.close()
+    assert nothing_held(ledger)
+
+
+# -- leaks -------------------------------------------------------------------------------------
+
+
+def test_dropped_scopes_give_back_and_are_counted() -> None:
+    ledger = Ledger(trace_allocations=True)
+    ledger.open_connection()
+    stream = ledger.open_stream(PEER)
+    stream.set_protocol("/x")
+    del stream
+    ledger.system().reserve_memory(5)
+    ledger.system()  # held nothing: no leak
+    for _ in range(2):
+        ledger.open_connection()
+    assert ledger.leaked == 5
+    assert nothing_held(ledger)
+    assert sorted(ledger.leaked_at.values()) == [1, 1, 1, 2]
+    assert all("test_scope.py:" in place for place in ledger.leaked_at)
+    assert all("test_dropped_scopes" in place for place in ledger.leaked_at)
+
+
+def test_scopes_in_a_garbage_cycle() -> None:
+    ledger = Ledger()
+
+    class Holder:
+        pass
+
+    holder = Holder()
+    holder.me = holder  # type: ignore[attr-defined]
+    holder.held = [ledger.open_connection(), ledger.open_stream(PEER), ledger]  # type: ignore[attr-defined]
+    del holder
+    gc.collect()
+    assert ledger.leaked == 2
+    assert nothing_held(ledger)
+
+
+def test_a_ledger_goes_with_its_last_handle() -> None:
+    ledger = Ledger()
+    stream = ledger.open_stream(PEER)
+    del ledger
+    stream.set_protocol("/x")
+    stream.set_service("s")
+    stream.close()
+
+
+def test_clear_may_keep_what_a_view_of_the_system_reserved() -> None:
+    ledger = Ledger(limits(system=limit(memory=100)))
+    view, other = ledger.system(), ledger.system()
+    view.reserve_memory(60)
+    span = view.begin_span()
+    span.reserve_memory(10)
+    other.reserve_memory(30)
+    ledger.system().set_limit(limit(memory=5))  # nothing is asked for again
+    for wrong in (ledger.transient(), ledger.peer(PEER), Ledger().system()):
+        with pytest.raises(ValueError, match="view of this ledger's system"):
+            ledger.clear(keep=wrong)
+    ledger.clear(keep=view)
+    assert span.closed
+    assert other.closed
+    assert (view.held_memory, ledger.system().stat().memory) == (60, 60)
+    span.close()
+    other.close()
+    view.release_memory(60)
+    assert ledger.over_released == 0
+    view.close()
+    ledger.clear(keep=view)
+    assert nothing_held(ledger)
+    assert view.closed
+
+
+def test_which_peer_has_a_connection_that_is_allowlisted() -> None:
+    ledger = Ledger()
+    assert not ledger.has_allowlisted_connection(PEER)
+    known = ledger.open_connection(allowlisted=True, peer=PEER)
+    found = ledger.open_connection(allowlisted=True)
+    assert ledger.has_allowlisted_connection(ID(PEER))
+    known.close()
+    assert not ledger.has_allowlisted_connection(PEER)
+    found.set_peer(PEER)
+    assert ledger.has_allowlisted_connection(PEER)
+    ledger.clear()
+    assert not ledger.has_allowlisted_connection(PEER)
+    found.close()
+    kept = ledger.open_connection(peer=PEER)
+    assert not ledger.has_allowlisted_connection(PEER)
+    kept.close()
+
+
+def test_clear_closes_everything() -> None:
+    ledger = Ledger()
+    conn, stream, view = ledger.open_connection(), ledger.open_stream(PEER), ledger.service("s")
+    stream.set_protocol("/x")
+    stream.set_service("s")
+    span = view.begin_span()
+    span.reserve_memory(3)
+    ledger.acquire_stream(PEER, True)
+    ledger.clear()
+    assert all(scope.closed for scope in (conn, stream, view, span))
+    assert nothing_held(ledger)
+    for scope in (conn, stream, view, span):
+        scope.close()
+    del conn, stream, view, span
+    assert ledger.leaked == 0
+    assert not ledger.release_stream(PEER, True)
+    assert nothing_held(ledger)
+    with ledger.open_connection() as again:
+        assert again.name == "conn-2"
+
+
+@pytest.mark.parametrize("kind", [Scope, ConnScope, StreamScope, Span, ScopeView, Refusal, Ledger])
+def test_a_bare_new_does_not_crash(kind: Any) -> None:
+    bare = kind.__new__(kind)
+    repr(bare)
+    for name in dir(bare):
+        if name.startswith("__"):
+            continue
+        try:
+            value = getattr(bare, name)
+            if callable(value):
+                value()
+        except (TypeError, ResourceScopeClosed):
+            continue
+    for call in ("reserve_memory", "set_peer", "set_protocol", "set_service", "set_limit"):
+        if hasattr(bare, call):
+            argument: Any = {"reserve_memory": 1, "set_peer": b"p", "set_limit": limit()}
+            with pytest.raises(ResourceScopeClosed):
+                getattr(bare, call)(argument.get(call, "x"))
+
+
+def test_peaks_and_snapshot() -> None:
+    ledger = Ledger(limits(system=limit(conns=4, memory=0, fd=3)))
+    with ledger.open_connection(), ledger.open_connection(False):
+        system = ledger.snapshot()["system"]
+    assert system["limits"] == {"memory": 0, "conns": 4, "fd": 3}
+    assert system["percent"] == {"memory": 0.0, "conns": 50.0, "fd": 66.67}
+    assert ledger.transient_peak["conns"] == 2
+    assert ledger.peak["conns"] == ledger.peak["fd"] == 2
+    assert ledger.peak["conns_inbound"] == 1
+    assert ledger.system().limit["conns"] == 4
+
+
+def test_a_hand_over_asks_for_all_memory_that_is_held() -> None:
+    """Not for the part that a lower priority may fill: it was granted before."""
+    ledger = Ledger(limits(peer_default=limit(memory=100), protocol_default=limit(memory=100)))
+    conn, stream = ledger.open_connection(), ledger.open_stream(b"other")
+    conn.reserve_memory(100, Priority.LOW)
+    conn.set_peer(PEER)
+    stream.reserve_memory(100)
+    stream.set_protocol("/x")
+    assert ledger.peer(PEER).stat().memory == ledger.protocol("/x").stat().memory == 100
+    for scope in (conn, stream):
+        assert scope.try_reserve_memory(1).scope.startswith("peer:")
+
+
+def test_the_peak_counts_what_moves_to_the_system() -> None:
+    ledger = Ledger()
+    conn = ledger.open_connection(allowlisted=True)
+    conn.reserve_memory(5)
+    assert not any(ledger.peak.values())
+    conn.set_peer(PEER, allowlisted=False)
+    assert (ledger.peak["conns"], ledger.peak["fd"], ledger.peak["memory"]) == (1, 1, 5)
+
+
+def test_the_peak_counts_streams_without_a_handle() -> None:
+    ledger = Ledger()
+    assert ledger.acquire_stream(PEER, True) is ledger.acquire_stream(PEER, False) is True
+    assert ledger.release_stream(PEER, True)
+    assert (ledger.peak["streams"], ledger.peak["streams_inbound"]) == (2, 1)
+    assert not any(ledger.transient_peak.values())
+
+
+def test_the_peak_counts_memory() -> None:
+    ledger = Ledger()
+    conn = ledger.open_connection()
+    span = conn.begin_span()
+    span.reserve_memory(7)
+    conn.reserve_memory(4)
+    span.close()
+    assert (ledger.peak["memory"], ledger.transient_peak["memory"]) == (11, 11)
+
+
+def test_the_order_of_a_streams_chain() -> None:
+    """Each scope is blamed if it and all after it are full."""
+    ledger = Ledger()
+    stream = ledger.open_stream(PEER)
+    order = ["stream-1", f"peer:{PEER_TEXT}", "transient", "system"]
+
+    def views() -> dict[str, Any]:
+        return {view.name: view for view in (
+            ledger.system(), ledger.transient(), ledger.peer(PEER), ledger.protocol("/x"),
+            ledger.service("s"), ledger.protocol_peer("/x", PEER), ledger.service_peer("s", PEER),
+        )}
+
+    def check(order: list[str]) -> None:
+        full = views()
+        for name in reversed(order[1:]):
+            full[name].set_limit(limit(memory=0))
+            assert stream.try_reserve_memory(1).scope == name
+        for name in order[1:]:
+            full[name].set_limit(limit())
+
+    check(order)
+    stream.set_protocol("/x")
+    of_protocol = [f"protocol:/x.peer:{PEER_TEXT}", "protocol:/x"]
+    check([*order[:2], *of_protocol, "system"])
+    stream.set_service("s")
+    check([
+        *order[:2], of_protocol[0], f"service:s.peer:{PEER_TEXT}", of_protocol[1], "service:s",
+        "system",
+    ])
+
+
+# -- threads -----------------------------------------------------------------------------------
+
+
+def run_threads(count: int, work: Callable[[int], None]) -> None:
+    start = threading.Barrier(count)
+    errors: list[BaseException] = []
+
+    def run(number: int) -> None:
+        start.wait()
+        try:
+            work(number)
+        except BaseException as error:
+            errors.append(error)
+            raise
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert not errors
+
+
+def test_threads_pass_no_limit_and_lose_no_count() -> None:
+    most = 5
+    ledger = Ledger(limits(
+        system=limit(conns=most, streams=most, memory=1000),
+        peer_default=limit(conns=2), protocol_default=limit(streams=3),
+    ))
+    over = []
+
+    def work(number: int) -> None:
+        for i in range(12_000):
+            peer = b"peer %d" % (i % 3)
+            conn = ledger.try_open_connection(i % 2 == 0)
+            stream = ledger.try_open_stream(peer)
+            if conn:
+                conn.try_set_peer(peer)  # type: ignore[union-attr]
+                conn.try_reserve_memory(100)  # type: ignore[union-attr]
+            if stream:
+                stream.try_set_protocol("/x")  # type: ignore[union-attr]
+            if i % 500 == number:
+                system = ledger.snapshot()["system"]
+                held = system["conns_inbound"] + system["conns_outbound"]
+                if held > most or system["streams_inbound"] > most or system["memory"] > 1000:
+                    over.append(system)
+            if conn:
+                conn.close()  # type: ignore[union-attr]
+            # the stream is closed by its last reference
+
+    run_threads(8, work)
+    assert not over
+    assert nothing_held(ledger)
+    assert ledger.over_released == 0
+    assert ledger.connections_opened == 96_000
+
+
+@pytest.mark.parametrize("clearing", [False, True])
+def test_threads_do_everything_at_once(clearing: bool) -> None:
+    """Whole lives, handles that two threads have, limits and snapshots, with and without clear."""
+    ledger = Ledger(debug=False)
+    some = limits(
+        system=limit(conns=6, streams=9, memory=2000), allowlisted_system=limit(conns=3),
+        transient=limit(conns=3, streams=4), peer_default=limit(conns=3, memory=900),
+        protocol_peer_default=limit(streams=2), service_peer={"s": limit(streams=1)},
+    )
+    fewer = limits(system=limit(conns=4, streams=6, memory=1500))
+    ledger.set_limits(some)
+    shared: list[Any] = [None] * 8
+    done: list[int] = []
+
+    def use(scope: Any, chance: random.Random) -> None:
+        """A part of a life; the other thread may close it in the middle."""
+        peer, part = b"peer %d" % chance.randrange(3), chance.random()
+        try:
+            scope.try_reserve_memory(chance.randrange(300), chance.choice([101, 255]))
+            if hasattr(scope, "try_set_peer"):
+                scope.try_set_peer(peer, chance.choice([None, True, False]))
+            elif scope.try_set_protocol("/x") and part < 0.7:
+                scope.try_set_service("s")
+            span = scope.begin_span()
+            span.try_reserve_memory(100)
+            if part < 0.3:
+                span.close()
+            scope.release_memory(10**6)
+        except (ResourceScopeClosed, RuntimeError):
+            pass  # closed, or attached, by the other one
+
+    def live(number: int) -> None:
+        chance = random.Random(number)
+        try:
+            for _ in range(4000):
+                peer, inbound = b"peer %d" % chance.randrange(3), chance.random() < 0.5
+                own = [
+                    ledger.try_open_connection(inbound, allowlisted=chance.random() < 0.3),
+                    ledger.try_open_connection(inbound, peer=peer),
+                    ledger.try_open_stream(peer, inbound),
+                ]
+                for scope in own:
+                    if scope:
+                        use(scope, chance)
+                counted = ledger.acquire_stream(peer, inbound)
+                with suppress(ResourceScopeClosed), ledger.protocol_peer("/x", peer) as view:
+                    view.try_reserve_memory(50)
+                place = chance.randrange(len(shared))
+                taken, shared[place] = shared[place], own.pop()
+                if taken:
+                    use(taken, chance)
+                    taken.close()
+                if counted:
+                    ledger.release_stream(peer, inbound)
+                if chance.random() < 0.8:  # the others are dropped
+                    for scope in own:
+                        if scope:
+                            scope.close()  # type: ignore[union-attr]
+        finally:
+            done.append(number)
+
+    def meddle(number: int) -> None:
+        turn = 0
+        while len(done) < 5:
+            turn += 1
+            ledger.set_limits(fewer if turn % 2 else some)
+            with suppress(ResourceScopeClosed), ledger.peer(b"peer 1") as view:
+                view.set_limit(limit(conns=turn % 3) if turn % 3 else None)
+            if clearing and turn % 20 == 0:
+                ledger.clear()
+            assert ledger.has_allowlisted_connection(b"peer 1") in (True, False)
+            assert len(ledger.peers()) <= 3
+
+    def look(number: int) -> None:
+        while len(done) < 5:
+            snapshot = ledger.snapshot()
+            rows = [snapshot["system"], snapshot["transient"], *snapshot["peers"].values()]
+            for kind in ("protocols", "services"):
+                for group in snapshot[kind].values():
+                    rows += [group, *group["peers"].values()]
+                    streams = [each["streams_inbound"] for each in group["peers"].values()]
+                    assert group["streams_inbound"] == sum(streams)
+            for row in rows:
+                assert min(row[what] for what in ScopeStat._fields) >= 0
+            assert snapshot["system"]["conns_inbound"] <= 6
+            assert snapshot["system"]["memory"] <= 2000
+            ledger.fullest()
+
+    run_threads(8, lambda number: (live if number < 5 else meddle if number < 7 else look)(number))
+    for scope in shared:
+        if scope:
+            scope.close()
+    del scope
+    shared.clear()
+    gc.collect()
+    if clearing:  # what was counted before is closed by it, also where nobody knows
+        ledger.clear()
+    assert nothing_held(ledger)
+    assert ledger.peers() == []
+    assert ledger.peak["conns"] <= 6
+    assert ledger.peak["streams"] <= 9
+
+
+def test_threads_closing_one_scope_close_it_once() -> None:
+    ledger = Ledger()
+    for _ in range(200):
+        conn = ledger.open_connection()
+        conn.set_peer(PEER)
+        keep = ledger.open_connection()
+        run_threads(4, lambda _, conn=conn: conn.close())  # type: ignore[misc]
+        assert ledger.system().stat().conns_inbound == 1
+        keep.close()
+
+
+def test_all_public_names_exist() -> None:
+    assert all(hasattr(rcmgr.counting.scope, name) for name in rcmgr.counting.scope.__all__)
+
+
+def test_streams_that_were_forgotten_may_be_given_back_once() -> None:
+    """A host that stopped: its swarm lets go of its streams afterwards."""
+    ledger = Ledger(debug=True)
+    for inbound in (True, True, False):
+        assert ledger.acquire_stream("A", inbound) is True
+    ledger.clear()
+    for inbound in (False, True, True):
+        assert ledger.release_stream("A", inbound) is False
+    assert ledger.over_released == 0
+    with pytest.raises(ValueError, match="peer:A gave back 1 stream more"):
+        ledger.release_stream("A", True)

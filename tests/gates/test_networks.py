@@ -1,0 +1,399 @@
+"""Connections per network, at once and by rate."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+from collections import Counter
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+
+from rcmgr.errors import AddressLimitExceeded, RateLimitExceeded, ResourceLimitExceeded
+from rcmgr.gates.addresses import Allowlist, packed_ip
+from rcmgr.gates.networks import (
+    AddressGate,
+    AddressRateLimiter,
+    AddressRates,
+    AddressRefusal,
+    Entered,
+    SubnetLimiter,
+    SubnetLimits,
+)
+from rcmgr.limits.rates import Rate
+
+S = 1_000_000_000
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 10**15
+
+    def __call__(self) -> int:
+        return self.now
+
+
+def ip(text: str) -> bytes:
+    packed = packed_ip(text)
+    assert packed is not None
+    return packed
+
+
+def admitted(limiter: SubnetLimiter, addresses: list[str]) -> int:
+    return sum(limiter.try_add(ip(address)) is None for address in addresses)
+
+
+def test_the_defaults() -> None:
+    limiter = SubnetLimiter()
+    assert admitted(limiter, ["1.2.3.4"] * 10) == 8
+    assert admitted(limiter, ["1.2.3.5"] * 10) == 8
+    assert admitted(limiter, ["127.0.0.1", "127.9.9.9", "::1"] * 100) == 300
+    assert admitted(limiter, [f"2001:db8:0:{i:x}00::1" for i in range(20)] * 8) == 64  # one /48
+    assert admitted(limiter, [f"2001:db8:1::{i:x}" for i in range(20)]) == 8  # one /56
+    full = limiter.try_add(ip("2001:db8:1::1"))
+    assert full is not None
+    assert (str(full[0]), full[1]) == ("2001:db8:1::/56", 8)
+
+
+def test_asking_counts_nothing() -> None:
+    limiter = SubnetLimiter(SubnetLimits(ipv4=((32, 1), (24, 2))))
+    for _ in range(3):
+        assert limiter.full(ip("1.2.3.4")) is None
+    assert len(limiter) == 0
+    assert admitted(limiter, ["1.2.3.4", "1.2.3.5"]) == 2
+    full = limiter.full(ip("1.2.3.6"))
+    assert full is not None
+    assert (str(full[0]), full[1]) == ("1.2.3.0/24", 2)
+    assert limiter.full(ip("1.2.4.4")) is None
+
+
+def test_a_limiter_that_somebody_else_asks_too() -> None:
+    limiter = SubnetLimiter(SubnetLimits(ipv4=((32, 1),)))
+    gate = AddressGate(limiter)
+    assert gate.subnets is limiter
+    entered = gate.try_enter("1.2.3.4", True)
+    assert isinstance(entered, Entered)
+    assert admitted(limiter, ["1.2.3.4"]) == 0
+    entered.close()
+    assert admitted(limiter, ["1.2.3.4"]) == 1
+    assert isinstance(gate.try_enter("1.2.3.4", True), AddressRefusal)
+
+
+def test_a_refusal_counts_nothing() -> None:
+    limiter = SubnetLimiter(SubnetLimits(ipv4=((32, 2), (24, 3)), ipv6=(), overrides={}))
+    assert admitted(limiter, ["1.2.3.1"] * 9) == 2
+    assert admitted(limiter, ["1.2.3.2"] * 9) == 1  # the /24 is full
+    limiter.remove(ip("1.2.3.1"))
+    assert admitted(limiter, ["1.2.3.2"] * 9) == 1
+    for address in ("1.2.3.1", "1.2.3.2", "1.2.3.2"):
+        limiter.remove(ip(address))
+    assert len(limiter) == 0
+    assert limiter.over_released == 0
+    limiter.remove(ip("1.2.3.2"))
+    assert limiter.over_released == 2
+    assert admitted(limiter, ["2001:db8::1"] * 100) == 100
+
+
+def test_the_longest_override_holds_alone() -> None:
+    limiter = SubnetLimiter(SubnetLimits(
+        overrides={"10.0.0.0/8": 5, "10.1.0.0/16": 20, "10.1.1.1/32": None}
+    ))
+    assert admitted(limiter, ["10.2.0.1"] * 9) == 5
+    assert admitted(limiter, ["10.2.0.2"] * 9) == 0
+    assert admitted(limiter, ["10.1.0.1"] * 30) == 20
+    assert admitted(limiter, ["10.1.1.1"] * 100) == 100
+    assert admitted(limiter, ["11.0.0.1"] * 9) == 8
+
+
+def test_mapped_addresses_are_ipv4() -> None:
+    limiter = SubnetLimiter()
+    assert admitted(limiter, ["1.2.3.4", "::ffff:1.2.3.4"] * 8) == 8
+    assert admitted(limiter, ["::ffff:127.0.0.1"] * 100) == 100
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 7)), max_size=80))
+def test_subnets_against_a_model(steps: list[tuple[bool, int]]) -> None:
+    limits = SubnetLimits(ipv4=((32, 2), (30, 5)), overrides={"10.0.0.6/31": 3})
+    limiter = SubnetLimiter(limits)
+    open_: Counter[int] = Counter()
+
+    def groups(last: int) -> list[tuple[set[int], int]]:
+        if last in (6, 7):
+            return [({6, 7}, 3)]
+        # what has a limit of its own does not count toward others
+        return [({last}, 2), (set(range(last // 4 * 4, last // 4 * 4 + 4)) - {6, 7}, 5)]
+
+    for adding, last in steps:
+        address = bytes([10, 0, 0, last])
+        if adding:
+            expected = all(sum(open_[i] for i in ips) < most for ips, most in groups(last))
+            assert (limiter.try_add(address) is None) is expected
+            open_[last] += expected
+        elif open_[last]:
+            limiter.remove(address)
+            open_[last] -= 1
+    for last, count in open_.items():
+        for _ in range(count):
+            limiter.remove(bytes([10, 0, 0, last]))
+    assert len(limiter) == limiter.over_released == 0
+
+
+def test_threads_pass_no_limit() -> None:
+    limiter = SubnetLimiter()
+    address = ip("1.2.3.4")
+    inside, most = [0], [0]
+    lock, start = threading.Lock(), threading.Barrier(6)
+
+    def work() -> None:
+        start.wait()
+        for _ in range(5_000):
+            if limiter.try_add(address) is None:
+                with lock:
+                    inside[0] += 1
+                    most[0] = max(most[0], inside[0])
+                with lock:
+                    inside[0] -= 1
+                limiter.remove(address)
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most[0] <= 8
+    assert len(limiter) == limiter.over_released == 0
+
+
+def test_rates_by_default() -> None:
+    clock = Clock()
+    limiter = AddressRateLimiter(clock=clock)
+
+    def burst(address: str, tries: int = 200) -> int:
+        return sum(limiter.try_take(ip(address)) is None for _ in range(tries))
+
+    assert burst("1.2.3.4") == 16
+    assert burst("127.0.0.1") == burst("::1") == 200
+    assert sum(burst(f"2001:db8:0:{i:x}00::1") for i in range(20)) == 80  # one /48
+    late = limiter.try_take(ip("1.2.3.4"))
+    assert late is not None
+    assert str(late[0]) == "1.2.3.4/32"
+    assert 4.9 < late[1] <= 5.01
+    clock.now += 5 * S
+    assert burst("1.2.3.4") == 1
+
+
+def test_a_rate_refusal_takes_no_token_elsewhere() -> None:
+    clock = Clock()
+    limiter = AddressRateLimiter(
+        AddressRates(ipv4=((32, Rate(1.0, 10)), (24, Rate(1.0, 3))), overall=Rate(1.0, 5)),
+        clock=clock,
+    )
+    assert [limiter.try_take(ip("1.2.3.4")) is None for _ in range(9)] == [True] * 3 + [False] * 6
+    late = limiter.try_take(ip("1.2.3.4"))
+    assert late is not None
+    assert late[0].bits == 24
+    assert [limiter.try_take(ip("2.2.3.4")) is None for _ in range(3)] == [True, True, False]
+    late = limiter.try_take(ip("3.2.3.4"))
+    assert late is not None
+    assert late[0].bits == 0
+    clock.now += S
+    # the refused tries took nothing: there is one again of each
+    assert limiter.try_take(ip("1.2.3.4")) is None
+
+
+def test_rate_overrides_skip_the_rest() -> None:
+    limiter = AddressRateLimiter(
+        AddressRates(
+            overrides={"10.0.0.0/8": Rate(0.1, 5), "10.1.0.0/16": Rate(0.1, 2), "11.0.0.0/8": None},
+            overall=Rate(0.1, 1),
+        ),
+        clock=Clock(),
+    )
+    assert [limiter.try_take(ip("10.1.0.1")) is None for _ in range(4)] == [True] * 2 + [False] * 2
+    assert [limiter.try_take(ip("10.2.0.1")) is None for _ in range(4)] == [True] * 3 + [False]
+    assert all(limiter.try_take(ip("11.0.0.1")) is None for _ in range(100))
+    assert [limiter.try_take(ip("12.0.0.1")) is None for _ in range(2)] == [True, False]
+
+
+def gate(**arguments: Any) -> AddressGate:
+    return AddressGate(SubnetLimits(), AddressRates(), clock=Clock(), **arguments)
+
+
+def test_the_gate_counts_until_it_is_left_once() -> None:
+    entrance = gate()
+    inside = [entrance.try_enter("/ip4/1.2.3.4/tcp/1", True) for _ in range(9)]
+    assert [bool(each) for each in inside] == [True] * 8 + [False]
+    for each in (inside[0], inside[0]):
+        assert isinstance(each, Entered)
+        each.close()
+    assert entrance.try_enter("1.2.3.4", False)
+    assert not entrance.try_enter("1.2.3.4", False)
+    assert entrance.subnets is not None
+    assert entrance.subnets.over_released == 0
+
+
+def test_what_was_forgotten_is_not_given_back() -> None:
+    entrance = gate()
+    before = entrance.try_enter("1.2.3.4", False)
+    assert entrance.subnets is not None
+    entrance.subnets.clear()
+    after = entrance.try_enter("1.2.3.4", False)
+    assert isinstance(before, Entered)
+    assert isinstance(after, Entered)
+    before.close()
+    assert len(entrance.subnets) == 1
+    after.close()
+    assert len(entrance.subnets) == entrance.subnets.over_released == 0
+
+
+def test_the_fullest_networks() -> None:
+    subnets = SubnetLimiter(SubnetLimits(
+        ipv4=((32, 4), (24, 100)), ipv6=((56, None), (48, 3)),
+        overrides={"192.0.2.0/28": 3, "10.0.0.0/8": None, "203.0.113.0/24": 0}))
+    for address, times in (("192.0.2.1", 2), ("192.0.2.200", 3), ("10.0.0.1", 9), ("::1", 3)):
+        for _ in range(times):
+            assert subnets.try_add(ip(address)) is None
+    assert [(str(network), *rest) for network, *rest in subnets.fullest(3)] == [
+        ("::/48", 3, 3), ("192.0.2.200/32", 3, 4), ("192.0.2.0/28", 2, 3)]
+    assert len(subnets.fullest(10)) == 4
+    assert subnets.fullest(0) == []
+
+
+def test_leaving_never_waits() -> None:
+    """A scope that is garbage leaves wherever the collector runs, also where the lock is held."""
+    gate = AddressGate(SubnetLimits(ipv4=((32, 2),)), None, Allowlist())
+    subnets = gate.subnets
+    assert subnets is not None
+    entered = [gate.try_enter("192.0.2.1", inbound=True) for _ in range(2)]
+    assert all(isinstance(each, Entered) for each in entered)
+    with subnets._lock:
+        for each in entered:
+            each.close()  # type: ignore[union-attr]
+            each.close()  # type: ignore[union-attr]
+    assert not gate.try_enter("192.0.2.1", inbound=True)
+    assert isinstance(gate.try_enter("192.0.2.1", inbound=True), Entered)
+    assert len(subnets) == 1
+    assert subnets.over_released == 0
+
+
+def test_forgetting_while_threads_come_and_go() -> None:
+    gate = AddressGate(SubnetLimits(ipv4=((32, 10**6),)), None, Allowlist())
+    subnets = gate.subnets
+    assert subnets is not None
+    barrier = threading.Barrier(5)
+
+    def come_and_go() -> None:
+        barrier.wait()
+        for _ in range(20_000):
+            entered = gate.try_enter("192.0.2.1", inbound=True)
+            assert isinstance(entered, Entered)
+            entered.close()
+
+    threads = [threading.Thread(target=come_and_go) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    barrier.wait()
+    while any(thread.is_alive() for thread in threads):
+        subnets.clear()
+    assert len(subnets) == subnets.over_released == 0
+
+
+def test_refusals_are_ordinary_denials() -> None:
+    entrance = gate()
+    address = "/ip4/1.2.3.4/tcp/1"
+    kept = [entrance.try_enter(address, True) for _ in range(8)]
+    full = entrance.try_enter(address, True)
+    assert isinstance(full, AddressRefusal)
+    error = full.to_error()
+    assert isinstance(error, AddressLimitExceeded)
+    assert isinstance(error, ResourceLimitExceeded)
+    assert str(error).startswith(f"connections per ip limit exceeded for {address} ")
+    assert pickle.loads(pickle.dumps(error)).network == "1.2.3.4/32"
+    while True:
+        late = entrance.try_enter(address, True)
+        assert isinstance(late, AddressRefusal)
+        if late.limit is None:
+            break
+    assert isinstance(late.to_error(), RateLimitExceeded)
+    assert str(late.to_error()).startswith("Rate limit exceeded: connection of network 1.2.3.4/32")
+    assert all(kept)
+
+
+def test_dialling_spends_no_inbound_rate() -> None:
+    entrance = AddressGate(None, AddressRates(), clock=Clock())
+    assert all(entrance.try_enter("1.2.3.4", False) for _ in range(100))
+    assert sum(bool(entrance.try_enter("1.2.3.4", True)) for _ in range(100)) == 16
+
+
+@pytest.mark.parametrize(
+    "address", ["/dns4/example.org/tcp/1", "/ip4/1.2.3.4/tcp/1/p2p/x/p2p-circuit", "", "/memory/1"]
+)
+def test_what_has_no_address_shares_no_bucket(address: str) -> None:
+    entrance = gate()
+    assert all(entrance.try_enter(address, True) for _ in range(1000))
+
+
+def test_allowed_addresses_pass_everything() -> None:
+    allowlist = Allowlist()
+    entrance = gate(allowlist=allowlist)
+    while entrance.try_enter("1.2.3.4", True):
+        pass
+    allowlist.add("/ip4/1.2.3.4")
+    assert all(entrance.try_enter("1.2.3.4", True) for _ in range(100))
+    allowlist.remove("/ip4/1.2.3.4")
+    assert not entrance.try_enter("1.2.3.4", True)
+
+
+def test_verify_source_address() -> None:
+    entrance = AddressGate(
+        SubnetLimits(overrides={"10.0.0.0/8": 1, "11.0.0.0/8": 6, "127.0.0.0/8": None}),
+        allowlist=Allowlist(["5.5.5.5"]), clock=Clock(),
+    )
+
+    def trusted(address: str) -> int:
+        return sum(not entrance.verify_source_address(address) for _ in range(100))
+
+    assert trusted("1.2.3.4") == 4
+    assert sum(trusted(f"2001:db8:0:{i:x}00::1") for i in range(20)) == 32
+    assert trusted("10.0.0.1") == 0
+    assert trusted("11.0.0.1") == 3
+    assert trusted("127.0.0.1") == trusted("5.5.5.5") == 100
+    assert trusted("nonsense") == 0
+    one = AddressGate(SubnetLimits(ipv4=((32, 1),)), clock=Clock())
+    assert one.verify_source_address("1.2.3.4")
+    assert not one.verify_source_address("127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"ipv4": ((33, 1),)}, ValueError, "0 to 32"),
+        ({"ipv6": ((129, 1),)}, ValueError, "0 to 128"),
+        ({"ipv4": (("32", 1),)}, TypeError, "prefix length"),
+        ({"ipv4": ((32, -1),)}, ValueError, r"ipv4\[/32\]"),
+        ({"ipv4": ((32, 1), (32, 2))}, ValueError, "twice"),
+        ({"ipv4": (5,)}, TypeError, "pairs"),
+        ({"overrides": {"x": 1}}, ValueError, "not an IP"),
+        ({"overrides": {"1.2.3.4": "1"}}, TypeError, "overrides"),
+    ],
+)
+def test_subnet_limits_are_checked(arguments: Any, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        SubnetLimits(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"ipv4": ((32, 5),)}, TypeError, "must be a Rate"),
+        ({"overrides": {"1.2.3.4": 5}}, TypeError, "overrides"),
+        ({"overall": 5}, TypeError, "overall"),
+        ({"max_networks": 0}, ValueError, "1 or more"),
+        ({"max_networks": "9"}, TypeError, "max_networks"),
+    ],
+)
+def test_address_rates_are_checked(arguments: Any, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        AddressRates(**arguments)

@@ -1,0 +1,328 @@
+"""Limits on memory: what libp2p.rcmgr 0.8.1 does and what ours does, side by side."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import gc
+import os
+import pickle
+import time
+from typing import Any
+
+import psutil
+import pytest
+from libp2p.peer.id import ID
+from libp2p.rcmgr import memory_stats
+from libp2p.rcmgr.exceptions import ResourceLimitExceeded
+from libp2p.rcmgr.manager import ResourceManager as StockManager
+from libp2p.rcmgr.memory_limits import MemoryConnectionLimits as StockLimits
+from libp2p.rcmgr.memory_limits import new_memory_connection_limits_with_defaults
+from libp2p.rcmgr.memory_stats import MemoryStats
+from libp2p.rcmgr.memory_stats import MemoryStatsCache as StockCache
+
+import rcmgr
+from rcmgr.counting.memory_stats import UnknownMemoryWarning
+from rcmgr.libp2p.dropin.manager import ResourceManager
+from rcmgr.libp2p.dropin.memory_limits import MemoryConnectionLimits, SystemMemoryLimitExceeded
+from rcmgr.libp2p.dropin.memory_stats import MemoryStatsCache
+
+PEER = ID(b"\x12\x20" + b"p" * 32)
+MIB = 1 << 20
+
+
+class Reported(StockCache):
+    """A cache of the user's own, that says what the test wants."""
+
+    def __init__(self, process: int = 0, system_percent: float = 0.0) -> None:
+        super().__init__()
+        self.process_bytes = process
+        self.system_percent = system_percent
+
+    def get_memory_stats(self, force_refresh: bool = False) -> MemoryStats:
+        return MemoryStats(
+            self.process_bytes, 0.0, 1000, int(10 * (100 - self.system_percent)),
+            self.system_percent, time.time())
+
+
+def admits(manager: Any) -> bool:
+    return manager.open_connection(PEER) is not None
+
+
+# -- what is wrong in 0.8.1 ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limit", [
+    {"max_process_memory_bytes": 1},
+    {"max_process_memory_percent": 0.0},
+    {"max_system_memory_percent": 0.0},
+])
+def test_e2_limits_on_memory_are_asked(limit: dict[str, Any]) -> None:
+    stock: Any = StockManager(memory_limits=StockLimits(**limit))
+    ours: Any = ResourceManager(memory_limits=MemoryConnectionLimits(**limit))
+    assert admits(stock)
+    assert not admits(ours)
+    assert ours.open_connection(None) is None
+    assert not ours.acquire_memory(1)
+    for manager in (stock, ours):
+        with pytest.raises(ResourceLimitExceeded, match="emory"):
+            manager.memory_limits.check_memory_limits()
+    denied: Any = ours.last_denial
+    assert denied.category == "memory"
+    assert (denied.code == "memory.system") == ("max_system_memory_percent" in limit)
+
+
+def test_e2_whether_they_are_asked_may_be_said() -> None:
+    stock: Any = StockManager(memory_limits=StockLimits(1), enable_memory_limits=True)
+    assert admits(stock)  # the argument is read nowhere
+    ours: Any = ResourceManager(
+        memory_limits=MemoryConnectionLimits(1), enable_memory_limits=False)
+    assert admits(ours)
+    assert ours.memory_limits is None
+    ours.memory_limits = StockLimits(1)
+    assert not admits(ours)
+    ours.memory_limits = None
+    assert admits(ours)
+
+
+def test_e2_an_allowed_peer_is_not_asked() -> None:
+    ours = ResourceManager(memory_limits=MemoryConnectionLimits(1), allowlist=[PEER])
+    assert admits(ours)
+
+
+def test_a_forked_child_reads_its_own_memory() -> None:
+    """0.8.1 keeps an object that names the parent's process."""
+    stock, ours = StockCache(0), MemoryStatsCache(0)
+    for cache in (stock, ours):
+        cache.get_memory_stats()
+    receive, send = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            ballast = bytearray(os.urandom(1)) * (80 * MIB)
+            parent = psutil.Process(os.getppid()).memory_info().rss
+            own = psutil.Process().memory_info().rss
+            found = [
+                abs(cache.get_process_memory_bytes(force_refresh=True) - own) < 20 * MIB
+                for cache in (stock, ours)
+            ]
+            os.write(send, bytes([*found, own - parent > 40 * MIB, len(ballast) > 0]))
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(send)
+    with os.fdopen(receive, "rb") as pipe:
+        said = pipe.read()
+    assert os.waitpid(child, 0)[1] == 0
+    assert list(said) == [False, True, True, True]
+
+
+def test_r11_the_age_of_what_is_known_is_not_of_the_wall_clock(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stock, ours = StockCache(1.0), MemoryStatsCache(1.0)
+    known = [cache.get_memory_stats() for cache in (stock, ours)]
+    now, tick = time.time(), time.monotonic()
+    monkeypatch.setattr(time, "time", lambda: now - 3600)  # an hour back
+    monkeypatch.setattr(time, "monotonic", lambda: tick + 60)
+    assert stock.get_memory_stats() is known[0]  # for an hour
+    assert ours.get_memory_stats() is not known[1]
+
+
+# -- the limits ------------------------------------------------------------------------------------
+
+
+def test_limits_may_be_changed_at_any_time() -> None:
+    limits = MemoryConnectionLimits()
+    manager = ResourceManager(memory_limits=limits)
+    assert manager.memory_limits is limits
+    assert admits(manager)
+    assert limits.with_max_process_memory_bytes(1) is limits
+    assert not admits(manager)
+    limits.max_process_memory_bytes = None
+    assert admits(manager)
+    assert limits.with_max_process_memory_percent(0.0) is limits
+    assert not admits(manager)
+    limits.max_process_memory_percent = 100
+    assert admits(manager)
+    assert limits.with_max_system_memory_percent(0.0) is limits
+    assert not admits(manager)
+    limits.max_system_memory_percent = None
+    cache = Reported(process=5)
+    limits.with_memory_stats_cache(cache).with_max_process_memory_bytes(4)
+    assert not admits(manager)
+    manager.set_memory_limits(5)
+    assert admits(manager)
+    assert isinstance(manager.memory_limits, MemoryConnectionLimits)
+    assert manager.memory_limits.memory_stats_cache is cache
+
+
+@pytest.mark.parametrize(("name", "value", "error"), [
+    ("max_process_memory_bytes", -1, ValueError),
+    ("max_process_memory_bytes", 1.5, TypeError),
+    ("max_process_memory_percent", 101, ValueError),
+    ("max_process_memory_percent", float("nan"), ValueError),
+    ("max_process_memory_percent", "80", TypeError),
+    ("max_system_memory_percent", -0.1, ValueError),
+    ("max_system_memory_percent", True, TypeError),
+])
+def test_wrong_limits(name: str, value: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match=name):
+        MemoryConnectionLimits(**{name: value})
+    limits = MemoryConnectionLimits()
+    with pytest.raises(error, match=name):
+        setattr(limits, name, value)
+    assert limits == MemoryConnectionLimits()
+
+
+def test_the_numbers_of_a_cache_of_the_users_own() -> None:
+    cache = Reported()
+    limits = MemoryConnectionLimits(100, None, 90.0, cache)
+    limits.check_memory_limits()
+    cache.process_bytes = 101
+    with pytest.raises(rcmgr.MemoryUsageLimitExceeded, match="101 bytes > 100 bytes"):
+        limits.check_memory_limits(force_refresh=True)
+    cache.process_bytes, cache.system_percent = 0, 90.0
+    with pytest.raises(SystemMemoryLimitExceeded) as caught:
+        limits.check_memory_limits(force_refresh=True)
+    assert str(caught.value) == "System memory limit exceeded: 900 bytes > 900 bytes"
+    assert caught.value.setting == "MemoryConnectionLimits.max_system_memory_percent"
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+    cache.system_percent = 89.9
+    limits.check_memory_limits(force_refresh=True)
+
+
+def test_memory_that_is_unknown_denies_nobody() -> None:
+    class Failing(Reported):
+        def get_memory_stats(self, force_refresh: bool = False) -> MemoryStats:
+            raise psutil.AccessDenied
+
+    class FailingForTheSystem(Failing):
+        def get_process_memory_bytes(self, force_refresh: bool = False) -> int:
+            return 1
+
+    with pytest.warns(UnknownMemoryWarning, match="of this process cannot be read"):
+        MemoryConnectionLimits(1, None, 1.0, Failing()).check_memory_limits()
+    with pytest.warns(UnknownMemoryWarning, match="max_system_memory_percent denies nobody"):
+        MemoryConnectionLimits(1, None, 1.0, FailingForTheSystem()).check_memory_limits()
+
+
+def test_summaries() -> None:
+    stock, ours = StockLimits(5, 6.0, 7.0), MemoryConnectionLimits(5, 6.0, 7.0)
+    assert isinstance(ours, StockLimits)
+    assert isinstance(ours, rcmgr.MemoryConnectionLimits)
+    assert ours.get_limits_summary() == stock.get_limits_summary()
+    assert str(ours) == repr(ours) == str(stock)
+    assert hash(ours) == hash(stock)
+    theirs, mine = (limits.get_memory_summary() for limits in (stock, ours))
+    assert theirs.keys() == mine.keys()
+    assert theirs["current"].keys() == mine["current"].keys()  # type: ignore[attr-defined]
+    assert ours.get_current_memory_stats().process_memory_bytes > 0
+    assert dataclasses.replace(ours, max_process_memory_bytes=8).max_process_memory_bytes == 8
+    copied = copy.deepcopy(ours)
+    assert copied == ours
+    copied.max_process_memory_bytes = 9
+    assert ours.max_process_memory_bytes == 5
+
+
+def test_the_tighter_of_bytes_and_percent_holds() -> None:
+    total = rcmgr.memory_report().total_bytes
+    assert MemoryConnectionLimits(1000, 50.0).max_allowed_bytes == 1000
+    assert MemoryConnectionLimits(None, 50.0).max_allowed_bytes == total // 2
+    assert MemoryConnectionLimits(None, None, 50.0).max_allowed_bytes is None
+
+
+def test_the_default_is_the_part_of_the_process() -> None:
+    """0.8.1's 90 % of the whole system are not asked unless they are given: others would decide."""
+    assert StockManager().memory_limits.max_system_memory_percent == 90.0
+    ours: Any = ResourceManager().memory_limits
+    assert ours.get_limits_summary() == {
+        "max_process_memory_bytes": None, "max_process_memory_percent": 80.0,
+        "max_system_memory_percent": None, "has_limits_configured": True,
+    }
+    given = ResourceManager(memory_limits=new_memory_connection_limits_with_defaults())
+    assert given.memory_limits.max_system_memory_percent == 90.0
+    with pytest.raises(TypeError, match="memory_limits must be MemoryConnectionLimits, not 5"):
+        ResourceManager(memory_limits=5)
+
+
+def test_limits_of_a_node_hold_unless_others_are_given() -> None:
+    node = rcmgr.NodeLimits(memory=rcmgr.ProcessMemoryLimits(max_bytes=7, max_percentage=0.5))
+    limits: Any = ResourceManager(node).memory_limits
+    assert (limits.max_process_memory_bytes, limits.max_process_memory_percent) == (7, 50.0)
+    given = ResourceManager(node, memory_limits=MemoryConnectionLimits(8))
+    assert given.memory_limits.max_process_memory_bytes == 8
+    assert ResourceManager(rcmgr.NodeLimits()).memory_limits is None
+
+
+# -- the cache -------------------------------------------------------------------------------------
+
+
+def test_both_caches_say_the_same() -> None:
+    gc.collect()
+    stock, ours = StockCache(0), MemoryStatsCache(0)
+    assert isinstance(ours, StockCache)
+    theirs, mine = stock.get_memory_stats(), ours.get_memory_stats()
+    assert mine.process_memory_bytes == pytest.approx(theirs.process_memory_bytes, abs=8 * MIB)
+    assert mine.system_memory_total == theirs.system_memory_total
+    assert mine.system_memory_percent == pytest.approx(theirs.system_memory_percent, abs=20)
+    assert mine.timestamp == pytest.approx(theirs.timestamp, abs=30)
+    assert ours.get_memory_summary().keys() == stock.get_memory_summary().keys()
+    for name in ("process_memory_bytes", "process_memory_percent", "system_memory_total",
+                 "system_memory_available", "system_memory_percent"):
+        assert type(getattr(ours, f"get_{name}")()) is type(getattr(stock, f"get_{name}")())
+    assert ours.is_memory_available(1)
+    assert not ours.is_memory_available(1 << 60)
+
+
+def test_the_percentage_is_of_what_the_process_may_have() -> None:
+    stats = MemoryStatsCache().get_memory_stats()
+    assert stats.process_memory_percent == pytest.approx(
+        100 * stats.process_memory_bytes / rcmgr.memory_report().total_bytes)
+
+
+def test_what_is_known_is_kept_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    tick = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: tick)
+    cache = MemoryStatsCache(10.0)
+    known = cache.get_memory_stats()
+    tick += 9.9
+    assert cache.get_memory_stats() is known
+    assert cache.get_memory_stats(force_refresh=True) is not known
+    known = cache.get_memory_stats()
+    tick += 10.1
+    assert cache.get_memory_stats() is not known
+    known = cache.get_memory_stats()
+    cache.clear_cache()
+    assert cache.get_memory_stats() is not known
+    later = cache.get_memory_summary()["cache_age"]
+    time.sleep(0.02)
+    assert cache.get_memory_summary()["cache_age"] > later  # type: ignore[operator]
+    assert cache.get_memory_summary()["timestamp"] == cache.get_memory_stats().timestamp
+
+
+def test_forced_means_now() -> None:
+    cache = MemoryStatsCache(3600)
+    before = cache.get_process_memory_bytes()
+    ballast = bytearray(os.urandom(1)) * (64 * MIB)
+    assert cache.get_process_memory_bytes() == before
+    assert cache.get_process_memory_bytes(force_refresh=True) > before + 32 * MIB
+    del ballast
+
+
+def test_the_global_cache_is_heeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_stats, "_global_memory_cache", None)
+    memory_stats.set_global_memory_cache(Reported(process=77))
+    limits = MemoryConnectionLimits(76)
+    with pytest.raises(ResourceLimitExceeded, match="77 bytes > 76 bytes"):
+        limits.check_memory_limits()
+
+
+def test_what_a_manager_shows_of_memory() -> None:
+    for manager in (StockManager(), ResourceManager()):
+        cache: Any = manager.memory_stats_cache
+        assert isinstance(cache, StockCache)
+        assert cache.get_process_memory_bytes() > MIB
+        assert cache == copy.copy(cache)
+        manager.memory_limits.check_memory_limits()

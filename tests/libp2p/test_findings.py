@@ -1,0 +1,408 @@
+"""What is wrong with libp2p.rcmgr 0.8.1's manager, and is not with ours: docs/differences.md, by
+number. What needs hosts to be seen is in e2e/test_host_findings.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import threading
+import time
+import weakref
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+from libp2p.peer.id import ID
+from libp2p.rcmgr import Direction, ResourceLimits
+from libp2p.rcmgr.metrics import Metrics
+from libp2p.rcmgr.prometheus_exporter import PrometheusExporter
+from libp2p.rcmgr.rate_limiter import RateLimiter
+from stock_and_ours import Side, finding
+
+PEER = ID(b"\x12\x20" + b"p" * 32)
+OTHER = ID(b"\x12\x20" + b"o" * 32)
+NET = "10.0.0.0/8"
+IN, OUT = Direction.INBOUND, Direction.OUTBOUND
+
+
+class Broken(Metrics):
+    """An observer that fails."""
+
+    working = False
+
+    def allow_conn(self, direction: str, use_fd: bool = True) -> None:
+        if not self.working:
+            raise RuntimeError("no metrics")
+        super().allow_conn(direction, use_fd)
+
+
+def acquired(manager: Any, *args: Any, **kwargs: Any) -> bool | str:
+    """Whether a connection was granted, or the name of the error."""
+    try:
+        return bool(manager.acquire_connection(*args, **kwargs))
+    except Exception as error:  # noqa: BLE001 (which one is the question)
+        return type(error).__name__
+
+
+def full(side: Side, most: int, **limits: Any) -> Any:
+    """A manager with as many connections as it may have."""
+    manager = side(ResourceLimits(max_connections=most, **limits), enable_rate_limiting=False)
+    manager.graceful_degradation._escalation_cooldown = 0  # 10 s between two steps of 0.8.1
+    assert all(manager.acquire_connection() for _ in range(most))
+    return manager
+
+
+# -- leaks and double counting ------------------------------------------------------------------
+
+
+@finding(stock=(5, False), ours=(0, True))
+def test_l8_an_exception_in_a_metrics_hook(side: Side) -> Any:
+    """Connections counted that nobody has; whether their network has room for one."""
+    metrics = Broken()
+    manager = side(metrics=metrics, cidr_limits=[(NET, 5)], enable_circuit_breaker=False)
+    for _ in range(5):
+        if acquired(manager, "", "10.0.0.1") is True:
+            manager.release_connection("", "10.0.0.1")
+    left = manager._current_connections
+    metrics.working = True
+    return left, acquired(manager, "", "10.0.0.1")
+
+
+@finding(stock=0, ours=2)
+def test_l12_three_threads_close_one_scope(side: Side) -> int:
+    """Connections left of three."""
+    manager = side()
+    scopes = [manager.open_connection(PEER) for _ in range(3)]
+    threads = [threading.Thread(target=scopes[0].close) for _ in range(3)]
+    with manager._lock:  # where 0.8.1 waits between looking and closing
+        for thread in threads:
+            thread.start()
+        time.sleep(0.1)
+    for thread in threads:
+        thread.join()
+    return int(manager._current_connections)
+
+
+@finding(stock=(0, 0), ours=(1, 1))
+def test_l13_giving_back_what_is_of_others(side: Side) -> tuple[int, int]:
+    """Connections and streams left of one each."""
+    manager = side()
+    manager.acquire_connection(str(PEER))
+    manager.release_connection("nobody")
+    manager.acquire_stream(str(PEER), IN)
+    manager.release_stream(str(OTHER), OUT)
+    return manager._current_connections, manager._current_streams
+
+
+@finding(stock=(False, False), ours=(True, True))
+def test_l14_the_scope_as_its_class_closes_it(side: Side) -> tuple[bool, bool]:
+    """Whether its network has room again; whether it is freed at once."""
+    manager = side(cidr_limits=[(NET, 1)])
+    scope = manager.open_connection(None, "10.0.0.1")
+    type(scope).close(scope)
+    room = manager.open_connection(None, "10.0.0.1")
+    dead = weakref.ref(scope)
+    del scope
+    return room is not None, dead() is None
+
+
+@finding(stock=(0, 1, 1), ours=(0, 0, 0))
+def test_l16_closing_the_manager(side: Side) -> tuple[int, int, int]:
+    """Connections counted, in its metrics and in its tracker."""
+    manager = side()
+    scope = manager.open_connection(PEER)
+    asyncio.run(manager.connection_lifecycle.handle_established_inbound_connection(
+        "id", PEER, None, None))
+    manager.close()
+    assert scope is not None
+    return (
+        manager._current_connections, manager.metrics.get_summary()["connections"]["inbound"],
+        manager.connection_tracker.get_connection_count("established_inbound"),
+    )
+
+
+@finding(stock=(True, 100, 2), ours=(False, 0, 2))
+def test_l17_streams_of_protocols(side: Side) -> tuple[bool, int, int]:
+    """Whether a limit that is set later counts what there is; entries of peers that are gone; the
+    peak when the second of two was denied (ours: it was transient until then).
+    """
+    manager = side()
+    manager.acquire_scoped_stream("a", IN, protocol="x")
+    manager.set_protocol_stream_limit("x", 1)
+    second = manager.acquire_scoped_stream("b", IN, protocol="x")
+    manager = side()
+    manager.set_protocol_peer_stream_limit("y", 1)
+    for number in range(100):
+        assert manager.acquire_scoped_stream(str(number), IN, protocol="y")
+        manager.release_scoped_stream(str(number), IN, protocol="y")
+    kept = manager._protocol_peer_stream_counts if side.is_stock else manager.ledger.peers()
+    manager = side()
+    manager.set_protocol_stream_limit("z", 1)
+    for _ in range(2):
+        manager.acquire_scoped_stream("a", IN, protocol="z")
+    return second, len(kept), manager.metrics.get_summary()["streams"]["peak"]
+
+
+# -- limits that exist and are not enforced -----------------------------------------------------
+
+
+@finding(stock=True, ours=True)
+def test_e10_names_have_no_address(side: Side) -> bool:
+    """The swarm does not say what a /dns address became, so that no limit by address applies."""
+    return acquired(side(cidr_limits=[("0.0.0.0/0", 0)]), "", None, "outbound") is True
+
+
+@finding(stock=(0, 1), ours=(0, 1))
+def test_e13_an_unknown_direction_is_outbound(side: Side) -> tuple[int, int]:
+    manager = side()
+    scope = manager.open_connection(None, None, "unknown")
+    assert scope is not None
+    connections = manager.metrics.get_summary()["connections"]
+    return connections["inbound"], connections["outbound"]
+
+
+# -- rates, as a manager asks them --------------------------------------------------------------
+
+
+@finding(
+    stock={"text": 5, "ID": 100, "no id": 100, "nobody": 100},
+    ours={"text": 5, "ID": 5, "no id": 5, "nobody": 100})
+def test_r2_names_of_peers(side: Side) -> dict[str, int]:
+    """How many of 100 connections at once are granted, of 5, by what the peer is called."""
+    names: dict[str, Any] = {"text": str(PEER), "ID": PEER, "no id": "alice", "nobody": ""}
+    return {
+        kind: sum(manager.acquire_connection(name) for _ in range(100))
+        for kind, name in names.items()
+        for manager in [side(connections_per_peer_per_sec=1e-6, burst_connections_per_peer=5)]
+    }
+
+
+@finding(stock=5, ours=0)
+def test_r3_a_crowd_makes_a_peer_forgotten(side: Side) -> int:
+    """Connections of a peer that has spent its five, after 1,000 others came."""
+    manager = side(
+        ResourceLimits(max_connections=10_000), connections_per_peer_per_sec=1e-6,
+        burst_connections_per_peer=5)
+    for _ in range(5):
+        assert manager.acquire_connection(str(PEER))
+    for number in range(1000):
+        manager.acquire_connection(str(ID(b"\x12\x20" + number.to_bytes(32, "big"))))
+    return sum(manager.acquire_connection(str(PEER)) for _ in range(10))
+
+
+@finding(stock={-3600: False, 3600: True}, ours={-3600: True, 3600: False})
+def test_r11_the_wall_clock_jumps(side: Side) -> dict[int, bool]:
+    """Whether a peer that has spent its one connection may connect, 0.1 s after a jump of an hour.
+    It may once a millisecond, or (the clock going forward) once an hour.
+    """
+    wall = time.time
+    found = {}
+    for jump, rate in ((-3600, 1000.0), (3600, 1 / 3600)):
+        manager = side(connections_per_peer_per_sec=rate, burst_connections_per_peer=1)
+        assert manager.acquire_connection(str(PEER))
+        with mock.patch("time.time", lambda jump=jump: wall() + jump):
+            time.sleep(0.1)
+            found[jump] = manager.acquire_connection(str(PEER))
+    return found
+
+
+@finding(stock=True, ours="RuntimeError")
+def test_r14_an_error_in_a_limiter(side: Side) -> Any:
+    """What the caller hears: consent, or the error. (0.8.1's own come of threads, by chance.)"""
+    manager = side()
+    with mock.patch.object(RateLimiter, "try_allow", side_effect=RuntimeError):
+        if not side.is_stock:
+            manager._peer_rates = mock.Mock(try_consume=mock.Mock(side_effect=RuntimeError))
+        return acquired(manager, str(PEER))
+
+
+def test_r14_ours_counts_exactly_in_threads() -> None:
+    manager = Side("ours")(connections_per_peer_per_sec=1e-6, burst_connections_per_peer=500)
+    barrier, granted = threading.Barrier(8), []
+
+    def ask() -> None:
+        barrier.wait()
+        granted.append(sum(manager.acquire_connection(str(PEER)) for _ in range(500)))
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(granted) == 500
+
+
+@finding(stock={"dialled": False, "denied": False}, ours={"dialled": True, "denied": False})
+def test_r16_who_spends_a_peers_token(side: Side) -> dict[str, bool]:
+    """Whether a peer may connect, once a day, after we dialled it; after another limit refused it.
+    """
+    found = {}
+    for case, way in (("dialled", "outbound"), ("denied", "inbound")):
+        manager = side(
+            connections_per_peer_per_sec=1e-6, burst_connections_per_peer=1,
+            enable_graceful_degradation=False)
+        manager.limits.max_connections = int(case == "dialled")
+        assert manager.acquire_connection(str(PEER), None, way) == (case == "dialled")
+        manager.limits.max_connections = 9
+        found[case] = manager.acquire_connection(str(PEER))
+    return found
+
+
+# -- degradation, circuit breaker, close --------------------------------------------------------
+
+
+@finding(stock=50, ours=100)
+def test_d1_a_full_node(side: Side) -> int:
+    """What is left of a limit of 100 that was reached."""
+    manager = full(side, 100)
+    assert not any(manager.acquire_connection() for _ in range(9))
+    return int(manager.limits.max_connections)
+
+
+@finding(stock=(800, 80), ours=(1000, 100))
+def test_d2_recovering_connections(side: Side) -> tuple[int, int]:
+    """What is left of 1,000 streams and 100 MiB when connections have come and gone."""
+    manager = full(side, 10, max_streams=1000, max_memory_mb=100)
+    for _ in range(2):
+        manager.acquire_connection()
+    for _ in range(6):
+        manager.release_connection()
+    return manager.limits.max_streams, manager.limits.max_memory_bytes >> 20
+
+
+@finding(stock="ZeroDivisionError", ours=None)
+def test_d3_giving_back_with_a_limit_of_zero(side: Side) -> str | None:
+    manager = full(side, 1, max_streams=0)
+    manager.acquire_connection()
+    try:
+        manager.release_connection()
+    except ZeroDivisionError as error:
+        return type(error).__name__
+    return None
+
+
+@finding(stock=(True, True), ours=(False, False))
+def test_d4_zero_means_zero(side: Side) -> tuple[bool, bool]:
+    """Whether a connection and a MiB are granted that a limit of 0 forbids."""
+    nothing = ResourceLimits(max_connections=0, max_memory_mb=0)
+    return side(nothing).acquire_connection(), side(nothing).acquire_memory(1 << 20)
+
+
+@finding(stock=(10, 1 << 20), ours=(50, 1_500_000))
+def test_d5_what_an_operator_changed(side: Side) -> tuple[int, int]:
+    """Connections and bytes of memory that may be, once the node was full and is not any more."""
+    limits = ResourceLimits(max_connections=10)
+    limits.max_memory_bytes = 1_500_000
+    manager = side(limits, enable_rate_limiting=False)
+    manager.limits.max_connections = 50
+    for _ in range(51):
+        manager.acquire_connection()
+    while manager._current_connections:
+        manager.release_connection()
+    return manager.limits.max_connections, manager.limits.max_memory_bytes
+
+
+@finding(stock=10, ours=10)
+def test_d6_streams_do_not_degrade(side: Side) -> int:
+    manager = side(ResourceLimits(max_streams=10))
+    assert sum(manager.acquire_stream("a", IN) for _ in range(20)) == 10
+    return int(manager.limits.max_streams)
+
+
+@finding(stock=False, ours=True)
+def test_d7_a_breaker_that_opened(side: Side) -> bool | str:
+    """Whether connections are granted once what was broken works again."""
+    metrics = Broken()
+    manager = side(metrics=metrics)
+    if side.is_stock:
+        manager.circuit_breaker.timeout = 0.01
+    for _ in range(5):
+        acquired(manager)
+    metrics.working = True
+    time.sleep(0.1)
+    return acquired(manager)
+
+
+@finding(stock=False, ours=True)
+def test_d8_failures_that_lie_far_apart(side: Side) -> bool | str:
+    """Whether connections are granted after five failures with 100 successes between each two."""
+    metrics = Broken()
+    manager = side(metrics=metrics)
+    for _ in range(5):
+        metrics.working = True
+        for _ in range(100):
+            assert acquired(manager) is True
+        metrics.working = False
+        acquired(manager)
+    metrics.working = True
+    return acquired(manager)
+
+
+@finding(stock=["ResourceScopeClosed"] * 5 + [False], ours=["ResourceScopeClosed"] * 6)
+def test_d9_asking_a_closed_manager(side: Side) -> list[bool | str]:
+    manager = side()
+    manager.close()
+    return [acquired(manager) for _ in range(6)]
+
+
+# -- metrics, pools ----------------------------------------------------------------------------
+
+
+def samples(exporter: PrometheusExporter, name: str, **labels: str) -> float:
+    """The sum of a metric over all labels but these."""
+    return sum(
+        sample.value
+        for family in exporter.registry.collect()
+        for sample in family.samples
+        if sample.name == name and sample.labels.items() >= labels.items()
+    )
+
+
+@finding(stock=2, ours=1)
+def test_m1_one_denied_connection(side: Side) -> float:
+    exporter = PrometheusExporter(enable_server=False)
+    manager = side(ResourceLimits(max_connections=0), prometheus_exporter=exporter,
+                   enable_graceful_degradation=False)
+    assert not manager.acquire_connection()
+    assert manager.acquire_memory(1)
+    return samples(exporter, "libp2p_rcmgr_blocked_resources", resource="connection")
+
+
+@finding(stock=0, ours=1)
+def test_m2_an_exporter_without_metrics(side: Side) -> float:
+    """Connections that it shows."""
+    exporter = PrometheusExporter(enable_server=False)
+    manager = side(enable_metrics=False, prometheus_exporter=exporter)
+    assert manager.acquire_connection()
+    return samples(exporter, "libp2p_rcmgr_connections", scope="system")
+
+
+@finding(stock=set(), ours={"connection_pool", "memory_pool"})
+def test_m5_pools_that_are_empty(side: Side) -> set[str]:
+    """Which of them get_stats knows."""
+    stats = side(enable_connection_pooling=True, enable_memory_pooling=True).get_stats()
+    return {"connection_pool", "memory_pool"} & set(stats)
+
+
+# -- the documentation --------------------------------------------------------------------------
+
+TESTS = Path(__file__).parents[1]
+DOCS = TESTS.parent / "docs" / "differences.md"
+
+
+@pytest.mark.skipif(not DOCS.exists(), reason="of a checkout")
+def test_the_documentation_names_each_finding_and_its_proof() -> None:
+    text = DOCS.read_text()
+    tests = {
+        name: file.name for file in TESTS.rglob("test_*.py")
+        for name in re.findall(r"^(?:async )?def (test_\w+)", file.read_text(), re.MULTILINE)}
+    named = set(re.findall(r"`(test_\w+)`", text))
+    assert named <= set(tests), named - set(tests)
+    ours = {name for name, file in tests.items()
+            if file in ("test_findings.py", "test_host_findings.py")
+            and re.match(r"test_[ledmx]\d+_", name)}  # rates and allowlist: documented elsewhere
+    assert ours <= named, ours - named
+    rows = set(re.findall(r"^\| ([A-Z]\d+)\b", text, re.MULTILINE))
+    assert {name.split("_")[1].upper() for name in ours} <= rows

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from rcmgr.gates.networks import SubnetLimits
+from rcmgr.limits.conflicts import conflicts
+from rcmgr.limits.files import INFINITE_LIMITS, NodeLimits, ProcessMemoryLimits
+from rcmgr.limits.scopes import ConcreteLimits, Limit
+from rcmgr.limits.states import ConnectionLimits
+
+GIB = 1 << 30
+
+
+@pytest.mark.parametrize("memory", [GIB >> 2, GIB, 8 * GIB, 64 * GIB, 1024 * GIB])
+@pytest.mark.parametrize("fds", [512, 1024, 16384, 1 << 20])
+def test_the_defaults_agree_with_themselves_and_the_machine(memory: int, fds: int) -> None:
+    limits = NodeLimits.default(memory=memory, fds=fds)
+    assert conflicts(limits, memory=memory, fds=fds) == []
+
+
+def test_no_limits_conflict_only_with_the_machine() -> None:
+    assert conflicts(INFINITE_LIMITS) == []
+    [found] = conflicts(INFINITE_LIMITS, memory=GIB, fds=1024, high_watermark=10**6)
+    assert found.where == "system.fd"
+    assert "any number where the process may open 1024" in str(found)
+
+
+def scopes(**limits: Any) -> NodeLimits:
+    return NodeLimits(ConcreteLimits(**limits))
+
+
+@pytest.mark.parametrize(
+    ("limits", "where", "words"),
+    [
+        (scopes(system=Limit(conns=10), peer_default=Limit(conns=11)), "peer_default.conns",
+         "allows 11 connections where system has 10"),
+        (scopes(system=Limit(conns=10)), "peer_default.conns", "any number of connections"),
+        (scopes(protocol_default=Limit(memory=5), protocol_peer_default=Limit(memory=6)),
+         "protocol_peer_default.memory", "allows 6 bytes"),
+        (scopes(service={"s": Limit(streams=5)}, service_peer={"s": Limit(streams=6)}),
+         "service_peer[s].streams", "where service[s] has 5"),
+        (scopes(service={"s": Limit(streams=5)}), "service_peer[s].streams", "any number"),
+        (scopes(protocol_default=Limit(fd=5), protocol_peer={"/x": Limit(fd=6)}),
+         "protocol_peer[/x].fd", "where protocol_default has 5"),
+        (scopes(stream=Limit(streams=5, streams_inbound=6)), "stream.streams_inbound",
+         "the total refuses first"),
+        (scopes(conn=Limit(conns=0)), "conn.conns", "no connections are ever allowed"),
+        (scopes(stream=Limit(streams_inbound=0, streams_outbound=0)), "stream.streams",
+         "no streams are ever allowed"),
+        (NodeLimits(connections=ConnectionLimits(max_established_per_peer=3,
+                                                 max_established_total=2)),
+         "connections.max_established_per_peer", "one peer can use up the node"),
+        (NodeLimits(connections=ConnectionLimits(max_established_inbound=3,
+                                                 max_established_outbound=4,
+                                                 max_established_total=8)),
+         "connections.max_established_total", "8 is above max_established_inbound and"),
+        (NodeLimits(subnets=SubnetLimits(ipv4=((24, 4), (32, 5)))), "subnets.ipv4[/32]",
+         "5 is more than a /24"),
+        (scopes(system=Limit(conns=5), peer={b"abc": Limit(conns=6)}), "peer[ZiCa].conns",
+         "allows 6 connections where system has 5"),
+        (NodeLimits(ConcreteLimits(system=Limit(conns=5)),
+                    ConnectionLimits(max_established_per_peer=6)),
+         "connections.max_established_per_peer", "6 is above system.conns, 5"),
+        (NodeLimits(ConcreteLimits(system=Limit(conns=5)), subnets=SubnetLimits(ipv6=((48, 6),))),
+         "subnets.ipv6[/48]", "6 is above system.conns, 5: one network can use up the node"),
+        (NodeLimits(memory=ProcessMemoryLimits(max_bytes=GIB + 1)), "memory.max_bytes",
+         "never reached"),
+        (scopes(system=Limit(memory=GIB + 1)), "system.memory", "killed"),
+        (scopes(system=Limit(fd=1025), peer_default=Limit(fd=1)), "system.fd", "too many open"),
+    ],
+)
+def test_each_conflict_is_found(limits: NodeLimits, where: str, words: str) -> None:
+    found = {each.where: str(each) for each in conflicts(limits, memory=GIB, fds=1024)}
+    assert words in found[where]
+
+
+def test_more_connections_than_the_system_has() -> None:
+    limits = scopes(
+        system=Limit(conns=100), transient=Limit(conns=100), peer_default=Limit(conns=1)
+    )
+    assert conflicts(limits, high_watermark=100) == []
+    [found] = conflicts(limits, high_watermark=101)
+    assert "before the connection manager begins to trim" in str(found)
+    limits = replace(limits, connections=ConnectionLimits(max_established_total=101))
+    [found] = conflicts(limits)
+    assert found.where == "connections.max_established_total"

@@ -1,0 +1,331 @@
+"""Limits files against what go-libp2p itself made of them, and against nonsense."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+from go_limits import GO, GO_NAMES, ORDER, row
+from hypothesis import example, given, settings
+
+from rcmgr.counting.scope import Ledger
+from rcmgr.gates.networks import AddressRates, SubnetLimits
+from rcmgr.limits.files import (
+    INFINITE_LIMITS,
+    LimitsFile,
+    LimitsFileError,
+    NodeLimits,
+    ProcessMemoryLimits,
+)
+from rcmgr.limits.rates import Rate
+from rcmgr.limits.scopes import (
+    DEFAULT,
+    DEFAULT_LIMITS,
+    ConcreteLimits,
+    Limit,
+    PartialLimit,
+    PartialLimits,
+    ScalingLimits,
+)
+from rcmgr.limits.states import ConnectionLimits
+
+# what Go's fixed limiter was built over: its defaults without services
+GO_BASE = NodeLimits(ScalingLimits(**{
+    name: getattr(DEFAULT_LIMITS, name) for name in DEFAULT_LIMITS.scopes()
+}).scale(8 << 30, 16384))
+PEER_TEXT = "QmNLfbof5rLekrACjeuLk9JmGZD2HDBHCU4z16iYKmx5SE"
+
+# what Go reads and we refuse unless lenient
+LENIENT = {
+    '{"System":{"Streams":-3}}', '{"System":{"Memory":-3}}', '{"system":{"streams":5}}',
+    '{"System":{"Streams":5}} trailing', '{"Unknown":{"Streams":5}}', '{"System":{"Stream":5}}',
+    '{"System":null}', '{"System":{"Streams":null}}',
+    '{"System":{"Streams":1},"System":{"Conns":2}}',
+    '{"Protocol":{"/x":{"Streams":1}},"Protocol":{"/y":{"Conns":2}}}',
+    '{"Protocol":{"/x":{"Streams":1},"/x":{"Conns":2}}}', '{"Protocol":null}',
+    '{"Protocol":{"/x":null}}', '{"SYSTEM":{"fd":3},"peerdefault":{"MEMORY":"7"}}', "null",
+}
+# where Go keeps a number that blocks everything, we say so
+NEGATIVE = {'{"System":{"Streams":-3}}': "Streams", '{"System":{"Memory":-3}}': "Memory"}
+
+
+def built_rows(limits: ConcreteLimits) -> dict[str, Any]:
+    rows: dict[str, Any] = {go: row(getattr(limits, ours)) for go, ours in GO_NAMES.items()}
+    for go, ours in (("Service", "service"), ("ServicePeer", "service_peer"),
+                     ("Protocol", "protocol"), ("ProtocolPeer", "protocol_peer")):
+        rows[go] = {name: row(limit) for name, limit in getattr(limits, ours).items()}
+    import base58
+
+    rows["Peer"] = {base58.b58encode(key).decode(): row(limit)  # type: ignore[arg-type]
+                    for key, limit in limits.peer.items()}
+    return {name: value for name, value in rows.items() if value}
+
+
+def unlimited(rows: dict[str, Any]) -> dict[str, Any]:
+    """Go's largest number is no limit."""
+    return json.loads(json.dumps(rows).replace(str(2**63 - 1), "null"))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("case", GO["files"], ids=lambda case: case["input"][:60])
+def test_lenient_reads_as_go_does(case: Any) -> None:
+    if case["error"] is not None:
+        with pytest.raises(LimitsFileError):
+            LimitsFile.from_json(case["input"], lenient=True)
+        return
+    file = LimitsFile.from_json(case["input"], lenient=True)
+    expected, built = case["output"], case["built"]
+    negative = NEGATIVE.get(case["input"])
+    if negative is not None:
+        expected["System"][negative] = "blockAll"
+        place = ["Streams", "StreamsInbound", "StreamsOutbound", "Conns", "ConnsInbound",
+                 "ConnsOutbound", "FD", "Memory"].index(negative)
+        built["System"][place] = 0
+    assert file.to_dict() == expected
+    assert list(file.to_dict()) == list(expected)  # in the same order
+    assert built_rows(file.build(GO_BASE).scopes) == unlimited(built)
+
+
+@pytest.mark.parametrize("case", GO["files"], ids=lambda case: case["input"][:60])
+def test_strict_reads_what_is_meant_and_nothing_else(case: Any) -> None:
+    text = case["input"]
+    if case["error"] is not None or text in LENIENT:
+        with pytest.raises(LimitsFileError):
+            LimitsFile.from_json(text)
+    else:
+        file = LimitsFile.from_json(text)
+        assert file == LimitsFile.from_json(text, lenient=True)
+        assert file.to_dict() == case["output"]
+
+
+@pytest.mark.parametrize(
+    ("text", "output"),
+    [
+        # one letter in two ways: the long s, the sign for kelvin
+        ('{"\u017fystem":{"\u017ftreams":5}}', {"System": {"Streams": 5}}),
+        ('{"Syste\u212a":{"Streams":5}}', {}),
+        # null empties a mapping, and nothing else
+        ('{"Protocol":{"/x":{"FD":1}},"Protocol":null,"Conn":{"FD":2},"Conn":null}',
+         {"Conn": {"FD": 2}}),
+        ('{"Protocol":null,"Protocol":{"/x":{"FD":1}}}', {"Protocol": {"/x": {"FD": 1}}}),
+    ],
+)
+def test_gos_reading_of_odd_keys(text: str, output: Any) -> None:
+    """What go-libp2p v0.51.0 wrote after reading these."""
+    assert LimitsFile.from_json(text, lenient=True).to_dict() == output
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "words"),
+    [
+        ('{"System":{"Stream":5}}', "System.Stream", "did you mean 'Streams'"),
+        ('{"system":{}}', "system", "did you mean 'System'"),
+        ('{"Sytem":{}}', "Sytem", "did you mean 'System'"),
+        ('{"Xyzzy":{}}', "Xyzzy", "known are System, Transient"),
+        ('{"System":{"Streams":"Unlimited"}}', "System.Streams", "did you mean 'unlimited'"),
+        ('{"System":{"Streams":"7"}}', "System.Streams", "without the quotes"),
+        ('{"System":{"Streams":"lots"}}', "System.Streams", "known words are default"),
+        ('{"System":{"Streams":1.5}}', "System.Streams", "not 1.5"),
+        ('{"System":{"Streams":true}}', "System.Streams", "not True"),
+        ('{"System":{"Streams":null}}', "System.Streams", "not null"),
+        ('{"System":{"Streams":-3}}', "System.Streams", "0 or more, not -3"),
+        ('{"System":{"Memory":"9223372036854775808"}}', "System.Memory", "64 bits"),
+        ('{"System":5}', "System", "must be an object, not 5"),
+        ('{"System":{"FD":1,"FD":2}}', "System.FD", "twice"),
+        ('{"Protocol":{"/x":{"streams":1}}}', "Protocol./x.streams", "did you mean 'Streams'"),
+        ('{"Peer":{"nobody":{}}}', "Peer.nobody", "not a peer id"),
+        ('{"Protocol":{"\\ud800":{}}}', r"Protocol.'\ud800'", "not Unicode"),
+        ('{"System":{}', "line 1, column 13", "not JSON"),
+        ('{} {}', "line 1, column 4", "not JSON: Extra data"),
+        ('{"System":{"FD":NaN}}', "", "NaN is not JSON"),
+        ("[" * 100_000, "", "not JSON"),
+        ("[]", "", "must be an object, not an array"),
+        ('{"Connections":{"max_pending":5}}', "Connections.max_pending",
+         "did you mean 'max_pending_"),
+        ('{"Connections":{"max_pending_inbound":-5}}', "Connections", "max_pending_inbound must"),
+        ('{"ProcessMemory":{"max_percentage":80}}', "ProcessMemory", "at most 1"),
+        ('{"ProcessMemory":{"max_percentage":1e999}}', "ProcessMemory", "at most 1, not inf"),
+        ('{"Subnets":{"ipv4":{"33":5}}}', "Subnets", "0 to 32"),
+        ('{"Subnets":{"ipv4":{"x":5}}}', "Subnets.ipv4.x", "prefix length"),
+        ('{"Subnets":{"ipv4":5}}', "Subnets.ipv4", "must be an object"),
+        ('{"Subnets":{"overrides":{"1.2.3":5}}}', "Subnets", "not an IP address"),
+        ('{"Rates":{"ipv4":{"32":{"burst":5}}}}', "Rates.ipv4.32", "needs 'refill_rate'"),
+        ('{"Rates":{"overall":{"burst":0,"refill_rate":1}}}', "Rates.overall", "burst"),
+        ('{"Rates":{"ipv4":{"32":"unlimited"}}}', "Rates", "must be a Rate"),
+        ('{"Rates":{"max_networks":0}}', "Rates", "1 or more"),
+    ],
+)
+def test_errors_say_where_and_what_was_meant(text: str, path: str, words: str) -> None:
+    with pytest.raises(LimitsFileError) as caught:
+        LimitsFile.from_json(text)
+    assert caught.value.path == path
+    assert words in caught.value.reason
+    assert str(caught.value).startswith(path)
+
+
+def test_bytes_that_are_no_text() -> None:
+    with pytest.raises(LimitsFileError, match=r"not UTF-8: .* at byte 2"):
+        LimitsFile.from_json(b"{}\xff")
+    with pytest.raises(LimitsFileError, match="not UTF-8"):
+        LimitsFile.from_toml(b"\xff")
+    assert LimitsFile.from_json(b"\xef\xbb\xbf{}") == LimitsFile()
+
+
+@pytest.mark.parametrize("text", ["System = 5", "[System]\nFD = 1.5", "[System", "a = [", "[Syst]",
+                                  ".".join("a" * 5000) + " = 1", "[Peer.nobody]"])
+def test_toml_errors(text: str) -> None:
+    with pytest.raises(LimitsFileError):
+        LimitsFile.from_toml(text)
+
+
+def test_toml_has_the_same_tree() -> None:
+    file = LimitsFile.from_toml(f"""
+        [System]
+        Conns = 100
+        Memory = 1_073_741_824
+        FD = "unlimited"
+        [Protocol."/x/1"]
+        Streams = "blockAll"
+        [Peer.{PEER_TEXT}]
+        Conns = 3
+        [Connections]
+        max_pending_inbound = 5
+        max_established_total = "unlimited"
+        [ProcessMemory]
+        max_percentage = 0.8
+        [Subnets]
+        ipv4 = {{ 32 = 8, 24 = "unlimited" }}
+        overrides = {{ "10.0.0.0/8" = "unlimited" }}
+        [Rates]
+        overall = {{ refill_rate = 2.5, burst = 9 }}
+    """)
+    assert file.scopes.system == PartialLimit(conns=100, memory=2**30, fd=None)
+    assert file.scopes.protocol == {"/x/1": PartialLimit(streams=0)}
+    assert list(file.scopes.peer) == [bytes.fromhex("1220") + bytes(range(32))]
+    assert file.connections == {"max_pending_inbound": 5, "max_established_total": None}
+    assert file.memory == {"max_percentage": 0.8}
+    node = file.build(NodeLimits(
+        connections=ConnectionLimits(1, 2, max_established_total=3),
+        memory=ProcessMemoryLimits(max_bytes=4, max_percentage=0.5)))
+    assert node.connections == ConnectionLimits(5, 2)
+    assert node.memory == ProcessMemoryLimits(max_bytes=4, max_percentage=0.8)
+    assert file.subnets == SubnetLimits(
+        ipv4=((32, 8), (24, None)), overrides={"10.0.0.0/8": None}
+    )
+    assert file.rates == AddressRates(overall=Rate(2.5, 9))
+
+
+COUNT = st.one_of(st.just(DEFAULT), st.none(), st.integers(0, 2**63 - 1))
+PARTIAL = st.builds(PartialLimit, **dict.fromkeys(ORDER, COUNT))
+NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+PEERS = st.binary(min_size=32, max_size=32).map(lambda digest: b"\x12\x20" + digest)
+RATE = st.builds(Rate, st.floats(1e-3, 1e6), st.integers(1, 1000))
+MAYBE = st.one_of(st.none(), st.integers(0, 2**62))
+OVERRIDES = st.sampled_from(["10.0.0.0/8", "::1", "2001:db8::/32"])
+FILES = st.builds(
+    LimitsFile,
+    st.builds(
+        PartialLimits,
+        **dict.fromkeys([*PartialLimits.scopes()], PARTIAL),
+        **{name: st.dictionaries(NAMES, PARTIAL, max_size=3)
+           for name in ("service", "service_peer", "protocol", "protocol_peer")},
+        peer=st.dictionaries(PEERS, PARTIAL, max_size=3),
+    ),
+    st.dictionaries(st.sampled_from(list(ConnectionLimits().to_dict())), MAYBE),
+    st.fixed_dictionaries({}, optional={"max_bytes": MAYBE, "max_percentage": st.floats(0.01, 1)}),
+    st.one_of(st.none(), st.builds(
+        SubnetLimits,
+        st.dictionaries(st.integers(0, 32), MAYBE, max_size=3).map(lambda d: tuple(d.items())),
+        st.dictionaries(st.integers(0, 128), MAYBE, max_size=3).map(lambda d: tuple(d.items())),
+        st.dictionaries(OVERRIDES, MAYBE),
+    )),
+    st.one_of(st.none(), st.builds(
+        AddressRates,
+        st.dictionaries(st.integers(0, 32), RATE, max_size=3).map(lambda d: tuple(d.items())),
+        overrides=st.dictionaries(OVERRIDES, st.one_of(st.none(), RATE)),
+        overall=st.one_of(st.none(), RATE), max_networks=st.integers(1, 2**40),
+    )),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(FILES)
+def test_what_is_written_is_read_again(file: LimitsFile) -> None:
+    for read in (
+        LimitsFile.from_json(file.to_json()),
+        LimitsFile.from_json(file.to_json().encode()),
+        LimitsFile.from_json(file.to_json(), lenient=True),
+        LimitsFile.from_toml(file.to_toml()),
+    ):
+        assert read == file
+        assert read.to_dict() == file.to_dict()
+
+
+JSON = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5),
+              st.sampled_from(["unlimited", "blockAll", "default", "12"])),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(
+            st.one_of(st.text(max_size=3), st.sampled_from([
+                "System", "Peer", "Protocol", "Streams", "Memory", "Subnets", "ipv4", "32",
+                "Rates", "overall", "burst", "refill_rate", "Connections", "overrides", "1.2.3.4",
+                "ProcessMemory", "max_bytes", "max_pending_inbound", "max_networks", PEER_TEXT,
+            ])), inner, max_size=4,
+        ),
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.one_of(JSON.map(json.dumps), st.text(), st.binary()), st.booleans())
+@example('{"System":{"Memory":"' + "9" * 5000 + '"}}', False)
+@example('{"System":{"Memory":' + "9" * 5000 + "}}", True)
+@example('{"Rates":{"ipv4":{"32":{"refill_rate":' + "9" * 400 + ',"burst":1}}}}', False)
+def test_the_reader_reads_all_or_says_why(text: str | bytes, lenient: bool) -> None:
+    for read in (lambda: LimitsFile.from_json(text, lenient=lenient),
+                 lambda: LimitsFile.from_toml(text)):
+        try:
+            file = read()
+        except LimitsFileError as error:
+            said = str(error)
+        else:
+            said = "read"
+            assert LimitsFile.from_json(file.to_json()) == file
+            Ledger(file.build(NodeLimits()).scopes)
+        assert said
+
+
+def test_reading_files(tmp_path: Path) -> None:
+    for name in ("limits.json", "limits.toml"):
+        path = tmp_path / name
+        file = LimitsFile(PartialLimits(conn=PartialLimit(fd=7)))
+        path.write_text(file.to_toml() if path.suffix == ".toml" else file.to_json())
+        assert LimitsFile.read(path) == file
+    with pytest.raises(FileNotFoundError):
+        LimitsFile.read(tmp_path / "none.json")
+    (tmp_path / "limits.json").write_text('{"conn":{"fd":7}}')
+    assert LimitsFile.read(tmp_path / "limits.json", lenient=True) == file
+
+
+def test_a_node_without_a_file_and_without_limits() -> None:
+    node = NodeLimits.default(memory=64 << 30, fds=32768)
+    assert node.scopes == DEFAULT_LIMITS.scale(8 << 30, 16384)
+    assert LimitsFile().build(node) == node
+    assert LimitsFile.of(node).build(NodeLimits()) == node
+    assert INFINITE_LIMITS.subnets is INFINITE_LIMITS.rates is None
+    assert INFINITE_LIMITS.connections == ConnectionLimits()
+    assert INFINITE_LIMITS.scopes.system == Limit()
+    infinite = json.loads(json.dumps(LimitsFile.of(INFINITE_LIMITS).to_dict()))
+    assert infinite["System"] == dict.fromkeys(infinite["System"], "unlimited")
+    assert set(infinite["ProcessMemory"].values()) == {"unlimited"}
+
+
+@pytest.mark.parametrize("value", [True, "0.5", math.nan, 0, 1.5])
+def test_process_memory_limits_are_checked(value: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="max_percentage"):
+        ProcessMemoryLimits(max_percentage=value)

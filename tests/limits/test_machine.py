@@ -1,0 +1,154 @@
+"""Which bound on memory holds: trees of /proc and /sys as kernels write them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+import pytest
+
+from rcmgr import memory_pressure, memory_report, total_memory
+from rcmgr.limits.machine import _Total
+
+GIB = 1 << 30
+PHYSICAL = psutil.virtual_memory().total
+
+
+def tree(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        file = root / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    return root
+
+
+V2_MOUNT = "31 23 0:28 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n"
+V1_MOUNT = (
+    "24 23 0:5 / /proc rw - proc proc rw\n"
+    "35 31 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory\n"
+    "36 31 0:33 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu\n"
+)
+
+
+def test_without_cgroups_it_is_the_machine(tmp_path: Path) -> None:
+    report = memory_report(tmp_path)
+    assert report.total_bytes == PHYSICAL
+    assert report.bound.kind == "physical memory"
+    assert memory_pressure(tmp_path) is None
+
+
+def test_v2_the_tightest_of_all_ancestors(tmp_path: Path) -> None:
+    base = "sys/fs/cgroup/system.slice/node.service"
+    tree(tmp_path, {
+        "proc/self/cgroup": "0::/system.slice/node.service\n",
+        "proc/self/mountinfo": V2_MOUNT,
+        f"{base}/memory.max": f"{4 * GIB}\n",
+        f"{base}/memory.high": "max\n",
+        "sys/fs/cgroup/system.slice/memory.max": f"{2 * GIB}\n",
+        "sys/fs/cgroup/system.slice/memory.high": f"{3 * GIB}\n",
+        f"{base}/memory.pressure": "some avg10=12.50 avg60=1.00 total=1\nfull avg10=1.0\n",
+        "proc/pressure/memory": "some avg10=3.25 avg60=1.00 avg300=0.00 total=1\n",
+    })
+    report = memory_report(tmp_path)
+    assert report.total_bytes == 2 * GIB
+    assert report.bound.kind == "memory.max"
+    assert report.bound.path == "/sys/fs/cgroup/system.slice/memory.max"
+    assert {bound.bytes for bound in report.bounds} == {PHYSICAL, 4 * GIB, 2 * GIB, 3 * GIB}
+    text = str(report)
+    assert text.startswith("100 % of memory is 2,048 MiB, set by memory.max.")
+    assert "* 2,048 MiB  memory.max  (/sys/fs/cgroup/system.slice/memory.max)" in text
+    assert memory_pressure(tmp_path) == 12.5
+
+
+def test_v2_high_may_be_the_tighter_one(tmp_path: Path) -> None:
+    tree(tmp_path, {
+        "proc/self/cgroup": "0::/\n",
+        "proc/self/mountinfo": V2_MOUNT,
+        "sys/fs/cgroup/memory.max": f"{2 * GIB}\n",
+        "sys/fs/cgroup/memory.high": f"{GIB}\n",
+    })
+    assert memory_report(tmp_path).total_bytes == GIB
+    assert memory_report(tmp_path).bound.kind == "memory.high"
+
+
+def test_v1(tmp_path: Path) -> None:
+    tree(tmp_path, {
+        "proc/self/cgroup": "9:name=systemd:/\n4:cpu,memory:/docker/abc\n1:cpu:/\n0::/\n",
+        "proc/self/mountinfo": V1_MOUNT,
+        "sys/fs/cgroup/memory/docker/abc/memory.limit_in_bytes": f"{GIB}\n",
+        "sys/fs/cgroup/memory/docker/memory.limit_in_bytes": "9223372036854771712\n",
+        "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
+    })
+    report = memory_report(tmp_path)
+    assert report.total_bytes == GIB
+    assert report.bound.path == "/sys/fs/cgroup/memory/docker/abc/memory.limit_in_bytes"
+    assert len(report.bounds) == 2
+
+
+def test_a_container_that_sees_only_its_own_part_of_the_tree(tmp_path: Path) -> None:
+    """Mounted from /docker/abc, while /proc/self/cgroup names the path on the machine."""
+    tree(tmp_path, {
+        "proc/self/cgroup": "4:memory:/docker/abc/inner\n",
+        "proc/self/mountinfo": V1_MOUNT.replace(
+            "0:32 / /sys/fs/cgroup/memory", "0:32 /docker/abc /sys/fs/cgroup/memory"),
+        "sys/fs/cgroup/memory/inner/memory.limit_in_bytes": f"{3 * GIB}\n",
+        "sys/fs/cgroup/memory/memory.limit_in_bytes": f"{2 * GIB}\n",
+    })
+    assert memory_report(tmp_path).total_bytes == 2 * GIB
+
+
+def test_a_path_outside_the_namespace_still_finds_the_mount(tmp_path: Path) -> None:
+    tree(tmp_path, {
+        "proc/self/cgroup": "0::/../../elsewhere\n",
+        "proc/self/mountinfo": V2_MOUNT,
+        "sys/fs/cgroup/memory.max": f"{GIB}\n",
+    })
+    assert memory_report(tmp_path).total_bytes == GIB
+
+
+@pytest.mark.parametrize("text", ["", "max\n", "nonsense\n", "-5\n", "0\n", "1.5\n"])
+def test_what_is_no_limit(tmp_path: Path, text: str) -> None:
+    tree(tmp_path, {
+        "proc/self/cgroup": "0::/\n",
+        "proc/self/mountinfo": "garbage\n" + V2_MOUNT,
+        "sys/fs/cgroup/memory.max": text,
+    })
+    assert memory_report(tmp_path).total_bytes == PHYSICAL
+
+
+def test_more_than_the_machine_has_is_the_machine(tmp_path: Path) -> None:
+    tree(tmp_path, {
+        "proc/self/cgroup": "0::/\n",
+        "proc/self/mountinfo": V2_MOUNT,
+        "sys/fs/cgroup/memory.max": f"{PHYSICAL * 4}\n",
+    })
+    assert memory_report(tmp_path).total_bytes == PHYSICAL
+
+
+def test_read_again_after_five_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    sizes = iter([1, 2, 3])
+
+    class Report:
+        def __init__(self) -> None:
+            self.total_bytes = next(sizes)
+
+    monkeypatch.setattr("rcmgr.limits.machine.memory_report", Report)
+    total = _Total(clock=lambda: now[0])
+    assert total() == 1
+    now[0] += 4.9
+    assert total() == 1
+    now[0] += 0.2
+    assert total() == 2
+
+
+def test_here() -> None:
+    assert 0 < total_memory() <= PHYSICAL
+    assert memory_report().total_bytes == total_memory()
+    assert str(memory_report()).startswith("100 % of memory is ")
+
+
+@pytest.mark.parametrize(
+    "text", ["some avg10=x\n", "some avg10=\n", "some\n", "full avg10=9\n", ""])
+def test_pressure_that_says_nothing(tmp_path: Path, text: str) -> None:
+    assert memory_pressure(tree(tmp_path, {"proc/pressure/memory": text})) is None
