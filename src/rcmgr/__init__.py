@@ -10,10 +10,8 @@ _MODULES = {
     "gates.networks": [
         "AddressGate",
         "AddressRateLimiter",
-        "AddressRates",
         "AddressRefusal",
         "SubnetLimiter",
-        "SubnetLimits",
     ],
     "gates.addresses": ["Allowlist"],
     "admission.admission": ["ConnectionScope"],
@@ -53,8 +51,9 @@ _MODULES = {
         "LimitsFile",
         "LimitsFileError",
         "NodeLimits",
-        "ProcessMemoryLimits",
     ],
+    "limits.memory": ["ProcessMemoryLimits"],
+    "limits.networks": ["AddressRates", "SubnetLimits"],
     "limits.scopes": [
         "DEFAULT_LIMITS",
         "ConcreteLimits",

@@ -52,10 +52,8 @@ from rcmgr.gates.memory import MemoryConnectionLimits
 from rcmgr.gates.networks import (
     AddressGate,
     AddressRateLimiter,
-    AddressRates,
     AddressRefusal,
     SubnetLimiter,
-    SubnetLimits,
 )
 from rcmgr.gates.rate_limiter import RateLimiter
 from rcmgr.gates.requests import ProtocolRateLimiter
@@ -65,9 +63,10 @@ from rcmgr.limits.files import (
     LimitsFile,
     LimitsFileError,
     NodeLimits,
-    ProcessMemoryLimits,
 )
 from rcmgr.limits.machine import memory_pressure, memory_report, total_memory
+from rcmgr.limits.memory import ProcessMemoryLimits
+from rcmgr.limits.networks import AddressRates, SubnetLimits
 from rcmgr.limits.rates import ConnectionRateLimits, Rate, RateLimits
 from rcmgr.limits.scopes import (
     DEFAULT_LIMITS,

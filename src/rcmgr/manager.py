@@ -22,20 +22,15 @@ from rcmgr.errors import (
 )
 from rcmgr.gates.addresses import Allowlist, endpoint_of
 from rcmgr.gates.memory import MemoryConnectionLimits
-from rcmgr.gates.networks import (
-    AddressGate,
-    AddressRates,
-    AddressRefusal,
-    Entered,
-    SubnetLimiter,
-    SubnetLimits,
-)
+from rcmgr.gates.networks import AddressGate, AddressRefusal, Entered, SubnetLimiter
 from rcmgr.gates.rate_limiter import table_of
-from rcmgr.gates.requests import ProtocolRateLimiter
+from rcmgr.gates.requests import ProtocolRateLimiter, RateRefusal
+from rcmgr.limits.checks import check_count, check_limit
 from rcmgr.limits.files import NodeLimits
-from rcmgr.limits.rates import ConnectionRateLimits, RateLimits, RateRefusal
+from rcmgr.limits.networks import AddressRates, SubnetLimits
+from rcmgr.limits.rates import ConnectionRateLimits, RateLimits
 from rcmgr.limits.scopes import ConcreteLimits, Limit
-from rcmgr.limits.states import ConnectionLimits, check_limit
+from rcmgr.limits.states import ConnectionLimits
 from rcmgr.peers import peer_from_any, peer_key
 from rcmgr.report.explain import explain
 
@@ -157,7 +152,8 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
                 "connection_rate_limits.per_ip and limits.rates both say how often an address may "
                 "connect: give one of them")
         allowed = _allowlist(allowlist)
-        denials = _denial_log(denials_kept)
+        check_count("denials_kept", denials_kept, 1)
+        denials = DenialLog(denials_kept)
         tracker = self._tracker_type(bypass=allowed.allowed_peers)
         ledger = Ledger(trace_allocations=trace_allocations)
         intake = Intake(tracker, ledger, connection_limits)
@@ -635,14 +631,6 @@ def with_totals(
 def _counted(limit: int | None) -> int | None:
     """A limit as scopes have it: more than they can count is none."""
     return None if limit is None or limit > _MOST else limit
-
-
-def _denial_log(kept: int) -> DenialLog:
-    if not isinstance(kept, int) or isinstance(kept, bool):
-        raise TypeError(f"denials_kept must be an int, not {kept!r}")
-    if kept < 1:
-        raise ValueError(f"denials_kept must be 1 or more, not {kept}")
-    return DenialLog(kept)
 
 
 def _bytes(size: int) -> int:

@@ -10,7 +10,8 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from rcmgr.gates.addresses import Allowlist, Network, PrefixTable, endpoint_of, packed_ip, prefix_of
+from rcmgr.gates.addresses import Allowlist, PrefixTable, endpoint_of
+from rcmgr.limits.networks import Network, packed_ip, prefix_of
 
 PEER = bytes.fromhex("1220") + bytes(range(32))
 OTHER = bytes.fromhex("1220") + bytes(range(1, 33))

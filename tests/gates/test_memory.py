@@ -104,17 +104,17 @@ def test_unknown_memory_never_denies() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"max_bytes": -1}, ValueError, "max_bytes must be 0 or more bytes, not -1"),
+        ({"max_bytes": -1}, ValueError, "max_bytes must be 0 or more, or None .no limit., not -1"),
         ({"max_bytes": 1.5}, TypeError, "max_bytes must be an int"),
         ({"max_bytes": True}, TypeError, "max_bytes must be an int"),
-        ({"max_percentage": 90}, ValueError, "fraction above 0 and up to 1, not 90: 0.9 is ninety"),
+        ({"max_percentage": 90}, ValueError, "fraction above 0 and at most 1, not 90: 0.9 is n"),
         ({"max_percentage": 1.01}, ValueError, "max_percentage must be a fraction"),
         ({"max_percentage": 0}, ValueError, "max_percentage must be a fraction"),
         ({"max_percentage": float("nan")}, ValueError, "max_percentage must be a fraction"),
         ({"max_percentage": "0.9"}, TypeError, "max_percentage must be a fraction"),
         ({"deny_new_peers_above": 1}, ValueError, "deny_new_peers_above must be a fraction"),
         ({"hysteresis": 1}, ValueError, "hysteresis must be a fraction above 0 and below 1"),
-        ({"max_pressure": 101}, ValueError, "max_pressure must be from 0 to 100"),
+        ({"max_pressure": 101}, ValueError, "max_pressure must be 0 to 100, not 101"),
     ],
 )
 def test_bad_values(arguments: dict[str, object], error: type[Exception], message: str) -> None:

@@ -12,16 +12,15 @@ import pytest
 from hypothesis import given
 
 from rcmgr.errors import AddressLimitExceeded, RateLimitExceeded, ResourceLimitExceeded
-from rcmgr.gates.addresses import Allowlist, packed_ip
+from rcmgr.gates.addresses import Allowlist
 from rcmgr.gates.networks import (
     AddressGate,
     AddressRateLimiter,
-    AddressRates,
     AddressRefusal,
     Entered,
     SubnetLimiter,
-    SubnetLimits,
 )
+from rcmgr.limits.networks import AddressRates, SubnetLimits, packed_ip
 from rcmgr.limits.rates import Rate
 
 S = 1_000_000_000

@@ -13,14 +13,14 @@ from go_limits import GO, GO_NAMES, ORDER, row
 from hypothesis import example, given, settings
 
 from rcmgr.counting.scope import Ledger
-from rcmgr.gates.networks import AddressRates, SubnetLimits
 from rcmgr.limits.files import (
     INFINITE_LIMITS,
     LimitsFile,
     LimitsFileError,
     NodeLimits,
-    ProcessMemoryLimits,
 )
+from rcmgr.limits.memory import ProcessMemoryLimits
+from rcmgr.limits.networks import AddressRates, SubnetLimits
 from rcmgr.limits.rates import Rate
 from rcmgr.limits.scopes import (
     DEFAULT,

@@ -79,5 +79,6 @@ def test_from_dict_and_back() -> None:
     limits = ConnectionLimits.from_dict({"max_established_total": 7})
     assert limits == ConnectionLimits(max_established_total=7)
     assert ConnectionLimits.from_dict(json.loads(json.dumps(limits.to_dict()))) == limits
-    with pytest.raises(ValueError, match=r"unknown connection limit 'max_pending'.*max_pending_in"):
+    unknown = "unknown name 'max_pending' in connection limits: known are max_pending_inbound"
+    with pytest.raises(ValueError, match=unknown):
         ConnectionLimits.from_dict({"max_pending": 7})

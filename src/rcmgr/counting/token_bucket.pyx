@@ -5,7 +5,7 @@ at which it will be full again. So a bucket that is full is no different from on
 the table forgets it with nothing lost.
 """
 
-from math import gcd, inf
+from math import inf
 from operator import index
 
 cimport cython
@@ -26,6 +26,8 @@ from rcmgr.counting._gcra cimport (
     rcmgr_shard_wanted_slots,
 )
 
+from rcmgr.limits.checks import bucket_ticks
+
 
 cdef extern from "Python.h":
     long long PyLong_AsLongLongAndOverflow(object, int *overflow) except? -1
@@ -35,8 +37,6 @@ cdef extern from "Python.h":
 __all__ = ["BucketTable", "TokenBucket"]
 
 cdef enum:
-    SECONDS_PER_YEAR = 31_557_600
-    MAX_YEARS = 50
     # a table is split so that growing one shard stays far below a millisecond
     MAX_SHARDS = 256
     KEYS_PER_SHARD = 4096
@@ -52,41 +52,11 @@ cdef enum:
 
 
 cdef rcmgr_gcra gcra_of(object capacity, object refill_rate, int64_t max_scale) except *:
-    """The integers of a bucket: exact, or as fine as fits; ValueError if not fine enough."""
+    """The integers of a bucket; TypeError and ValueError as `bucket_ticks`."""
     cdef rcmgr_gcra g
-    if isinstance(capacity, bool) or not isinstance(capacity, int):
-        raise TypeError(f"capacity must be an int, not {capacity!r}")
-    if isinstance(refill_rate, bool) or not isinstance(refill_rate, (int, float)):
-        raise TypeError(f"refill_rate must be a float or an int, not {refill_rate!r}")
-    if not 1 <= capacity <= RCMGR_GCRA_MAX_DEPTH:
-        raise ValueError(f"capacity must be from 1 to 2**61 tokens, not {capacity}")
-    if not refill_rate > 0:
-        raise ValueError(f"refill_rate must be above 0 tokens per second, not {refill_rate}")
+    g.scale, g.cost = bucket_ticks(capacity, refill_rate, max_scale, RCMGR_GCRA_MAX_DEPTH)
     g.capacity = capacity
-    if refill_rate == inf:
-        g.cost = g.depth = 0
-        g.scale = 1
-        return g
-    tokens, seconds = refill_rate.as_integer_ratio()
-    if capacity * seconds > MAX_YEARS * SECONDS_PER_YEAR * tokens:
-        raise ValueError(
-            f"capacity {capacity} at refill_rate {refill_rate} takes more than {MAX_YEARS} years "
-            "to fill")
-    # a token takes interval / tokens nanoseconds: the fraction in lowest terms is exact
-    interval = 1_000_000_000 * seconds
-    scale = min(tokens // gcd(interval, tokens), max_scale)
-    cost = -(-interval * scale // tokens)  # up: rather a trifle slower than faster
-    while capacity * cost > RCMGR_GCRA_MAX_DEPTH and scale > 1:
-        scale //= 2
-        cost = -(-interval * scale // tokens)
-    error = cost * tokens - interval * scale
-    if capacity * cost > RCMGR_GCRA_MAX_DEPTH or error * 2_000_000 > interval * scale:
-        raise ValueError(
-            f"capacity {capacity} at refill_rate {refill_rate} does not fit: its times cannot be "
-            "held to one part in a million")
-    g.scale = scale
-    g.cost = cost
-    g.depth = capacity * cost
+    g.depth = g.capacity * g.cost
     return g
 
 

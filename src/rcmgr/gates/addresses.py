@@ -6,38 +6,20 @@ import threading
 from collections.abc import Hashable, Iterable
 from functools import lru_cache
 from itertools import pairwise
-from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from typing import Generic, NamedTuple, TypeVar
 
+from rcmgr.limits.networks import Network, packed_ip, prefix_of
 from rcmgr.peers import peer_from_any, peer_key
 
 __all__ = [
     "Allowlist",
     "Endpoint",
-    "Network",
     "PrefixTable",
     "endpoint_of",
-    "packed_ip",
     "parse_entry",
 ]
 
-_MAPPED_IPV4 = bytes(10) + b"\xff\xff"
-_MAPPED_BITS = 96
 T = TypeVar("T")
-
-
-def packed_ip(text: str) -> bytes | None:
-    """An IP address as 4 or 16 bytes; None if it is none. About 0.3 us.
-
-    An IPv4 address mapped into IPv6 is that IPv4 address. A zone ("%eth0") is left out.
-    """
-    try:
-        if ":" not in text:
-            return inet_pton(AF_INET, text)
-        packed = inet_pton(AF_INET6, text.partition("%")[0])
-    except (OSError, ValueError):  # ValueError: a NUL, or not ASCII
-        return None
-    return packed[12:] if packed.startswith(_MAPPED_IPV4) else packed
 
 
 class Endpoint(NamedTuple):
@@ -74,53 +56,6 @@ def endpoint_of(address: str) -> Endpoint:
 def _specified(ip: bytes | None) -> bytes | None:
     # py-libp2p's swarm reports 0.0.0.0 for what it does not know
     return ip if ip is not None and any(ip) else None
-
-
-class Network(NamedTuple):
-    """The addresses that begin with these bits."""
-
-    prefix: bytes
-    """As many bytes as the bits need, those behind them zero."""
-    bits: int
-    is_ipv4: bool
-
-    @classmethod
-    def parse(cls, text: str) -> Network:
-        """From "10.0.0.0/8" or "::1" (a network of one). Bits behind the prefix are ignored.
-
-        ValueError: it is no network.
-        """
-        address, slash, length = text.partition("/")
-        ip = packed_ip(address)
-        if ip is None:
-            raise ValueError(f"not an IP address or network: {text!r}")
-        bits = 8 * len(ip)
-        mapped = _MAPPED_BITS if ":" in address and len(ip) == 4 else 0
-        if slash:
-            if not (length.isascii() and length.isdigit()) or int(length) > bits + mapped:
-                raise ValueError(f"not a prefix length of 0 to {bits + mapped}: {text!r}")
-            if int(length) < mapped:
-                raise ValueError(f"wider than all mapped IPv4 addresses: {text!r}")
-            bits = int(length) - mapped
-        return cls.of(ip, bits)
-
-    @classmethod
-    def of(cls, ip: bytes, bits: int) -> Network:
-        """The network of that size which an address of 4 or 16 bytes is in."""
-        return cls(prefix_of(ip, bits), bits, len(ip) == 4)
-
-    def __str__(self) -> str:
-        size = 4 if self.is_ipv4 else 16
-        padded = self.prefix.ljust(size, b"\0")
-        return f"{inet_ntop(AF_INET if self.is_ipv4 else AF_INET6, padded)}/{self.bits}"
-
-
-def prefix_of(ip: bytes, bits: int) -> bytes:
-    rest = bits & 7
-    if rest == 0:
-        return ip[: bits >> 3]
-    whole = bits >> 3
-    return ip[:whole] + bytes([ip[whole] & (0xFF00 >> rest & 0xFF)])
 
 
 class PrefixTable(Generic[T]):

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from rcmgr.counting.memory_stats import MemoryGate, MemoryStatsCache, default_cache
 from rcmgr.errors import MemoryUsageLimitExceeded
+from rcmgr.limits.checks import check_fraction, check_limit, check_number
 from rcmgr.limits.machine import memory_pressure, total_memory
 
 __all__ = ["MemoryConnectionLimits", "MemoryExcess"]
@@ -67,19 +68,13 @@ class MemoryConnectionLimits(MemoryGate):
         total: Callable[[], int] = total_memory,
         pressure: Callable[[], float | None] = memory_pressure,
     ) -> None:
-        if max_bytes is not None:
-            if not isinstance(max_bytes, int) or isinstance(max_bytes, bool):
-                raise TypeError(f"max_bytes must be an int or None (no limit), not {max_bytes!r}")
-            if max_bytes < 0:
-                raise ValueError(f"max_bytes must be 0 or more bytes, not {max_bytes}")
-        _check_fraction("max_percentage", max_percentage, upto_one=True)
-        _check_fraction("deny_new_peers_above", deny_new_peers_above)
+        check_limit("max_bytes", max_bytes)
+        check_fraction("max_percentage", max_percentage)
+        check_fraction("deny_new_peers_above", deny_new_peers_above, below_one=True)
         if hysteresis != 0:
-            _check_fraction("hysteresis", hysteresis)
-        if max_pressure is not None and not (
-            isinstance(max_pressure, (int, float)) and 0 <= max_pressure <= 100
-        ):
-            raise ValueError(f"max_pressure must be from 0 to 100 percent, not {max_pressure!r}")
+            check_fraction("hysteresis", hysteresis, below_one=True)
+        if max_pressure is not None:
+            check_number("max_pressure", max_pressure, 0, 100)
         self.max_bytes = max_bytes
         self.max_percentage = max_percentage
         self.deny_new_peers_above = deny_new_peers_above
@@ -201,16 +196,4 @@ class MemoryConnectionLimits(MemoryGate):
         return (
             f"MemoryConnectionLimits(max_bytes={self.max_bytes}, "
             f"max_percentage={self.max_percentage}, used={self.process_memory_bytes})"
-        )
-
-
-def _check_fraction(name: str, value: float | None, *, upto_one: bool = False) -> None:
-    if value is None:
-        return
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        raise TypeError(f"{name} must be a fraction or None, not {value!r}")
-    if not 0 < value <= 1 or (value == 1 and not upto_one):
-        most = "up to 1" if upto_one else "below 1"
-        raise ValueError(
-            f"{name} must be a fraction above 0 and {most}, not {value!r}: 0.9 is ninety percent"
         )

@@ -8,124 +8,24 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Sequence
 from heapq import nlargest
-from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from rcmgr.counting.token_bucket import BucketTable, TokenBucket
 from rcmgr.errors import AddressLimitExceeded, RateLimitExceeded, ResourceLimitExceeded
-from rcmgr.gates.addresses import Allowlist, Network, PrefixTable, endpoint_of, prefix_of
-from rcmgr.limits.rates import Rate, check_on_full
-from rcmgr.limits.states import check_limit
+from rcmgr.gates.addresses import Allowlist, PrefixTable, endpoint_of
+from rcmgr.limits.networks import AddressRates, Network, SubnetLimits, prefix_of
+from rcmgr.limits.rates import Rate
 
 __all__ = [
     "AddressGate",
     "AddressRateLimiter",
-    "AddressRates",
     "AddressRefusal",
     "Entered",
     "SubnetLimiter",
-    "SubnetLimits",
     "verify_source_rates",
 ]
-
-_LOOPBACK: Final = ("127.0.0.0/8", "::1/128")
-
-
-@dataclass(frozen=True)
-class SubnetLimits:
-    """How many connections there may be at once from one network.
-
-    ipv4, ipv6: (prefix length, limit) for every network of that length; all have to admit.
-    overrides: the limit of one network; the longest that matches holds alone. None: no limit.
-
-    TypeError, ValueError: which of these has which wrong value.
-    """
-
-    ipv4: tuple[tuple[int, int | None], ...] = ((32, 8),)
-    ipv6: tuple[tuple[int, int | None], ...] = ((56, 8), (48, 64))
-    overrides: Mapping[str, int | None] = field(
-        default_factory=lambda: dict.fromkeys(_LOOPBACK, None)
-    )
-
-    def __post_init__(self) -> None:
-        for family in ("ipv4", "ipv6"):
-            pairs = _by_length(family, getattr(self, family))
-            for bits, limit in pairs:
-                check_limit(f"{family}[/{bits}]", limit)
-            object.__setattr__(self, family, pairs)
-        _freeze(self, "overrides", check_limit)
-
-
-@dataclass(frozen=True)
-class AddressRates:
-    """How often connections may come from one network.
-
-    ipv4, ipv6: (prefix length, rate) for every network of that length; all have to admit.
-    overrides: the rate of one network, instead of the above and of `overall`; all that match have
-        to admit, longest first. None: no limit.
-    overall: for everything together that no override takes; None: no limit.
-    max_networks, on_full: of the table of each prefix length; see `BucketTable`.
-    """
-
-    ipv4: tuple[tuple[int, Rate], ...] = ((32, Rate(0.2, 16)),)
-    ipv6: tuple[tuple[int, Rate], ...] = ((56, Rate(0.2, 16)), (48, Rate(0.5, 80)))
-    overrides: Mapping[str, Rate | None] = field(
-        default_factory=lambda: dict.fromkeys(_LOOPBACK, None)
-    )
-    overall: Rate | None = None
-    max_networks: int = 100_000
-    on_full: str = "evict_fullest"
-
-    def __post_init__(self) -> None:
-        for family in ("ipv4", "ipv6"):
-            pairs = _by_length(family, getattr(self, family))
-            for bits, rate in pairs:
-                if not isinstance(rate, Rate):
-                    raise TypeError(f"{family}[/{bits}] must be a Rate, not {rate!r}")
-            object.__setattr__(self, family, pairs)
-        _freeze(self, "overrides", _check_rate)
-        _check_rate("overall", self.overall)
-        if not isinstance(self.max_networks, int) or isinstance(self.max_networks, bool):
-            raise TypeError(f"max_networks must be an int, not {self.max_networks!r}")
-        if self.max_networks < 1:
-            raise ValueError(f"max_networks must be 1 or more, not {self.max_networks}")
-        check_on_full(self.on_full)
-
-
-def _check_rate(name: str, rate: object) -> None:
-    if rate is not None and not isinstance(rate, Rate):
-        raise TypeError(f"{name} must be a Rate or None (no limit), not {rate!r}")
-
-
-def _by_length(family: str, pairs: Any) -> tuple[tuple[int, Any], ...]:
-    most = 32 if family == "ipv4" else 128
-    found = {}
-    for pair in pairs:
-        try:
-            bits, value = pair
-        except (TypeError, ValueError):
-            raise TypeError(
-                f"{family} must be pairs of prefix length and limit, not {pair!r}"
-            ) from None
-        if not isinstance(bits, int) or isinstance(bits, bool):
-            raise TypeError(f"{family}: a prefix length must be an int, not {bits!r}")
-        if not 0 <= bits <= most:
-            raise ValueError(f"{family}: a prefix length must be 0 to {most}, not {bits}")
-        if bits in found:
-            raise ValueError(f"{family}: /{bits} is there twice")
-        found[bits] = value
-    return tuple(sorted(found.items(), key=lambda each: -each[0]))
-
-
-def _freeze(owner: Any, name: str, check: Callable[[str, object], None]) -> None:
-    values = dict(getattr(owner, name))
-    for network, value in values.items():
-        Network.parse(network)
-        check(f"{name}[{network!r}]", value)
-    object.__setattr__(owner, name, MappingProxyType(values))
 
 
 class AddressRefusal(NamedTuple):

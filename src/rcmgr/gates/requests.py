@@ -5,14 +5,35 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Hashable, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from rcmgr.counting.denials import DenialLog
+from rcmgr.errors import RateLimitExceeded
 from rcmgr.gates.rate_limiter import bucket_of, table_of
-from rcmgr.limits.rates import RateLimits, RateRefusal
+from rcmgr.limits.rates import Rate, RateLimits
 from rcmgr.peers import peer_from_any, peer_key, peer_text
 
-__all__ = ["ProtocolRateLimiter"]
+__all__ = ["ProtocolRateLimiter", "RateRefusal"]
+
+
+class RateRefusal(NamedTuple):
+    """Why something was refused: it came too often."""
+
+    protocol: str
+    operation: str
+    retry_after_s: Callable[[Any], float]
+    """Of the peer, when it is asked for: seconds, inf is never."""
+    rate: Rate | None
+
+    def to_error(
+        self, connection_id: Hashable | None = None, peer_id: Hashable | None = None
+    ) -> RateLimitExceeded:
+        rate = self.rate
+        return RateLimitExceeded(
+            self.protocol, self.operation, peer_id, self.retry_after_s(peer_id),
+            refill_rate=None if rate is None else rate.refill_rate,
+            burst=None if rate is None else rate.burst,
+        )
 
 
 class ProtocolRateLimiter:

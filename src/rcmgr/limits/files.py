@@ -21,7 +21,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from rcmgr.gates.networks import AddressRates, SubnetLimits
+from rcmgr.limits.memory import ProcessMemoryLimits
+from rcmgr.limits.networks import AddressRates, SubnetLimits
 from rcmgr.limits.rates import Rate
 from rcmgr.limits.scopes import (
     DEFAULT,
@@ -31,10 +32,10 @@ from rcmgr.limits.scopes import (
     PartialLimits,
     autoscale,
 )
-from rcmgr.limits.states import ConnectionLimits, check_limit
+from rcmgr.limits.states import ConnectionLimits
 from rcmgr.peers import peer_text
 
-__all__ = ["INFINITE_LIMITS", "LimitsFile", "LimitsFileError", "NodeLimits", "ProcessMemoryLimits"]
+__all__ = ["INFINITE_LIMITS", "LimitsFile", "LimitsFileError", "NodeLimits"]
 
 _FIELDS: Final = {
     "Streams": "streams", "StreamsInbound": "streams_inbound",
@@ -61,6 +62,7 @@ _DIGITS: Final = re.compile(r"[+-]?[0-9]{1,4000}")
 
 _NO_SCOPE_LIMITS: Final = ConcreteLimits()
 _NO_CONNECTION_LIMITS: Final = ConnectionLimits()
+_NO_MEMORY_LIMITS: Final = ProcessMemoryLimits()
 _NO_CHANGES: Final = PartialLimits()
 T = TypeVar("T")
 
@@ -77,30 +79,12 @@ class LimitsFileError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class ProcessMemoryLimits:
-    """What the whole process may use; the arguments of `MemoryConnectionLimits`."""
-
-    max_bytes: int | None = None
-    max_percentage: float | None = None
-    """Above 0 and up to 1."""
-
-    def __post_init__(self) -> None:
-        check_limit("max_bytes", self.max_bytes)
-        part = self.max_percentage
-        if part is not None:
-            if isinstance(part, bool) or not isinstance(part, int | float):
-                raise TypeError(f"max_percentage must be a number or None, not {part!r}")
-            if not 0 < part <= 1:
-                raise ValueError(f"max_percentage must be above 0 and at most 1, not {part}")
-
-
-@dataclass(frozen=True, slots=True)
 class NodeLimits:
     """Everything that a node is limited by. subnets, rates: None: no limit of that kind."""
 
     scopes: ConcreteLimits = _NO_SCOPE_LIMITS
     connections: ConnectionLimits = _NO_CONNECTION_LIMITS
-    memory: ProcessMemoryLimits = ProcessMemoryLimits()
+    memory: ProcessMemoryLimits = _NO_MEMORY_LIMITS
     subnets: SubnetLimits | None = None
     rates: AddressRates | None = None
 

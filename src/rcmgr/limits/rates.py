@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
-from rcmgr.counting.token_bucket import TokenBucket
-from rcmgr.errors import RateLimitExceeded
+from rcmgr.limits.checks import bucket_ticks, check_choice, check_count, check_names
 
-__all__ = ["ConnectionRateLimits", "Rate", "RateLimits", "RateRefusal"]
+__all__ = ["ConnectionRateLimits", "Rate", "RateLimits", "check_rate", "check_table"]
 
 _ON_FULL = ("evict_fullest", "deny_new")
 
@@ -27,39 +26,16 @@ class Rate:
     burst: int
 
     def __post_init__(self) -> None:
-        try:
-            TokenBucket(self.burst, self.refill_rate)
-        except (TypeError, ValueError) as error:
-            raise type(error)(str(error).replace("capacity", "burst")) from None
+        bucket_ticks(self.burst, self.refill_rate, capacity_name="burst")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Rate:
         """{"refill_rate": ..., "burst": ...}. ValueError: a name is missing or unknown."""
-        _check_names("a rate", values, [f.name for f in fields(cls)], required=True)
+        check_names("a rate", values, [f.name for f in fields(cls)], required=True)
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
         return {"refill_rate": self.refill_rate, "burst": self.burst}
-
-
-class RateRefusal(NamedTuple):
-    """Why something was refused: it came too often."""
-
-    protocol: str
-    operation: str
-    retry_after_s: Callable[[Any], float]
-    """Of the peer, when it is asked for: seconds, inf is never."""
-    rate: Rate | None
-
-    def to_error(
-        self, connection_id: Hashable | None = None, peer_id: Hashable | None = None
-    ) -> RateLimitExceeded:
-        rate = self.rate
-        return RateLimitExceeded(
-            self.protocol, self.operation, peer_id, self.retry_after_s(peer_id),
-            refill_rate=None if rate is None else rate.refill_rate,
-            burst=None if rate is None else rate.burst,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +59,13 @@ class RateLimits:
     on_full: str = "evict_fullest"
 
     def __post_init__(self) -> None:
-        _check_rate("default", self.default)
-        _check_rate("overall", self.overall)
+        check_rate("default", self.default)
+        check_rate("overall", self.overall)
         for name, rate in self.overrides.items():
-            _check_rate(f"overrides[{name!r}]", rate)
+            check_rate(f"overrides[{name!r}]", rate)
         for name, cost in self.costs.items():
-            _check_int(f"costs[{name!r}]", cost, 0)
-        _check_table(self.max_peers, self.on_full)
+            check_count(f"costs[{name!r}]", cost)
+        check_table("max_peers", self.max_peers, self.on_full)
         # frozen through and through
         object.__setattr__(self, "overrides", MappingProxyType(dict(self.overrides)))
         object.__setattr__(self, "costs", MappingProxyType(dict(self.costs)))
@@ -100,7 +76,7 @@ class RateLimits:
 
         ValueError: an unknown name. TypeError and ValueError as the constructor.
         """
-        _check_names("rate limits", values, [f.name for f in fields(cls)])
+        check_names("rate limits", values, [f.name for f in fields(cls)])
         rates: dict[str, Any] = {
             name: _rate_from(name, values[name])
             for name in ("default", "overall")
@@ -142,9 +118,9 @@ class ConnectionRateLimits:
     on_full: str = "evict_fullest"
 
     def __post_init__(self) -> None:
-        _check_rate("per_ip", self.per_ip)
-        _check_rate("per_peer", self.per_peer)
-        _check_table(self.max_peers, self.on_full)
+        check_rate("per_ip", self.per_ip)
+        check_rate("per_peer", self.per_peer)
+        check_table("max_peers", self.max_peers, self.on_full)
 
 
 def _rate_from(name: str, value: Any) -> Rate | None:
@@ -162,34 +138,12 @@ def _rate_to(rate: Rate | None) -> dict[str, Any] | None:
     return None if rate is None else rate.to_dict()
 
 
-def _check_rate(name: str, value: object) -> None:
+def check_rate(name: str, value: object) -> None:
     if value is not None and not isinstance(value, Rate):
         raise TypeError(f"{name} must be a Rate or None (no limit), not {value!r}")
 
 
-def _check_int(name: str, value: object, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name} must be an int, not {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be {least} or more, not {value}")
-
-
-def _check_table(max_peers: object, on_full: object) -> None:
-    _check_int("max_peers", max_peers, 1)
-    check_on_full(on_full)
-
-
-def check_on_full(on_full: object) -> None:
-    if on_full not in _ON_FULL:
-        raise ValueError(f"on_full must be one of {', '.join(_ON_FULL)}, not {on_full!r}")
-
-
-def _check_names(
-    what: str, values: Mapping[str, Any], known: list[str], *, required: bool = False
-) -> None:
-    for name in values:
-        if name not in known:
-            raise ValueError(f"unknown name {name!r} in {what}: known are {', '.join(known)}")
-    for name in known:
-        if required and name not in values:
-            raise ValueError(f"{what} needs {name!r}")
+def check_table(name: str, most: object, on_full: object) -> None:
+    """The size of a table of buckets, and what a full table does; see `BucketTable`."""
+    check_count(name, most, 1)
+    check_choice("on_full", on_full, _ON_FULL)

@@ -14,8 +14,8 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, Generic, TypeVar
 
+from rcmgr.limits.checks import check_count, check_limit, check_number
 from rcmgr.limits.machine import total_memory
-from rcmgr.limits.states import check_limit
 
 __all__ = [
     "DEFAULT",
@@ -154,14 +154,9 @@ class LimitIncrease:
         for each in fields(self):
             value = getattr(self, each.name)
             if each.name == "fd_fraction":
-                if isinstance(value, bool) or not isinstance(value, int | float):
-                    raise TypeError(f"fd_fraction must be a number, not {value!r}")
-                if not 0 <= value <= 1:
-                    raise ValueError(f"fd_fraction must be 0 to 1, not {value}")
+                check_number("fd_fraction", value, 0, 1)
             else:
-                if value is None:
-                    raise TypeError(f"{each.name} must be an int, not None")
-                _check(each.name, value)
+                check_count(each.name, value, 0, MAX_LIMIT)
 
 
 @dataclass(frozen=True, slots=True)

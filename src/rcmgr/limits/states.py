@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from rcmgr.limits.checks import check_limit, check_names
+
 __all__ = ["ConnectionLimits"]
 
 
@@ -58,22 +60,9 @@ class ConnectionLimits:
 
         ValueError: an unknown name. TypeError and ValueError as the constructor.
         """
-        known = [field.name for field in fields(cls)]
-        for name in values:
-            if name not in known:
-                raise ValueError(f"unknown connection limit {name!r}: known are {', '.join(known)}")
+        check_names("connection limits", values, [field.name for field in fields(cls)])
         return cls(**values)
 
     def to_dict(self) -> dict[str, int | None]:
         """All six limits by name, ready for JSON; None: no limit."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
-
-
-def check_limit(name: str, value: object) -> None:
-    """TypeError or ValueError, naming the field, unless `value` is None or an int of 0 or more."""
-    if value is None:
-        return
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name} must be an int or None (no limit), not {value!r}")
-    if value < 0:
-        raise ValueError(f"{name} must be 0 or more, or None (no limit), not {value}")

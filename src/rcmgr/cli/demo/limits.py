@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from rcmgr.limits.states import ConnectionLimits, check_limit
+from rcmgr.limits.checks import check_limit
+from rcmgr.limits.states import ConnectionLimits
 from rcmgr.manager import ResourceLimits
 
 if sys.version_info >= (3, 11):

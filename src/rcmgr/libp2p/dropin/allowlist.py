@@ -11,8 +11,9 @@ from libp2p.rcmgr.allowlist import Allowlist as StockAllowlist
 from libp2p.rcmgr.allowlist import AllowlistConfig
 
 from rcmgr.gates.addresses import Allowlist as OurAllowlist
-from rcmgr.gates.addresses import Network, parse_entry
+from rcmgr.gates.addresses import parse_entry
 from rcmgr.libp2p.dropin._named_sets import MutableNamedSet
+from rcmgr.limits.networks import Network
 from rcmgr.peers import peer_from_any, peer_key
 
 __all__ = ["Allowlist"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 
-from rcmgr.gates.addresses import Network, packed_ip, prefix_of
-from rcmgr.gates.networks import SubnetLimiter, SubnetLimits
+from rcmgr.gates.networks import SubnetLimiter
+from rcmgr.limits.networks import Network, SubnetLimits, packed_ip, prefix_of
 
 __all__ = ["CIDRLimiter"]
 

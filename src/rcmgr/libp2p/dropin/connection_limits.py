@@ -7,8 +7,8 @@ from typing import Any
 from libp2p.rcmgr.connection_limits import ConnectionLimits as StockLimits
 
 from rcmgr.libp2p.dropin._observed import Observed
+from rcmgr.limits.checks import check_limit
 from rcmgr.limits.states import ConnectionLimits as OurLimits
-from rcmgr.limits.states import check_limit
 
 __all__ = ["ConnectionLimits"]
 

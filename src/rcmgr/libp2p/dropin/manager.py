@@ -29,10 +29,11 @@ from rcmgr.libp2p.dropin.graceful_degradation import NoDegradation
 from rcmgr.libp2p.dropin.memory_limits import MemoryConnectionLimits
 from rcmgr.libp2p.dropin.memory_stats import MemoryStatsCache
 from rcmgr.libp2p.dropin.token_bucket import LONGEST_FILL_S
-from rcmgr.limits.files import NodeLimits, ProcessMemoryLimits
+from rcmgr.limits.checks import check_limit
+from rcmgr.limits.files import NodeLimits
+from rcmgr.limits.memory import ProcessMemoryLimits
 from rcmgr.limits.rates import ConnectionRateLimits, Rate
 from rcmgr.limits.scopes import ConcreteLimits
-from rcmgr.limits.states import check_limit
 from rcmgr.manager import ResourceManager as OurManager
 from rcmgr.manager import with_totals
 

@@ -16,7 +16,7 @@ from rcmgr.errors import ResourceLimitExceeded
 from rcmgr.gates.memory import MemoryConnectionLimits as OurLimits
 from rcmgr.gates.memory import MemoryExcess
 from rcmgr.libp2p.dropin.memory_stats import MemoryStatsCache
-from rcmgr.limits.states import check_limit
+from rcmgr.limits.checks import check_limit
 
 __all__ = ["MemoryConnectionLimits", "SystemMemoryLimitExceeded"]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
-from rcmgr.gates.addresses import packed_ip
+from rcmgr.limits.networks import packed_ip
 
 __all__ = ["Ends", "ends_of", "ends_of_socket", "ends_of_udp", "socket_stream"]
 
