@@ -33,6 +33,7 @@ from rcmgr.limits.scopes import ConcreteLimits, Limit
 from rcmgr.limits.states import ConnectionLimits
 from rcmgr.peers import peer_from_any, peer_key
 from rcmgr.report.explain import explain
+from rcmgr.report.stats import denied_by_limit, stats_of, total_held
 
 if TYPE_CHECKING:
     from rcmgr.report.metrics import MetricsServer
@@ -521,67 +522,27 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
         refused), "protocol_rates" (`ProtocolRateLimiter.get_protocol_stats` by protocol). O(1),
         but for the protocol rates: O(peers they track). All scopes: `ledger.snapshot()`.
         """
-        ledger = self.ledger
-        tracker = self.connection_tracker.snapshot()
-        held = self._held()
-        peak = ledger.peak
-        return {
-            "connections": held.conns_inbound + held.conns_outbound,
-            "memory_bytes": held.memory,
-            "streams": held.streams_inbound + held.streams_outbound,
-            "limits": {
-                "max_connections": self.limits.max_connections,
-                "max_memory_bytes": self.limits.max_memory_bytes,
-                "max_streams": self.limits.max_streams,
-                **self.connection_limits.to_dict(),
-            },
-            "connection_states": {
-                "pending_inbound": tracker.pending_inbound,
-                "pending_outbound": tracker.pending_outbound,
-                "established_inbound": tracker.established_inbound,
-                "established_outbound": tracker.established_outbound,
-            },
-            "peers": tracker.peers,
-            "peak_connections": peak["conns"],
-            "peak_memory_bytes": peak["memory"],
-            "peak_streams": peak["streams"],
-            "over_released": ledger.over_released,
-            "leaked": ledger.leaked,
-            "denied": self.denied_by_limit(),
-            "protocol_rates": {
-                protocol: limiter.get_protocol_stats()
-                # a copy: this may run in a thread that serves the status or the metrics
-                for protocol, limiter in self.protocol_rate_limiters.copy().items()
-            },
-        }
-
-    def _held(self) -> ScopeStat:
-        """What there is in all, allowlisted or not."""
-        ledger = self.ledger
-        both = zip(ledger.system().stat(), ledger.allowlisted_system().stat(), strict=True)
-        return ScopeStat(*(normal + allowlisted for normal, allowlisted in both))
+        return stats_of(self)
 
     def denied_by_limit(self) -> dict[str, int]:
-        """How often each limit refused since the start; only those that did.
+        """How often each limit refused since the start. Limits that never refused are left out.
 
         O(protocols with a limiter).
         """
-        gate, rates = self.addresses, self._peer_rates
-        of_protocols = [limiter.counts() for limiter in self.protocol_rate_limiters.copy().values()]
-        denied = {
-            **self.connection_tracker.snapshot().denied,
-            **{
-                f"{scope} {resource}": count
-                for scope, counts in self.ledger.refused.items()
-                for resource, count in counts.items()
-            },
-            "memory_usage": self.connection_lifecycle.refused_for_memory,
-            "address_connections": 0 if gate is None else gate.refused_by_number,
-            "address_rate": 0 if gate is None else gate.refused_by_rate,
-            "connection_rate_per_peer": 0 if rates is None else rates.denied,
-            "protocol_rate": sum(each["denied"] + each["denied_overall"] for each in of_protocols),
-        }
-        return {name: count for name, count in denied.items() if count}
+        return denied_by_limit(self)
+
+    @property
+    def refused_for_memory(self) -> int:
+        """How often the process used more memory than `memory_limits` allows."""
+        return self.connection_lifecycle.refused_for_memory
+
+    @property
+    def refused_by_peer_rate(self) -> int:
+        """How often a peer connected faster than `connection_rate_limits.per_peer` allows."""
+        return 0 if self._peer_rates is None else self._peer_rates.denied
+
+    def _held(self) -> ScopeStat:
+        return total_held(self.ledger)
 
     # -- the end -------------------------------------------------------------------------------
 

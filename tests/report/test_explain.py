@@ -15,7 +15,7 @@ from rcmgr import (
     ResourceManager,
     SubnetLimits,
 )
-from rcmgr.report.explain import usages
+from rcmgr.report.usage import usages
 
 PEER = b"\x12\x20" + b"p" * 32
 TEXT = "QmVuZp8s9f1Pk1DnS1tfFPFDARrGR95mTXf1fMDjRQt1CB"

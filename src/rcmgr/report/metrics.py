@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import (
@@ -26,11 +26,10 @@ from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.registry import Collector
 
 from rcmgr.counting.memory_stats import default_cache
-
-if TYPE_CHECKING:
-    from rcmgr.counting.scope import ScopeStat
-    from rcmgr.limits.rates import Rate
-    from rcmgr.manager import ResourceManager
+from rcmgr.counting.scope import ScopeStat
+from rcmgr.limits.rates import Rate
+from rcmgr.report.node import Node
+from rcmgr.report.stats import denied_by_limit
 
 __all__ = ["MetricsCollector", "MetricsServer", "feed", "serve_metrics"]
 
@@ -69,9 +68,9 @@ class MetricsCollector(Collector):
     """
 
     def __init__(
-        self, manager: ResourceManager, *, protocols: Iterable[str] | None = None
+        self, node: Node, *, protocols: Iterable[str] | None = None
     ) -> None:
-        self._manager = manager
+        self._node = node
         self._protocols = None if protocols is None else frozenset(protocols)
 
     def describe(self) -> Iterator[Metric]:
@@ -80,7 +79,7 @@ class MetricsCollector(Collector):
             yield Metric(family.name, family.documentation, family.type)
 
     def collect(self) -> Iterator[Metric]:
-        ledger = self._manager.ledger
+        ledger = self._node.ledger
         snapshot = ledger.snapshot(peers=False)
         yield from self._of_scopes(snapshot)
         yield from self._distributions(ledger.peer_stats())
@@ -113,7 +112,7 @@ class MetricsCollector(Collector):
                 streams.add_metric(
                     [direction, "protocol", protocol], held[f"streams_{direction}"])
             memory.add_metric(["protocol", protocol], held["memory"])
-        limits = self._manager.scope_limits
+        limits = self._node.scope_limits
         services = _by_name(snapshot["services"], {*limits.service, *limits.service_peer})
         for service, held in services.items():
             memory.add_sample(
@@ -124,7 +123,7 @@ class MetricsCollector(Collector):
     def _by_protocol(self, protocols: dict[str, Any]) -> dict[str, dict[str, int]]:
         known = self._protocols
         if known is None:
-            limits = self._manager.scope_limits
+            limits = self._node.scope_limits
             known = frozenset((*limits.protocol, *limits.protocol_peer))
         return _by_name(protocols, known)
 
@@ -155,7 +154,7 @@ class MetricsCollector(Collector):
             labels=["dir", "scope", "resource"],
         )
         counts: dict[tuple[str, str, str], int] = {}
-        for (direction, scope, limit), times in self._manager.ledger.blocked.items():
+        for (direction, scope, limit), times in self._node.ledger.blocked.items():
             resource = _RESOURCES[limit.partition("_")[0]]
             if resource in ("memory", "fd"):
                 direction = ""
@@ -178,7 +177,7 @@ class MetricsCollector(Collector):
     # -- our own -------------------------------------------------------------------------------
 
     def _of_connections(self) -> Iterator[Metric]:
-        tracker = self._manager.connection_tracker
+        tracker = self._node.connection_tracker
         seen = tracker.snapshot()
         states = GaugeMetricFamily(
             "rcmgr_connections", "Connections by state.", labels=["state", "dir"])
@@ -191,7 +190,7 @@ class MetricsCollector(Collector):
                 most.add_metric([state, direction], getattr(seen, f"peak_{name}"))
         limits = GaugeMetricFamily(
             "rcmgr_connection_limit", "Limits by state; absent: none.", labels=["limit"])
-        for name, limit in self._manager.connection_limits.to_dict().items():
+        for name, limit in self._node.connection_limits.to_dict().items():
             if limit is not None:
                 limits.add_metric([name.removeprefix("max_")], limit)
         yield from (states, most, limits)
@@ -210,24 +209,24 @@ class MetricsCollector(Collector):
                 "rcmgr_process_memory_bytes", "Resident memory of the process.",
                 value=cache.cached_memory_bytes,
             )
-        limits = self._manager.memory_limits
+        limits = self._node.memory_limits
         most = None if limits is None else limits.max_allowed_bytes
         if most is not None:
             yield GaugeMetricFamily(
                 "rcmgr_process_memory_limit_bytes", "What it may use.", value=most)
 
     def _of_denials(self) -> Iterator[Metric]:
-        manager = self._manager
+        node = self._node
         denials = CounterMetricFamily(
             "rcmgr_denials", "Denials by limit.", labels=["limit"])
-        for limit, times in {**_NO_DENIALS, **manager.denied_by_limit()}.items():
+        for limit, times in {**_NO_DENIALS, **denied_by_limit(node)}.items():
             denials.add_metric([limit.replace(" ", "_")], times)
         by_direction = CounterMetricFamily(
             "rcmgr_denials_by_direction", "Denials by direction.", labels=["dir"])
         for direction in _DIRECTIONS:
-            by_direction.add_metric([direction], getattr(manager.denials, direction))
+            by_direction.add_metric([direction], getattr(node.denials, direction))
         yield from (denials, by_direction)
-        ledger = manager.ledger
+        ledger = node.ledger
         yield CounterMetricFamily(
             "rcmgr_leaked_scopes", "Scopes dropped while they held something.",
             value=ledger.leaked)
@@ -255,7 +254,7 @@ class MetricsCollector(Collector):
         tracked = GaugeMetricFamily(
             "rcmgr_protocol_rate_tracked_peers", "Peers that used some of a protocol's rates.",
             labels=["protocol"])
-        for protocol, limiter in list(self._manager.protocol_rate_limiters.items()):
+        for protocol, limiter in list(self._node.protocol_rate_limiters.items()):
             counts = limiter.counts()
             counters["allowed"].add_metric([protocol], counts["allowed"])
             counters["denials"].add_metric(
@@ -266,8 +265,8 @@ class MetricsCollector(Collector):
     def _rates(self) -> Iterator[tuple[str, str, Rate]]:
         """(limit, protocol, rate) of all rates that there are; the protocol of connections is "".
         """
-        manager = self._manager
-        per_peer, gate = manager.connection_rate_limits.per_peer, manager.addresses
+        node = self._node
+        per_peer, gate = node.connection_rate_limits.per_peer, node.addresses
         if per_peer is not None:
             yield "connections_per_peer", "", per_peer
         if gate is not None and gate.rates is not None:
@@ -277,7 +276,7 @@ class MetricsCollector(Collector):
                     yield f"connections_per_{version}/{bits}", "", rate
             if rates.overall is not None:
                 yield "connections", "", rates.overall
-        for protocol, limiter in list(manager.protocol_rate_limiters.items()):
+        for protocol, limiter in list(node.protocol_rate_limiters.items()):
             limits = limiter.limits
             named = {"default": limits.default, "overall": limits.overall, **limits.overrides}
             for limit, found in named.items():
@@ -325,7 +324,7 @@ def _add(
     family.add_metric(labels, buckets, float(total))
 
 
-def feed(exporter: Any, manager: ResourceManager) -> None:
+def feed(exporter: Any, node: Node) -> None:
     """Let a `libp2p.rcmgr.PrometheusExporter` show this manager: its families give way to ours.
 
     What it exports by HTTP or `get_metrics_text` is read from the manager from now on; of several
@@ -339,7 +338,7 @@ def feed(exporter: Any, manager: ResourceManager) -> None:
         metric for metric in vars(exporter).values() if isinstance(metric, MetricWrapperBase)]
     for collector in shown:
         registry.unregister(collector)
-    collector = MetricsCollector(manager)
+    collector = MetricsCollector(node)
     registry.register(collector)
     setattr(exporter, _COLLECTOR, collector)
 
@@ -347,9 +346,9 @@ def feed(exporter: Any, manager: ResourceManager) -> None:
 class MetricsServer:
     """Answers scrapes over HTTP until `close`. A context manager."""
 
-    def __init__(self, manager: ResourceManager, port: int, addr: str) -> None:
+    def __init__(self, node: Node, port: int, addr: str) -> None:
         registry = CollectorRegistry()
-        registry.register(MetricsCollector(manager))
+        registry.register(MetricsCollector(node))
         self._server, self._thread = start_http_server(port, addr, registry)
 
     @property
@@ -371,11 +370,11 @@ class MetricsServer:
 
 
 def serve_metrics(
-    manager: ResourceManager, port: int, addr: str = "127.0.0.1"
+    node: Node, port: int, addr: str = "127.0.0.1"
 ) -> MetricsServer:
     """Serve a manager's metrics in a thread, in a registry of their own.
 
     port: 0 picks one. addr: whom to listen to; the default is this machine alone. OSError: the port
     is taken.
     """
-    return MetricsServer(manager, port, addr)
+    return MetricsServer(node, port, addr)

@@ -20,14 +20,14 @@ import threading
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rcmgr.peers import peer_text
-from rcmgr.report.explain import usages
+from rcmgr.report.explain import explain
+from rcmgr.report.node import Node
+from rcmgr.report.stats import denied_by_limit
+from rcmgr.report.usage import usages
 from rcmgr.texts import shortened
-
-if TYPE_CHECKING:
-    from rcmgr.manager import ResourceManager
 
 __all__ = ["StatusError", "StatusServer", "default_path", "read_status", "status_of"]
 
@@ -66,9 +66,9 @@ def default_path() -> Path:
     return Path(tempfile.gettempdir()) / f"rcmgr-{user}.sock"
 
 
-def status_of(manager: ResourceManager) -> dict[str, Any]:
+def status_of(node: Node) -> dict[str, Any]:
     """What the server answers, ready for JSON. O(scopes)."""
-    log, seen = manager.denials, manager.connection_tracker.snapshot()
+    log, seen = node.denials, node.connection_tracker.snapshot()
     return {
         "format": FORMAT,
         "rcmgr": _version(),
@@ -82,15 +82,15 @@ def status_of(manager: ResourceManager) -> dict[str, Any]:
                 "share": each.share,
                 "peak": each.peak,
             }
-            for each in usages(manager)
+            for each in usages(node)
         ],
-        "stats": manager.get_stats(),
-        "scopes": _brief(manager.ledger.snapshot(peers=False)),
-        "peak": manager.ledger.peak,
+        "stats": node.get_stats(),
+        "scopes": _brief(node.ledger.snapshot(peers=False)),
+        "peak": node.ledger.peak,
         "peak_states": {state: getattr(seen, f"peak_{state}") for state in _STATES},
         "denials": {
             "total": log.total, "inbound": log.inbound, "outbound": log.outbound,
-            "by_limit": manager.denied_by_limit(),
+            "by_limit": denied_by_limit(node),
             "by_peer": [
                 {
                     "peer": shortened(peer_text(peer)),
@@ -106,7 +106,7 @@ def status_of(manager: ResourceManager) -> dict[str, Any]:
             }
             for each in log.entries()[-_MOST_DENIALS:]
         ],
-        "explanation": manager.explain(),
+        "explanation": explain(node),
     }
 
 
@@ -136,7 +136,7 @@ class _Handler(socketserver.BaseRequestHandler):
         try:
             self.request.settimeout(_PATIENCE_S)
             if self.server.password is None or self._knows(self.server.password):
-                self.request.sendall(json.dumps(status_of(self.server.manager)).encode() + b"\n")
+                self.request.sendall(json.dumps(status_of(self.server.node)).encode() + b"\n")
         except OSError:
             return  # it hung up, or does not read
         finally:
@@ -158,7 +158,7 @@ class _Handler(socketserver.BaseRequestHandler):
 class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     daemon_threads = True
     block_on_close = False
-    manager: ResourceManager
+    node: Node
     password: str | None = None
 
     def get_request(self) -> Any:
@@ -200,7 +200,7 @@ class StatusServer:
     """
 
     def __init__(
-        self, manager: ResourceManager, path: str | os.PathLike[str], *,
+        self, node: Node, path: str | os.PathLike[str], *,
         unix: bool = _HAS_UNIX_SOCKETS,
     ) -> None:
         self.path = Path(path)
@@ -218,7 +218,7 @@ class StatusServer:
             except BaseException:
                 self._server.server_close()
                 raise
-        self._server.manager = manager
+        self._server.node = node
         self._file = _identity(self.path)
         self._closed = threading.Lock()
         self._thread = threading.Thread(

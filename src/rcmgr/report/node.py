@@ -1,0 +1,49 @@
+"""What reports read of a resource manager."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from rcmgr.counting.connection_tracker import ConnectionTracker
+from rcmgr.counting.denials import DenialLog
+from rcmgr.counting.scope import Ledger
+from rcmgr.gates.memory import MemoryConnectionLimits
+from rcmgr.gates.networks import AddressGate
+from rcmgr.gates.requests import ProtocolRateLimiter
+from rcmgr.limits.rates import ConnectionRateLimits
+from rcmgr.limits.scopes import ConcreteLimits
+from rcmgr.limits.states import ConnectionLimits
+
+__all__ = ["Node"]
+
+
+class Node(Protocol):
+    """A resource manager, as reports see it: they read it and change nothing.
+
+    `rcmgr.ResourceManager` is one. Reports import this module and not the manager, which imports
+    them.
+    """
+
+    @property
+    def connection_tracker(self) -> ConnectionTracker: ...
+    @property
+    def ledger(self) -> Ledger: ...
+    @property
+    def denials(self) -> DenialLog: ...
+    @property
+    def addresses(self) -> AddressGate | None: ...
+    @property
+    def protocol_rate_limiters(self) -> dict[str, ProtocolRateLimiter]: ...
+    @property
+    def refused_for_memory(self) -> int: ...
+    @property
+    def refused_by_peer_rate(self) -> int: ...
+    @property
+    def connection_limits(self) -> ConnectionLimits: ...
+    @property
+    def connection_rate_limits(self) -> ConnectionRateLimits: ...
+    @property
+    def memory_limits(self) -> MemoryConnectionLimits | None: ...
+    @property
+    def scope_limits(self) -> ConcreteLimits: ...
+    def get_stats(self) -> dict[str, Any]: ...

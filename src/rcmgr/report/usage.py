@@ -1,0 +1,86 @@
+"""How full each limit of a node is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import NamedTuple
+
+from rcmgr.report.node import Node
+
+__all__ = ["Usage", "usages"]
+
+_MOST_PEERS = 10
+
+
+class Usage(NamedTuple):
+    """How much of one limit is in use: bytes for memory, a count for everything else.
+
+    peak: the most since the start; None: not counted.
+    """
+
+    name: str
+    used: int
+    limit: int
+    peak: int | None = None
+
+    @property
+    def share(self) -> float:
+        """The used part of the limit, 1 is full. A limit of 0 is full."""
+        return self.used / self.limit if self.limit else 1.0
+
+    @property
+    def of_one_peer(self) -> bool:
+        """Whether this limits one peer or one network, and not the whole node."""
+        name = self.name
+        return name.startswith(("peer:", "network ")) or (
+            ".peer:" in name or name == "established_per_peer")
+
+
+def usages(node: Node) -> list[Usage]:
+    """All limits by state and of the process, and the fullest scopes and networks; fullest first.
+
+    Of equally full ones, a limit on the whole node comes before a limit on one peer.
+    O(scopes and networks).
+    """
+    found = [*_by_state(node), *_by_scope(node), *_of_process(node), *_by_network(node)]
+    return sorted(found, key=lambda usage: (-usage.share, usage.of_one_peer, usage.name))
+
+
+def _by_state(node: Node) -> Iterator[Usage]:
+    tracker = node.connection_tracker
+    seen = tracker.snapshot()
+    for name, limit in node.connection_limits.to_dict().items():
+        kind = name.removeprefix("max_")
+        if limit is None:
+            continue
+        if kind == "established_per_peer":
+            used = max((len(ids) for ids in tracker.established_per_peer.values()), default=0)
+        else:
+            used = getattr(seen, kind)
+        yield Usage(kind, used, limit, getattr(seen, f"peak_{kind}"))
+
+
+def _by_scope(node: Node) -> Iterator[Usage]:
+    ledger = node.ledger
+    peaks = {"system": ledger.peak, "transient": ledger.transient_peak}
+    for scope, field, used, limit in ledger.fullest(peers=False):
+        yield Usage(f"{scope} {field}", used, limit, peaks.get(scope, {}).get(field))
+    # asked for separately: full peers would crowd the node's own scopes out of the list
+    everything = (Usage(f"{scope} {field}", *counts) for scope, field, *counts in ledger.fullest())
+    yield from islice((usage for usage in everything if usage.of_one_peer), _MOST_PEERS)
+
+
+def _of_process(node: Node) -> Iterator[Usage]:
+    limits = node.memory_limits
+    most = None if limits is None else limits.max_allowed_bytes
+    if limits is not None and most is not None:
+        limits.refresh_memory_stats_if_needed()
+        yield Usage("process memory", limits.process_memory_bytes, most)
+
+
+def _by_network(node: Node) -> Iterator[Usage]:
+    gate = node.addresses
+    if gate is not None and gate.subnets is not None:
+        for network, used, limit in gate.subnets.fullest(_MOST_PEERS):
+            yield Usage(f"network {network} connections", used, limit)
