@@ -22,7 +22,7 @@ from rcmgr.errors import (
 )
 from rcmgr.gates.addresses import Allowlist, endpoint_of
 from rcmgr.gates.memory import MemoryConnectionLimits
-from rcmgr.gates.networks import AddressGate, AddressRefusal, Entered, SubnetLimiter
+from rcmgr.gates.networks import AddressGate, AddressRefusal, NetworkShare, SubnetLimiter
 from rcmgr.gates.rate_limiter import table_of
 from rcmgr.gates.requests import ProtocolRateLimiter, RateRefusal
 from rcmgr.limits.checks import check_count, check_limit
@@ -353,7 +353,7 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
         entered = self._lifecycle.enter(endpoint_ip, inbound)
         return None if isinstance(entered, AddressRefusal) else (False, entered)
 
-    def _enter(self, inbound: bool, endpoint_ip: str) -> Entered | None:
+    def _enter(self, inbound: bool, endpoint_ip: str) -> NetworkShare | None:
         """Ask what depends on the address, of a connection whose address was not asked for yet."""
         entered = self._lifecycle.enter(endpoint_ip, inbound)
         return None if isinstance(entered, AddressRefusal) else entered

@@ -15,12 +15,18 @@ from rcmgr import (
     ConcreteLimits,
     ConnectionLimits,
     ConnectionTracker,
+    Ledger,
     Limit,
     NodeLimits,
+    ResourceLimitExceeded,
     ResourceLimits,
     ResourceManager,
+    SubnetLimits,
 )
 from rcmgr.counting.denials import DenialLog
+from rcmgr.gates.memory import MemoryExcess
+from rcmgr.gates.networks import AddressGate
+from rcmgr.gates.requests import RateRefusal
 from rcmgr.report.metrics import MetricsCollector
 
 
@@ -124,3 +130,17 @@ def test_threads_count_all() -> None:
     assert (log.total, log.inbound, log.outbound) == (40_000, 10_000, 10_000)
     counts = dict(log.most_denied())
     assert counts[b"a"] == 20_000
+
+
+def test_every_refusal_is_falsy_and_has_an_error() -> None:
+    """So the caller of a decision needs one check: a handle is true, a refusal is not."""
+    refusals: list[Any] = [
+        ConnectionTracker(max_connections=0).admit_pending_inbound("c", ConnectionLimits()),
+        Ledger(ConcreteLimits(system=Limit(conns=0))).try_open_connection(),
+        AddressGate(SubnetLimits(ipv4=((32, 0),))).try_enter("192.0.2.1", True),
+        RateRefusal("protocol", "operation", lambda peer: 1.0, None),
+        MemoryExcess(2, 1),
+    ]
+    for refusal in refusals:
+        assert not refusal
+        assert isinstance(refusal.to_error("connection", b"peer"), ResourceLimitExceeded)

@@ -17,7 +17,7 @@ from rcmgr.gates.networks import (
     AddressGate,
     AddressRateLimiter,
     AddressRefusal,
-    Entered,
+    NetworkShare,
     SubnetLimiter,
 )
 from rcmgr.limits.networks import AddressRates, SubnetLimits, packed_ip
@@ -73,7 +73,7 @@ def test_a_limiter_that_somebody_else_asks_too() -> None:
     gate = AddressGate(limiter)
     assert gate.subnets is limiter
     entered = gate.try_enter("1.2.3.4", True)
-    assert isinstance(entered, Entered)
+    assert isinstance(entered, NetworkShare)
     assert admitted(limiter, ["1.2.3.4"]) == 0
     entered.close()
     assert admitted(limiter, ["1.2.3.4"]) == 1
@@ -225,7 +225,7 @@ def test_the_gate_counts_until_it_is_left_once() -> None:
     inside = [entrance.try_enter("/ip4/1.2.3.4/tcp/1", True) for _ in range(9)]
     assert [bool(each) for each in inside] == [True] * 8 + [False]
     for each in (inside[0], inside[0]):
-        assert isinstance(each, Entered)
+        assert isinstance(each, NetworkShare)
         each.close()
     assert entrance.try_enter("1.2.3.4", False)
     assert not entrance.try_enter("1.2.3.4", False)
@@ -239,8 +239,8 @@ def test_what_was_forgotten_is_not_given_back() -> None:
     assert entrance.subnets is not None
     entrance.subnets.clear()
     after = entrance.try_enter("1.2.3.4", False)
-    assert isinstance(before, Entered)
-    assert isinstance(after, Entered)
+    assert isinstance(before, NetworkShare)
+    assert isinstance(after, NetworkShare)
     before.close()
     assert len(entrance.subnets) == 1
     after.close()
@@ -266,13 +266,13 @@ def test_leaving_never_waits() -> None:
     subnets = gate.subnets
     assert subnets is not None
     entered = [gate.try_enter("192.0.2.1", inbound=True) for _ in range(2)]
-    assert all(isinstance(each, Entered) for each in entered)
+    assert all(isinstance(each, NetworkShare) for each in entered)
     with subnets._lock:
         for each in entered:
             each.close()  # type: ignore[union-attr]
             each.close()  # type: ignore[union-attr]
     assert not gate.try_enter("192.0.2.1", inbound=True)
-    assert isinstance(gate.try_enter("192.0.2.1", inbound=True), Entered)
+    assert isinstance(gate.try_enter("192.0.2.1", inbound=True), NetworkShare)
     assert len(subnets) == 1
     assert subnets.over_released == 0
 
@@ -287,7 +287,7 @@ def test_forgetting_while_threads_come_and_go() -> None:
         barrier.wait()
         for _ in range(20_000):
             entered = gate.try_enter("192.0.2.1", inbound=True)
-            assert isinstance(entered, Entered)
+            assert isinstance(entered, NetworkShare)
             entered.close()
 
     threads = [threading.Thread(target=come_and_go) for _ in range(4)]

@@ -12,7 +12,7 @@ from rcmgr.counting.scope import Ledger, Refusal
 from rcmgr.counting.token_bucket import BucketTable
 from rcmgr.gates.addresses import Allowlist
 from rcmgr.gates.memory import MemoryConnectionLimits
-from rcmgr.gates.networks import Entered
+from rcmgr.gates.networks import NetworkShare
 from rcmgr.limits.states import ConnectionLimits
 
 __all__ = [
@@ -38,7 +38,7 @@ class Intake:
         connection_id: Hashable | None,
         inbound: bool,
         exempt: bool,
-        entered: Entered | None,
+        entered: NetworkShare | None,
     ) -> ConnectionRecord | Denial | Refusal: ...
     def charge_peer(
         self,
@@ -47,7 +47,7 @@ class Intake:
         peer: Hashable,
         inbound: bool,
         exempt: bool,
-        entered: Entered | None,
+        entered: NetworkShare | None,
     ) -> ConnectionRecord | Denial | Refusal | None: ...
     def came_from(self, pending: ConnectionRecord | None) -> bool: ...
     def take_pending(self, inbound: bool) -> ConnectionRecord | None: ...

@@ -13,7 +13,7 @@ from rcmgr.counting.scope import Refusal
 from rcmgr.errors import ResourceLimitExceeded, ResourceScopeClosed
 from rcmgr.gates.addresses import Allowlist, endpoint_of
 from rcmgr.gates.memory import MemoryConnectionLimits
-from rcmgr.gates.networks import AddressGate, AddressRefusal, Entered
+from rcmgr.gates.networks import AddressGate, AddressRefusal, NetworkShare
 from rcmgr.limits.states import ConnectionLimits
 
 __all__ = ["HostLifecycle"]
@@ -166,7 +166,7 @@ class HostLifecycle(ConnectionLifecycleManager):
             return self._allowlist.allows_address(endpoint_of(str(address)).ip)
         return self._allowlist.allows_at(peer_id, address)
 
-    def enter(self, address: Any, inbound: bool) -> Entered | AddressRefusal | None:
+    def enter(self, address: Any, inbound: bool) -> NetworkShare | AddressRefusal | None:
         """Count a connection that is not exempt for its address; None: there is nothing to ask."""
         if self.addresses is None or address is None:
             return None
@@ -175,7 +175,7 @@ class HostLifecycle(ConnectionLifecycleManager):
             self.denials.add(entered, inbound=inbound)
         return entered
 
-    def _enter(self, address: Any, inbound: bool) -> Entered | None:
+    def _enter(self, address: Any, inbound: bool) -> NetworkShare | None:
         entered = self.enter(address, inbound)
         if isinstance(entered, AddressRefusal):
             raise entered.to_error()

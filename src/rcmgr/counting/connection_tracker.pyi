@@ -11,7 +11,7 @@ from collections.abc import (
 )
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Protocol, final
+from typing import Any, Literal, Protocol, final
 
 from typing_extensions import Self, disjoint_base
 
@@ -45,6 +45,7 @@ class Denial:
     def current(self) -> int: ...
     @property
     def limit(self) -> int: ...
+    def __bool__(self) -> Literal[False]: ...
     def to_error(
         self, connection_id: Hashable | None = None, peer_id: Hashable | None = None
     ) -> ConnectionLimitExceeded: ...

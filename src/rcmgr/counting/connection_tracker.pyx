@@ -83,11 +83,12 @@ cdef double MAX_AGE_SECONDS = 4e9  # over a hundred years, and still an int64_t 
 
 @cython.final
 cdef class Denial:
-    """Why a connection was not admitted. Nothing was taken.
+    """Why a connection was not admitted. Nothing was taken. Falsy.
 
-    Small and unformatted, as under a flood it is the common case; `to_error` makes the exception.
+    Under a flood this is the common case, so it is small and formats nothing. `to_error` makes the
+    exception.
 
-    limit, current: connections; `current >= limit` held when it was asked.
+    limit, current: connections. `current >= limit` was true when the limit was checked.
     """
 
     cdef int _kind
@@ -96,6 +97,9 @@ cdef class Denial:
 
     def __cinit__(self):
         self._kind = RCMGR_CONNECTIONS
+
+    def __bool__(self):
+        return False
 
     @property
     def kind(self):

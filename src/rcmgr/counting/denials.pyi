@@ -1,11 +1,12 @@
 from collections.abc import Hashable, Iterator
-from typing import NamedTuple, Protocol, final
+from typing import Literal, NamedTuple, Protocol, final
 
 from rcmgr.errors import ResourceLimitExceeded
 
 __all__ = ["DenialEntry", "DenialLog"]
 
 class _Refusal(Protocol):
+    def __bool__(self) -> Literal[False]: ...
     def to_error(
         self, connection_id: Hashable | None = None, peer_id: Hashable | None = None
     ) -> ResourceLimitExceeded: ...

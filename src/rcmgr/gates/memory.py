@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from rcmgr.counting.memory_stats import MemoryGate, MemoryStatsCache, default_cache
 from rcmgr.errors import MemoryUsageLimitExceeded
@@ -17,11 +17,14 @@ _PRESSURE_AGE_S = 1.0
 
 
 class MemoryExcess(NamedTuple):
-    """Why something was refused: more memory is in use than is allowed."""
+    """Why memory refused something: the process uses more than is allowed. Falsy."""
 
     process_memory_bytes: int
     max_allowed_bytes: int
     limited_by: str = "max_bytes"
+
+    def __bool__(self) -> Literal[False]:
+        return False
 
     def to_error(
         self, connection_id: Hashable | None = None, peer_id: Hashable | None = None

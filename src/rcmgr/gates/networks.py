@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from heapq import nlargest
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from rcmgr.counting.token_bucket import BucketTable, TokenBucket
 from rcmgr.errors import AddressLimitExceeded, RateLimitExceeded, ResourceLimitExceeded
@@ -22,23 +22,23 @@ __all__ = [
     "AddressGate",
     "AddressRateLimiter",
     "AddressRefusal",
-    "Entered",
+    "NetworkShare",
     "SubnetLimiter",
     "verify_source_rates",
 ]
 
 
 class AddressRefusal(NamedTuple):
-    """Why an address was refused. False, as every refusal; made on hot paths, formats nothing."""
+    """Why an address was refused. Falsy. Making one formats nothing: it is on the hot path."""
 
     network: Network
     limit: int | None
-    """Connections at once; None: it was a rate."""
+    """Connections at once; None: a rate refused."""
     retry_after_s: float
-    """Of a rate: when it may come again; inf: never."""
+    """Of a rate: seconds until the address may come again; inf: never."""
     address: str
 
-    def __bool__(self) -> bool:
+    def __bool__(self) -> Literal[False]:
         return False
 
     def to_error(
@@ -54,8 +54,8 @@ class AddressRefusal(NamedTuple):
 _Counted = Sequence[tuple[bytes, "int | None"]]
 
 
-class Entered:
-    """A connection that an `AddressGate` let in, until `close`; closing again does nothing."""
+class NetworkShare:
+    """A connection's place in the counts of its networks. `close` gives it back, once."""
 
     __slots__ = ("_counted", "_epoch", "_subnets")
 
@@ -70,7 +70,7 @@ class Entered:
             self._subnets._settle()
 
 
-_UNCOUNTED: Final = Entered()
+_UNCOUNTED: Final = NetworkShare()
 
 
 class SubnetLimiter:
@@ -83,7 +83,7 @@ class SubnetLimiter:
         self._epoch = 0
         # A connection that is garbage may be given back anywhere, also by a thread that has the
         # lock at that moment: nobody who gives back waits for it.
-        self._leaving: deque[Entered] = deque()
+        self._leaving: deque[NetworkShare] = deque()
         self._overrides: PrefixTable[tuple[int | None]] = PrefixTable()
         for network, limit in self.limits.overrides.items():
             self._overrides.set(Network.parse(network), (limit,))
@@ -101,8 +101,8 @@ class SubnetLimiter:
 
     def try_add(self, ip: bytes) -> tuple[Network, int] | None:
         """Count a connection of this address; else the network that is full and its limit."""
-        entered = self._try_enter(ip)
-        return None if isinstance(entered, Entered) else entered
+        share = self._try_enter(ip)
+        return None if isinstance(share, NetworkShare) else share
 
     def full(self, ip: bytes) -> tuple[Network, int] | None:
         """The network that would refuse this address now and its limit; None: it may come."""
@@ -114,17 +114,17 @@ class SubnetLimiter:
                 return Network.of(ip, key[1]), limit
         return None
 
-    def _try_enter(self, ip: bytes) -> Entered | tuple[Network, int]:
+    def _try_enter(self, ip: bytes) -> NetworkShare | tuple[Network, int]:
         counted, counts = self._counted_as(ip), self._counts
-        entered = Entered(self, counted)
+        share = NetworkShare(self, counted)
         with self._lock:
             full = self._full(ip, counted)
             if full is None:
-                entered._epoch = self._epoch
+                share._epoch = self._epoch
                 for key, _ in counted:
                     counts[key] = counts.get(key, 0) + 1
         self._settle()
-        return entered if full is None else full
+        return share if full is None else full
 
     def remove(self, ip: bytes) -> None:
         """Give a connection of this address back."""
@@ -137,9 +137,9 @@ class SubnetLimiter:
         while self._leaving and self._lock.acquire(blocking=False):
             try:
                 while self._leaving:
-                    entered = self._leaving.popleft()
-                    counted, entered._counted = entered._counted, ()
-                    if entered._epoch == self._epoch:
+                    share = self._leaving.popleft()
+                    counted, share._counted = share._counted, ()
+                    if share._epoch == self._epoch:
                         self._give_back(counted)
             finally:
                 self._lock.release()
@@ -305,7 +305,7 @@ class AddressGate:
 
     def try_enter(
         self, address: str, inbound: bool, exempt: bool | None = None
-    ) -> Entered | AddressRefusal:
+    ) -> NetworkShare | AddressRefusal:
         """Count a connection of this multiaddr (text) or IP address; close what it returns.
 
         exempt: whether it is allowed anyway; None: as the allowlist says of the address alone.
@@ -324,12 +324,12 @@ class AddressGate:
         subnets = self.subnets
         if subnets is None:
             return _UNCOUNTED
-        entered = subnets._try_enter(ip)
-        if isinstance(entered, Entered):
-            return entered
+        share = subnets._try_enter(ip)
+        if isinstance(share, NetworkShare):
+            return share
         with self._lock:
             self.refused_by_number += 1
-        return AddressRefusal(entered[0], entered[1], 0.0, address)
+        return AddressRefusal(share[0], share[1], 0.0, address)
 
     def verify_source_address(self, address: str) -> bool:
         """Whether this address should prove that it is its own before anything is spent on it.

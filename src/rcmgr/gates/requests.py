@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Hashable, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from rcmgr.counting.denials import DenialLog
 from rcmgr.errors import RateLimitExceeded
@@ -17,13 +17,16 @@ __all__ = ["ProtocolRateLimiter", "RateRefusal"]
 
 
 class RateRefusal(NamedTuple):
-    """Why something was refused: it came too often."""
+    """Why a rate refused something: it came too often. Falsy."""
 
     protocol: str
     operation: str
     retry_after_s: Callable[[Any], float]
-    """Of the peer, when it is asked for: seconds, inf is never."""
+    """Called with the peer: seconds until it may come again; inf: never."""
     rate: Rate | None
+
+    def __bool__(self) -> Literal[False]:
+        return False
 
     def to_error(
         self, connection_id: Hashable | None = None, peer_id: Hashable | None = None
