@@ -1,11 +1,11 @@
-"""What a denial looks like once somebody asks.
+"""What a denial says, and names that strangers chose, made safe to print.
 
-The hot paths answer a refusal with a small value and build none of these. They are made at the
-edge: where an exception has to be raised, or where a person wants to read the reason.
+A refusal on a hot path is a small value. It becomes one of these errors only where it is raised or
+where a person reads the reason.
 
-Inside a py-libp2p host the swarm catches `libp2p.rcmgr.exceptions.ResourceLimitExceeded`. Ours is
-a subclass of it as soon as that module is loaded, without importing it ourselves (libp2p takes
-over half a second to import): `link_upstream` replaces the root class below.
+The swarm of py-libp2p catches `libp2p.rcmgr.exceptions.ResourceLimitExceeded`. Ours is a subclass
+of it as soon as that module is loaded. Importing libp2p takes over half a second, so this module
+never does it: `link_upstream` replaces the base class below.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from enum import Enum
 from typing import Any, ClassVar
 
 from rcmgr.peers import peer_key, peer_text
-from rcmgr.texts import shortened, shown
 
 __all__ = [
     "AddressLimitExceeded",
@@ -33,13 +32,37 @@ __all__ = [
     "ScopeLimitExceeded",
     "StreamLimitExceeded",
     "link_upstream",
+    "printable",
+    "printable_name",
+    "shortened",
 ]
 
 _UPSTREAM = "libp2p.rcmgr.exceptions"
+_MOST_CHARACTERS = 160
+
+
+def shortened(name: object) -> str:
+    """At most 160 characters of a name: the first and the last ones."""
+    text = str(name)
+    half = _MOST_CHARACTERS // 2
+    return text if len(text) <= _MOST_CHARACTERS else f"{text[:half]}...{text[-(half - 3):]}"
+
+
+def printable(text: str) -> str:
+    """The text with escapes for control characters, line ends and what UTF-8 cannot encode."""
+    if text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
+def printable_name(name: object) -> str:
+    """A name that a stranger may have chosen, short and safe for a terminal or a log line."""
+    return printable(shortened(name))
 
 
 class ConnectionLimitKind(str, Enum):
-    """Which connection limit refused. The value is the name used in messages, stats and metrics."""
+    """The connection limit that refused. Messages, stats and metrics use the value as its name."""
 
     PENDING_INBOUND = "pending_inbound"
     PENDING_OUTBOUND = "pending_outbound"
@@ -48,32 +71,32 @@ class ConnectionLimitKind(str, Enum):
     ESTABLISHED_PER_PEER = "established_per_peer"
     ESTABLISHED_TOTAL = "established_total"
     CONNECTIONS = "connections"
-    """All connections, pending and established, of a tracker that limits them itself."""
+    """`max_connections` of a `ConnectionTracker`: pending and established together."""
 
 
 class _LimitRoot(Exception):
-    """Stands in for upstream's ResourceLimitExceeded until libp2p is loaded."""
+    """The base class until libp2p is loaded; then libp2p's ResourceLimitExceeded."""
 
 
 class _ClosedRoot(Exception):
-    """Stands in for upstream's ResourceScopeClosed until libp2p is loaded."""
+    """The base class until libp2p is loaded; then libp2p's ResourceScopeClosed."""
 
 
 class ResourceLimitExceeded(_LimitRoot):
-    """A limit was reached: nothing was taken, nothing needs to be given back.
+    """A limit refused. Nothing was taken, so there is nothing to give back.
 
-    The root of every denial of rcmgr. Caught by `except
-    libp2p.rcmgr.exceptions.ResourceLimitExceeded`. Subclasses are dataclasses whose fields say what
-    happened; the message is made when it is read. They can be pickled.
+    The base class of every denial. `except libp2p.rcmgr.exceptions.ResourceLimitExceeded` catches
+    it. Subclasses are dataclasses whose fields say what happened. The message is made when it is
+    read. They can be pickled.
     """
 
     category: ClassVar[str] = "resource"
     """What was asked for: "connection", "stream", "memory" or "rate"."""
 
-    _is_brief_for_nobody: ClassVar[bool] = True
-    """Whether the text is only the first sentence while it is not known of whom."""
+    _is_brief_without_subject: ClassVar[bool] = True
+    """Whether the text is only the first sentence if no peer and no connection is known."""
 
-    # the attributes upstream's class has, for handlers written against it
+    # attributes of libp2p's class, for handlers written against it
     scope_name: str | None = None
     resource_type: str | None = None
     requested: int | None = None
@@ -84,11 +107,11 @@ class ResourceLimitExceeded(_LimitRoot):
         return super().__new__(cls, *args)
 
     def __init__(self, *args: object) -> None:
-        # not upstream's constructor: it assigns `message`
+        # libp2p's constructor would assign `message`, a property here
         self.args = args
 
     def __post_init__(self) -> None:
-        # `args` is what pickle rebuilds an exception from
+        # pickle rebuilds an exception from `args`
         self.args = tuple(getattr(self, each.name) for each in fields(self))  # type: ignore[arg-type]
 
     @property
@@ -97,25 +120,24 @@ class ResourceLimitExceeded(_LimitRoot):
 
     @property
     def explanation(self) -> str:
-        """What was asked, of whom, which limit refused, how much is in use, what would change it.
-        """
-        return "; ".join([self._sentence(), *self._of_whom(), f"see {self.setting}"])
+        """What was asked, by whom, which limit refused, how much is in use, what to change."""
+        return "; ".join([self._sentence(), *self._subject(), f"see {self.setting}"])
 
     def _sentence(self) -> str:
         return ", ".join(map(str, self.args))
 
-    def _of_whom(self) -> list[str]:
-        return [] if self.peer is None else [f"peer {shown(self.peer)}"]
+    def _subject(self) -> list[str]:
+        return [] if self.peer is None else [f"peer {printable_name(self.peer)}"]
 
     def __str__(self) -> str:
-        """The explanation. Names that peers choose are in it without what a terminal obeys."""
-        if self._is_brief_for_nobody and not self._of_whom():
+        """The explanation. Control characters in names that peers chose are escaped."""
+        if self._is_brief_without_subject and not self._subject():
             return self._sentence()
         return self.explanation
 
     @property
     def code(self) -> str:
-        """A short name of the limit, for programs: it stays the same in later versions."""
+        """A short name of the limit, for programs. Later versions keep it."""
         return self.category
 
     @property
@@ -125,14 +147,14 @@ class ResourceLimitExceeded(_LimitRoot):
 
     @property
     def peer(self) -> str | None:
-        """Of whom, for people: base58 text; None if that is not known."""
+        """The peer that was refused, as base58 text; None: unknown."""
         peer = getattr(self, "peer_id", None)
         return None if peer is None else _text_of_peer(peer)
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, ready for JSON: code, category, message, setting, and the fields.
+        """Code, category, message, setting and all fields, ready for JSON.
 
-        Peers are text; a time that is infinite is None.
+        Peers are text. An infinite time is None.
         """
         known: tuple[Field[Any], ...] = fields(self) if is_dataclass(self) else ()
         values = {each.name: _plain(each.name, getattr(self, each.name)) for each in known}
@@ -161,7 +183,7 @@ def _text_of_peer(peer: Hashable) -> str:
 
 @dataclass(eq=False)
 class ConnectionLimitExceeded(ResourceLimitExceeded):
-    """A connection was refused: `current` connections were counted against `limit`."""
+    """A limit by connection state refused: there were `current` connections of `limit`."""
 
     limit: int
     current: int
@@ -187,15 +209,15 @@ class ConnectionLimitExceeded(ResourceLimitExceeded):
             f"(current: {self.current}, limit: {self.limit})"
         )
 
-    def _of_whom(self) -> list[str]:
+    def _subject(self) -> list[str]:
         connection = self.connection_id
-        whose = [] if connection is None else [f"connection {shown(connection)}"]
-        return [*whose, *super()._of_whom()]
+        known = [] if connection is None else [f"connection {printable_name(connection)}"]
+        return [*known, *super()._subject()]
 
 
 @dataclass(eq=False)
 class AddressLimitExceeded(ResourceLimitExceeded):
-    """A connection was refused: `current` of `limit` connections were from its `network`."""
+    """A limit by network refused: `current` of `limit` connections were from `network`."""
 
     address: str
     network: str
@@ -203,7 +225,7 @@ class AddressLimitExceeded(ResourceLimitExceeded):
     limit: int
 
     category = resource_type = "connection"
-    _is_brief_for_nobody = False
+    _is_brief_without_subject = False
 
     @property
     def code(self) -> str:
@@ -216,21 +238,21 @@ class AddressLimitExceeded(ResourceLimitExceeded):
 
     def _sentence(self) -> str:
         return (
-            f"connections per ip limit exceeded for {shown(self.address)} "
+            f"connections per ip limit exceeded for {printable_name(self.address)} "
             f"(network: {self.network}, current: {self.current}, limit: {self.limit})"
         )
 
 
 @dataclass(eq=False)
 class ScopeLimitExceeded(ResourceLimitExceeded):
-    """A scope refused: it held `current`, `attempted` more were asked for, against `limit`.
+    """A scope refused: it held `current` of `limit`, and the caller asked for `attempted` more.
 
-    scope: the scope to blame, by go-libp2p's names ("system", "peer:12D3K...", "conn-7").
+    scope: the scope that refused, as go-libp2p names it ("system", "peer:12D3K...", "conn-7").
     resource: "memory" (bytes), "inbound stream", "stream" (both directions), "outbound connection",
         "file descriptor", ...
-    priority: of a memory reservation; (1 + priority) / 256 of the limit were open to it.
-    asked_by: the scope that asked, if it is another one and has a name.
-    peer_id: of whom, if the caller knew.
+    priority: of a memory reservation. It may use (1 + priority) / 256 of the limit.
+    asked_by: the scope that was asked, if that is another one with a name.
+    peer_id: None: the caller did not know the peer.
 
     The message begins with the words of go-libp2p's error.
     """
@@ -252,7 +274,7 @@ class ScopeLimitExceeded(ResourceLimitExceeded):
         self.available = max(0, self.limit - self.current)
 
     category = "connection"
-    _is_brief_for_nobody = False
+    _is_brief_without_subject = False
 
     @property
     def code(self) -> str:
@@ -272,8 +294,8 @@ class ScopeLimitExceeded(ResourceLimitExceeded):
 
     @property
     def _limited(self) -> tuple[str, str]:
-        """As in `ConcreteLimits`: "system", "peer", "protocol_peer", "conn", ...; and its name."""
-        # at the end alone: a long name that somebody chose takes no time
+        """The scope's attribute of `ConcreteLimits` ("system", "peer", "conn"), and its name."""
+        # search only the end: a stranger may have chosen a very long name
         spans = _SPANS.search(self.scope, max(0, len(self.scope) - _LONGEST_SPANS))
         owner = self.scope if spans is None else self.scope[:spans.start()]
         kind, _, name = owner.partition(":")
@@ -283,20 +305,20 @@ class ScopeLimitExceeded(ResourceLimitExceeded):
         return f"{kind}_peer" if of_peer else kind, name
 
     def _sentence(self) -> str:
-        path = shown(self.scope)
+        path = printable_name(self.scope)
         if self.asked_by is not None:
-            path = f"{shown(self.asked_by)}: {path}"
+            path = f"{printable_name(self.asked_by)}: {path}"
         what = "" if self.resource == "memory" else f"cannot reserve {self.resource}: "
         return (
             f"{path}: {what}resource limit exceeded "
             f"(current: {self.current}, attempted: {self.attempted}, limit: {self.limit})"
         )
 
-    def _of_whom(self) -> list[str]:
-        return [] if self.peer is None or self.peer in self.scope else super()._of_whom()
+    def _subject(self) -> list[str]:
+        return [] if self.peer is None or self.peer in self.scope else super()._subject()
 
 
-# what a refusal calls a resource -> the field of a Limit
+# a resource as refusals name it, and its field of `Limit`
 _LIMIT_FIELDS = {
     "memory": "memory",
     "inbound stream": "streams_inbound",
@@ -313,7 +335,7 @@ _SCOPES = {
 _SCOPES_BY_NAME = ("service", "service_peer", "protocol", "protocol_peer", "peer")
 _SPANS = re.compile(r"(\.span-\d+)+\Z")
 _LONGEST_SPANS = 200
-# what whoever makes a node with `ResourceLimits` knows the system's limits by
+# names of the system's limits in `ResourceLimits`
 _TOTALS = {
     ("system", "conns"): "max_connections",
     ("system", "streams"): "max_streams",
@@ -323,21 +345,21 @@ _TOTALS = {
 
 @dataclass(eq=False)
 class StreamLimitExceeded(ScopeLimitExceeded):
-    """A scope had as many streams as it may."""
+    """A scope had reached its limit of streams."""
 
     category = "stream"
 
 
 @dataclass(eq=False)
 class MemoryReservationExceeded(ScopeLimitExceeded):
-    """A scope had not as much memory left as was asked for. Amounts are bytes."""
+    """A scope had less memory left than the caller asked for. Amounts are bytes."""
 
     category = "memory"
 
 
 @dataclass(eq=False)
 class MemoryUsageLimitExceeded(ResourceLimitExceeded):
-    """The process used more memory than it may; `percentage` is of `max_allowed_bytes`.
+    """The process uses more memory than `max_allowed_bytes`; `percentage` is the used part of it.
 
     limited_by: the argument of `MemoryConnectionLimits` that refused.
     """
@@ -368,11 +390,11 @@ class MemoryUsageLimitExceeded(ResourceLimitExceeded):
 
 @dataclass(eq=False)
 class RateLimitExceeded(ResourceLimitExceeded):
-    """A peer asked too often; after `retry_after_s` seconds (inf: never) it may ask again.
+    """A peer or network asked too often. It may ask again in `retry_after_s` seconds (inf: never).
 
-    protocol: "connections" for all of one peer, "network 192.0.2.0/24" for all of one network.
-    address: whose, where no peer is known yet.
-    refill_rate, burst: how many a second, and at once; None: whoever refused did not say.
+    protocol: "connections" for the rate of one peer, "network 192.0.2.0/24" for that of a network.
+    address: of the connection, if its peer is not known yet.
+    refill_rate, burst: the rate a second, and how many at once; None: unknown.
     """
 
     protocol: str
@@ -384,7 +406,7 @@ class RateLimitExceeded(ResourceLimitExceeded):
     burst: int | None = None
 
     category = resource_type = "rate"
-    _is_brief_for_nobody = False
+    _is_brief_without_subject = False
 
     @property
     def code(self) -> str:
@@ -401,23 +423,23 @@ class RateLimitExceeded(ResourceLimitExceeded):
             return f"AddressRates.{version} or ConnectionRateLimits.per_ip"
         return (
             f"RateLimits.default, RateLimits.overrides[{shortened(self.operation)!r}] or "
-            f"RateLimits.overall of {shown(self.protocol)}"
+            f"RateLimits.overall of {printable_name(self.protocol)}"
         )
 
     def _sentence(self) -> str:
         rate = "" if self.refill_rate is None else (
             f"{self.refill_rate:.4g} a second, {self.burst} at once; ")
         what = "connections of one peer" if self.code == "rate.peer" else (
-            f"{shown(self.operation)} of {shown(self.protocol)}")
+            f"{printable_name(self.operation)} of {printable_name(self.protocol)}")
         return f"Rate limit exceeded: {what} ({rate}retry after {self.retry_after_s:.3g} s)"
 
-    def _of_whom(self) -> list[str]:
-        whose = [] if self.address is None else [f"address {shown(self.address)}"]
-        return [*whose, *super()._of_whom()]
+    def _subject(self) -> list[str]:
+        known = [] if self.address is None else [f"address {printable_name(self.address)}"]
+        return [*known, *super()._subject()]
 
 
 class ResourceScopeClosed(_ClosedRoot):
-    """The manager or scope was closed; nothing can be taken from it any more."""
+    """The manager or scope is closed. Nothing can be taken from it."""
 
     def __new__(cls, *args: object, **kwargs: object) -> ResourceScopeClosed:
         link_upstream()
@@ -436,10 +458,10 @@ class ResourceScopeClosed(_ClosedRoot):
 
 
 def link_upstream() -> bool:
-    """Make our errors subclasses of py-libp2p's, if py-libp2p is loaded; True if they are.
+    """Make our errors subclasses of py-libp2p's if py-libp2p is loaded; True: they are.
 
-    Called whenever an error is made and when a manager is made, so that an error raised inside a
-    host is always caught by the host's own clauses. Idempotent, thread safe, about 100 ns.
+    Every new error and every new manager calls this, so that the `except` clauses of a host always
+    catch our errors. Idempotent, thread safe, about 100 ns.
     """
     upstream = sys.modules.get(_UPSTREAM)
     if upstream is None:
@@ -448,7 +470,7 @@ def link_upstream() -> bool:
         (ResourceLimitExceeded, "ResourceLimitExceeded"),
         (ResourceScopeClosed, "ResourceScopeClosed"),
     ):
-        theirs = getattr(upstream, name, None)  # None while that module is still being executed
+        theirs = getattr(upstream, name, None)  # None: libp2p is still importing that module
         if theirs is None:
             return False
         if theirs not in ours.__bases__:

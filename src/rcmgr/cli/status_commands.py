@@ -22,8 +22,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from rcmgr.errors import printable
 from rcmgr.report.status import StatusError, default_path, read_status
-from rcmgr.texts import printable
 
 __all__ = ["explain", "status", "top"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+from rcmgr.errors import printable_name
 from rcmgr.peers import peer_text
 from rcmgr.report.node import Node
 from rcmgr.report.usage import Usage, usages
-from rcmgr.texts import shown
 
 __all__ = ["explain"]
 
@@ -29,7 +29,7 @@ def _what_is_full(node: Node) -> Iterator[str]:
     yield "At or near its limit now:"
     full.sort(key=lambda usage: usage.of_one_peer)
     for usage in full[:_MOST_LINES]:
-        yield f"  {shown(usage.name)}: {_amounts(usage)}"
+        yield f"  {printable_name(usage.name)}: {_amounts(usage)}"
     if len(full) > _MOST_LINES:
         yield f"  and {len(full) - _MOST_LINES} more"
 
@@ -64,7 +64,7 @@ def _what_was_denied(node: Node) -> Iterator[str]:
     if peers:
         yield "Peers denied most:"
     for peer, times in peers:
-        yield f"  {times} times {shown(peer_text(peer))}"
+        yield f"  {times} times {printable_name(peer_text(peer))}"
 
 
 def _common_setting(settings: set[str]) -> str:

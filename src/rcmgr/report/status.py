@@ -22,12 +22,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from rcmgr.errors import shortened
 from rcmgr.peers import peer_text
 from rcmgr.report.explain import explain
 from rcmgr.report.node import Node
 from rcmgr.report.stats import denied_by_limit
 from rcmgr.report.usage import usages
-from rcmgr.texts import shortened
 
 __all__ = ["StatusError", "StatusServer", "default_path", "read_status", "status_of"]
 

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from rcmgr.errors import ResourceLimitExceeded
+from rcmgr.errors import ResourceLimitExceeded, printable
 from rcmgr.events.handler import ConnectionLifecycleHandler
 from rcmgr.events.kinds import (
     ConnectionClosedEvent,
@@ -35,7 +35,6 @@ from rcmgr.libp2p.observe.close_reasons import (
 )
 from rcmgr.libp2p.observe.endpoints import Ends, ends_of, ends_of_socket, ends_of_udp
 from rcmgr.libp2p.observe.quic_handshakes import QuicHandshakes
-from rcmgr.texts import printable
 
 if TYPE_CHECKING:
     from libp2p.abc import IHost, INetworkService
