@@ -1,4 +1,4 @@
-"""Something at a Unix socket that is no node."""
+"""A Unix socket that answers with a given text, to stand in for a node."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 @contextmanager
 def answers_once(path: Path, answer: bytes) -> Iterator[None]:
-    """One client of `path` gets this answer, whatever it asks."""
+    """The first client of `path` receives this answer."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
         listener.listen()

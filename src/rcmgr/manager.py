@@ -37,7 +37,7 @@ from rcmgr.report.stats import denied_by_limit, stats_of, total_held
 
 if TYPE_CHECKING:
     from rcmgr.report.metrics import MetricsServer
-    from rcmgr.report.status import StatusServer
+    from rcmgr.report.status_socket import StatusServer
 
     _S = TypeVar("_S", MetricsServer, StatusServer)
 
@@ -194,9 +194,9 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
         self.graceful_degradation = self._new_watch()
         self.prometheus_exporter = prometheus_exporter
         if prometheus_exporter is not None:
-            from rcmgr.report.metrics import feed
+            from rcmgr.report.metrics import show_in_exporter
 
-            feed(prometheus_exporter, self)
+            show_in_exporter(prometheus_exporter, self)
         if enable_prometheus:
             self.serve_metrics(prometheus_port)
 
@@ -494,17 +494,17 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
 
         Needs prometheus_client. OSError: the port is taken. See `rcmgr.report.metrics`.
         """
-        from rcmgr.report.metrics import serve_metrics
+        from rcmgr.report.metrics import MetricsServer
 
-        return self._serving(serve_metrics(self, port, addr))
+        return self._serving(MetricsServer(self, port, addr))
 
     def serve_status(self, path: str | os.PathLike[str] | None = None) -> StatusServer:
         """Let this user's `rcmgr top`, `status` and `explain` look at the node, until it is closed.
 
         path: of the Unix socket to make (on Windows: of a file with a port and a password); default
-        `rcmgr.report.status.default_path()`. FileExistsError: another node serves there.
+        `rcmgr.report.status_socket.default_path()`. FileExistsError: another node serves there.
         """
-        from rcmgr.report.status import StatusServer, default_path
+        from rcmgr.report.status_socket import StatusServer, default_path
 
         return self._serving(StatusServer(self, default_path() if path is None else path))
 

@@ -1,3 +1,5 @@
-"""Metrics for Prometheus; see `rcmgr.report.metrics`."""
+"""Metrics for Prometheus, under a short name; see `rcmgr.report.metrics`."""
 
-from rcmgr.report.metrics import *  # noqa: F403
+from rcmgr.report.metrics import MetricsCollector, MetricsServer
+
+__all__ = ["MetricsCollector", "MetricsServer"]

@@ -30,7 +30,7 @@ from rcmgr import (
     ResourceLimits,
     ResourceManager,
 )
-from rcmgr.report.status import StatusServer, read_status
+from rcmgr.report.status_socket import StatusServer, read_status
 
 PEER = b"\x12\x20" + b"p" * 32
 

@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rcmgr.errors import printable
-from rcmgr.report.status import StatusError, default_path, read_status
+from rcmgr.report.status_socket import StatusError, default_path, read_status
 
 __all__ = ["explain", "status", "top"]
 

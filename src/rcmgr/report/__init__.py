@@ -1,1 +1,1 @@
-"""What a node says of itself, for people and for machines."""
+"""What a node reports about itself, for people and for programs."""

@@ -1,10 +1,10 @@
-"""A manager's numbers for Prometheus, read when it asks and at no other time.
+"""A node's numbers for Prometheus, read at each scrape and at no other time.
 
 The families `libp2p_rcmgr_...` have the names, labels and meaning of go-libp2p's resource manager,
-so that its published Grafana dashboard shows a node of ours. Two things are different there: its
-histograms over peers grow with every event, and are made current by subtracting a second family,
-`..._previous_...`. Ours are counted at the moment of the scrape; the second family exists with
-zeros, so that the subtraction changes nothing. And no limit, peer or address becomes a label.
+so that its published Grafana dashboard shows our nodes too. There, histograms over peers grow with
+every event, and the dashboard subtracts a second family, `..._previous_...`, to get the current
+values. Ours hold the values of the scrape. The second family is zero, so that the subtraction
+changes nothing. No peer and no address becomes a label.
 
 Needs prometheus_client.
 """
@@ -31,7 +31,7 @@ from rcmgr.limits.rates import Rate
 from rcmgr.report.node import Node
 from rcmgr.report.stats import denied_by_limit
 
-__all__ = ["MetricsCollector", "MetricsServer", "feed", "serve_metrics"]
+__all__ = ["MetricsCollector", "MetricsServer", "show_in_exporter"]
 
 _MIB, _GIB = 2**20, 2**30
 COUNTS: Final = (*range(1, 11), 16, 32, 64, 128, 256)
@@ -39,15 +39,14 @@ BYTES: Final = (
     2**10, 4 * 2**10, 32 * 2**10, _MIB, 32 * _MIB, 256 * _MIB, 512 * _MIB, _GIB, 2 * _GIB, 4 * _GIB
 )
 _COLLECTOR: Final = "_rcmgr_collector"
-"""The attribute of an exporter that names whose numbers it shows."""
+"""The attribute of an exporter that holds the collector it shows."""
 _DIRECTIONS: Final = ("inbound", "outbound")
 _NO_DENIALS: Final = dict.fromkeys((
     *(f"{state}_{direction}" for state in ("pending", "established") for direction in _DIRECTIONS),
     "established_per_peer", "established_total", "memory_usage", "address_connections",
     "address_rate", "connection_rate_per_peer",
 ), 0)
-"""So that the first denial is a step from 0, which a rate can show. Those of scopes are too many.
-"""
+"""Shown as 0, so that Prometheus sees the first denial as an increase. Scopes are too many."""
 _LIMITED_SCOPES: Final = ("system", "transient")
 _RESOURCES: Final = {
     "memory": "memory", "fd": "fd", "conns": "connection", "streams": "stream"
@@ -59,12 +58,12 @@ _LIMITED: Final = (
 
 
 class MetricsCollector(Collector):
-    """Collects a manager's metrics when it is scraped. Register it: `REGISTRY.register(...)`.
+    """Collects the metrics of a node when Prometheus asks. Register it: `REGISTRY.register(...)`.
 
-    protocols: names that may become labels; None: those that the manager's limits name. Streams of
-    others count as protocol "other", since strangers may choose theirs.
+    protocols: names that may become labels; None: the names in the node's limits. Strangers may
+        choose other names, and so their streams count as protocol "other".
 
-    A scrape takes about 2 us for each peer; nothing else costs anything. Thread safe.
+    A scrape takes about 2 us for each peer. Between scrapes nothing runs. Thread safe.
     """
 
     def __init__(
@@ -74,25 +73,26 @@ class MetricsCollector(Collector):
         self._protocols = None if protocols is None else frozenset(protocols)
 
     def describe(self) -> Iterator[Metric]:
-        """Names for the registry, without reading the counters."""
+        """The families without samples, for the registry."""
         for family in self.collect():
             yield Metric(family.name, family.documentation, family.type)
 
     def collect(self) -> Iterator[Metric]:
         ledger = self._node.ledger
         snapshot = ledger.snapshot(peers=False)
-        yield from self._of_scopes(snapshot)
+        yield from self._scopes(snapshot)
         yield from self._distributions(ledger.peer_stats())
         yield self._blocked()
-        yield self._limits(snapshot)
-        yield from self._of_connections()
-        yield from self._of_memory()
-        yield from self._of_denials()
-        yield from self._of_rates()
+        yield self._scope_limits(snapshot)
+        yield from self._connections()
+        yield from self._process_memory()
+        yield from self._denials()
+        yield from self._rate_limits()
+        yield from self._requests()
 
     # -- go-libp2p's families ------------------------------------------------------------------
 
-    def _of_scopes(self, snapshot: dict[str, Any]) -> Iterator[Metric]:
+    def _scopes(self, snapshot: dict[str, Any]) -> Iterator[Metric]:
         connections = GaugeMetricFamily(
             "libp2p_rcmgr_connections", "Connections.", labels=["dir", "scope"])
         streams = GaugeMetricFamily(
@@ -139,7 +139,7 @@ class MetricsCollector(Collector):
             yield from (now, before)
         for name, held in (
             ("peer_memory", [peer.memory for peer in peers]),
-            ("conn_memory", []),  # nothing of libp2p 0.8.1 reserves memory for a connection
+            ("conn_memory", []),  # libp2p 0.8.1 reserves no memory for a connection
         ):
             now = _histogram(name, f"Bytes reserved by each {name.partition('_')[0]}.", [])
             before = _previous(name, [])
@@ -164,7 +164,7 @@ class MetricsCollector(Collector):
             family.add_metric(labels, times)
         return family
 
-    def _limits(self, snapshot: dict[str, Any]) -> Metric:
+    def _scope_limits(self, snapshot: dict[str, Any]) -> Metric:
         family = GaugeMetricFamily(
             "libp2p_rcmgr_limit", "Limits; absent: none.", labels=["scope", "resource"])
         for scope in _LIMITED_SCOPES:
@@ -176,7 +176,7 @@ class MetricsCollector(Collector):
 
     # -- our own -------------------------------------------------------------------------------
 
-    def _of_connections(self) -> Iterator[Metric]:
+    def _connections(self) -> Iterator[Metric]:
         tracker = self._node.connection_tracker
         seen = tracker.snapshot()
         states = GaugeMetricFamily(
@@ -201,7 +201,7 @@ class MetricsCollector(Collector):
             value=seen.oldest_pending_age or 0.0,
         )
 
-    def _of_memory(self) -> Iterator[Metric]:
+    def _process_memory(self) -> Iterator[Metric]:
         cache = default_cache()
         cache.refresh_if_needed()
         if cache.is_known:
@@ -215,7 +215,7 @@ class MetricsCollector(Collector):
             yield GaugeMetricFamily(
                 "rcmgr_process_memory_limit_bytes", "What it may use.", value=most)
 
-    def _of_denials(self) -> Iterator[Metric]:
+    def _denials(self) -> Iterator[Metric]:
         node = self._node
         denials = CounterMetricFamily(
             "rcmgr_denials", "Denials by limit.", labels=["limit"])
@@ -234,7 +234,7 @@ class MetricsCollector(Collector):
             "rcmgr_over_released", "What was given back and had not been taken.",
             value=ledger.over_released)
 
-    def _of_rates(self) -> Iterator[Metric]:
+    def _rate_limits(self) -> Iterator[Metric]:
         labels = ["limit", "protocol"]
         rates = GaugeMetricFamily(
             "rcmgr_rate_limit", "Requests a second that a limit allows.", labels=labels)
@@ -243,28 +243,26 @@ class MetricsCollector(Collector):
         for limit, protocol, rate in self._rates():
             rates.add_metric([limit, protocol], rate.refill_rate)
             bursts.add_metric([limit, protocol], rate.burst)
-        counters = {
-            what: CounterMetricFamily(
-                f"rcmgr_protocol_rate_{what}", documentation, labels=["protocol"])
-            for what, documentation in (
-                ("allowed", "Requests within a protocol's rates."),
-                ("denials", "Requests over a protocol's rates."),
-            )
-        }
+        yield from (rates, bursts)
+
+    def _requests(self) -> Iterator[Metric]:
+        labels = ["protocol"]
+        allowed = CounterMetricFamily(
+            "rcmgr_protocol_rate_allowed", "Requests within a protocol's rates.", labels=labels)
+        denied = CounterMetricFamily(
+            "rcmgr_protocol_rate_denials", "Requests over a protocol's rates.", labels=labels)
         tracked = GaugeMetricFamily(
             "rcmgr_protocol_rate_tracked_peers", "Peers that used some of a protocol's rates.",
-            labels=["protocol"])
-        for protocol, limiter in list(self._node.protocol_rate_limiters.items()):
+            labels=labels)
+        for protocol, limiter in self._node.protocol_rate_limiters.copy().items():
             counts = limiter.counts()
-            counters["allowed"].add_metric([protocol], counts["allowed"])
-            counters["denials"].add_metric(
-                [protocol], counts["denied"] + counts["denied_overall"])
+            allowed.add_metric([protocol], counts["allowed"])
+            denied.add_metric([protocol], counts["denied"] + counts["denied_overall"])
             tracked.add_metric([protocol], counts["tracked_peers"])
-        yield from (rates, bursts, *counters.values(), tracked)
+        yield from (allowed, denied, tracked)
 
     def _rates(self) -> Iterator[tuple[str, str, Rate]]:
-        """(limit, protocol, rate) of all rates that there are; the protocol of connections is "".
-        """
+        """(limit, protocol, rate) of all rates. Rates of connections have the protocol ""."""
         node = self._node
         per_peer, gate = node.connection_rate_limits.per_peer, node.addresses
         if per_peer is not None:
@@ -276,7 +274,7 @@ class MetricsCollector(Collector):
                     yield f"connections_per_{version}/{bits}", "", rate
             if rates.overall is not None:
                 yield "connections", "", rates.overall
-        for protocol, limiter in list(node.protocol_rate_limiters.items()):
+        for protocol, limiter in node.protocol_rate_limiters.copy().items():
             limits = limiter.limits
             named = {"default": limits.default, "overall": limits.overall, **limits.overrides}
             for limit, found in named.items():
@@ -287,7 +285,7 @@ class MetricsCollector(Collector):
 def _by_name(
     scopes: dict[str, Any], known: Collection[str]
 ) -> dict[str, dict[str, int]]:
-    """What each of these scopes holds, all that are not known together as "other"."""
+    """What each known scope holds, and under "other" what all unknown ones hold together."""
     found: dict[str, dict[str, int]] = {}
     for scope, held in scopes.items():
         sums = found.setdefault(
@@ -303,14 +301,14 @@ def _histogram(name: str, documentation: str, labels: list[str]) -> HistogramMet
 
 
 def _previous(name: str, labels: list[str]) -> HistogramMetricFamily:
-    """go-libp2p's family to be subtracted; see the top of this module."""
+    """The family that the dashboard subtracts; see the top of this module."""
     return _histogram(f"previous_{name}", "Always zero.", labels)
 
 
 def _add(
     family: HistogramMetricFamily, labels: list[str], values: Iterable[int], bounds: tuple[int, ...]
 ) -> None:
-    """What is 0 does not count, as in go-libp2p."""
+    """Add a histogram of the values. Zeros do not count, as in go-libp2p."""
     counts = [0] * (len(bounds) + 1)
     total = 0
     for value in values:
@@ -324,11 +322,11 @@ def _add(
     family.add_metric(labels, buckets, float(total))
 
 
-def feed(exporter: Any, node: Node) -> None:
-    """Let a `libp2p.rcmgr.PrometheusExporter` show this manager: its families give way to ours.
+def show_in_exporter(exporter: Any, node: Node) -> None:
+    """Replace the metric families of a `libp2p.rcmgr.PrometheusExporter` by those of this node.
 
-    What it exports by HTTP or `get_metrics_text` is read from the manager from now on; of several
-    managers with one exporter, the latest is shown. TypeError: it has no registry.
+    Its HTTP server and its `get_metrics_text` then show this node. If several managers have one
+    exporter, it shows the latest. TypeError: the exporter has no registry.
     """
     registry = getattr(exporter, "registry", None)
     if not isinstance(registry, CollectorRegistry):
@@ -344,20 +342,23 @@ def feed(exporter: Any, node: Node) -> None:
 
 
 class MetricsServer:
-    """Answers scrapes over HTTP until `close`. A context manager."""
+    """Serves the metrics of a node over HTTP, in a thread, until `close`. A context manager.
 
-    def __init__(self, node: Node, port: int, addr: str) -> None:
+    port: 0 picks a free one. addr: the address to listen on. OSError: the port is taken.
+    """
+
+    def __init__(self, node: Node, port: int, addr: str = "127.0.0.1") -> None:
         registry = CollectorRegistry()
         registry.register(MetricsCollector(node))
         self._server, self._thread = start_http_server(port, addr, registry)
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """The port it listens on."""
         return int(self._server.server_port)
 
     def close(self) -> None:
-        """Stop listening; nothing happens the second time."""
+        """Stop listening. A second call does nothing."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -367,14 +368,3 @@ class MetricsServer:
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-
-def serve_metrics(
-    node: Node, port: int, addr: str = "127.0.0.1"
-) -> MetricsServer:
-    """Serve a manager's metrics in a thread, in a registry of their own.
-
-    port: 0 picks one. addr: whom to listen to; the default is this machine alone. OSError: the port
-    is taken.
-    """
-    return MetricsServer(node, port, addr)

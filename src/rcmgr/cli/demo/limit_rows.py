@@ -29,7 +29,7 @@ from rcmgr.libp2p import scope_streams
 from rcmgr.limits.files import NodeLimits
 from rcmgr.limits.scopes import ConcreteLimits, Limit
 from rcmgr.manager import ResourceManager
-from rcmgr.report.status import StatusServer
+from rcmgr.report.status_socket import StatusServer
 
 from .limits import Limits
 

@@ -1,0 +1,281 @@
+"""Where a running node serves its status, and how to read it.
+
+On a Unix socket that only its owner can open. On systems without Unix sockets (Windows), on a
+loopback port; a file that only its owner can read holds the port's number and a password.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import os
+import secrets
+import socket
+import socketserver
+import stat
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from rcmgr.report.node import Node
+from rcmgr.report.status import FORMAT, is_complete, status_of
+
+__all__ = ["StatusError", "StatusServer", "default_path", "read_status"]
+
+_PATIENCE_S = 2.0
+_MOST_CLIENTS = 16
+_MOST_BYTES = 16 * 2**20
+_HAS_UNIX_SOCKETS = hasattr(socket, "AF_UNIX") and sys.platform != "win32"
+
+
+class StatusError(Exception):
+    """The status of a node cannot be read; the message says why, in one line."""
+
+
+class _Gone(StatusError):
+    """Nothing listens there any more."""
+
+
+def default_path() -> Path:
+    """$RCMGR_STATUS, or rcmgr.sock in $XDG_RUNTIME_DIR, or rcmgr-UID.sock in the temporary folder.
+    """
+    given = os.environ.get("RCMGR_STATUS")
+    if given:
+        return Path(given)
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime:
+        return Path(runtime) / "rcmgr.sock"
+    user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
+    return Path(tempfile.gettempdir()) / f"rcmgr-{user}.sock"
+
+
+class _Handler(socketserver.BaseRequestHandler):
+    server: _Server
+
+    def handle(self) -> None:
+        if not self.server.free_places.acquire(blocking=False):
+            return
+        try:
+            self.request.settimeout(_PATIENCE_S)
+            if self.server.password is None or self._receives(self.server.password):
+                self.request.sendall(json.dumps(status_of(self.server.node)).encode() + b"\n")
+        except OSError:
+            return  # the client hung up or does not read
+        finally:
+            self.server.free_places.release()
+
+    def _receives(self, password: str) -> bool:
+        given = b""
+        until = time.monotonic() + _PATIENCE_S  # in total: a slow client must not keep its place
+        while len(given) < len(password):
+            self.request.settimeout(max(0.001, until - time.monotonic()))
+            part = self.request.recv(len(password) - len(given))
+            if not part:
+                return False
+            given += part
+        self.request.settimeout(_PATIENCE_S)
+        return hmac.compare_digest(given, password.encode())
+
+
+class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
+    daemon_threads = True
+    block_on_close = False
+    node: Node
+    password: str | None = None
+
+    def get_request(self) -> Any:
+        try:
+            return super().get_request()
+        except OSError:  # no descriptor is left, and the waiting client would make the loop spin
+            time.sleep(0.1)
+            raise
+
+    def __init__(self, address: Any) -> None:
+        self.free_places = threading.BoundedSemaphore(_MOST_CLIENTS)
+        super().__init__(address, _Handler)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Report it as an error of any thread. The default would print it."""
+        kind, error, trace = sys.exc_info()
+        if kind is not None:
+            threading.excepthook(
+                threading.ExceptHookArgs((kind, error, trace, threading.current_thread())))
+
+
+class _UnixServer(_Server):
+    address_family = getattr(socket, "AF_UNIX", socket.AF_INET)
+
+    def server_bind(self) -> None:
+        # a socket refuses all connections until `listen`, so nobody connects before the mode is set
+        self.socket.bind(self.server_address)
+        os.chmod(str(self.server_address), 0o600)
+
+
+class StatusServer:
+    """Serves the status of a node at `path` until `close`. A context manager.
+
+    It replaces the socket of a node that ended without closing. Each client has a thread; a client
+    that does not read is dropped after 2 s.
+
+    unix: whether to use a Unix socket; default: if the system has them.
+
+    FileExistsError: another node serves there, or the file is no socket. OSError: the path cannot
+    be used.
+    """
+
+    def __init__(
+        self, node: Node, path: str | os.PathLike[str], *,
+        unix: bool = _HAS_UNIX_SOCKETS,
+    ) -> None:
+        self.path = Path(path)
+        self._process = os.getpid()
+        _make_room(self.path)
+        self._server: _Server
+        if unix:
+            self._server = _UnixServer(str(self.path))
+        else:
+            self._server = _Server(("127.0.0.1", 0))
+            self._server.password = secrets.token_hex(16)
+            try:
+                _write_privately(self.path, json.dumps({
+                    "port": self._server.server_address[1], "password": self._server.password}))
+            except BaseException:
+                self._server.server_close()
+                raise
+        self._server.node = node
+        self._file = _identity(self.path)
+        self._closed = threading.Lock()
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, name="rcmgr status", daemon=True,
+            kwargs={"poll_interval": 0.1},
+        )
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop serving and remove the file. A second call does nothing.
+
+        A forked child closes only its copy of the socket, and its parent goes on serving.
+        """
+        if not self._closed.acquire(blocking=False):
+            return
+        if os.getpid() != self._process:  # `shutdown` would wait for a thread of the parent
+            self._server.server_close()
+            return
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+        if _identity(self.path) == self._file:
+            self.path.unlink(missing_ok=True)
+
+    def __enter__(self) -> StatusServer:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _make_room(path: Path) -> None:
+    """Remove the socket of a node that ended without closing."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode) and not (stat.S_ISREG(mode) and _password_file(path)):
+        raise FileExistsError(f"{path} is there already, and no socket of a node")
+    try:
+        _connect(path).close()
+    except _Gone:
+        path.unlink(missing_ok=True)
+        return
+    except StatusError as error:  # the node may be too busy to answer, or belong to another user
+        raise FileExistsError(f"{path} may be another node's: {error}") from error
+    raise FileExistsError(
+        f"another node serves its status at {path}: give this one another path (RCMGR_STATUS)")
+
+
+def _write_privately(path: Path, text: str) -> None:
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    with open(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def _password_file(path: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    match content:
+        case {"port": int(port), "password": str(password)} if 0 < port < 1 << 16:
+            return {"port": port, "password": password}
+    return None
+
+
+def _connect(path: Path) -> socket.socket:
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        raise StatusError(
+            f"no node serves its status at {path}: it has to call manager.serve_status()") from None
+    except OSError as error:
+        raise StatusError(f"{path}: {error.strerror}") from None
+    # another user's node may be a fake; root may read the nodes of all users
+    if hasattr(os, "getuid") and os.getuid() != 0 and found.st_uid not in (os.getuid(), 0):
+        raise StatusError(f"{path} belongs to another user")
+    content = None if stat.S_ISSOCK(found.st_mode) else _password_file(path)
+    if content is None and not stat.S_ISSOCK(found.st_mode):
+        raise StatusError(f"{path} is no socket of a node")
+    family = socket.AF_INET if content else socket.AF_UNIX
+    connection = socket.socket(family, socket.SOCK_STREAM)
+    connection.settimeout(_PATIENCE_S)
+    try:
+        if content is None:
+            connection.connect(str(path))
+        else:
+            connection.connect(("127.0.0.1", content["port"]))
+            connection.sendall(content["password"].encode())
+    except OSError as error:
+        connection.close()
+        # Windows refuses a port only after about 2 s, so a timeout means the same there
+        if content is not None or isinstance(error, ConnectionRefusedError):
+            raise _Gone(f"the node at {path} is gone ({error})") from None
+        raise StatusError(f"the node at {path} does not answer ({error})") from None
+    return connection
+
+
+def read_status(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The status of the node that serves at `path`. StatusError: it cannot be read."""
+    path = Path(path)
+    received = bytearray()
+    with _connect(path) as connection:
+        try:
+            while part := connection.recv(1 << 16):
+                received += part
+                if len(received) > _MOST_BYTES:
+                    raise StatusError(f"what serves at {path} is no node: it does not stop")
+        except OSError as error:
+            raise StatusError(f"the node at {path} does not answer ({error})") from None
+    if not received:
+        raise StatusError(f"the node at {path} does not answer: it is busy, or ending")
+    try:
+        status = json.loads(received)
+    except ValueError:
+        raise StatusError(f"what serves at {path} is no node: it does not speak JSON") from None
+    if not isinstance(status, dict) or status.get("format") != FORMAT:
+        theirs = status.get("format") if isinstance(status, dict) else None
+        raise StatusError(
+            f"the node at {path} speaks format {theirs!r:.40} of the status, this command {FORMAT}:"
+            " use the rcmgr that the node runs")
+    if not is_complete(status):
+        raise StatusError(f"what serves at {path} is no node: parts of the status are missing")
+    return status

@@ -1,0 +1,385 @@
+"""Serving and reading the status of a node: who may read it, and what can go wrong."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import socket
+import socketserver
+import stat
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from socket_stub import answers_once
+
+from rcmgr import ResourceLimits, ResourceManager
+from rcmgr.report import status_socket
+from rcmgr.report.status import status_of
+from rcmgr.report.status_socket import StatusError, StatusServer, default_path, read_status
+
+PEER = b"\x12\x20" + b"p" * 32
+unix = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="there are no Unix sockets")
+
+
+@pytest.fixture
+def manager() -> ResourceManager:
+    manager = ResourceManager(ResourceLimits(max_connections=1))
+    manager.kept = [manager.open_connection(PEER) for _ in range(2)]  # type: ignore[attr-defined]
+    return manager
+
+
+@pytest.fixture(params=[pytest.param(True, marks=unix), False], ids=["unix", "port"])
+def server(request: pytest.FixtureRequest, manager: ResourceManager, tmp_path: Path) -> Any:
+    with StatusServer(manager, tmp_path / "s", unix=request.param) as server:
+        yield server
+
+
+def test_a_client_reads_the_whole_document(
+    server: StatusServer, manager: ResourceManager
+) -> None:
+    sent, received = json.loads(json.dumps(status_of(manager))), read_status(server.path)
+    for status in (sent, received):
+        del status["time"], status["latest_denials"][0]["seconds_ago"]
+    assert received == sent
+
+
+def test_only_the_owner_may_open_the_file(server: StatusServer) -> None:
+    assert stat.S_IMODE(server.path.stat().st_mode) == 0o600
+
+
+@unix
+def test_no_client_connects_before_the_mode_is_set(
+    manager: ResourceManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused: list[BaseException] = []
+    real_chmod = os.chmod
+
+    def chmod(path: str, mode: int) -> None:
+        with socket.socket(socket.AF_UNIX) as other:
+            with pytest.raises(ConnectionRefusedError) as caught:
+                other.connect(path)
+            refused.append(caught.value)
+        real_chmod(path, mode)
+
+    def fchmod(descriptor: int, mode: int) -> None:
+        raise OSError(errno.EINVAL, "macOS and BSD refuse this for a socket")
+
+    monkeypatch.setattr(os, "chmod", chmod)
+    monkeypatch.setattr(os, "fchmod", fchmod)
+    before = os.umask(0)
+    try:
+        with StatusServer(manager, tmp_path / "s") as server:
+            assert len(refused) == 1
+            assert stat.S_IMODE(server.path.stat().st_mode) == 0o600
+            assert read_status(server.path)["pid"] == os.getpid()
+    finally:
+        os.umask(before)
+
+
+def test_closing_removes_the_file_and_may_be_repeated(server: StatusServer) -> None:
+    server.close()
+    server.close()
+    assert not server.path.exists()
+    with pytest.raises(StatusError, match="no node serves its status"):
+        read_status(server.path)
+
+
+def test_a_second_node_cannot_take_the_path(server: StatusServer, manager: ResourceManager) -> None:
+    with pytest.raises(FileExistsError, match="another node serves"):
+        StatusServer(manager, server.path)
+    assert read_status(server.path)["pid"] == os.getpid()
+
+
+def test_silent_clients_do_not_delay_others(server: StatusServer) -> None:
+    if server.path.is_socket():
+        silent = [socket.socket(socket.AF_UNIX) for _ in range(5)]
+        for each in silent:
+            each.connect(str(server.path))
+    else:
+        port = json.loads(server.path.read_text())["port"]
+        silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(5)]
+    try:
+        for _ in range(3):
+            assert read_status(server.path)["pid"] == os.getpid()
+    finally:
+        for each in silent:
+            each.close()
+
+
+def test_many_clients_read_at_once(server: StatusServer) -> None:
+    failures: list[BaseException] = []
+
+    def look() -> None:
+        try:
+            for _ in range(10):
+                read_status(server.path)
+        except BaseException as error:  # noqa: BLE001 (raised below)
+            failures.append(error)
+
+    threads = [threading.Thread(target=look) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
+def test_a_wrong_password_gets_nothing(manager: ResourceManager, tmp_path: Path) -> None:
+    with StatusServer(manager, tmp_path / "s", unix=False) as server:
+        file = json.loads(server.path.read_text())
+        for password in ("", "x", "0" * len(file["password"])):
+            with socket.create_connection(("127.0.0.1", file["port"]), timeout=10) as connection:
+                connection.sendall(password.encode())
+                connection.shutdown(socket.SHUT_WR)
+                assert connection.recv(100) == b""
+
+
+def test_a_client_that_sends_its_password_slowly_is_dropped(
+    manager: ResourceManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(status_socket, "_PATIENCE_S", 0.2)
+    with StatusServer(manager, tmp_path / "s", unix=False) as server:
+        file = json.loads(server.path.read_text())
+        with socket.create_connection(("127.0.0.1", file["port"]), timeout=10) as connection:
+            try:
+                for byte in file["password"].encode():
+                    connection.sendall(bytes([byte]))
+                    time.sleep(0.05)
+                answer = connection.recv(100)
+            except ConnectionError:  # the server hung up
+                answer = b""
+        assert answer == b""
+
+
+@unix
+def test_the_socket_of_a_killed_node_is_replaced(
+    manager: ResourceManager, tmp_path: Path
+) -> None:
+    path = tmp_path / "s"
+    dead = socket.socket(socket.AF_UNIX)
+    dead.bind(str(path))
+    dead.close()
+    with pytest.raises(StatusError, match="is gone"):
+        read_status(path)
+    with StatusServer(manager, path):
+        assert read_status(path)["pid"] == os.getpid()
+
+
+def test_the_password_file_of_a_killed_node_is_replaced(
+    manager: ResourceManager, tmp_path: Path
+) -> None:
+    path = tmp_path / "s"
+    path.write_text(json.dumps({"port": 1, "password": "x"}))
+    with pytest.raises(StatusError, match="is gone"):
+        read_status(path)
+    with StatusServer(manager, path, unix=False):
+        assert read_status(path)["pid"] == os.getpid()
+
+
+def test_a_file_that_is_no_socket_is_kept(manager: ResourceManager, tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("mine")
+    with pytest.raises(FileExistsError, match="no socket of a node"):
+        StatusServer(manager, path)
+    with pytest.raises(StatusError, match="no socket of a node"):
+        read_status(path)
+    assert path.read_text() == "mine"
+    with pytest.raises(OSError, match="No such file"):
+        StatusServer(manager, tmp_path / "absent" / "s")
+
+
+@unix
+def test_a_node_too_busy_to_answer_is_not_replaced(
+    manager: ResourceManager, tmp_path: Path
+) -> None:
+    path = tmp_path / "s"
+    waiting: list[socket.socket] = []
+    with socket.socket(socket.AF_UNIX) as busy:
+        busy.bind(str(path))
+        busy.listen(0)
+        try:
+            refused = 0
+            while not refused:
+                waiting.append(socket.socket(socket.AF_UNIX))
+                waiting[-1].setblocking(False)
+                refused = waiting[-1].connect_ex(str(path))
+            assert refused in (errno.EAGAIN, errno.EINPROGRESS)
+            with pytest.raises(StatusError, match="does not answer"):
+                read_status(path)
+            with pytest.raises(FileExistsError, match="may be another node's"):
+                StatusServer(manager, path)
+        finally:
+            for each in waiting:
+                each.close()
+    assert path.exists()
+
+
+@unix
+@pytest.mark.skipif(
+    not hasattr(os, "getuid") or os.getuid() != 0, reason="only root gives files away")
+def test_the_owner_of_the_socket_is_checked(
+    manager: ResourceManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with StatusServer(manager, tmp_path / "s") as server:
+        os.chown(server.path, 12345, -1)
+        assert read_status(server.path)["pid"] == os.getpid()
+        with pytest.raises(FileExistsError, match="another node serves"):
+            StatusServer(manager, server.path)
+        monkeypatch.setattr(os, "getuid", lambda: 54321)
+        with pytest.raises(StatusError, match="belongs to another user"):
+            read_status(server.path)
+        with pytest.raises(FileExistsError, match="belongs to another user"):
+            StatusServer(manager, server.path)
+        monkeypatch.undo()
+        assert read_status(server.path)["pid"] == os.getpid()
+
+
+@unix
+def test_a_forked_child_leaves_its_parents_server_running(tmp_path: Path) -> None:
+    script = """if True:
+        import os, sys, time
+        from rcmgr import ResourceManager
+        from rcmgr.report.status_socket import read_status
+        manager = ResourceManager()
+        path = manager.serve_status(sys.argv[1]).path
+        child = os.fork()
+        if child == 0:
+            manager.close()
+            os._exit(0)
+        until = time.monotonic() + 30
+        while os.waitpid(child, os.WNOHANG) == (0, 0):
+            if time.monotonic() > until:
+                os.kill(child, 9)
+                sys.exit("the child hangs")
+            time.sleep(0.01)
+        assert read_status(path)["pid"] == os.getpid()
+        manager.close()
+        assert not path.exists()
+    """
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", script, str(tmp_path / "s")],
+        capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("content", [
+    {"port": 99999, "password": "x"}, {"port": None, "password": "x"}, {"port": 1}, ["port"],
+])
+def test_a_password_file_without_a_valid_port(
+    manager: ResourceManager, tmp_path: Path, content: object
+) -> None:
+    path = tmp_path / "s"
+    path.write_text(json.dumps(content))
+    with pytest.raises(StatusError, match="no socket of a node"):
+        read_status(path)
+    with pytest.raises(FileExistsError, match="no socket of a node"):
+        StatusServer(manager, path, unix=False)
+
+
+def test_the_port_is_closed_if_the_password_file_cannot_be_written(
+    manager: ResourceManager, tmp_path: Path
+) -> None:
+    servers: list[socketserver.BaseServer] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            status_socket._Server, "server_activate", lambda self: servers.append(self))
+        with pytest.raises(OSError, match="No such file"):
+            StatusServer(manager, tmp_path / "absent" / "s", unix=False)
+    (server,) = servers
+    assert server.fileno() == -1
+
+
+@unix
+def test_closing_keeps_a_file_that_replaced_the_socket(
+    manager: ResourceManager, tmp_path: Path
+) -> None:
+    server = StatusServer(manager, tmp_path / "s")
+    server.path.unlink()
+    server.path.write_text("another's")
+    server.close()
+    assert server.path.read_text() == "another's"
+
+
+def complete(**changes: Any) -> bytes:
+    status = {
+        "format": 1, "rcmgr": "0", "pid": 1, "time": 1.0, "explanation": "",
+        "stats": {"connections": 0, "peers": 0, "streams": 0},
+        "usage": [{"limit": "a", "used": 1, "of": 2, "share": 0.5, "peak": None}],
+        "latest_denials": [{"message": "no"}], "denials": {"total": 1, "by_limit": {"a": 1}},
+    }
+    return json.dumps({**status, **changes}).encode()
+
+
+@unix
+@pytest.mark.parametrize(("answer", "reason"), [
+    (complete(pid="1"), "parts of the status are missing"),
+    (complete(time=1e300), "parts of the status are missing"),
+    (complete(stats={"connections": 0}), "parts of the status are missing"),
+    (complete(usage=[{"limit": "a"}]), "parts of the status are missing"),
+    (complete(usage=[{"limit": "a", "used": 1, "of": 2, "share": math.nan, "peak": None}]),
+     "parts of the status are missing"),
+    (complete(latest_denials=["no"]), "parts of the status are missing"),
+    (complete(denials={"total": 1, "by_limit": {"a": None}}), "parts of the status are missing"),
+    (b'{"format": 1}', "parts of the status are missing"),
+    (b'{"format": "' + b"x" * 1000 + b'"}', "speaks format 'x{39} of the status"),
+    (b"", "does not answer"),
+    (b"HTTP/1.1 400", "does not speak JSON"),
+    (b"[1]", "speaks format None"),
+    (b'{"format": 99}', "speaks format 99 .* this command 1"),
+])
+def test_the_error_says_why_an_answer_is_no_status(
+    tmp_path: Path, answer: bytes, reason: str
+) -> None:
+    with answers_once(tmp_path / "s", answer), pytest.raises(StatusError, match=reason):
+        read_status(tmp_path / "s")
+
+
+@unix
+def test_a_complete_status_is_taken(tmp_path: Path) -> None:
+    """The answers above are refused for their defects, not for the document they start from."""
+    with answers_once(tmp_path / "s", complete()):
+        assert read_status(tmp_path / "s")["pid"] == 1
+
+
+def test_several_nodes_have_paths_of_their_own(tmp_path: Path) -> None:
+    managers = [ResourceManager(ResourceLimits(max_connections=most)) for most in (1, 2, 3)]
+    servers = [
+        manager.serve_status(tmp_path / str(number)) for number, manager in enumerate(managers)]
+    with pytest.raises(FileExistsError, match="give this one another path"):
+        managers[0].serve_status(tmp_path / "2")
+    managers[1].close()
+    for number, most in ((0, 1), (2, 3)):
+        limits = read_status(servers[number].path)["stats"]["limits"]
+        assert limits["max_connections"] == most
+    with pytest.raises(StatusError, match="no node serves"):
+        read_status(servers[1].path)
+    for manager in managers:
+        manager.close()
+
+
+def test_closing_the_manager_closes_its_servers(manager: ResourceManager, tmp_path: Path) -> None:
+    server = manager.serve_status(tmp_path / "s")
+    metrics = manager.serve_metrics(0)
+    manager.close()
+    assert not server.path.exists()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", metrics.port), timeout=10)
+
+
+def test_the_default_path_follows_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("RCMGR_STATUS", str(tmp_path / "a"))
+    assert default_path() == tmp_path / "a"
+    monkeypatch.delenv("RCMGR_STATUS")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    assert default_path() == tmp_path / "rcmgr.sock"
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    assert str(os.getuid()) in default_path().name
