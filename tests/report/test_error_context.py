@@ -1,4 +1,4 @@
-"""Errors built from what is in use now."""
+"""Errors built from what the node holds now."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def tracker() -> ConnectionTracker:
     ("established_outbound", 1, 4), ("established_per_peer", 2, 5), ("established_total", 3, 6),
     ("connections", 4, 7),
 ])
-def test_a_connection_limit(
+def test_an_error_has_the_numbers_of_now(
     tracker: ConnectionTracker, kind: str, current: int, limit: int
 ) -> None:
     builder = ErrorContextBuilder(tracker, LIMITS)
@@ -40,7 +40,7 @@ def test_a_connection_limit(
     assert (error.connection_id, error.peer_id) == ("x", b"peer")
 
 
-def test_what_cannot_be_described_is_said(tracker: ConnectionTracker) -> None:
+def test_an_absent_limit_cannot_be_described(tracker: ConnectionTracker) -> None:
     builder = ErrorContextBuilder(tracker, ConnectionLimits(max_established_per_peer=1))
     with pytest.raises(ValueError, match="pending_inbound is not limited"):
         builder.build_connection_limit_error(ConnectionLimitKind.PENDING_INBOUND)
@@ -55,7 +55,7 @@ def test_what_cannot_be_described_is_said(tracker: ConnectionTracker) -> None:
         unlimited.build_memory_limit_error()
 
 
-def test_memory(tracker: ConnectionTracker) -> None:
+def test_the_memory_of_the_process(tracker: ConnectionTracker) -> None:
     limits = MemoryConnectionLimits(max_bytes=200, cache=MemoryStatsCache(probe=lambda: 150))
     builder = ErrorContextBuilder(tracker, LIMITS, limits)
     error = builder.build_memory_limit_error()
@@ -67,7 +67,7 @@ def test_memory(tracker: ConnectionTracker) -> None:
     assert unlimited["process_memory_bytes"] > 1 << 20
 
 
-def test_connections(tracker: ConnectionTracker) -> None:
+def test_connections_by_state(tracker: ConnectionTracker) -> None:
     assert ErrorContextBuilder(tracker, LIMITS).get_connection_stats() == {
         "pending_inbound": 1, "pending_outbound": 0, "established_inbound": 2,
         "established_outbound": 1, "established_total": 3, "pending_total": 1, "peers": 2,

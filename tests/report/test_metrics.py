@@ -1,4 +1,4 @@
-"""Metrics as Prometheus reads them, against the counters they are made of."""
+"""Metrics as Prometheus reads them, compared with the counters behind them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ GO_EXPRESSIONS = [
       f'libp2p_rcmgr_previous_peer_{what}_bucket{{dir="{way}",{_I}}})'
       for what in ("streams", "connections") for way in ("inbound", "outbound")),
     *(f'libp2p_rcmgr_connections{{scope="{scope}",{_I}}}' for scope in ("system", "transient")),
-    # the last of these finds nothing at a node of go-libp2p, and the services' at one of ours
+    # go-libp2p exports no memory of services; our nodes do
     *(f'libp2p_rcmgr_memory{{scope="{scope}",{_I}}}'
       for scope in ("system", "protocol", "service")),
     *(f"histogram_quantile({q}, sum by (le) (libp2p_rcmgr_peer_memory_bucket{{{_I}}} - "
@@ -54,7 +54,7 @@ GO_EXPRESSIONS = [
     f"libp2p_rcmgr_fds{{{_I}}}",
 ]
 assert len(GO_EXPRESSIONS) == 24
-# what the legends of those panels name
+# labels in the legends of those panels
 GO_LEGENDS = {
     "libp2p_rcmgr_streams": ["dir", "protocol"], "libp2p_rcmgr_connections": ["dir"],
     "libp2p_rcmgr_memory": ["protocol"], "libp2p_rcmgr_fds": ["scope"],
@@ -86,7 +86,7 @@ def value(found: dict[Any, float], name: str, **labels: str) -> float:
 
 @pytest.fixture
 def manager() -> ResourceManager:
-    """Used: three connections of two peers, one pending, four streams, memory, some denials."""
+    """A node in use: three connections of two peers, one pending, four streams, some denials."""
     manager = ResourceManager(
         NodeLimits(
             ConcreteLimits(
@@ -126,7 +126,7 @@ def manager() -> ResourceManager:
     return manager
 
 
-def test_the_counters_as_go_libp2p_names_them(manager: ResourceManager) -> None:
+def test_counters_have_go_libp2ps_names(manager: ResourceManager) -> None:
     found = scrape(MetricsCollector(manager))
     for way, system, transient in (("inbound", 3, 1), ("outbound", 1, 0)):
         for scope, expected in (("system", system), ("transient", transient)):
@@ -151,7 +151,7 @@ def test_the_counters_as_go_libp2p_names_them(manager: ResourceManager) -> None:
                  dir="", scope="system", resource="memory") == 1
 
 
-def test_how_much_each_peer_has(manager: ResourceManager) -> None:
+def test_histograms_show_what_each_peer_has(manager: ResourceManager) -> None:
     found = scrape(MetricsCollector(manager))
     name = "libp2p_rcmgr_peer_connections"
     for bound, inbound, outbound in (("1.0", 0, 1), ("2.0", 1, 1), ("+Inf", 1, 1)):
@@ -170,7 +170,7 @@ def test_how_much_each_peer_has(manager: ResourceManager) -> None:
         assert (family.replace("previous_", ""), labels) in found
 
 
-def test_our_own(manager: ResourceManager) -> None:
+def test_our_own_families(manager: ResourceManager) -> None:
     found = scrape(MetricsCollector(manager))
     assert value(found, "rcmgr_connections", state="pending", dir="inbound") == 1
     assert value(found, "rcmgr_connections", state="established", dir="inbound") == 2
@@ -200,7 +200,7 @@ def test_our_own(manager: ResourceManager) -> None:
         assert value(found, "rcmgr_denials_total", limit=limit.replace(" ", "_")) == times
 
 
-def test_no_stranger_makes_a_label(manager: ResourceManager) -> None:
+def test_names_that_peers_choose_do_not_become_labels(manager: ResourceManager) -> None:
     def labels() -> set[str]:
         return {each for _, pairs in scrape(collector) for _, each in pairs}
 
@@ -220,7 +220,7 @@ def test_no_stranger_makes_a_label(manager: ResourceManager) -> None:
 
 
 def test_names_cannot_forge_a_line(manager: ResourceManager) -> None:
-    """Those that the operator knows may be odd, too."""
+    """Names in the limits may hold quotes and line ends."""
     name = '/odd"} 1\nrcmgr_peers 999\\'
     manager.set_protocol_stream_limit(name, 5)
     manager.add_protocol_rate_limiter(name, RateLimits(default=Rate(1, 1)))
@@ -258,7 +258,7 @@ def test_every_family_is_documented(manager: ResourceManager) -> None:
     assert exported == documented
 
 
-def test_counts_follow(manager: ResourceManager) -> None:
+def test_gauges_return_to_zero(manager: ResourceManager) -> None:
     collector = MetricsCollector(manager)
     scrape(collector)
     for each in manager.kept:  # type: ignore[attr-defined]
@@ -271,7 +271,7 @@ def test_counts_follow(manager: ResourceManager) -> None:
             assert each == 0, name
 
 
-def test_over_http(manager: ResourceManager) -> None:
+def test_each_manager_serves_its_own_metrics_over_http(manager: ResourceManager) -> None:
     other = ResourceManager()
     with manager.serve_metrics(0) as server, other.serve_metrics(0) as second:
         texts = [
@@ -318,8 +318,7 @@ def test_an_exporter_shows_the_latest_of_its_managers(stock: bool) -> None:
     assert value(found, "libp2p_rcmgr_connections", dir="inbound", scope="system") == 3
 
 
-def test_the_arguments_of_the_manager_that_install_puts_in_place() -> None:
-    """py-libp2p's names and arguments, our numbers."""
+def test_the_installed_manager_takes_py_libp2ps_arguments() -> None:
     from libp2p.rcmgr.prometheus_exporter import create_prometheus_exporter
 
     from rcmgr.libp2p.dropin.manager import ResourceManager as Installed
@@ -342,7 +341,7 @@ def test_the_arguments_of_the_manager_that_install_puts_in_place() -> None:
     manager.close()
 
 
-def test_metrics_from_the_start() -> None:
+def test_enable_prometheus_serves_from_the_start() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -353,7 +352,7 @@ def test_metrics_from_the_start() -> None:
 
 
 def matches(found: dict[Any, float], name: str, matchers: str) -> bool:
-    """Whether a selector finds a series; Prometheus itself adds `instance`."""
+    """Whether a selector finds a series. Prometheus adds `instance` by itself."""
     wanted = [each for each in MATCHER.findall(matchers or "") if each[0] != "instance"]
     return any(
         series == name and all(
@@ -395,4 +394,4 @@ def test_our_dashboard_finds_its_series(manager: ResourceManager) -> None:
                 used.add(name)
     assert not matches(found, "rcmgr_nonsense", "")
     ours = {name for name, _ in found if name.startswith("rcmgr_")}
-    assert ours - used == {"rcmgr_rate_limit_burst"}  # beside its rate it says little
+    assert ours - used == {"rcmgr_rate_limit_burst"}  # it says little beside its rate

@@ -1,4 +1,4 @@
-"""Errors with what is in use now, for code that has no refusal at hand."""
+"""Errors built from what the node holds now, for code that has no refusal at hand."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ __all__ = ["ErrorContextBuilder"]
 
 
 class ErrorContextBuilder:
-    """Describes limits by what `tracker` and the process hold at the moment of the call.
+    """Builds errors from what `tracker` and the process hold at the moment of the call.
 
-    Denials of rcmgr carry the numbers of their own moment; this is for handlers and reports that
-    come later. Thread safe; O(1).
+    A denial of rcmgr holds the numbers of its own moment. Use this for handlers and reports that
+    run later. Thread safe. O(1).
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class ErrorContextBuilder:
         connection_id: Hashable | None = None,
         peer_id: Hashable | None = None,
     ) -> ConnectionLimitExceeded:
-        """The error of that limit. ValueError: there is no such limit, or a peer is missing."""
+        """The error of this limit. ValueError: there is no such limit, or the peer is missing."""
         kind = ConnectionLimitKind(kind)
         if kind is ConnectionLimitKind.CONNECTIONS:
             limit, current = self.tracker.max_connections, len(self.tracker)
@@ -57,7 +57,7 @@ class ErrorContextBuilder:
         return ConnectionLimitExceeded(limit, current, kind, connection_id, peer_id)
 
     def build_memory_limit_error(self) -> MemoryUsageLimitExceeded:
-        """What the process uses of what it may. ValueError: its memory is not limited."""
+        """The memory of the process and its limit. ValueError: there is no such limit."""
         limits = self.memory_limits
         most = None if limits is None else limits.max_allowed_bytes
         if limits is None or most is None:
@@ -66,7 +66,7 @@ class ErrorContextBuilder:
         return MemoryExcess(limits.process_memory_bytes, most).to_error()
 
     def get_connection_stats(self) -> dict[str, int]:
-        """How many connections are in each state, of how many peers."""
+        """Connections by state, and the number of peers."""
         seen = self.tracker.snapshot()
         return {
             "pending_inbound": seen.pending_inbound,
@@ -80,8 +80,7 @@ class ErrorContextBuilder:
         }
 
     def get_memory_stats(self) -> dict[str, int]:
-        """Bytes: what the process uses (left out if it cannot be read), and what it may if that is
-        limited.
+        """Bytes that the process uses (absent: they cannot be read) and may use (absent: no limit).
         """
         limits = self.memory_limits
         if limits is None:
