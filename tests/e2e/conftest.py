@@ -27,5 +27,5 @@ def _process_as_it_was() -> Iterator[None]:
     """What a test hooked for the whole process, and left so, would be there in the next."""
     yield
     for hooks in (address_hooks, bounded_muxers):
-        hooks._wanted.clear()
-        hooks._take_away()
+        hooks._users.clear()
+        hooks._remove()

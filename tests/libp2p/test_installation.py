@@ -409,7 +409,7 @@ def test_an_unmodified_program(tmp_path: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize(("arguments", "reason"), [
-    ([], "what shall be run?"), (["-m"], "what shall be run?"), (["absent.py"], "can't open file")])
+    ([], "nothing to run"), (["-m"], "nothing to run"), (["absent.py"], "can't open file")])
 def test_no_program(arguments: list[str], reason: str) -> None:
     done = run("", "-m", "rcmgr", "run", *arguments)
     assert done.returncode == 2

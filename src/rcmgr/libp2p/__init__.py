@@ -1,4 +1,4 @@
-"""What needs to know py-libp2p's insides. Written for libp2p 0.8.1."""
+"""The only room that knows py-libp2p's insides. Written for libp2p 0.8.1."""
 
 from rcmgr.libp2p.guard.handlers import Guarding, guard_handlers, limit_protocols
 from rcmgr.libp2p.guard.hardening import Hardening, harden

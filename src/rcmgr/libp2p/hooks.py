@@ -1,4 +1,4 @@
-"""Named, reversible replacements of py-libp2p's functions, for what stock has no hook for."""
+"""Named, reversible replacements of py-libp2p's functions, where it has no hook of its own."""
 
 from __future__ import annotations
 
@@ -6,20 +6,31 @@ import functools
 import threading
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from importlib import metadata
-from typing import Any, Protocol
+from typing import Any
 
-__all__ = ["Hook", "Libp2pMismatch", "SharedHooks", "UnverifiedLibp2pWarning", "check_version"]
+__all__ = [
+    "Hook",
+    "Libp2pMismatch",
+    "SharedHooks",
+    "Undo",
+    "UnverifiedLibp2pWarning",
+    "check_version",
+    "hook_new",
+    "place_all",
+]
 
 VERIFIED = ("0.8.1",)
+Undo = Callable[[], None]
 
 
 class Libp2pMismatch(RuntimeError):
-    """What a hook stands in for is not there, or not as in the libp2p it was written for."""
+    """py-libp2p lacks what a hook replaces, or differs from the release it was written for."""
 
 
 class UnverifiedLibp2pWarning(UserWarning):
-    """This libp2p is newer than what the hooks were tried with."""
+    """The hooks were not tested with the installed release of libp2p."""
 
 
 _warned: set[str] = set()
@@ -27,12 +38,12 @@ _warned: set[str] = set()
 
 @functools.cache
 def version(package: str) -> str:
-    """What `importlib.metadata` says, read once."""
+    """The installed version of a package. Read once."""
     return metadata.version(package)
 
 
 def check_version(what: str) -> None:
-    """Warn, once for each `what`, if `what` was not tried with the libp2p that is installed."""
+    """Warn, once for each `what`, if it was not tested with the installed libp2p."""
     found = version("libp2p")
     if found not in VERIFIED and what not in _warned:
         _warned.add(what)
@@ -44,11 +55,11 @@ def check_version(what: str) -> None:
 
 
 class Hook:
-    """`owner.attribute` is `make(original)` until `undo`.
+    """Replaces `owner.attribute` with `make(original)` until `undo`.
 
-    owner: a module, a class, or an object, whose own attribute then hides its class's.
-    Hooks on one attribute may be undone in any order: one that is not on top hands every call on to
-    what was there before it, and goes with those above it.
+    owner: a module, a class, or an object. An object then hides its class's attribute with its own.
+    Hooks on one attribute may be undone in any order. One below others passes calls through once
+    it is undone, and is removed together with those above it.
 
     Libp2pMismatch: the owner has no such callable; nothing has changed.
     """
@@ -80,7 +91,7 @@ class Hook:
         setattr(owner, attribute, hooked)
 
     def undo(self) -> None:
-        """Put back what was there; nothing happens the second time."""
+        """Put the original back. A second call does nothing."""
         self.active = False
         if vars(self._owner).get(self._attribute) is not self._hooked:
             return
@@ -93,46 +104,63 @@ class Hook:
             below.undo()
 
 
-class Undoable(Protocol):
-    def undo(self) -> None: ...
+def hook_new(kind: type, call: Callable[[Any], None]) -> Hook:
+    """Call `call(instance)` for every new instance of a class, when it has been initialised."""
+
+    def make(original: Callable[..., None]) -> Callable[..., None]:
+        def init(instance: Any, *args: Any, **kwargs: Any) -> None:
+            original(instance, *args, **kwargs)
+            call(instance)
+
+        return init
+
+    return Hook(kind, "__init__", make)
+
+
+def place_all(placing: Iterable[Undo]) -> Undo:
+    """Place hooks together; the result removes them, the last one first.
+
+    placing: each step places one hook and gives the function that removes it. If a step fails, the
+        hooks before it are removed.
+    """
+    with ExitStack() as placed:
+        for undo in placing:
+            placed.callback(undo)
+        return placed.pop_all().close
 
 
 class SharedHooks:
-    """Hooks for the whole process: in place once, as long as somebody wants them. Thread safe.
+    """Hooks with several users: placed for the first one, removed after the last. Thread safe.
 
-    place: puts them in place, one after the other.
+    placing: the steps for `place_all`.
     """
 
-    def __init__(self, place: Callable[[], Iterable[Undoable]]) -> None:
-        self._place = place
+    def __init__(self, placing: Callable[[], Iterable[Undo]]) -> None:
+        self._placing = placing
         self._lock = threading.Lock()
-        self._hooks: list[Undoable] = []
-        self._wanted: set[object] = set()
+        self._users: set[object] = set()
+        self._undo: Undo | None = None
 
-    def want(self) -> Callable[[], None]:
-        """They are in place until the result is called (again changes nothing), at least.
+    def use(self) -> Undo:
+        """Add a user; the result removes it, and does nothing the second time.
 
-        Libp2pMismatch: one of them cannot be; then none is.
+        Libp2pMismatch: a hook cannot be placed; then none is in place.
         """
-        ticket = object()
+        user = object()
         with self._lock:
-            if not self._wanted:
-                try:
-                    for hook in self._place():
-                        self._hooks.append(hook)
-                except BaseException:
-                    self._take_away()
-                    raise
-            self._wanted.add(ticket)
+            if self._undo is None:
+                self._undo = place_all(self._placing())
+            self._users.add(user)
 
         def leave() -> None:
             with self._lock:
-                self._wanted.discard(ticket)
-                if not self._wanted:
-                    self._take_away()
+                self._users.discard(user)
+                if not self._users:
+                    self._remove()
 
         return leave
 
-    def _take_away(self) -> None:
-        while self._hooks:
-            self._hooks.pop().undo()
+    def _remove(self) -> None:
+        undo, self._undo = self._undo, None
+        if undo is not None:
+            undo()

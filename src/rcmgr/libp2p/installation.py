@@ -11,32 +11,33 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from rcmgr.libp2p.hooks import Hook, Libp2pMismatch, check_version
+from rcmgr.libp2p.hooks import Hook, Libp2pMismatch, check_version, hook_new
 from rcmgr.limits.files import LimitsFile, NodeLimits
 
 __all__ = ["install", "installed", "is_installed", "uninstall"]
 
 _lock = threading.RLock()
-_in_place: list[tuple[type, type]] = []  # theirs, ours, while ours are in their places
-_hooks: list[Hook] = []
+_in_place: list[tuple[type, type]] = []  # py-libp2p's class and ours, while `install` is in effect
+_new_hosts: Hook | None = None
 
 
 def install(limits: NodeLimits | None = None, *, harden: bool = False) -> None:
-    """From now on, `libp2p.rcmgr.ResourceManager` is ours, under whatever name it was imported.
+    """Put our `ResourceManager` in the place of `libp2p.rcmgr.ResourceManager` in every module.
 
-    Also what `new_host()` makes by default, and every other class that
-    `rcmgr.libp2p.dropin.REPLACED` names. `Direction`, the exceptions and all other names stay
-    py-libp2p's, and ours take their objects. Hosts that are made with ours ask it when they accept
-    a TCP connection, before they spend anything on it. What was made before stays as it is. A
-    second call changes limits and `harden` only. Thread safe.
+    It replaces the other classes in `rcmgr.libp2p.dropin.REPLACED` too, and `new_host()` makes it
+    by default. `Direction`, the exceptions and all other names stay py-libp2p's; our classes take
+    their objects. New hosts with our manager ask it when they accept a TCP connection, before they
+    spend anything on it. Existing managers and hosts do not change. A second call changes only
+    `limits` and `harden`. Thread safe.
 
-    limits: of managers that are made without any; default those of the file that the environment's
-        RCMGR_LIMITS names (TOML or go-libp2p's JSON), else py-libp2p's own defaults. What the file
-        leaves open is as in `NodeLimits.default()`, and on states and memory as in py-libp2p.
-    harden: call `rcmgr.libp2p.harden` for every host that is made from now on.
+    limits: for managers made without limits. Default: the file that the environment variable
+        RCMGR_LIMITS names (TOML, or go-libp2p's JSON), else py-libp2p's own defaults. What the file
+        does not set is as in `NodeLimits.default()`; for states and memory it is as in py-libp2p.
+    harden: call `rcmgr.libp2p.harden` for every new host.
     LimitsFileError, OSError: the file cannot be used. Libp2pMismatch: libp2p is not as expected.
     After an error nothing has changed.
     """
+    global _new_hosts
     check_version("rcmgr.install")
     if limits is None:
         limits = _limits_of_environment()
@@ -49,7 +50,7 @@ def install(limits: NodeLimits | None = None, *, harden: bool = False) -> None:
                 found = replacements()
                 _rebind({id(theirs): ours for theirs, ours in found})
                 _in_place.extend(found)
-            hook = _guard_hosts(harden)
+            hook = _guard_new_hosts(harden)
         except BaseException as error:
             if not before:
                 uninstall()
@@ -59,12 +60,14 @@ def install(limits: NodeLimits | None = None, *, harden: bool = False) -> None:
         from rcmgr.libp2p.dropin.manager import set_default_limits
 
         set_default_limits(limits)
-        _take_hooks_away()
-        _hooks.append(hook)
+        if _new_hosts is not None:
+            _new_hosts.undo()
+        _new_hosts = hook
 
 
 def uninstall() -> None:
-    """Undo `install`: all names are py-libp2p's again. Managers that exist stay. Thread safe."""
+    """Undo `install`: all names are py-libp2p's again. Existing managers stay. Thread safe."""
+    global _new_hosts
     with _lock:
         if not _in_place:
             return
@@ -72,13 +75,15 @@ def uninstall() -> None:
 
         _rebind({id(ours): theirs for theirs, ours in _in_place})
         _in_place.clear()
-        _take_hooks_away()
+        if _new_hosts is not None:
+            _new_hosts.undo()
+            _new_hosts = None
         set_default_limits(None)
 
 
 @contextmanager
 def installed(limits: NodeLimits | None = None, *, harden: bool = False) -> Iterator[None]:
-    """`install` for the duration of a block; what was installed before stays."""
+    """`install` for the duration of a block. An earlier `install` stays in effect after it."""
     before = is_installed()
     install(limits, harden=harden)
     try:
@@ -94,7 +99,9 @@ def is_installed() -> bool:
 
 
 def _rebind(after_by_id: dict[int, type]) -> None:
-    """In every module, whatever the name. By identity: not every value can be compared or hashed.
+    """Replace classes in every module, under any name.
+
+    The keys are ids, because some values of modules cannot be compared or hashed.
     """
     for module in list(sys.modules.values()):
         if not isinstance(module, ModuleType) or module.__name__.startswith("rcmgr."):
@@ -105,13 +112,8 @@ def _rebind(after_by_id: dict[int, type]) -> None:
                 setattr(module, name, after)
 
 
-def _take_hooks_away() -> None:
-    while _hooks:
-        _hooks.pop().undo()
-
-
-def _guard_hosts(hardened: bool) -> Hook:
-    """What the hosts get that are made from now on; tried with one, as to fail now if at all."""
+def _guard_new_hosts(hardened: bool) -> Hook:
+    """Guard every new host. Tries it with one host first, so that a mismatch is found now."""
     from libp2p import new_host
     from libp2p.host.basic_host import BasicHost
     from libp2p.network.swarm import Swarm
@@ -129,17 +131,13 @@ def _guard_hosts(hardened: bool) -> Hook:
     if on_trial is not None:
         on_trial.undo()
 
-    def made(original: Any) -> Any:
-        def init(host: Any, *args: Any, **kwargs: Any) -> None:
-            original(host, *args, **kwargs)
-            network = host.get_network()
-            manager = getattr(network, "_resource_manager", None)
-            if isinstance(manager, ResourceManager) and (hardened or isinstance(network, Swarm)):
-                guard(host)
+    def guard_if_ours(host: Any) -> None:
+        network = host.get_network()
+        manager = getattr(network, "_resource_manager", None)
+        if isinstance(manager, ResourceManager) and (hardened or isinstance(network, Swarm)):
+            guard(host)
 
-        return init
-
-    return Hook(BasicHost, "__init__", made)
+    return hook_new(BasicHost, guard_if_ours)
 
 
 def _limits_of_environment() -> NodeLimits | None:

@@ -8,7 +8,7 @@ import runpy
 import sys
 from typing import Any, NoReturn
 
-from rcmgr.libp2p.hooks import Hook
+from rcmgr.libp2p.hooks import hook_new
 from rcmgr.libp2p.installation import install
 from rcmgr.limits.files import LimitsFileError
 
@@ -16,13 +16,14 @@ __all__ = ["main"]
 
 
 def main(arguments: list[str]) -> None:
-    """`["-m", "module", ...]` or `["script.py", ...]`, as after `python`; before it "--harden",
-    "--status".
+    """Run `["-m", "module", ...]` or `["script.py", ...]`, as `python` takes them.
+
+    "--harden" and "--status" may come first.
     """
     options = list(itertools.takewhile(("--harden", "--status").__contains__, arguments))
     arguments = arguments[len(options):]
     if not arguments or arguments == ["-m"]:
-        fail("what shall be run? script.py, or -m module")
+        fail("nothing to run: give script.py, or -m module")
     try:
         install(harden="--harden" in options)
     except (LimitsFileError, OSError) as error:
@@ -42,21 +43,17 @@ def main(arguments: list[str]) -> None:
 
 
 def serve_status() -> None:
-    """Of the first manager that the program makes, which is its node's."""
+    """Serve the status of the program's first manager, which is that of its node."""
     from rcmgr.libp2p.dropin.manager import ResourceManager
 
-    def made(original: Any) -> Any:
-        def init(manager: Any, *args: Any, **kwargs: Any) -> None:
-            original(manager, *args, **kwargs)
-            hook.undo()
-            try:
-                manager.serve_status()
-            except OSError as error:
-                print(f"rcmgr run: no status: {error}", file=sys.stderr)
+    def serve(manager: Any) -> None:
+        hook.undo()
+        try:
+            manager.serve_status()
+        except OSError as error:
+            print(f"rcmgr run: no status: {error}", file=sys.stderr)
 
-        return init
-
-    hook = Hook(ResourceManager, "__init__", made)
+    hook = hook_new(ResourceManager, serve)
 
 
 def fail(reason: str) -> NoReturn:

@@ -1,1 +1,1 @@
-"""What a py-libp2p host asks its manager, and what it does not by itself."""
+"""What a host of libp2p 0.8.1 does not ask or limit by itself."""

@@ -1,14 +1,14 @@
-"""Refuse connections where they are accepted, before py-libp2p spends anything on them."""
+"""Refuse connections when they are accepted, before py-libp2p spends anything on them."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextvars import copy_context
 from typing import Any
 
 from rcmgr.admission.admission import accepted
-from rcmgr.libp2p.hooks import Hook, Libp2pMismatch, SharedHooks
+from rcmgr.libp2p.hooks import Hook, Libp2pMismatch, SharedHooks, Undo, place_all
 
 __all__ = ["AcceptGate", "gate_accepts"]
 
@@ -18,15 +18,17 @@ _ATTRIBUTE = "_rcmgr_accept_gate"
 
 
 class AcceptGate:
-    """Asks a swarm's manager for each connection that its TCP listeners accept, until `undo`.
+    """Asks a swarm's manager about each connection that a TCP listener accepts, until `undo`.
 
-    Stock py-libp2p asks it after it has made a stream, a task and a multiaddr for the connection
-    and consulted its gate. Here one that is refused costs the accepting and closing of its socket,
-    and one that the manager admits is the pending connection that the swarm asks for later; it is
-    pending while the swarm's gate and its metrics let it wait, too. The first connection of each
-    listener may still be asked for later, and so are all of a port that two transports share, and
-    all over WebSocket: trio_websocket keeps one that hangs up at once for 60 s, too long for a
-    place among the pending.
+    A stock swarm makes a stream, a task and a multiaddr and asks its connection gate first. With
+    this gate, a refusal costs the accept and the close of a socket. An admitted connection is
+    pending from then on, also while the swarm's connection gate and metrics delay it. The swarm
+    takes it over when it asks the manager.
+
+    The swarm still asks, as in stock py-libp2p, about these connections: the first one of each
+    listener that was open before the gate; those on a port that two transports share; and those
+    over WebSocket. trio_websocket keeps a connection that hung up at once for 60 s, which is too
+    long for a pending one.
 
     Libp2pMismatch: the swarm is not as in libp2p 0.8.1; then nothing has changed.
     """
@@ -37,37 +39,31 @@ class AcceptGate:
                 raise Libp2pMismatch(f"{swarm!r} has no {attribute}")
         self.swarm = swarm
         self._undone = False
-        self._hooks: list[Hook] = []
-        self._of_sockets: dict[Any, Hook] = {}
-        try:
-            for attribute, make in (
-                ("notify_listen", self._listening),
-                ("_handle_inbound_connection", self._handling),
-            ):
-                self._hooks.append(Hook(swarm, attribute, make))
-            for listener in swarm.listeners.values():
-                self._watch(listener)
-        except BaseException:
-            self.undo()
-            raise
+        self._on_sockets: dict[Any, Hook] = {}
+        self.undo = place_all(self._placing())
+        """Let the swarm ask as in stock py-libp2p. A second call does nothing."""
 
-    def undo(self) -> None:
-        """The swarm asks when it always did; nothing happens the second time."""
+    def _placing(self) -> Iterator[Undo]:
+        yield self._unhook_sockets
+        yield Hook(self.swarm, "notify_listen", self._listening).undo
+        yield Hook(self.swarm, "_handle_inbound_connection", self._handling).undo
+        for listener in self.swarm.listeners.values():
+            self._hook_sockets(listener)
+
+    def _unhook_sockets(self) -> None:
         self._undone = True
-        for hook in (*self._hooks, *self._of_sockets.values()):
+        for hook in self._on_sockets.values():
             hook.undo()
-        vars(self.swarm).pop(_ATTRIBUTE, None)
 
-    def _watch(self, listener: Any) -> None:
+    def _hook_sockets(self, listener: Any) -> None:
         import trio
         from libp2p.transport.tcp.tcp import TCPListener
 
-        # those of listeners that were closed
-        for socket in [each for each in self._of_sockets if each.fileno() < 0]:
-            del self._of_sockets[socket]
+        for closed in [each for each in self._on_sockets if each.fileno() < 0]:
+            del self._on_sockets[closed]
         for each in listener.listeners if isinstance(listener, TCPListener) else ():
-            if isinstance(each, trio.SocketListener) and each.socket not in self._of_sockets:
-                self._of_sockets[each.socket] = Hook(each.socket, "accept", self._accepting)
+            if isinstance(each, trio.SocketListener) and each.socket not in self._on_sockets:
+                self._on_sockets[each.socket] = Hook(each.socket, "accept", self._accepting)
 
     def _listening(
         self, original: Callable[[Any], Awaitable[None]]
@@ -75,7 +71,7 @@ class AcceptGate:
         """libp2p 0.8.1: network/swarm.py line 1930, when a listener has its sockets."""
 
         async def notify_listen(maddr: Any) -> None:
-            self._watch(self.swarm.listeners.get(str(maddr)))
+            self._hook_sockets(self.swarm.listeners.get(str(maddr)))
             await original(maddr)
 
         return notify_listen
@@ -86,41 +82,41 @@ class AcceptGate:
         """trio 0.35: _highlevel_socket.py line 411, called by the task that starts the handlers."""
 
         async def accept() -> tuple[Any, Any]:
-            accepted.set(None)  # the handler of the one before has it
+            accepted.set(None)  # the handler of the previous connection has taken it
             while True:
                 socket, address = await original()
                 if self._undone:
                     return socket, address
                 try:
-                    if self._takes(socket, address):
+                    if self._admits(socket, address):
                         return socket, address
                 except Exception:
-                    # a defect of limits or observers that somebody wrote; what leaves this task
-                    # ends the program, and what the swarm does later only ends the connection
+                    # A user's limits or observers failed. An exception from this task would end
+                    # the program; the swarm's own question later only ends the connection.
                     logger.exception("asking for a connection from %s failed", address)
                     return socket, address
                 await self._count()
 
         return accept
 
-    def _takes(self, socket: Any, address: Any) -> bool:
+    def _admits(self, socket: Any, address: Any) -> bool:
         by_manager = self.swarm._inbound_limiter.available_tokens > 0
-        if by_manager and self._is_admitted(str(address[0])):
+        if by_manager and self._manager_admits(str(address[0])):
             return True
-        # observers are told, in a context that no later connection inherits
+        # later connections inherit this task's context, and must not get what observers set in it
         copy_context().run(self.refuse, socket, by_manager)
         return False
 
-    def _is_admitted(self, ip: str) -> bool:
+    def _manager_admits(self, ip: str) -> bool:
         ask = getattr(self.swarm._resource_manager, "accept_connection", None)
-        if ask is None:  # the swarm was given another manager, which it asks later
+        if ask is None:  # not our manager: the swarm asks it later
             return True
         scope = ask(ip)
         accepted.set(scope)
         return scope is not None
 
     async def _count(self) -> None:
-        """libp2p 0.8.1: network/swarm.py line 1969, for each connection that comes in."""
+        """libp2p 0.8.1: network/swarm.py line 1969, for each inbound connection."""
         channel = self.swarm.metric_send_channel
         if channel is not None:
             from libp2p.metrics.swarm import SwarmEvent
@@ -129,16 +125,16 @@ class AcceptGate:
             event.conn_incoming = True
             try:
                 await channel.send(event)
-            except Exception:  # nobody counts any more
+            except Exception:  # the receiver is gone
                 logger.debug("a connection was not counted", exc_info=True)
 
     def refuse(self, socket: Any, by_manager: bool) -> None:
-        """Hang up. by_manager: else the swarm has as many connections as it wants."""
+        """Hang up. by_manager: False if the swarm itself has as many connections as it wants."""
         socket.close()
 
     @staticmethod
     def _handling(original: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
-        """libp2p 0.8.1: network/swarm.py line 1947, which may end without asking the manager."""
+        """libp2p 0.8.1: network/swarm.py line 1947, which may return without asking the manager."""
 
         async def handle(*args: Any, **kwargs: Any) -> None:
             scope = accepted.get()
@@ -151,14 +147,18 @@ class AcceptGate:
         return handle
 
 
-def gate_accepts(swarm: Any) -> Callable[[], None]:
-    """There is one `AcceptGate` on the swarm until the result is called (again changes nothing).
+def gate_accepts(swarm: Any) -> Undo:
+    """Give the swarm an `AcceptGate`, which all callers share, until the last result is called.
 
-    It is shared by all who want one. Libp2pMismatch: there cannot be one; nothing has changed.
+    Libp2pMismatch: the swarm cannot have one; nothing has changed.
     """
-    hooks: SharedHooks | None = getattr(swarm, _ATTRIBUTE, None)
-    if hooks is None:
-        hooks = SharedHooks(lambda: [AcceptGate(swarm)])
-    leave = hooks.want()
-    setattr(swarm, _ATTRIBUTE, hooks)
-    return leave
+    shared: SharedHooks | None = getattr(swarm, _ATTRIBUTE, None)
+    if shared is None:
+
+        def placing() -> Iterator[Undo]:
+            yield AcceptGate(swarm).undo
+            setattr(swarm, _ATTRIBUTE, shared)
+            yield lambda: vars(swarm).pop(_ATTRIBUTE, None)
+
+        shared = SharedHooks(placing)
+    return shared.use()

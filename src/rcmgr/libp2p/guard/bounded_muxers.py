@@ -1,11 +1,11 @@
-"""What a peer can make py-libp2p's muxers keep, beside the streams that it is granted."""
+"""Bound what a peer makes py-libp2p's muxers keep beyond the streams that it is granted."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
-from rcmgr.libp2p.hooks import Hook, Libp2pMismatch, SharedHooks, Undoable
+from rcmgr.libp2p.hooks import Hook, Libp2pMismatch, SharedHooks, Undo
 
 __all__ = ["bounded_muxers"]
 
@@ -13,7 +13,7 @@ End = Callable[..., Awaitable[None]]
 
 
 async def _forget(stream: Any) -> None:
-    """What was sent on a stream that nobody reads any more, and that there is such a stream."""
+    """Drop a stream that we no longer read, with the data that its muxer still holds for it."""
     connection = stream.muxed_conn
     buffers = getattr(connection, "stream_buffers", None)
     if buffers is not None:  # yamux
@@ -26,9 +26,9 @@ async def _forget(stream: Any) -> None:
 
 
 def _resetting(original: End) -> End:
-    """libp2p 0.8.1: stream_muxer/yamux/yamux.py line 976 keeps a stream with what was sent on it
-    and not read for up to 90 s; stream_muxer/mplex/mplex_stream.py line 319 keeps its channel as
-    long as the connection lasts. Reading fails after a reset.
+    """libp2p 0.8.1: stream_muxer/yamux/yamux.py line 976 keeps a reset stream and its unread data
+    for up to 90 s. stream_muxer/mplex/mplex_stream.py line 319 keeps its channel as long as the
+    connection. Nobody can read it: reading fails after a reset.
     """
 
     async def reset(stream: Any) -> None:
@@ -40,7 +40,7 @@ def _resetting(original: End) -> End:
 
 def _handling(original: End) -> End:
     """libp2p 0.8.1: network/connection/swarm_connection.py line 277. A stream that its handler has
-    closed is not counted any more, but kept until the peer closes it, too, with what it sends.
+    closed no longer counts. But it stays, with all data that arrives, until the peer closes it too.
     """
 
     async def handle(connection: Any, stream: Any) -> None:
@@ -57,7 +57,7 @@ def _is_closed_by_us(stream: Any) -> bool:
 
 
 def _closing(original: End) -> End:
-    """libp2p 0.8.1: stream_muxer/mplex/mplex_stream.py line 291, as line 319."""
+    """libp2p 0.8.1: stream_muxer/mplex/mplex_stream.py line 291 keeps the channel, as line 319."""
 
     async def close(stream: Any) -> None:
         await original(stream)
@@ -68,7 +68,7 @@ def _closing(original: End) -> End:
 
 
 def _closed_by_the_peer(original: End) -> End:
-    """libp2p 0.8.1: stream_muxer/mplex/mplex.py line 418, as line 319 of mplex_stream.py."""
+    """libp2p 0.8.1: stream_muxer/mplex/mplex.py line 418 keeps the channel too."""
 
     async def handle_close(connection: Any, stream_id: Any) -> None:
         await original(connection, stream_id)
@@ -79,11 +79,11 @@ def _closed_by_the_peer(original: End) -> End:
 
 
 class _ReceiveWindow:
-    """Ends a connection whose peer sends more than it may, as go-yamux and rust-yamux do.
+    """Ends a connection whose peer sends more than its window, as go-yamux and rust-yamux do.
 
-    libp2p 0.8.1: stream_muxer/yamux/yamux.py line 1545 logs that, and keeps what was sent. Until
-    `undo` this is the attribute that is written there; for what it raises the connection is closed
-    (line 1632).
+    libp2p 0.8.1: stream_muxer/yamux/yamux.py line 1545 only logs it, and keeps the data. Until
+    `undo`, this descriptor is the attribute that yamux decrements there. It raises, and line 1632
+    closes the connection.
     """
 
     def __init__(self, owner: type) -> None:
@@ -107,19 +107,19 @@ class _ReceiveWindow:
             raise self._too_slow
 
 
-def _hooks() -> Iterator[Undoable]:
+def _placing() -> Iterator[Undo]:
     from libp2p.network.connection.swarm_connection import SwarmConn
     from libp2p.stream_muxer.mplex.mplex import Mplex
     from libp2p.stream_muxer.mplex.mplex_stream import MplexStream
     from libp2p.stream_muxer.yamux.yamux import YamuxStream
 
-    yield _ReceiveWindow(YamuxStream)
-    yield Hook(YamuxStream, "reset", _resetting)
-    yield Hook(MplexStream, "reset", _resetting)
-    yield Hook(MplexStream, "close", _closing)
-    yield Hook(Mplex, "_handle_close", _closed_by_the_peer)
-    yield Hook(SwarmConn, "_handle_muxed_stream", _handling)
+    yield _ReceiveWindow(YamuxStream).undo
+    yield Hook(YamuxStream, "reset", _resetting).undo
+    yield Hook(MplexStream, "reset", _resetting).undo
+    yield Hook(MplexStream, "close", _closing).undo
+    yield Hook(Mplex, "_handle_close", _closed_by_the_peer).undo
+    yield Hook(SwarmConn, "_handle_muxed_stream", _handling).undo
 
 
-bounded_muxers = SharedHooks(_hooks)
-"""With these a peer makes a host keep one window of data for each stream it has, and no more."""
+bounded_muxers = SharedHooks(_placing)
+"""While in use, a host keeps at most one window of data for each stream of a peer."""

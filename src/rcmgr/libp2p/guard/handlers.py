@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 __all__ = ["Guarding", "guard_handlers", "limit_protocols"]
 
 Handler = Callable[[Any], Awaitable[None]]
-# protocol, stream: whether the handler may have it
+# protocol, stream: whether the handler may have the stream
 Guard = Callable[[Any, Any], bool]
 
 
 class GuardedHandlers(dict[Any, Any]):
-    """The host's table of stream handlers, each of which is asked about first.
+    """The host's table of stream handlers. Guards are asked before a handler gets a stream.
 
-    Stands in for `host.multiselect.handlers` (libp2p 0.8.1: protocol_muxer/multiselect.py line 42,
-    read there by `negotiate`), so that handlers set before and after are covered alike.
+    It stands in for `host.multiselect.handlers` (libp2p 0.8.1: protocol_muxer/multiselect.py line
+    42, read by `negotiate` there). So it covers handlers that are set before and after.
     """
 
     def __init__(self, handlers: MutableMapping[Any, Any]) -> None:
@@ -49,14 +49,14 @@ class GuardedHandlers(dict[Any, Any]):
 
 
 class Guarding:
-    """A guard in its place, until `undo`."""
+    """What `guard_handlers` put in place, until `undo`."""
 
     def __init__(self, multiselect: Any, guard: Guard) -> None:
         self._multiselect = multiselect
         self._guard = guard
 
     def undo(self) -> None:
-        """Ask this guard no more; the last one leaves a plain table of the handlers there are."""
+        """Stop asking this guard. The last one to go leaves a plain table with the handlers."""
         handlers = self._multiselect.handlers
         if not isinstance(handlers, GuardedHandlers):
             return
@@ -66,10 +66,11 @@ class Guarding:
 
 
 def guard_handlers(host: IHost, guard: Guard) -> Guarding:
-    """From now on, `guard(protocol, stream)` says whether an inbound stream gets to its handler.
+    """Ask `guard(protocol, stream)` whether an inbound stream may reach its handler.
 
-    One that does not is reset, its slot given back; the connection stays. Guards are asked in the
-    order in which they came. Libp2pMismatch: the host has no table as libp2p 0.8.1's has.
+    A refused stream is reset and gives its slot back; the connection stays. Guards are asked in
+    the order in which they were added. Libp2pMismatch: the host has no table of handlers like
+    libp2p 0.8.1's.
     """
     multiselect = getattr(host, "multiselect", None)
     handlers = getattr(multiselect, "handlers", None)
@@ -83,10 +84,10 @@ def guard_handlers(host: IHost, guard: Guard) -> Guarding:
 
 
 def limit_protocols(host: IHost, manager: ResourceManager) -> Guarding:
-    """From now on, inbound streams of this host pass their protocol's limiter in `manager`.
+    """Ask the protocol's rate limiter in `manager` about every inbound stream of this host.
 
-    See `guard_handlers`; a stream over the limit is reset. The operation asked for is "stream".
-    Limiters may be added to the manager before or after, and so may handlers to the host.
+    A stream above the rate is reset; see `guard_handlers`. The operation is "stream". Limiters and
+    handlers may be added at any time.
     """
 
     def guard(protocol: Any, stream: Any) -> bool:

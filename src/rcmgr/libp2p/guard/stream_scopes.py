@@ -1,15 +1,15 @@
-"""Give a host's streams scopes: transient until the protocol is negotiated, then of it."""
+"""Give a host's streams scopes: transient until the protocol is negotiated, then the protocol's."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from rcmgr.counting.scope import Refusal, StreamScope
 from rcmgr.errors import ScopeLimitExceeded
 from rcmgr.libp2p.guard.handlers import guard_handlers
-from rcmgr.libp2p.hooks import Hook, Libp2pMismatch
+from rcmgr.libp2p.hooks import Hook, Libp2pMismatch, Undo, place_all
 from rcmgr.limits.scopes import SERVICES
 from rcmgr.manager import ResourceManager
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     import trio
     from libp2p.abc import IHost
 
-__all__ = ["ScopedStreams", "scope_streams"]
+__all__ = ["ScopedStreams", "has_scope", "manager_of", "scope_streams"]
 
 _ATTRIBUTE = "_rcmgr_granted"
 
 
 class _Granted:
-    """A stream that the swarm may have."""
+    """A stream that the manager granted to the swarm."""
 
     __slots__ = ("owner", "scope", "semaphore", "task")
 
@@ -32,19 +32,21 @@ class _Granted:
     ) -> None:
         self.owner = owner
         self.scope = scope
-        self.semaphore = semaphore  # of the swarm, with a permit for the stream
-        self.task: trio.lowlevel.Task | None = None  # that is to open it
+        self.semaphore = semaphore
+        """The swarm's at that time; the stream holds a permit of it."""
+        self.task: trio.lowlevel.Task | None = None
+        """The task that will open the stream; None once it has."""
 
 
-# The last stream that a task was granted. Tasks that it starts inherit the value.
+# The stream granted to a task last. Tasks that it starts inherit the value.
 _granted: ContextVar[_Granted | None] = ContextVar("rcmgr_granted_stream", default=None)
 
 
 class _StreamManager:
-    """The swarm's manager, with a scope for each stream instead of a count.
+    """Stands in for the swarm's manager, and takes a scope for each stream instead of a count.
 
-    The swarm acquires a stream, opens it and announces it in one task, and so the scope waits in a
-    context variable until the stream is there.
+    The swarm acquires, opens and announces a stream in one task. Until the stream exists, its scope
+    waits in a context variable.
     """
 
     def __init__(self, manager: ResourceManager, scoped: ScopedStreams) -> None:
@@ -54,7 +56,7 @@ class _StreamManager:
 
     @property  # type: ignore[misc]
     def __class__(self) -> Any:
-        """To those who ask `isinstance`, it is the manager."""
+        """Makes `isinstance` take this for the manager."""
         return type(self._manager)
 
     def __getattr__(self, name: str) -> Any:
@@ -67,20 +69,20 @@ class _StreamManager:
 
     def release_stream(self, peer_id: Any, direction: Any) -> None:
         granted = self.scoped.take_granted()
-        if granted is not None:  # it could not be opened
+        if granted is not None:  # the swarm could not open it
             self.scoped.end(granted)
-        else:  # acquired before there were scopes
+        else:  # acquired before streams had scopes
             self._manager.release_stream(peer_id, direction)
 
 
 def manager_of(swarm: Any) -> Any:
-    """The resource manager of a swarm, whether its streams have scopes or not; None: it has none.
-    """
+    """The resource manager of a swarm, whether or not its streams have scopes. None: no manager."""
     manager = getattr(swarm, "_resource_manager", None)
     return manager._manager if isinstance(manager, _StreamManager) else manager
 
 
 def has_scope(stream: Any) -> bool:
+    """Whether a stream of a swarm has a scope, instead of a count."""
     return hasattr(stream, _ATTRIBUTE)
 
 
@@ -99,35 +101,29 @@ class ScopedStreams:
         self._manager = manager
         self._services = services
         self._count = 0
-        self._in_use: list[Hook] = []
-        try:
-            for owner, attribute, make in (
-                (swarm, "notify_opened_stream", self._opened),
-                (swarm, "notify_closed_stream", self._closed),
-                (host, "new_stream", self._new_stream),
-            ):
-                self._in_use.append(Hook(owner, attribute, make))
-            self._guarding = guard_handlers(host, self._may_have)
-        except BaseException:
-            for hook in self._in_use:
-                hook.undo()
-            raise
+        self._unhook = place_all(self._placing())
         self._stand_in = _StreamManager(manager, self)
         swarm._resource_manager = self._stand_in
 
+    def _placing(self) -> Iterator[Undo]:
+        yield Hook(self._swarm, "notify_opened_stream", self._opened).undo
+        yield Hook(self._swarm, "notify_closed_stream", self._closed).undo
+        yield Hook(self._host, "new_stream", self._new_stream).undo
+        self._guarding = guard_handlers(self._host, self._may_have)
+        yield self._guarding.undo
+
     def undo(self) -> None:
-        """New streams are only counted again; those that have scopes keep them to their end."""
+        """Count new streams again. Streams that have a scope keep it until they end."""
         self._stand_in.scoping = False
         self._guarding.undo()
-        self._leave_if_unused()
+        self._unhook_if_unused()
 
-    def _leave_if_unused(self) -> None:
+    def _unhook_if_unused(self) -> None:
         if self._stand_in.scoping or self._count:
             return
         if self._swarm._resource_manager is self._stand_in:
             self._swarm._resource_manager = self._manager
-        for hook in self._in_use:
-            hook.undo()
+        self._unhook()
 
     # -- a stream's life -------------------------------------------------------------------------
 
@@ -143,7 +139,7 @@ class ScopedStreams:
         return True
 
     def take_granted(self) -> _Granted | None:
-        """What this task was granted and has not opened."""
+        """The stream that was granted to this task and is not open yet."""
         granted = _granted.get()
         if granted is None or granted.owner is not self or (
             granted.task is not self._current_task()
@@ -155,9 +151,9 @@ class ScopedStreams:
     def end(self, granted: _Granted) -> None:
         granted.scope.close()
         self._count -= 1
-        self._leave_if_unused()
+        self._unhook_if_unused()
 
-    def _of(self, stream: Any) -> _Granted | None:
+    def _granted_as(self, stream: Any) -> _Granted | None:
         granted: _Granted | None = getattr(stream, _ATTRIBUTE, None)
         return granted if granted is not None and granted.owner is self else None
 
@@ -173,7 +169,7 @@ class ScopedStreams:
             try:
                 await original(stream)
             except BaseException:
-                if not granted.scope.inbound:  # the swarm gives back what it took
+                if not granted.scope.inbound:  # the swarm releases what it acquired
                     delattr(stream, _ATTRIBUTE)
                     granted.task = self._current_task()
                 raise
@@ -183,23 +179,23 @@ class ScopedStreams:
         return notify_opened_stream
 
     def _closed(self, original: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
-        """libp2p 0.8.1: network/swarm.py line 3219, which gives back what the swarm took, but for a
-        stream that ends before line 1638, or line 309 of swarm_connection.py.
+        """libp2p 0.8.1: network/swarm.py line 3219 releases what the swarm acquired, unless the
+        stream ends before line 1638, or line 309 of swarm_connection.py.
         """
 
         async def notify_closed_stream(stream: Any) -> None:
-            granted = self._of(stream)
+            granted = self._granted_as(stream)
             if granted is not None:
                 stream._resource_released = True
                 granted.scope.close()
                 if granted.scope.inbound or stream._direction.name != "UNKNOWN":
-                    self._give_back(stream)  # else `new_stream` may fail yet, and do it
+                    self._give_back(stream)  # else `new_stream` may still fail, and does it then
             await original(stream)
 
         return notify_closed_stream
 
     def _give_back(self, stream: Any) -> None:
-        granted = self._of(stream)
+        granted = self._granted_as(stream)
         if granted is not None:
             delattr(stream, _ATTRIBUTE)
             if granted.semaphore is not None:
@@ -212,9 +208,10 @@ class ScopedStreams:
         return self._negotiated(protocol, stream) is None
 
     def _new_stream(self, original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-        """libp2p 0.8.1: host/basic_host.py line 899; the end of it knows the protocol.
+        """libp2p 0.8.1: host/basic_host.py line 899, which knows the protocol when it returns.
 
-        It forgets a permit for a QUIC connection (line 925) if the swarm has no stream (line 937).
+        For a QUIC connection, line 925 takes a permit and line 937 may fail: then stock libp2p
+        loses the permit.
         """
 
         async def new_stream(peer_id: Any, *args: Any, **kwargs: Any) -> Any:
@@ -229,17 +226,17 @@ class ScopedStreams:
                 if permits is not None:
                     permits.release()
                 raise
-            refusal = self._negotiated(stream.get_protocol(), stream)
-            if refusal is not None:
+            error = self._negotiated(stream.get_protocol(), stream)
+            if error is not None:
                 await stream.reset()
-                raise refusal
+                raise error
             return stream
 
         return new_stream
 
     def _negotiated(self, protocol: Any, stream: Any) -> ScopeLimitExceeded | None:
-        """Charge the protocol and its service; None, or why not."""
-        granted = self._of(stream)
+        """Charge the stream to its protocol and service. The error if a limit refuses it."""
+        granted = self._granted_as(stream)
         if protocol is None or granted is None or granted.scope.closed:
             return None
         scope = granted.scope
@@ -256,16 +253,18 @@ class ScopedStreams:
 def scope_streams(
     host: IHost, manager: ResourceManager, services: Mapping[str, str] = SERVICES
 ) -> ScopedStreams:
-    """From now on, streams of this host are charged to protocols, services and peers.
+    """Charge the streams of this host to protocols, services and peers.
 
-    Stock py-libp2p only counts streams. With this, one that is opened counts as transient until its
-    protocol is negotiated; then as the protocol's, the service's (`services`: by protocol) and the
-    peer's. An inbound stream over one of their limits is reset; for an outbound one, `new_stream`
-    raises the ScopeLimitExceeded. Streams that are there already stay as they are. About 4 us for a
-    stream. A host whose streams have scopes already gets the same result again.
+    Stock py-libp2p only counts streams. With this, a new stream is transient until its protocol is
+    negotiated. Then it counts for the protocol, the service and the peer. An inbound stream above
+    one of their limits is reset. For an outbound one, `new_stream` raises ScopeLimitExceeded.
+    Existing streams do not change. A stream costs about 4 us more. A second call for the same host
+    returns the same result.
 
-    manager: the one that the host was made with. Libp2pMismatch: it is another one, or the host is
-    not as in libp2p 0.8.1; then nothing has changed.
+    manager: the one that the host was made with.
+    services: the name of the service for each protocol that has one.
+    Libp2pMismatch: the host has another manager, or is not as in libp2p 0.8.1; then nothing has
+    changed.
     """
     swarm: Any = host.get_network()
     if manager_of(swarm) is not manager:
