@@ -243,7 +243,7 @@ cdef class Intake:
         connection_id: None makes one up. entered: closed at the end of the connection, and when
         it is refused.
         """
-        scope = scopes.try_open_connection(self._ledger, inbound, True, exempt, None)
+        scope = scopes.try_open_connection(self._ledger, inbound, True, exempt, None, None)
         if type(scope) is not CONN_SCOPE:
             if entered is not None:
                 entered.close()
@@ -272,11 +272,11 @@ cdef class Intake:
         scope = None if pending is None else scope_of(pending.held)
         try:
             if scope is None:
-                scope = scopes.try_open_connection(self._ledger, inbound, False, exempt, peer)
+                scope = scopes.try_open_connection(self._ledger, inbound, False, exempt, peer, None)
                 taken = type(scope) is CONN_SCOPE
                 refusal, held = scope, scope
             else:
-                refusal = scopes.try_set_peer(scope, peer, exempt)
+                refusal = scopes.try_set_peer(scope, peer, exempt, None)
                 taken = refusal is True
                 held = None  # the record keeps what it has
         except ResourceScopeClosed:
@@ -639,7 +639,7 @@ cdef class Admission:
                 return False
         try:
             if peer is None or exempt or self.may_connect(peer, inbound, False):
-                taken = scopes.try_open_connection(self.ledger, inbound, True, exempt, peer)
+                taken = scopes.try_open_connection(self.ledger, inbound, True, exempt, peer, None)
         finally:
             if type(taken) is not CONN_SCOPE and entered is not None:
                 entered.close()

@@ -332,8 +332,11 @@ cdef class Scope:
     cdef uint64_t number    # connections, streams and spans count from 1
     cdef uint32_t spans     # begun so far
     cdef uint32_t epoch     # of the ledger when this was made; another one: forgotten
-    cdef bint is_open       # false in a bare __new__
-    cdef int kind
+    # single bytes: a connection takes 144 bytes, and one more word would make it 160
+    cdef unsigned char is_open     # false in a bare __new__
+    cdef unsigned char kind
+    cdef unsigned char is_inbound  # of connections and streams, as the next one
+    cdef unsigned char is_allowlisted
 
     cdef int start(self, Ledger ledger, int kind, const rcmgr_limit *limit) except -1:
         self.state.limit = limit
@@ -724,20 +727,28 @@ cdef class ConnScope(Scope):
     """A connection, transient until its peer is known."""
 
     cdef _Node peer_node
-    cdef readonly bint inbound
-    cdef readonly bint allowlisted
-    """Charged to the allowlisted scopes instead of the normal ones."""
+    cdef object network_share  # of a connection counted for its address: closed with this scope
+
+    @property
+    def inbound(self):
+        """Whether the other side opened it."""
+        return self.is_inbound == 1
+
+    @property
+    def allowlisted(self):
+        """Whether it is charged to the allowlisted scopes instead of the normal ones."""
+        return self.is_allowlisted == 1
 
     cdef int direction(self) noexcept:
-        return INBOUND if self.inbound else OUTBOUND
+        return INBOUND if self.is_inbound else OUTBOUND
 
     cdef int nodes(self, PyObject **nodes) noexcept:
         """The chain above the connection itself, borrowed."""
         if self.peer_node is not None:
             nodes[0] = <PyObject *>self.peer_node
         else:
-            nodes[0] = self.ledger.transient_of(self.allowlisted)
-        nodes[1] = self.ledger.system_of(self.allowlisted)
+            nodes[0] = self.ledger.transient_of(self.is_allowlisted)
+        nodes[1] = self.ledger.system_of(self.is_allowlisted)
         return 2
 
     cdef int chain(self, rcmgr_scope **chain) noexcept:
@@ -750,7 +761,7 @@ cdef class ConnScope(Scope):
 
     cdef void unpin(self) noexcept:
         if self.peer_node is not None:
-            self.peer_node.trusted -= self.allowlisted
+            self.peer_node.trusted -= self.is_allowlisted
             self.ledger.unpin(self.peer_node)
 
     @property
@@ -765,22 +776,33 @@ cdef class ConnScope(Scope):
         (who it is may allow what the address did not, or the reverse); None: as before.
         RuntimeError: it has a peer. ResourceScopeClosed: closed.
         """
-        refusal = self.take_peer(peer, allowlisted)
+        refusal = self.take_peer(peer, allowlisted, None)
         return True if refusal is None else refusal
 
     def set_peer(self, peer, allowlisted=None):
         """As `try_set_peer`, but raises ScopeLimitExceeded when refused."""
-        refusal = self.take_peer(peer, allowlisted)
+        refusal = self.take_peer(peer, allowlisted, None)
         if refusal is not None:
             raise refusal.to_error()
 
-    cdef object take_peer(self, object peer, object allowlisted):
+    def close(self):
+        """Give back all that it holds, its network share too. Does nothing a second time."""
+        share = None
+        if self.ledger is None:
+            return
+        with cython.critical_section(self.ledger):
+            self.end()
+            share, self.network_share = self.network_share, None
+        if share is not None:
+            share.close()
+
+    cdef object take_peer(self, object peer, object allowlisted, object network_share):
         cdef rcmgr_scope *old[2]
         cdef rcmgr_scope *new[2]
         cdef rcmgr_refusal why
         cdef Refusal refusal = None
         cdef _Node node, system
-        cdef bint allowed = self.allowlisted
+        cdef bint allowed = self.is_allowlisted
         cdef bint closed, attached = False
         cdef int count
         if allowlisted is not None:
@@ -800,16 +822,18 @@ cdef class ConnScope(Scope):
                     self.ledger.unpin(node)
                 else:
                     new[0] = &node.state
-                    old[0] = &(<_Node>self.ledger.transient_of(self.allowlisted)).state
+                    old[0] = &(<_Node>self.ledger.transient_of(self.is_allowlisted)).state
                     system = <_Node>self.ledger.system_of(allowed)
                     count = 1
-                    if allowed != self.allowlisted:
+                    if allowed != self.is_allowlisted:
                         new[1] = &system.state
-                        old[1] = &(<_Node>self.ledger.system_of(self.allowlisted)).state
+                        old[1] = &(<_Node>self.ledger.system_of(self.is_allowlisted)).state
                         count = 2
                     if self.ledger.hand_over(&self.state.held, old, count, new, count, &why):
                         self.peer_node = node
-                        self.allowlisted = allowed
+                        if network_share is not None:
+                            self.network_share = network_share
+                        self.is_allowlisted = allowed
                         node.trusted += allowed
                     else:
                         refusal = self.refused(
@@ -824,6 +848,8 @@ cdef class ConnScope(Scope):
 
     def __dealloc__(self):
         self.abandon()
+        if self.network_share is not None:
+            self.network_share.close()
 
 
 @cython.final
@@ -837,19 +863,26 @@ cdef class StreamScope(Scope):
     cdef _Node protocol_peer_node
     cdef _Node service_node
     cdef _Node service_peer_node
-    cdef readonly bint inbound
-    cdef readonly bint allowlisted
-    """Charged to the allowlisted scopes instead of the normal ones."""
+
+    @property
+    def inbound(self):
+        """Whether the other side opened it."""
+        return self.is_inbound == 1
+
+    @property
+    def allowlisted(self):
+        """Whether it is charged to the allowlisted scopes instead of the normal ones."""
+        return self.is_allowlisted == 1
 
     cdef int direction(self) noexcept:
-        return INBOUND if self.inbound else OUTBOUND
+        return INBOUND if self.is_inbound else OUTBOUND
 
     cdef int nodes(self, PyObject **nodes) noexcept:
         """The chain above the stream itself, borrowed."""
         cdef int count = 0
         nodes[0] = <PyObject *>self.peer_node
         if self.protocol_node is None:
-            nodes[1] = self.ledger.transient_of(self.allowlisted)
+            nodes[1] = self.ledger.transient_of(self.is_allowlisted)
             count = 2
         else:
             nodes[1] = <PyObject *>self.protocol_peer_node
@@ -862,7 +895,7 @@ cdef class StreamScope(Scope):
             if self.service_node is not None:
                 nodes[count] = <PyObject *>self.service_node
                 count += 1
-        nodes[count] = self.ledger.system_of(self.allowlisted)
+        nodes[count] = self.ledger.system_of(self.is_allowlisted)
         return count + 1
 
     cdef int chain(self, rcmgr_scope **chain) noexcept:
@@ -967,7 +1000,7 @@ cdef class StreamScope(Scope):
                 else:
                     new[0] = &group.state
                     new[1] = &member.state
-                    old[0] = &(<_Node>self.ledger.transient_of(self.allowlisted)).state
+                    old[0] = &(<_Node>self.ledger.transient_of(self.is_allowlisted)).state
                     if not self.ledger.hand_over(
                         &self.state.held, old, 1 if kind == PROTOCOL else 0, new, 2, &why
                     ):
@@ -1217,19 +1250,21 @@ cdef class Ledger:
 
     # -- leaves ----------------------------------------------------------------------------------
 
-    cdef object take_connection(self, bint inbound, bint fd, bint allowlisted, object peer):
+    cdef object take_connection(
+        self, bint inbound, bint fd, bint allowlisted, object peer, object network_share,
+    ):
         cdef rcmgr_scope *chain[LONGEST_CHAIN]
         cdef rcmgr_amounts ask
         cdef rcmgr_refusal why
         cdef object result
         cdef ConnScope scope = ConnScope.__new__(ConnScope)
-        scope.inbound = inbound
-        scope.allowlisted = allowlisted
+        scope.is_inbound = inbound
+        scope.is_allowlisted = allowlisted
         scope.start(self, CONN, &self.defaults[<int>CONN])
         if peer is not None:
             peer = exact_peer(peer)
         memset(&ask, 0, sizeof(ask))
-        ask.of[RCMGR_CONNS_INBOUND if scope.inbound else RCMGR_CONNS_OUTBOUND] = 1
+        ask.of[RCMGR_CONNS_INBOUND if scope.is_inbound else RCMGR_CONNS_OUTBOUND] = 1
         ask.of[RCMGR_FD] = fd
         with cython.critical_section(self):
             if peer is not None:
@@ -1239,6 +1274,7 @@ cdef class Ledger:
             scope.epoch = self.epoch
             if rcmgr_charge(chain, scope.chain(chain), &ask, RCMGR_PRIORITY_ALWAYS, &why):
                 scope.is_open = True
+                scope.network_share = network_share
                 if scope.peer_node is not None:
                     scope.peer_node.trusted += allowlisted
                 self.raise_peaks(True)
@@ -1258,11 +1294,11 @@ cdef class Ledger:
         allowlisted: charge the allowlisted pair of scopes instead.
         peer: whose it is, if that is known by now: charge the peer instead of transient.
         """
-        return self.take_connection(is_true("inbound", inbound), fd, allowlisted, peer)
+        return self.take_connection(is_true("inbound", inbound), fd, allowlisted, peer, None)
 
     def open_connection(self, inbound=True, bint fd=True, bint allowlisted=False, peer=None):
         """As `try_open_connection`, but raises ScopeLimitExceeded when refused."""
-        result = self.take_connection(is_true("inbound", inbound), fd, allowlisted, peer)
+        result = self.take_connection(is_true("inbound", inbound), fd, allowlisted, peer, None)
         if type(result) is Refusal:
             raise (<Refusal>result).to_error()
         return result
@@ -1274,11 +1310,11 @@ cdef class Ledger:
         cdef object result
         cdef StreamScope scope = StreamScope.__new__(StreamScope)
         peer = exact_peer(peer)
-        scope.inbound = is_true("inbound", inbound)
-        scope.allowlisted = allowlisted
+        scope.is_inbound = is_true("inbound", inbound)
+        scope.is_allowlisted = allowlisted
         scope.start(self, STREAM, &self.defaults[<int>STREAM])
         memset(&ask, 0, sizeof(ask))
-        ask.of[RCMGR_STREAMS_INBOUND if scope.inbound else RCMGR_STREAMS_OUTBOUND] = 1
+        ask.of[RCMGR_STREAMS_INBOUND if scope.is_inbound else RCMGR_STREAMS_OUTBOUND] = 1
         with cython.critical_section(self):
             scope.peer_node = self.pinned(self.peer_nodes, PEER, None, peer)
             self.streams_opened += 1
@@ -1772,14 +1808,18 @@ cdef class Ledger:
 
 
 cdef object try_open_connection(
-    object ledger, bint inbound, bint fd, bint allowlisted, object peer,
+    object ledger, bint inbound, bint fd, bint allowlisted, object peer, object network_share,
 ):
-    return (<Ledger?>ledger).take_connection(inbound, fd, allowlisted, peer)
+    return (<Ledger?>ledger).take_connection(inbound, fd, allowlisted, peer, network_share)
 
 
-cdef object try_set_peer(object scope, object peer, bint allowlisted):
-    refusal = (<ConnScope?>scope).take_peer(peer, allowlisted)
+cdef object try_set_peer(object scope, object peer, bint allowlisted, object network_share):
+    refusal = (<ConnScope?>scope).take_peer(peer, allowlisted, network_share)
     return True if refusal is None else refusal
+
+
+cdef bint has_network_share(object scope) except -1:
+    return (<ConnScope?>scope).network_share is not None
 
 
 cdef object acquire_stream(object ledger, object peer, bint inbound, bint allowlisted):
