@@ -1,1 +1,1 @@
-"""What happened, and who is told."""
+"""Events of connections, and who observes them."""

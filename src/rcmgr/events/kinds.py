@@ -1,4 +1,4 @@
-"""What happens to a connection, as values."""
+"""The events of a connection."""
 
 from __future__ import annotations
 
@@ -35,8 +35,9 @@ class Endpoint(Enum):
 class ConnectionLifecycleEvent:
     """Something that happened to a connection.
 
-    connection_id: the same in all events of one connection. timestamp: Unix time, seconds.
-    peer_id: of the other side; None if it is not known (for a dial: whom it should reach).
+    connection_id: the same in all events of one connection.
+    timestamp: Unix time in seconds.
+    peer_id: the remote peer, or the peer to dial; None: unknown.
     """
 
     connection_id: Hashable
@@ -46,7 +47,7 @@ class ConnectionLifecycleEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PendingInboundConnectionEvent(ConnectionLifecycleEvent):
-    """Somebody connected, and the handshake begins. Addresses are multiaddrs; None: unknown."""
+    """A connection arrived, and its handshake begins. Addresses are multiaddrs; None: unknown."""
 
     local_addr: Any = None
     remote_addr: Any = None
@@ -54,7 +55,7 @@ class PendingInboundConnectionEvent(ConnectionLifecycleEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EstablishedInboundConnectionEvent(ConnectionLifecycleEvent):
-    """The handshake of a connection from outside is done."""
+    """The handshake of an inbound connection is done."""
 
     local_addr: Any = None
     remote_addr: Any = None
@@ -62,7 +63,7 @@ class EstablishedInboundConnectionEvent(ConnectionLifecycleEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PendingOutboundConnectionEvent(ConnectionLifecycleEvent):
-    """This node dials these addresses: with py-libp2p one, an event for each."""
+    """This node dials these addresses. py-libp2p dials one at a time: an event for each."""
 
     addresses: list[Any] = field(default_factory=list)
     endpoint: Endpoint = Endpoint.DIALER
@@ -81,10 +82,15 @@ class EstablishedOutboundConnectionEvent(ConnectionLifecycleEvent):
 class ConnectionClosedEvent(ConnectionLifecycleEvent):
     """An established connection ended.
 
-    reason: "closed by us"; "closed by peer" (also if what it sent made no sense); "reset" (TCP, or
-        QUIC with an error); "timed out" (QUIC: nothing came for too long); "host shutdown".
-    duration: seconds since it was established, on the monotonic clock.
-    endpoint: which side this node was; None: whoever told did not say.
+    reason: one of these:
+
+        * "closed by us", "host shutdown";
+        * "closed by peer": also after the peer sent invalid data;
+        * "reset": by TCP, or by QUIC with an error;
+        * "timed out": QUIC received nothing for too long.
+
+    duration: seconds since the connection was established, on the monotonic clock.
+    endpoint: which side this node was; None: unknown.
     """
 
     reason: str = ""
@@ -96,9 +102,9 @@ class ConnectionClosedEvent(ConnectionLifecycleEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionDeniedEvent(ConnectionLifecycleEvent):
-    """A limit refused it; `error` says which.
+    """A limit refused the connection.
 
-    error: None if the manager gives no reasons: it is closed, or py-libp2p's own.
+    error: names the limit; None: the manager gives no reason (a closed one, or py-libp2p's own).
     remote_addr: for a dial, the address that was dialled.
     """
 
@@ -110,13 +116,17 @@ class ConnectionDeniedEvent(ConnectionLifecycleEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DialFailedEvent(ConnectionLifecycleEvent):
-    """A dial failed for another reason than a limit.
+    """A dial failed, and no limit refused it.
 
-    reason: "refused" (by the other machine), "timed out", "wrong peer id", "handshake failed",
-        "cancelled" (another address answered first, or the caller gave up), "refused by the swarm"
-        (which has as many connections as it wants), "duplicate", "host shutdown" or "failed".
-    error: what py-libp2p said, as text (the exception itself would keep what failed alive). Parts
-        of it may be the other side's words; it can be printed, and is not long.
+    reason: one of these:
+
+        * "timed out", "wrong peer id", "handshake failed", "duplicate", "host shutdown", "failed";
+        * "refused": by the other machine;
+        * "refused by the swarm": it has as many connections as it wants;
+        * "cancelled": another address answered first, or the caller gave up.
+
+    error: py-libp2p's error as short, printable text. The remote peer may have chosen parts. (The
+        exception itself would keep the failed connection alive.)
     """
 
     addresses: list[Any] = field(default_factory=list)
@@ -126,7 +136,7 @@ class DialFailedEvent(ConnectionLifecycleEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListenFailedEvent(ConnectionLifecycleEvent):
-    """A connection from outside failed in its handshake. reason: as for `DialFailedEvent`."""
+    """An inbound connection failed in its handshake. reason: as for `DialFailedEvent`."""
 
     local_addr: Any = None
     remote_addr: Any = None

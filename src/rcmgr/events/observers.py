@@ -1,197 +1,126 @@
-"""Calls that are made for the sake of others, and whose failure is theirs alone."""
+"""Register observers for types of events, and notify them."""
 
 from __future__ import annotations
 
-import asyncio
 import inspect
-import logging
-import sys
 import threading
-from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
-__all__ = ["Observer", "ObserverCounts"]
+from rcmgr.events.delivery import DeliveryCounts, Observer
+from rcmgr.events.kinds import ConnectionLifecycleEvent
 
-_MOST_WAITING = 1024
-
-logger = logging.getLogger(__name__)
-_asyncio_tasks: set[asyncio.Task[None]] = set()
+__all__ = ["Observers"]
 
 
-class ObserverCounts:
-    """What went wrong with all observers of one handler. Thread safe."""
+class Observers:
+    """The observers of connection events, by type of event. Thread safe.
 
-    def __init__(self) -> None:
-        self.errors = 0
-        self.left_out = 0
-        self._lock = threading.Lock()
+    Observers run after the decision: nothing they do changes it, and no count is lost. The first
+    exception of each observer is logged, and all are counted in `observer_errors`. Each observer
+    receives its events in order:
 
-    def add_error(self) -> None:
-        with self._lock:
-            self.errors += 1
+    * a function in the caller's thread, before the call returns, so it should be brief;
+    * a coroutine function in a task of trio or asyncio, which ends with their run;
+    * a function registered with `in_thread` in a separate thread, where it may block.
 
-    def add_left_out(self) -> None:
-        with self._lock:
-            self.left_out += 1
-
-
-class Observer:
-    """Somebody who is told of one event after the other.
-
-    At once; or, if `in_thread`, in a thread that is there while something waits. What the handler
-    returns, if it can be awaited, is awaited in a task of the event loop of the thread that tells;
-    such a task, too, is there while something waits.
+    Up to 1,024 events wait for a slow observer. Further events are left out and counted in
+    `events_left_out`.
     """
 
-    def __init__(
-        self, handler: Callable[[Any], Any], counts: ObserverCounts, *, in_thread: bool
-    ) -> None:
-        self.handler = handler
-        self._counts = counts
-        self._in_thread = in_thread
-        self._active = True
-        self._was_logged = False
+    def __init__(self) -> None:
+        self._observers: dict[type, tuple[Observer, ...]] = {}
+        self._counts = DeliveryCounts()
+        self._watchers: tuple[Callable[[], None], ...] = ()
         self._lock = threading.Lock()
-        self._events: deque[Any] = deque()
-        self._has_thread = False
-        # by the thread whose event loop awaits them
-        self._awaited: dict[int, deque[Awaitable[Any]]] = {}
 
-    def leave(self) -> None:
-        """Be told of nothing any more; what is under way goes on."""
-        self._active = False
+    @property
+    def event_handlers(self) -> dict[type, list[Callable[[Any], Any]]]:
+        """The registered functions, by type of event."""
+        return {
+            kind: [observer.handler for observer in observers]
+            for kind, observers in self._observers.items()
+        }
 
-    def tell(self, event: Any) -> None:
-        """Never raises for what the handler does, except for a KeyboardInterrupt within it."""
-        if not self._active:
-            return
-        if self._in_thread:
-            self._tell_thread(event)
-        elif len(self._awaited.get(threading.get_ident(), ())) >= _MOST_WAITING:
-            self._counts.add_left_out()
-        else:
-            self._call(event)
+    @property
+    def observer_errors(self) -> int:
+        """How often an observer raised."""
+        return self._counts.errors
 
-    def _call(self, event: Any) -> None:
-        try:
-            result = self.handler(event)
-            if result is not None and inspect.isawaitable(result):
-                self._await(result)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # noqa: BLE001 (whatever it is, it is reported)
-            self._failed(error)
+    @property
+    def events_left_out(self) -> int:
+        """How many events an observer did not receive, because too many were waiting."""
+        return self._counts.left_out
 
-    def _failed(self, error: BaseException) -> None:
-        self._counts.add_error()
+    def register_handler(
+        self, event_type: type, handler: Callable[[Any], Any], *, in_thread: bool = False
+    ) -> Callable[[], None]:
+        """Call `handler(event)` for each event of this type and of its subclasses.
+
+        in_thread: call it in a separate thread, where it may block.
+
+        The result is a function that ends it; events that wait are then dropped. TypeError: this is
+        no type of event, no function, or a coroutine function to run in a thread.
+        """
+        if not (inspect.isclass(event_type) and issubclass(event_type, ConnectionLifecycleEvent)):
+            raise TypeError(f"event_type must be a ConnectionLifecycleEvent class: {event_type!r}")
+        if not callable(handler):
+            raise TypeError(f"handler must be a function or a coroutine function: {handler!r}")
+        if in_thread and inspect.iscoroutinefunction(handler):
+            raise TypeError(f"handler must be a function to run in a thread: {handler!r}")
+        observer = Observer(handler, self._counts, in_thread=in_thread)
         with self._lock:
-            is_first, self._was_logged = not self._was_logged, True
-        if is_first:
-            logger.error(
-                "an observer of connections failed; from now on this is only counted: %r",
-                self.handler, exc_info=error,
-            )
+            observers = self._observers.get(event_type, ())
+            self._observers = {**self._observers, event_type: (*observers, observer)}
+        self._call_watchers()
 
-    # -- in a thread ---------------------------------------------------------------------------
-
-    def _tell_thread(self, event: Any) -> None:
-        with self._lock:
-            if len(self._events) >= _MOST_WAITING:
-                self._counts.add_left_out()
-                return
-            self._events.append(event)
-            if self._has_thread:
-                return
-            self._has_thread = True
-        try:
-            threading.Thread(target=self._work, name="rcmgr observer", daemon=True).start()
-        except RuntimeError as error:  # no more threads, or the interpreter ends
-            self._has_thread = False
-            self._failed(error)
-
-    def _work(self) -> None:
-        while True:
+        def unregister() -> None:
+            observer.stop()
             with self._lock:
-                if not (self._events and self._active):
-                    self._has_thread = False
-                    return
-                event = self._events.popleft()
-            self._call(event)
+                kept = tuple(
+                    each for each in self._observers.get(event_type, ()) if each is not observer)
+                # a type without observers has no entry, so that `wants` stays cheap
+                others = {
+                    kind: each for kind, each in self._observers.items() if kind is not event_type}
+                self._observers = {**others, event_type: kept} if kept else others
+            self._call_watchers()
 
-    # -- in a task -----------------------------------------------------------------------------
+        return unregister
 
-    def _await(self, work: Awaitable[Any]) -> None:
-        thread = threading.get_ident()
-        waiting = self._awaited.get(thread)
-        if waiting is not None:
-            waiting.append(work)
-            return
-        self._awaited[thread] = deque([work])
+    def watch(self, changed: Callable[[], None]) -> Callable[[], None]:
+        """Call `changed()` now and whenever an observer is registered or unregistered.
+
+        A source of events can then skip the events that no observer wants. The result is a function
+        that ends it.
+        """
+
+        def stop_watching() -> None:
+            with self._lock:
+                self._watchers = tuple(each for each in self._watchers if each is not changed)
+
+        with self._lock:
+            self._watchers = (*self._watchers, changed)
         try:
-            _start(partial(self._await_all, thread))
+            changed()
         except BaseException:
-            del self._awaited[thread]
-            _drop(work)
+            stop_watching()
             raise
+        return stop_watching
 
-    async def _await_all(self, thread: int) -> None:
-        waiting = self._awaited[thread]
-        try:
-            while waiting and self._active:
-                try:
-                    await waiting.popleft()
-                except KeyboardInterrupt:
-                    raise
-                except BaseException as error:  # noqa: BLE001 (as above)
-                    self._failed_awaiting(error)
-        finally:
-            del self._awaited[thread]
-            for work in waiting:
-                self._counts.add_left_out()
-                _drop(work)
+    def _call_watchers(self) -> None:
+        for changed in self._watchers:
+            changed()
 
-    def _failed_awaiting(self, error: BaseException) -> None:
-        """Cancelling is the event loop's business; all else is the observer's, also in a group."""
-        cancelled, others = _parted(error)
-        if others is not None:
-            self._failed(others)
-        if cancelled is not None:
-            raise cancelled
+    def wants(self, event_type: type) -> bool:
+        """Whether an observer receives events of this type. If not, the event need not be made."""
+        observers = self._observers
+        return bool(observers) and any(kind in observers for kind in event_type.__mro__)
 
-
-def _parted(error: BaseException) -> tuple[BaseException | None, BaseException | None]:
-    split = getattr(error, "split", None)
-    if split is not None and hasattr(error, "exceptions"):
-        cancelled, others = split(_is_cancelled)
-        return cancelled, others
-    return (error, None) if _is_cancelled(error) else (None, error)
-
-
-def _is_cancelled(error: BaseException) -> bool:
-    trio = sys.modules.get("trio")
-    return isinstance(error, asyncio.CancelledError | GeneratorExit) or (
-        trio is not None and isinstance(error, trio.Cancelled))
-
-
-def _drop(work: Awaitable[Any]) -> None:
-    """Without a warning that it never was awaited."""
-    if inspect.iscoroutine(work):
-        work.close()
-
-
-def _start(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """In a task of the event loop of this thread. RuntimeError: it has none."""
-    trio = sys.modules.get("trio")
-    if trio is not None and trio.lowlevel.in_trio_run():
-        trio.lowlevel.spawn_system_task(work)
-        return
-    try:
-        loop = asyncio.get_running_loop()
-    except RuntimeError:
-        raise RuntimeError(
-            "an observer that is a coroutine function needs trio or asyncio") from None
-    task = loop.create_task(work())
-    _asyncio_tasks.add(task)  # asyncio itself keeps no reference
-    task.add_done_callback(_asyncio_tasks.discard)
+    def notify(self, event: ConnectionLifecycleEvent) -> None:
+        """Deliver the event to its observers, and decide nothing."""
+        observers = self._observers
+        if not observers:
+            return
+        for kind in type(event).__mro__:
+            for observer in observers.get(kind, ()):
+                observer.notify(event)
