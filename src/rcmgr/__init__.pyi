@@ -55,8 +55,7 @@ from rcmgr.gates.networks import (
     AddressRefusal,
     SubnetLimiter,
 )
-from rcmgr.gates.rate_limiter import RateLimiter
-from rcmgr.gates.requests import ProtocolRateLimiter
+from rcmgr.gates.requests import ProtocolRateLimiter, RateLimiter
 from rcmgr.libp2p.installation import install, installed, uninstall
 from rcmgr.limits.files import (
     INFINITE_LIMITS,

@@ -23,8 +23,7 @@ from rcmgr.errors import (
 from rcmgr.gates.addresses import Allowlist, endpoint_of
 from rcmgr.gates.memory import MemoryConnectionLimits
 from rcmgr.gates.networks import AddressGate, AddressRefusal, NetworkShare, SubnetLimiter
-from rcmgr.gates.rate_limiter import table_of
-from rcmgr.gates.requests import ProtocolRateLimiter, RateRefusal
+from rcmgr.gates.requests import ProtocolRateLimiter, RateRefusal, table_of
 from rcmgr.limits.checks import check_count, check_limit
 from rcmgr.limits.files import NodeLimits
 from rcmgr.limits.networks import AddressRates, SubnetLimits
@@ -177,7 +176,8 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
         else:
             self.limits = limits
         self.connection_rate_limits = rates
-        self._peer_rates = table_of(rates.per_peer, rates)
+        if rates.per_peer is not None:
+            self._peer_rates = table_of(rates.per_peer, rates.max_peers, rates.on_full)
         self._set_addresses(node.subnets, node.rates or _rates_per_ip(rates))
         self.protocol_rate_limiters: dict[str, ProtocolRateLimiter] = {}
         if memory_limits is None and (node.memory.max_bytes, node.memory.max_percentage) != (

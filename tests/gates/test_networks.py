@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import threading
 from collections import Counter
@@ -91,7 +92,7 @@ def test_a_refusal_counts_nothing() -> None:
     assert len(limiter) == 0
     assert limiter.over_released == 0
     limiter.remove(ip("1.2.3.2"))
-    assert limiter.over_released == 2
+    assert limiter.over_released == 1
     assert admitted(limiter, ["2001:db8::1"] * 100) == 100
 
 
@@ -396,3 +397,81 @@ def test_subnet_limits_are_checked(arguments: Any, error: type[Exception], words
 def test_address_rates_are_checked(arguments: Any, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         AddressRates(**arguments)
+
+
+LIMITS = st.sampled_from([
+    SubnetLimits(),
+    SubnetLimits(ipv4=((32, 2), (30, 5)), overrides={"10.0.0.6/31": 3}),
+    SubnetLimits(ipv4=(), overrides={"10.0.0.0/8": 4, "10.0.0.4/30": None}),
+    SubnetLimits(ipv4=((24, None),), overrides={"10.0.0.7": 0}),
+])
+
+
+@given(st.lists(st.one_of(st.booleans(), LIMITS), max_size=60), st.data())
+def test_a_change_of_limits_counts_connections_again(steps: list[Any], data: Any) -> None:
+    """After every change the limiter is as one that always had these limits."""
+    gate = AddressGate(SubnetLimits())
+    held: list[tuple[str, NetworkShare]] = []
+    for step in steps:
+        if isinstance(step, SubnetLimits):
+            gate.set_limits(step, None)
+        elif step:
+            address = f"10.0.0.{data.draw(st.integers(0, 7))}"
+            entered = gate.try_enter(address, True)
+            if isinstance(entered, NetworkShare):
+                held.append((address, entered))
+        elif held:
+            held.pop(data.draw(st.integers(0, len(held) - 1)))[1].close()
+        assert gate.subnets is not None
+        limits = gate.subnets.limits
+        fresh = SubnetLimiter(SubnetLimits(  # the same networks, and room for all
+            ipv4=tuple((bits, None) for bits, _ in limits.ipv4),
+            overrides=dict.fromkeys(limits.overrides)))
+        for address, _ in held:
+            assert fresh.try_add(ip(address)) is None
+        assert gate.subnets._counts == fresh._counts
+    for _, entered in held:
+        entered.close()
+    assert gate.subnets is not None
+    assert len(gate.subnets) == gate.subnets.over_released == 0
+
+
+def test_limits_may_go_and_come_back() -> None:
+    two = SubnetLimits(ipv4=((32, 2),))
+    gate = AddressGate(two)
+    first, second = (gate.try_enter("192.0.2.1", True) for _ in range(2))
+    assert isinstance(first, NetworkShare)
+    assert second
+    gate.set_limits(None, None)
+    assert gate.subnets is None
+    assert gate.try_enter("192.0.2.1", True)  # not counted: there is no limit
+    first.close()
+    gate.set_limits(two, None)
+    assert gate.try_enter("192.0.2.1", True)
+    assert not gate.try_enter("192.0.2.1", True)
+
+
+def test_a_shared_limiter_keeps_its_own_limits() -> None:
+    shared = SubnetLimiter(SubnetLimits(ipv4=((32, 1),)))
+    gate = AddressGate(shared)
+    gate.set_limits(SubnetLimits(ipv4=((32, 5),)), None)
+    assert gate.subnets is not shared
+    assert shared.limits == SubnetLimits(ipv4=((32, 1),))
+
+
+def test_a_rate_that_stays_keeps_its_buckets() -> None:
+    clock, slow = Clock(), Rate(0.001, 2)
+    rates = AddressRates(
+        ipv4=((32, slow), (24, Rate(0.001, 9))), overrides={"10.0.0.0/8": slow},
+        overall=Rate(1, 99))
+    limiter = AddressRateLimiter(rates, clock=clock)
+
+    def burst(address: str) -> int:
+        return sum(limiter.try_take(ip(address)) is None for _ in range(20))
+
+    assert burst("192.0.2.1") == burst("10.0.0.1") == 2
+    limiter.rates = dataclasses.replace(rates, ipv4=((32, slow),), overall=None)
+    assert burst("192.0.2.1") == burst("10.0.0.1") == 0
+    assert burst("192.0.2.2") == 2
+    limiter.rates = dataclasses.replace(rates, ipv4=((32, Rate(0.001, 3)),), overrides={})
+    assert burst("192.0.2.1") == burst("10.0.0.1") == 3

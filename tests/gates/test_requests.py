@@ -141,8 +141,8 @@ def test_a_denial_by_one_takes_nothing_from_the_other() -> None:
     assert check(OTHER)
     for _ in range(10):
         assert not check(OTHER)
-    assert limiter._default is not None
-    assert limiter._default.get_available_tokens(OTHER) == 1
+    assert limiter._buckets.default is not None
+    assert limiter._buckets.default.get_available_tokens(OTHER) == 1
 
 
 def test_exempt_peers() -> None:

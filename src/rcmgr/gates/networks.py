@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, NamedTuple
 from rcmgr.counting.token_bucket import BucketTable, TokenBucket
 from rcmgr.errors import AddressLimitExceeded, RateLimitExceeded, ResourceLimitExceeded
 from rcmgr.gates.addresses import Allowlist, PrefixTable, endpoint_of
+from rcmgr.gates.requests import bucket_of, table_of
 from rcmgr.limits.networks import AddressRates, Network, SubnetLimits, prefix_of
 from rcmgr.limits.rates import Rate
 
@@ -50,19 +51,21 @@ class AddressRefusal(NamedTuple):
             f"network {self.network}", "connection", peer_id, self.retry_after_s, self.address)
 
 
-# what a connection is counted as: a key and the limit that holds for it
+# what an address is counted as: keys of networks, and the limits that hold for them
 _Counted = Sequence[tuple[bytes, "int | None"]]
 
 
 class NetworkShare:
     """A connection's place in the counts of its networks. `close` gives it back, once."""
 
-    __slots__ = ("_counted", "_epoch", "_subnets")
+    __slots__ = ("_epoch", "_ip", "_subnets")
 
-    def __init__(self, subnets: SubnetLimiter | None = None, counted: _Counted = ()) -> None:
+    def __init__(
+        self, subnets: SubnetLimiter | None = None, ip: bytes | None = None, epoch: int = 0
+    ) -> None:
         self._subnets = subnets
-        self._counted = counted
-        self._epoch = 0
+        self._ip = ip
+        self._epoch = epoch
 
     def close(self) -> None:
         if self._subnets is not None:
@@ -73,22 +76,51 @@ class NetworkShare:
 _UNCOUNTED: Final = NetworkShare()
 
 
+class _Address:
+    """The connections of one address, and what each of them is counted as."""
+
+    __slots__ = ("connections", "counted")
+
+    def __init__(self, counted: _Counted) -> None:
+        self.connections = 0
+        self.counted = counted
+
+
 class SubnetLimiter:
-    """Counts connections per network. O(1), about 1 us; thread safe."""
+    """Counts connections per network. O(1), about 1 us; thread safe.
+
+    limits: may be replaced at any time. Then the connections that exist are counted again, by their
+        addresses, and keep their places even above a limit. O(addresses).
+    """
 
     def __init__(self, limits: SubnetLimits | None = None) -> None:
-        self.limits = SubnetLimits() if limits is None else limits
         self._lock = threading.Lock()
+        self._addresses: dict[bytes, _Address] = {}
         self._counts: dict[bytes, int] = {}
         self._epoch = 0
-        # A connection that is garbage may be given back anywhere, also by a thread that has the
-        # lock at that moment: nobody who gives back waits for it.
+        # The garbage collector may close a connection anywhere, also in a thread that holds the
+        # lock at that moment. So `NetworkShare.close` never waits for the lock.
         self._leaving: deque[NetworkShare] = deque()
-        self._overrides: PrefixTable[tuple[int | None]] = PrefixTable()
-        for network, limit in self.limits.overrides.items():
-            self._overrides.set(Network.parse(network), (limit,))
         self.over_released = 0
         """Connections given back that had not been taken: a defect of the caller."""
+        self.limits = SubnetLimits() if limits is None else limits
+
+    @property
+    def limits(self) -> SubnetLimits:
+        return self._limits
+
+    @limits.setter
+    def limits(self, limits: SubnetLimits) -> None:
+        overrides: PrefixTable[tuple[int | None]] = PrefixTable()
+        for network, limit in limits.overrides.items():
+            overrides.set(Network.parse(network), (limit,))
+        with self._lock:
+            self._limits, self._overrides = limits, overrides
+            self._counts.clear()
+            for ip, address in self._addresses.items():
+                address.counted = self._counted_as(ip)
+                self._count(address.counted, address.connections)
+        self._settle()
 
     def _counted_as(self, ip: bytes) -> _Counted:
         override = self._overrides.longest(ip)
@@ -96,7 +128,7 @@ class SubnetLimiter:
             bits, (limit,) = override
             # counted apart from a network of that length without an override
             return [(b"%c%c!%b" % (len(ip), bits, prefix_of(ip, bits)), limit)]
-        pairs = self.limits.ipv4 if len(ip) == 4 else self.limits.ipv6
+        pairs = self._limits.ipv4 if len(ip) == 4 else self._limits.ipv6
         return [(b"%c%c=%b" % (len(ip), bits, prefix_of(ip, bits)), limit) for bits, limit in pairs]
 
     def try_add(self, ip: bytes) -> tuple[Network, int] | None:
@@ -115,50 +147,62 @@ class SubnetLimiter:
         return None
 
     def _try_enter(self, ip: bytes) -> NetworkShare | tuple[Network, int]:
-        counted, counts = self._counted_as(ip), self._counts
-        share = NetworkShare(self, counted)
         with self._lock:
-            full = self._full(ip, counted)
+            address = self._addresses.get(ip)
+            if address is None:
+                address = _Address(self._counted_as(ip))
+            full = self._full(ip, address.counted)
             if full is None:
-                share._epoch = self._epoch
-                for key, _ in counted:
-                    counts[key] = counts.get(key, 0) + 1
+                address.connections += 1
+                self._addresses[ip] = address
+                self._count(address.counted, 1)
+            epoch = self._epoch
         self._settle()
-        return share if full is None else full
+        return NetworkShare(self, ip, epoch) if full is None else full
 
     def remove(self, ip: bytes) -> None:
         """Give a connection of this address back."""
         with self._lock:
-            self._give_back(self._counted_as(ip))
+            self._give_back(ip)
         self._settle()
 
     def _settle(self) -> None:
-        """Give back what is leaving, unless somebody has the lock, who does it afterwards."""
+        """Give back what is leaving. A thread that holds the lock does this after it."""
         while self._leaving and self._lock.acquire(blocking=False):
             try:
                 while self._leaving:
                     share = self._leaving.popleft()
-                    counted, share._counted = share._counted, ()
-                    if share._epoch == self._epoch:
-                        self._give_back(counted)
+                    ip, share._ip = share._ip, None
+                    if ip is not None and share._epoch == self._epoch:
+                        self._give_back(ip)
             finally:
                 self._lock.release()
 
-    def _give_back(self, counted: _Counted) -> None:
+    def _give_back(self, ip: bytes) -> None:
+        """Locked."""
+        address = self._addresses.get(ip)
+        if address is None:
+            self.over_released += 1
+            return
+        self._count(address.counted, -1)
+        address.connections -= 1
+        if address.connections == 0:
+            del self._addresses[ip]
+
+    def _count(self, counted: _Counted, connections: int) -> None:
         """Locked."""
         counts = self._counts
         for key, _ in counted:
-            count = counts.get(key, 0)
-            if count > 1:
-                counts[key] = count - 1
-            elif count == 1:
-                del counts[key]
+            count = counts.get(key, 0) + connections
+            if count:
+                counts[key] = count
             else:
-                self.over_released += 1
+                del counts[key]
 
     def clear(self) -> None:
         """Forget all connections; closing them later changes nothing."""
         with self._lock:
+            self._addresses.clear()
             self._counts.clear()
             self._epoch += 1
         self._settle()
@@ -167,15 +211,16 @@ class SubnetLimiter:
         """Networks nearest to their limit, as (network, connections, limit). O(networks)."""
         with self._lock:
             counts = list(self._counts.items())
+            limits, overrides = self._limits, self._overrides
         self._settle()
         found = []
         for key, used in counts:
             size, bits, prefix = key[0], key[1], key[3:]
             ip = prefix.ljust(size, b"\0")
             if key[2:3] == b"=":
-                limit = dict(self.limits.ipv4 if size == 4 else self.limits.ipv6)[bits]
+                limit = dict(limits.ipv4 if size == 4 else limits.ipv6)[bits]
             else:
-                limit = dict(self._overrides.matching(ip))[bits][0]
+                limit = dict(overrides.matching(ip))[bits][0]
             if limit is not None:
                 found.append((Network(prefix, bits, size == 4), used, limit))
         return nlargest(most, found, key=lambda each: each[1] / each[2] if each[2] else 1.0)
@@ -185,31 +230,63 @@ class SubnetLimiter:
         return len(self._counts)
 
 
+class _Buckets(NamedTuple):
+    """The buckets of all rates of an `AddressRateLimiter`."""
+
+    tables: dict[bool, list[tuple[int, BucketTable]]]
+    """By family: prefix lengths and their tables. True: IPv4."""
+    overrides: PrefixTable[tuple[TokenBucket | None]]
+    overall: TokenBucket | None
+
+
 class AddressRateLimiter:
     """Says whether a connection may come from an address now. O(1), about 1 us; thread safe.
 
-    All that have a say are asked before a token is taken, so that a refusal takes none. (Threads
-    that ask at the same moment may each lose the token that the other's refusal needed.)
+    All buckets are asked before a token is taken, so a refusal takes none. (Threads that ask at the
+    same moment may each lose the token that the other's refusal needed.)
 
+    rates: may be replaced at any time. A bucket whose rate stays the same keeps its state.
     clock: monotonic nanoseconds; default the system's coarse clock.
     """
 
     def __init__(
         self, rates: AddressRates | None = None, *, clock: Callable[[], int] | None = None
     ) -> None:
-        self.rates = rates = AddressRates() if rates is None else rates
-        self._tables = {
-            is_ipv4: [(bits, _table(rate, rates, clock)) for bits, rate in pairs]
+        self._clock = clock
+        self._made: dict[tuple[object, ...], TokenBucket | BucketTable] = {}
+        self.rates = AddressRates() if rates is None else rates
+
+    @property
+    def rates(self) -> AddressRates:
+        return self._rates
+
+    @rates.setter
+    def rates(self, rates: AddressRates) -> None:
+        made: dict[tuple[object, ...], Any] = {}
+
+        def kept(make: Callable[..., Any], *arguments: Any, at: object) -> Any:
+            key = (at, *arguments)
+            made[key] = self._made[key] if key in self._made else make(*arguments, self._clock)
+            return made[key]
+
+        overrides: PrefixTable[tuple[TokenBucket | None]] = PrefixTable()
+        for text, rate in rates.overrides.items():
+            network = Network.parse(text)
+            overrides.set(network, (kept(bucket_of, rate, at=network),))
+        tables = {
+            is_ipv4: [
+                (bits, kept(table_of, rate, rates.max_networks, rates.on_full, at=(is_ipv4, bits)))
+                for bits, rate in pairs
+            ]
             for is_ipv4, pairs in ((True, rates.ipv4), (False, rates.ipv6))
         }
-        self._overrides: PrefixTable[tuple[TokenBucket | None]] = PrefixTable()
-        for network, rate in rates.overrides.items():
-            self._overrides.set(Network.parse(network), (_bucket(rate, clock),))
-        self._overall = _bucket(rates.overall, clock)
+        self._buckets = _Buckets(tables, overrides, kept(bucket_of, rates.overall, at="overall"))
+        self._made, self._rates = made, rates
 
     def try_take(self, ip: bytes) -> tuple[Network, float] | None:
         """None: it may come. Else the network that came too often, and seconds until it may."""
-        overrides = list(self._overrides.matching(ip))
+        by_family, by_network, overall = self._buckets
+        overrides = list(by_network.matching(ip))
         if overrides:
             buckets = [(bits, bucket) for bits, (bucket,) in overrides if bucket is not None]
             for bits, bucket in buckets:
@@ -219,32 +296,21 @@ class AddressRateLimiter:
                 if not bucket.try_consume():
                     return Network.of(ip, bits), bucket.time_until()
             return None
-        tables = self._tables[len(ip) == 4]
-        if len(tables) > 1 or self._overall is not None:
+        tables = by_family[len(ip) == 4]
+        if len(tables) > 1 or overall is not None:
             for bits, table in tables:
                 key = prefix_of(ip, bits)
                 if table.get_available_tokens(key) < 1:
                     return Network.of(ip, bits), table.time_until(key)
-            if self._overall is not None and self._overall.get_available_tokens() < 1:
-                return Network.of(ip, 0), self._overall.time_until()
+            if overall is not None and overall.get_available_tokens() < 1:
+                return Network.of(ip, 0), overall.time_until()
         for bits, table in tables:
             key = prefix_of(ip, bits)
             if not table.try_consume(key):
                 return Network.of(ip, bits), table.time_until(key)
-        if self._overall is not None and not self._overall.try_consume():
-            return Network.of(ip, 0), self._overall.time_until()
+        if overall is not None and not overall.try_consume():
+            return Network.of(ip, 0), overall.time_until()
         return None
-
-
-def _table(rate: Rate, rates: AddressRates, clock: Callable[[], int] | None) -> BucketTable:
-    return BucketTable(
-        rate.burst, rate.refill_rate, max_peers=rates.max_networks, on_full=rates.on_full,
-        clock=clock,
-    )
-
-
-def _bucket(rate: Rate | None, clock: Callable[[], int] | None) -> TokenBucket | None:
-    return None if rate is None else TokenBucket(rate.burst, rate.refill_rate, clock=clock)
 
 
 def verify_source_rates(
@@ -270,7 +336,7 @@ def verify_source_rates(
 
 
 class AddressGate:
-    """Everything that an address is asked for, in order: rate, then connections at once.
+    """Asks the limits that depend on an address: first the rate, then connections at once.
 
     subnets, rates: None: no limit of that kind. allowlist: its addresses pass both. A SubnetLimiter
     may be shared: what it has counted already counts here.
@@ -287,21 +353,47 @@ class AddressGate:
         clock: Callable[[], int] | None = None,
     ) -> None:
         self.allowlist = Allowlist() if allowlist is None else allowlist
-        self.subnets = SubnetLimiter(subnets) if isinstance(subnets, SubnetLimits) else subnets
-        self.rates = None if rates is None else AddressRateLimiter(rates, clock=clock)
+        self.subnets: SubnetLimiter | None = None
+        self.rates: AddressRateLimiter | None = None
+        # kept while there are no limits, for the connections that it still counts
+        self._own_subnets: SubnetLimiter | None = None
+        self._clock = clock
+        self._verify = AddressRateLimiter(clock=clock)
         self._lock = threading.Lock()
         self.refused_by_rate = 0
         """How often an address came too often."""
         self.refused_by_number = 0
         """How often there were enough connections from a network."""
+        self.set_limits(subnets, rates)
+
+    def set_limits(
+        self, subnets: SubnetLimits | SubnetLimiter | None, rates: AddressRates | None
+    ) -> None:
+        """Replace the limits. Connections stay counted, and a bucket of the same rate stays.
+
+        Connections that came while there were no `subnets` are not counted. O(addresses).
+        """
+        if isinstance(subnets, SubnetLimits):
+            if self._own_subnets is None:
+                self._own_subnets = SubnetLimiter(subnets)
+            elif self._own_subnets.limits != subnets:
+                self._own_subnets.limits = subnets
+            subnets = self._own_subnets
+        if rates is None:
+            self.rates = None
+        elif self.rates is None:
+            self.rates = AddressRateLimiter(rates, clock=self._clock)
+        else:
+            self.rates.rates = rates
+        self.subnets = subnets
         verify, always = verify_source_rates(
-            SubnetLimits() if self.subnets is None else self.subnets.limits,
+            SubnetLimits() if subnets is None else subnets.limits,
             (AddressRates() if rates is None else rates).max_networks,
         )
-        self._verify = AddressRateLimiter(verify, clock=clock)
-        self._always_verify: PrefixTable[bool] = PrefixTable()
+        must_verify: PrefixTable[bool] = PrefixTable()
         for network, must in always.items():
-            self._always_verify.set(Network.parse(network), must)
+            must_verify.set(Network.parse(network), must)
+        self._verify.rates, self._must_verify = verify, must_verify
 
     def try_enter(
         self, address: str, inbound: bool, exempt: bool | None = None
@@ -341,7 +433,7 @@ class AddressGate:
             return True
         if self.allowlist.allows_address(ip):
             return False
-        must = self._always_verify.longest(ip)
+        must = self._must_verify.longest(ip)
         if must is not None and must[1]:
             return True
         return self._verify.try_take(ip) is not None

@@ -34,10 +34,10 @@ def check_count(name: str, value: object, least: int = 0, most: int | None = Non
     """A count is an int from `least` to `most`."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name} must be an int, not {value!r}")
-    if most is not None and not least <= value <= most:
-        raise ValueError(f"{name} must be {least} to {most}, not {value}")
     if value < least:
         raise ValueError(f"{name} must be {least} or more, not {value}")
+    if most is not None and value > most:
+        raise ValueError(f"{name} must be {least} to {most}, not {value}")
 
 
 def check_number(name: str, value: object, least: float, most: float) -> None:

@@ -11,6 +11,7 @@ from rcmgr.limits.checks import bucket_ticks, check_choice, check_count, check_n
 
 __all__ = ["ConnectionRateLimits", "Rate", "RateLimits", "check_rate", "check_table"]
 
+_TABLE_SCALE = 1 << 16  # of a `BucketTable`, the coarser of the two
 _ON_FULL = ("evict_fullest", "deny_new")
 
 
@@ -26,7 +27,7 @@ class Rate:
     burst: int
 
     def __post_init__(self) -> None:
-        bucket_ticks(self.burst, self.refill_rate, capacity_name="burst")
+        bucket_ticks(self.burst, self.refill_rate, _TABLE_SCALE, capacity_name="burst")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Rate:
@@ -145,5 +146,5 @@ def check_rate(name: str, value: object) -> None:
 
 def check_table(name: str, most: object, on_full: object) -> None:
     """The size of a table of buckets, and what a full table does; see `BucketTable`."""
-    check_count(name, most, 1)
+    check_count(name, most, 1, 1 << 32)
     check_choice("on_full", on_full, _ON_FULL)
