@@ -142,7 +142,7 @@ def test_the_allowlist_is_heeded(make: Any) -> None:
 
 def test_what_an_allowlist_cannot_mean_is_said() -> None:
     config = AllowlistConfig(multiaddrs={"/dns4/example.org/tcp/1"})
-    with pytest.warns(UserWarning, match="example.org.* lets nobody in: missing ip address"):
+    with pytest.warns(UserWarning, match="example.org.* admits no connection: missing ip address"):
         ResourceManager(allowlist_config=config)
 
 

@@ -204,7 +204,7 @@ def test_memory_that_is_unknown_denies_nobody() -> None:
 
     with pytest.warns(UnknownMemoryWarning, match="of this process cannot be read"):
         MemoryConnectionLimits(1, None, 1.0, Failing()).check_memory_limits()
-    with pytest.warns(UnknownMemoryWarning, match="max_system_memory_percent denies nobody"):
+    with pytest.warns(UnknownMemoryWarning, match="max_system_memory_percent refuses nothing"):
         MemoryConnectionLimits(1, None, 1.0, FailingForTheSystem()).check_memory_limits()
 
 

@@ -1,7 +1,7 @@
 """Our classes behind the names and signatures of libp2p.rcmgr 0.8.1.
 
-A module here has the name of py-libp2p's that it stands in for; what several of them use begins
-with an underscore.
+A module has the name of the module of libp2p.rcmgr that it stands in for. A module whose name
+begins with an underscore is shared by several of them.
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ REPLACED: dict[str, tuple[str, ...]] = {
     "rate_limiter": ("RateLimiter",),
     "token_bucket": ("TokenBucket",),
 }
-"""Module of libp2p.rcmgr -> its classes that are ours while `rcmgr.install()` is in effect.
+"""By module of libp2p.rcmgr: the classes that are ours while `rcmgr.install()` is in effect.
 
-Every other name stays py-libp2p's: what no host uses, and what is a value (`Direction`, the
-exceptions, configurations).
+Every other name stays py-libp2p's: values (`Direction`, the exceptions, configurations), and what
+no host uses.
 """
 
 
 def replacements() -> list[tuple[type, type]]:
-    """(theirs, ours) for all of `REPLACED`; ours then name the module of theirs as their home.
+    """Pairs of py-libp2p's class and ours, for all of `REPLACED`.
 
+    Our class then names py-libp2p's module as its own, so that pickle finds it there.
     AttributeError: py-libp2p has no such class.
     """
     pairs = []

@@ -1,4 +1,4 @@
-"""What time it is, for limiters whose callers may say so."""
+"""The time, for limiters whose callers may give it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ __all__ = ["SteadyClock"]
 
 
 class SteadyClock:
-    """Seconds on the scale of `time.time()`, but by the monotonic clock from its making on.
+    """Seconds on the scale of `time.time()`, read from the monotonic clock. Thread safe.
 
-    So it does not follow when the system's clock is set. A time that a caller gives counts as it
-    is, and if it is ahead, this clock goes on from there: what one call was given does not make
-    time stand still for those that are given none. Thread safe.
+    A change of the system's clock does not affect it. A time that a caller gives counts as it is.
+    If it is ahead, this clock goes on from there, so that calls without a time do not stand still.
     """
 
     __slots__ = ("_ahead",)

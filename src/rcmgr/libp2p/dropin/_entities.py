@@ -1,4 +1,4 @@
-"""Who is limited by itself, and how many of them are remembered."""
+"""The peers, connections, protocols or endpoints that a limiter limits one by one."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ Entity = TypeVar("Entity")
 def entity_key(
     scope: RateLimitScope, peer_id: Any, connection_id: Any, protocol: Any, endpoint: Any
 ) -> Hashable:
-    """With whom a request is limited; None: with all that do not say, or in the global scope.
+    """The entity that a request counts for. None: the one for all requests that name none.
 
-    A peer is one peer as `ID`, bytes and text.
+    A peer is the same as `ID`, bytes and text.
     """
     if scope == RateLimitScope.PER_PEER:
         return peer_key(peer_from_any(peer_id)) if peer_id else None
@@ -35,7 +35,7 @@ def entity_key(
 
 
 def most_entities(config: RateLimitConfig) -> int:
-    """How many are remembered. An endpoint is that of a connection."""
+    """How many entities a limiter remembers. An endpoint counts as a connection."""
     return {
         RateLimitScope.PER_PEER: config.max_peers,
         RateLimitScope.PER_CONNECTION: config.max_connections,
@@ -45,10 +45,10 @@ def most_entities(config: RateLimitConfig) -> int:
 
 
 class Entities(Generic[Entity]):
-    """What is remembered of each: of `most` at a time.
+    """What a limiter remembers of at most `most` entities.
 
-    One more takes the place of that which has most of its limit left, among 16 drawn by lot. So
-    others that come, however many, do not make new again who has used up its limit. O(1). Not
+    A new one replaces, of 16 chosen at random, the one with the most of its limit left. So new
+    entities, however many, do not give a fresh limit to one that has used its limit up. O(1). Not
     thread safe: the limiter holds its lock.
     """
 
@@ -64,7 +64,7 @@ class Entities(Generic[Entity]):
         return self._by_key.get(key)
 
     def add(self, key: Hashable, entity: Entity, left: Callable[[Entity], float]) -> None:
-        """left: how much of its limit one has left, 0 to 1."""
+        """left: the part of its limit that an entity has left, 0 to 1."""
         if len(self._keys) < self._most:
             self._keys.append(key)
         else:

@@ -1,4 +1,4 @@
-"""Live views in the place of sets: what `set` has by name beside the operators."""
+"""Live views that stand in for sets, with the named methods of `set` beside its operators."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _READING = frozenset({
 
 
 class NamedSet(Set[Any]):
-    """Results are sets, and nobody's view."""
+    """A read-only view. The results of its methods are plain sets."""
 
     __slots__ = ()
 
@@ -31,6 +31,8 @@ class NamedSet(Set[Any]):
 
 
 class MutableNamedSet(NamedSet, MutableSet[Any]):
+    """A view that can be changed."""
+
     __slots__ = ()
 
     def update(self, *others: Iterable[Any]) -> None:

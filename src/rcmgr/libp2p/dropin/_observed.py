@@ -1,4 +1,4 @@
-"""py-libp2p's limits may be changed at any time by whoever holds them; ours are read once."""
+"""Objects of limits that report every change: py-libp2p's may change at any time, ours never do."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ __all__ = ["Observed"]
 
 
 class Observed:
-    """Tells of every change of its attributes. A copy is observed by nobody."""
+    """Calls its observers after every change of an attribute. A copy has no observers."""
 
     _observers: tuple[WeakMethod[Any], ...] = ()
 
     def observe(self, changed: Callable[[], None]) -> None:
-        """Call `changed()`, a method, after every change, as long as its owner lives."""
+        """Call the method `changed` after every change, as long as its object lives."""
         alive = [each for each in self._observers if each() is not None]
         vars(self)["_observers"] = (*alive, WeakMethod(changed))
 

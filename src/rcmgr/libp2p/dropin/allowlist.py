@@ -19,11 +19,11 @@ from rcmgr.peers import peer_from_any, peer_key
 __all__ = ["Allowlist"]
 
 _Meaning = tuple[Network, "Hashable | None"]
-_NOBODY = object()
+_UNKNOWN_PEER = object()
 
 
 class _Peers(MutableNamedSet):
-    """The peers, as they were given; whatever kind of id is looked for."""
+    """The allowed peers, as they were given. Any kind of id finds them."""
 
     def __init__(self, allowlist: OurAllowlist) -> None:
         self._allowlist = allowlist
@@ -45,12 +45,12 @@ class _Peers(MutableNamedSet):
 
 
 class _Addressed(MutableNamedSet):
-    """What is allowed from an address: as it was written, and what that means to a host."""
+    """Entries with an address: as they were written, and what each means to a host."""
 
     def __init__(self, allowlist: OurAllowlist, meaning_of: Callable[[Any], _Meaning]) -> None:
         self._allowlist = allowlist
         self._meaning_of = meaning_of
-        self._meanings: dict[Any, _Meaning | None] = {}  # None: nothing
+        self._meanings: dict[Any, _Meaning | None] = {}  # None: it has no effect
 
     def __contains__(self, entry: Any) -> bool:
         return entry in self._meanings
@@ -65,7 +65,7 @@ class _Addressed(MutableNamedSet):
         try:
             meaning = self._meaning_of(entry)
         except ValueError as error:
-            warnings.warn(f"the allowlist's {entry!r} lets nobody in: {error}", stacklevel=4)
+            warnings.warn(f"the allowlist's {entry!r} admits no connection: {error}", stacklevel=4)
             self._meanings[entry] = None
             return
         self._meanings[entry] = meaning
@@ -82,13 +82,13 @@ class _Addressed(MutableNamedSet):
 
 
 class Allowlist(OurAllowlist):
-    """Whom no limit stops: `rcmgr.Allowlist` with py-libp2p's methods and live, mutable sets.
+    """`rcmgr.Allowlist` with py-libp2p's methods and live, mutable sets.
 
-    config: the entries to begin with.
+    config: the first entries.
 
-    An entry with an address holds for every connection from that IP address or network; ports and
-    protocols do not matter. One without, as a host name, is a warning: it is found by its text
-    only. Peers may be `ID`, bytes or base58 text.
+    An entry with an IP address holds for every connection from that address or network; ports and
+    protocols do not matter. An entry without an IP address (a host name) gives a warning, and only
+    a look-up of the same text finds it. Peers may be `ID`, bytes or base58 text.
     """
 
     def __init__(self, config: AllowlistConfig | None = None) -> None:
@@ -103,7 +103,7 @@ class Allowlist(OurAllowlist):
 
     @classmethod
     def of(cls, allowlist: Any) -> OurAllowlist:
-        """The very allowlist if it is ours; a copy of py-libp2p's own, or of a collection."""
+        """The same object if it is ours; else a copy of py-libp2p's, or of a collection."""
         if isinstance(allowlist, OurAllowlist):
             return allowlist
         if isinstance(allowlist, StockAllowlist):
@@ -127,29 +127,29 @@ class Allowlist(OurAllowlist):
         return self._peer_multiaddrs
 
     def add_multiaddr(self, multiaddr: Any) -> None:
-        """Allow everybody from there."""
+        """Allow every peer from this address."""
         self._multiaddrs.add(str(multiaddr))
 
     def remove_multiaddr(self, multiaddr: Any) -> None:
         self._multiaddrs.discard(str(multiaddr))
 
     def add_peer_multiaddr(self, peer_id: Hashable, multiaddr: Any) -> None:
-        """Allow a peer from there."""
+        """Allow this peer from this address."""
         self._peer_multiaddrs.add((peer_id, str(multiaddr)))
 
     def remove_peer_multiaddr(self, peer_id: Hashable, multiaddr: Any) -> None:
         self._peer_multiaddrs.discard((peer_id, str(multiaddr)))
 
     def allowed_peer(self, peer_id: Hashable) -> bool:
-        """Whether the peer is allowed from anywhere."""
+        """Whether this peer is allowed from every address."""
         return self.allows(peer_id)
 
     def allowed_multiaddr(self, multiaddr: Any) -> bool:
-        """Whether everybody is allowed from there."""
-        return str(multiaddr) in self._multiaddrs or self.allows_at(_NOBODY, multiaddr)
+        """Whether every peer is allowed from this address."""
+        return str(multiaddr) in self._multiaddrs or self.allows_at(_UNKNOWN_PEER, multiaddr)
 
     def allowed_peer_and_multiaddr(self, peer_id: Hashable, multiaddr: Any) -> bool:
-        """Whether the peer is allowed from there."""
+        """Whether this peer is allowed from this address."""
         text = str(multiaddr)
         return (
             self.allows_at(peer_id, text)
@@ -170,7 +170,7 @@ class Allowlist(OurAllowlist):
         return set(self._multiaddrs)
 
     def clear(self) -> None:
-        """Allow nobody any more."""
+        """Remove all entries."""
         for entries in (self._peers, self._multiaddrs, self._peer_multiaddrs):
             entries.clear()
 
@@ -204,7 +204,6 @@ class Allowlist(OurAllowlist):
             f"Allowlist(peers={len(self._peers)}, multiaddrs={len(self._multiaddrs)}, "
             f"peer_multiaddrs={len(self._peer_multiaddrs)})"
         )
-
 
 
 def _from_address(address: str) -> _Meaning:

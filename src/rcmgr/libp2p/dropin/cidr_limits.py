@@ -12,15 +12,14 @@ __all__ = ["CIDRLimiter"]
 
 
 class CIDRLimiter(SubnetLimiter):
-    """How many connections there may be at once from each network: a `rcmgr` SubnetLimiter with
-    py-libp2p's methods.
+    """Limits the connections from each network: `rcmgr.SubnetLimiter` with py-libp2p's methods.
 
-    rules: (network, limit); every rule that an address matches has to admit. An IPv4 address mapped
-        into IPv6 is that IPv4 address. Of two rules for one network the tighter holds; a limit
-        below 0 is 0. ValueError: a rule is none.
+    rules: pairs of network and limit. Every rule that matches an address must admit it. An IPv4
+        address mapped into IPv6 is that IPv4 address. Of two rules for one network, the lower limit
+        holds. A limit below 0 is 0. ValueError: one of them is not a rule.
 
-    What is no IP address, as the name of a host, is admitted and not counted. A call costs one look
-    for each prefix length in use, whatever the number of rules. Thread safe.
+    What is not an IP address (the name of a host) is admitted and not counted. A call makes one
+    look-up for each prefix length in use, whatever the number of rules. Thread safe.
     """
 
     def __init__(self, rules: Iterable[tuple[str, int]] | None = None) -> None:
@@ -42,16 +41,15 @@ class CIDRLimiter(SubnetLimiter):
         return ip is None or self.full(ip) is None
 
     def acquire(self, endpoint_ip: str | None) -> bool:
-        """Count a connection of this address; False: a network is full, and nothing is counted."""
+        """Count a connection of this address. False: a network is full; nothing is counted."""
         ip = _packed(endpoint_ip)
         return ip is None or self.try_add(ip) is None
 
     def release(self, endpoint_ip: str | None) -> None:
-        """Give a connection back; one that was not counted changes nothing."""
+        """Give a connection back. One that was not counted changes nothing."""
         ip = _packed(endpoint_ip)
         if ip is not None:
             self.remove(ip)
-
 
 
 def _packed(address: str | None) -> bytes | None:
@@ -61,7 +59,7 @@ def _packed(address: str | None) -> bytes | None:
 def _parsed(rule: tuple[str, int]) -> tuple[str, int]:
     try:
         network, most = rule
-        # also takes netmasks, which ours do not
+        # this also takes netmasks; our Network does not
         plain = str(ipaddress.ip_network(network, strict=False))
         return str(Network.parse(plain)), max(0, int(most))
     except (TypeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""`ConnectionLimits` of libp2p.rcmgr, whose later changes hold."""
+"""Our `ConnectionLimits` behind the names of `libp2p.rcmgr.connection_limits` 0.8.1."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ __all__ = ["ConnectionLimits"]
 
 
 class ConnectionLimits(Observed, StockLimits):
-    """Limits by connection state that may be changed at any time, by setting them or `with_...`.
+    """Limits by connection state. An attribute or a `with_...` method changes them at any time.
 
-    Changes hold for what is asked from then on, wherever they were given. Each limit is a number of
+    A change holds at once in every manager that has these limits. A limit is a number of
     connections, or None: no limit. TypeError, ValueError: it is neither; nothing has changed.
     """
 
@@ -27,7 +27,7 @@ class ConnectionLimits(Observed, StockLimits):
 
     @classmethod
     def of(cls, limits: Any) -> ConnectionLimits:
-        """The very limits if they are such; a copy of py-libp2p's own, or of ours."""
+        """The same object if it is of this class; else a copy of py-libp2p's limits or ours."""
         if isinstance(limits, cls):
             return limits
         try:
@@ -36,7 +36,7 @@ class ConnectionLimits(Observed, StockLimits):
             raise TypeError(f"limits must be ConnectionLimits, not {limits!r}") from error
 
     def frozen(self) -> OurLimits:
-        """As they are now, the way that counters take them."""
+        """The current values, as an immutable `rcmgr.ConnectionLimits`."""
         return OurLimits(**self.to_dict())
 
     def to_dict(self) -> dict[str, int | None]:

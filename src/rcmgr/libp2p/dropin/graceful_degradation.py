@@ -1,4 +1,4 @@
-"""What a reader of `manager.graceful_degradation` finds: nothing is degraded."""
+"""A `manager.graceful_degradation` that never lowers a limit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["NoDegradation"]
 
 
 class NoDegradation(HostWatch, GracefulDegradation):
-    """Level 0 for ever: limits stay as they were set, and refuse without lowering themselves."""
+    """Always reports level 0: a limit stays as it was set, however often it refuses."""
 
     max_degradation_levels = 0
     degradation_factor = 0.0
@@ -27,7 +27,7 @@ class NoDegradation(HostWatch, GracefulDegradation):
 
     @property
     def original_limits(self) -> Any:  # type: ignore[override]
-        """Those of the moment."""
+        """The current limits."""
         return self.rm.limits
 
     def handle_resource_exhaustion(self, resource_type: str) -> bool:
@@ -35,8 +35,8 @@ class NoDegradation(HostWatch, GracefulDegradation):
         return False
 
     def reset(self) -> None:
-        """Changes nothing."""
+        """Do nothing."""
 
     async def run_periodic_recovery(self, interval: float = 30.0) -> None:
-        """Only waits for the host's end."""
+        """Wait for the host's end, and do nothing else."""
         await super().run_periodic_recovery()

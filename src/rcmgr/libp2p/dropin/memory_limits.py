@@ -16,14 +16,14 @@ from rcmgr.errors import ResourceLimitExceeded
 from rcmgr.gates.memory import MemoryConnectionLimits as OurLimits
 from rcmgr.gates.memory import MemoryExcess
 from rcmgr.libp2p.dropin.memory_stats import MemoryStatsCache
-from rcmgr.limits.checks import check_limit
+from rcmgr.limits.checks import check_limit, check_number
 
 __all__ = ["MemoryConnectionLimits", "SystemMemoryLimitExceeded"]
 
 
 @dataclass(eq=False)
 class SystemMemoryLimitExceeded(ResourceLimitExceeded):
-    """The whole system used more memory than it may; bytes."""
+    """The whole system used more memory than is allowed. Sizes are in bytes."""
 
     system_memory_bytes: int
     max_allowed_bytes: int
@@ -60,15 +60,15 @@ class _SystemExcess(MemoryExcess):
 class MemoryConnectionLimits(OurLimits, StockLimits):
     """`rcmgr.MemoryConnectionLimits` with py-libp2p's fields and methods.
 
-    Fields may be changed at any time, by setting them or `with_...`, and hold from then on.
+    An attribute or a `with_...` method changes a field at any time, and the change holds at once.
 
     max_process_memory_bytes: 0 or more.
     max_process_memory_percent: 0 to 100, of what the process may have (`rcmgr.memory_report`).
-    max_system_memory_percent: 0 to 100, of the machine's memory, whoever uses it.
-    memory_stats_cache: where the numbers come from; default the global one.
-    None: no limit. TypeError, ValueError: which has which wrong value; then nothing has changed.
+    max_system_memory_percent: 0 to 100, of the machine's memory; all processes count.
+    memory_stats_cache: where the numbers come from; default the global cache.
+    None: no limit. TypeError, ValueError: a field has a wrong value; then nothing has changed.
 
-    Unknown memory never refuses. Use of the process is at most 100 ms behind.
+    Unknown memory never refuses. The memory of the process is at most 100 ms old.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class MemoryConnectionLimits(OurLimits, StockLimits):
             self._found_fine(-1)
 
     def check_memory_limits(self, force_refresh: bool = False) -> None:
-        """ResourceLimitExceeded if more memory is used than is allowed. 10 ns when fresh."""
+        """ResourceLimitExceeded: more memory is used than is allowed. 10 ns if recently read."""
         if force_refresh and self.memory_stats_cache is not None:
             self.memory_stats_cache.get_memory_stats(force_refresh=True)
             self._stats.forget()
@@ -114,7 +114,7 @@ class MemoryConnectionLimits(OurLimits, StockLimits):
             stats = cache.get_memory_stats()
         except (psutil.Error, OSError) as error:
             warnings.warn(
-                f"max_system_memory_percent denies nobody: {error!r}", UnknownMemoryWarning,
+                f"max_system_memory_percent refuses nothing: {error!r}", UnknownMemoryWarning,
                 stacklevel=2)
             return None
         if stats.system_memory_percent < most:
@@ -136,15 +136,12 @@ _FIELDS = frozenset(StockLimits.__dataclass_fields__)
 def _fraction(name: str, percent: Any) -> float | None:
     if percent is None:
         return None
-    if not isinstance(percent, int | float) or isinstance(percent, bool):
-        raise TypeError(f"{name} must be a percentage or None (no limit), not {percent!r}")
-    if not 0 <= percent <= 100:
-        raise ValueError(f"{name} must be from 0 to 100, or None (no limit), not {percent!r}")
-    return percent / 100
+    check_number(name, percent, 0, 100)
+    return float(percent) / 100
 
 
 def _process_memory_of(cache: Any) -> OurCache:
-    """What our limits ask: of our cache its part, of another one what it says."""
+    """The cache that our limits read: part of our own cache, or a probe of another cache."""
     if isinstance(cache, MemoryStatsCache):
         return cache.process
 

@@ -16,25 +16,26 @@ __all__ = ["MemoryStatsCache"]
 
 
 class MemoryStatsCache(StockCache):
-    """The memory of this process and of the system, read again when older than `cache_duration`.
+    """The memory of this process and of the system. Values are at most `cache_duration` old.
 
-    cache_duration: seconds, on the monotonic clock; 0 or less: read at every call.
+    cache_duration: seconds on the monotonic clock. 0 or less: read at every call.
 
-    The percentage of the process is of what it may have: the system's memory, or less if its
-    container says so (`rcmgr.memory_report`). After a fork, the child reads its own.
+    The percentage of the process is of the memory that it may have: the system's, or its
+    container's limit if that is lower (`rcmgr.memory_report`). After a fork, the child reads its
+    own memory.
     """
 
     def __init__(self, cache_duration: float = 1.0) -> None:
         super().__init__(cache_duration)
         shared = default_cache()
         self.process = shared
-        """The memory of the process alone, at most 100 ms old, and cheaper."""
+        """The memory of the process alone: at most 100 ms old, and cheaper to read."""
         if cache_duration < shared.max_stale_duration:
             self.process = OurCache(max(0.0, cache_duration))
         self._read_at = 0.0
 
     def get_memory_stats(self, force_refresh: bool = False) -> MemoryStats:
-        """What is known; force_refresh: read now, however young that is."""
+        """The cached values. force_refresh: read them now, whatever their age."""
         with self._lock:
             now = time.monotonic()
             if (

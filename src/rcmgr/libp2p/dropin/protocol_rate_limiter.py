@@ -1,4 +1,4 @@
-"""Ours behind the constructor and the names of `libp2p.rcmgr.ProtocolRateLimiter` 0.8.1."""
+"""Our rate limiter of protocols behind the names of `libp2p.rcmgr.ProtocolRateLimiter` 0.8.1."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ __all__ = ["ProtocolRateLimiter"]
 
 
 class ProtocolRateLimiter:
-    """A `RateLimiter`, and limits on requests that are in progress.
+    """A `RateLimiter` that also limits the requests in progress.
 
-    A request is in progress until `finish_request`, or for `request_timeout_seconds`. One more than
-    `max_concurrent_requests` is denied, and so is every request for the next
-    `request_timeout_seconds * backoff_factor`; but no longer than until all in progress were
-    finished. For how many peers or connections are remembered see `RateLimiter`.
+    A request is in progress until `finish_request`, or for `request_timeout_seconds`. A request
+    above `max_concurrent_requests` is denied and starts a back-off. During the back-off, every
+    request is denied. It lasts `request_timeout_seconds * backoff_factor`, or until all requests in
+    progress are finished. For the number of peers or connections that it remembers, see
+    `RateLimiter`.
 
-    current_time: seconds as of `time.time()`; default now, however that clock is set.
+    current_time: seconds as of `time.time()`; default now, by a steady clock.
     O(1), a few microseconds. Thread safe.
     """
 
@@ -57,7 +58,7 @@ class ProtocolRateLimiter:
         connection_id: str | None = None,
         current_time: float | None = None,
     ) -> bool:
-        """Let a request begin; False: denied. ValueError: negative tokens."""
+        """Begin a request. False: denied. ValueError: negative tokens."""
         check_tokens(tokens)
         key = self._key(peer_id, connection_id)
         with self._lock:
@@ -89,7 +90,7 @@ class ProtocolRateLimiter:
         connection_id: str | None = None,
         current_time: float | None = None,
     ) -> None:
-        """Let a request begin. ValueError: denied, or negative tokens."""
+        """Begin a request. ValueError: denied, or negative tokens."""
         if not self.try_allow_request(tokens, peer_id, connection_id, current_time):
             raise ValueError("Protocol request denied by rate limiting")
 
@@ -99,7 +100,7 @@ class ProtocolRateLimiter:
         connection_id: str | None = None,
         current_time: float | None = None,
     ) -> None:
-        """The oldest request in progress is finished; nothing happens if there is none."""
+        """Finish the oldest request in progress. Without one, do nothing."""
         key = self._key(peer_id, connection_id)
         with self._lock:
             entity = self._entities.get(key)
@@ -114,7 +115,7 @@ class ProtocolRateLimiter:
         connection_id: str | None = None,
         current_time: float | None = None,
     ) -> ProtocolRateLimitStats:
-        """Counts of all requests, and what such requests have in progress."""
+        """Counts of all requests, and the requests in progress of this entity."""
         key = self._key(peer_id, connection_id)
         with self._lock:
             now = self._clock.time(current_time)
@@ -144,7 +145,7 @@ class ProtocolRateLimiter:
         peer_id: ID | None = None,
         connection_id: str | None = None,
     ) -> dict[str, Any]:
-        """How the bucket of such requests stands, and what they have in progress."""
+        """The state of this entity's bucket, and its requests in progress."""
         key = self._key(peer_id, connection_id)
         with self._lock:
             entity = self._entities.get(key) or _Entity()
@@ -160,7 +161,7 @@ class ProtocolRateLimiter:
             }
 
     def reset(self) -> None:
-        """As it was when it was made."""
+        """Start again: no entities, no counts."""
         with self._lock:
             self._rates.reset()
             self._entities.clear()
@@ -189,12 +190,8 @@ class ProtocolRateLimiter:
         return 1.0 - len(entity.begun) / self.config.max_concurrent_requests
 
 
-ProtocolRateLimiter.__module__ = "libp2p.rcmgr.protocol_rate_limiter"
-
-
 class _Entity:
-    """When the requests in progress began, and until when there is back-off (0.0: there is none).
-    """
+    """The start times of the requests in progress, and the end of the back-off (0.0: none)."""
 
     __slots__ = ("backoff_until", "begun")
 

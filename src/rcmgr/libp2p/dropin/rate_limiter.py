@@ -21,17 +21,16 @@ __all__ = ["RateLimiter"]
 
 
 class RateLimiter:
-    """py-libp2p's strategies and scopes, on our buckets.
+    """py-libp2p's strategies and scopes, with our buckets.
 
-    FIXED_WINDOW and SLIDING_WINDOW are the same, as there: at most `max_requests_per_window` in any
-    `window_size_seconds`; a request of several tokens counts as so many. ADAPTIVE has one rate for
-    everybody, which rises with every request that is allowed and falls with every denial.
+    FIXED_WINDOW and SLIDING_WINDOW are the same, as in py-libp2p: at most `max_requests_per_window`
+    in any `window_size_seconds`. A request of several tokens counts as that many. ADAPTIVE has one
+    rate for all, which rises with every allowed request and falls with every denied one.
 
-    Peers, connections, protocols or endpoints are remembered up to the configured number; one more
-    takes the place of one that has most of its limit left. Who is new has `initial_tokens`.
+    It remembers the configured number of peers, connections, protocols or endpoints. A new one
+    starts with `initial_tokens`. If there is no room, it replaces one with most of its limit left.
 
-    O(1), one to two microseconds, and some 25 for who is new when all places are taken. Thread
-    safe.
+    O(1): 1 to 2 us, and about 25 us for a new entity that replaces another. Thread safe.
     """
 
     def __init__(self, config: RateLimitConfig) -> None:
@@ -50,9 +49,9 @@ class RateLimiter:
         endpoint: str | multiaddr.Multiaddr | None = None,
         current_time: float | None = None,
     ) -> bool:
-        """Let a request pass if its rate allows it; False: denied.
+        """Admit a request if its rate allows it. False: denied.
 
-        current_time: seconds as of `time.time()`; default now, however that clock is set.
+        current_time: seconds as of `time.time()`; default now, by a steady clock.
         ValueError: negative tokens.
         """
         check_tokens(tokens)
@@ -76,7 +75,7 @@ class RateLimiter:
         endpoint: str | multiaddr.Multiaddr | None = None,
         current_time: float | None = None,
     ) -> None:
-        """Let a request pass. ValueError: denied, or negative tokens."""
+        """Admit a request. ValueError: denied, or negative tokens."""
         if not self.try_allow(tokens, peer_id, connection_id, protocol, endpoint, current_time):
             raise ValueError("Request denied by rate limiting")
 
@@ -88,7 +87,7 @@ class RateLimiter:
         endpoint: str | multiaddr.Multiaddr | None = None,
         current_time: float | None = None,
     ) -> RateLimitStats:
-        """Counts of all requests, and how the bucket of this one stands."""
+        """Counts of all requests, and the state of this request's bucket."""
         key = entity_key(self.config.scope, peer_id, connection_id, protocol, endpoint)
         with self._lock:
             now = self._clock.time(current_time)
@@ -118,7 +117,7 @@ class RateLimiter:
         protocol: str | None = None,
         endpoint: str | multiaddr.Multiaddr | None = None,
     ) -> dict[str, Any]:
-        """How the bucket of such requests stands; {"exists": False}: there is none."""
+        """The state of this request's bucket. {"exists": False}: it has no bucket."""
         key = entity_key(self.config.scope, peer_id, connection_id, protocol, endpoint)
         with self._lock:
             entity = self._entities.get(key)
@@ -127,7 +126,7 @@ class RateLimiter:
             return entity.limit.get_stats().to_dict()
 
     def reset(self) -> None:
-        """As it was when it was made."""
+        """Start again: no entities, no counts, the first rate."""
         config = self.config
         with self._lock:
             self._entities.clear()
@@ -139,7 +138,7 @@ class RateLimiter:
                 config.capacity,
                 config.initial_tokens,
                 min_interval_seconds=config.min_interval_seconds,
-                enable_monitoring=False,  # there is no way to see it
+                enable_monitoring=False,  # nothing could read the history
             )
 
     def __str__(self) -> str:
@@ -166,12 +165,9 @@ class RateLimiter:
             return
         factor = 1 + config.adaptation_factor if allowed else 1 - config.adaptation_factor
         rate = self._bucket_config.refill_rate * factor
-        # all buckets have this configuration, and heed it when they are asked next
+        # all buckets share this configuration, and apply it at their next request
         self._bucket_config.refill_rate = min(max(rate, config.min_rate), config.max_rate)
         self._adapted = now
-
-
-RateLimiter.__module__ = "libp2p.rcmgr.rate_limiter"
 
 
 class _Entity:
@@ -183,7 +179,7 @@ class _Entity:
 
 
 class _Window:
-    """The requests of the last window, each with its time. Amortised O(1)."""
+    """The requests of the last window, each with its time. O(1) amortised."""
 
     __slots__ = ("_config", "_requests", "_used")
 

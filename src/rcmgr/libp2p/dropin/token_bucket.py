@@ -15,23 +15,23 @@ from rcmgr.libp2p.dropin._clock import SteadyClock
 __all__ = ["LONGEST_FILL_S", "TokenBucket", "check_tokens"]
 
 LONGEST_FILL_S = 49 * 365 * 86400
-"""The slowest that our buckets can count: from empty to full."""
+"""The longest time from empty to full that our buckets can count."""
 
-_FASTEST = 2e12  # units per second, the most that any of our buckets can count
+_FASTEST = 2e12  # units per second: the highest rate that our buckets can count
 _MORE_THAN_ANY_CAPACITY = 1e18
 
 
 class TokenBucket:
     """`rcmgr.TokenBucket` with py-libp2p's configuration, methods and times.
 
-    Tokens are counted in thousandths, in whole ones if the capacity is above 100 million. As there,
-    they come at most every `min_interval_seconds`, `allow_burst` and `burst_multiplier` mean
-    nothing (the capacity is the burst), and a rate or capacity that is changed in `config` counts
-    from the next time that tokens come.
+    It counts thousandths of a token, or whole tokens if the capacity is above 100 million. As in
+    py-libp2p, tokens arrive at most every `min_interval_seconds`; the capacity is the burst, and
+    `allow_burst` and `burst_multiplier` have no effect; a new rate or capacity in `config` takes
+    effect at the next refill. With monitoring it keeps the last `max_history_size` requests.
 
-    clock: of buckets that have to agree on the time; default one of its own.
-    ValueError: a rate or capacity that cannot be counted. O(1), 0.2 to 0.5 us, monitored or not;
-    monitored are the last `max_history_size` requests. Thread safe.
+    clock: for buckets that share one; default its own.
+    ValueError: a rate or capacity that cannot be counted. O(1), 0.2 to 0.5 us, with or without
+    monitoring. Thread safe.
     """
 
     def __init__(self, config: TokenBucketConfig, *, clock: SteadyClock | None = None) -> None:
@@ -48,9 +48,9 @@ class TokenBucket:
         self.reset()
 
     def try_consume(self, tokens: float = 1.0, current_time: float | None = None) -> bool:
-        """Take `tokens` if they are there: True; else False, and nothing is taken.
+        """Take `tokens` if they are available. False: they are not, and nothing is taken.
 
-        current_time: seconds as of `time.time()`; default now, however that clock is set.
+        current_time: seconds as of `time.time()`; default now, by a steady clock.
         ValueError: negative tokens.
         """
         units = self._units_per_token if tokens == 1.0 else self._units(tokens)
@@ -63,12 +63,12 @@ class TokenBucket:
         return granted
 
     def consume(self, tokens: float = 1.0, current_time: float | None = None) -> None:
-        """Take `tokens`. ValueError: they are not there, or negative."""
+        """Take `tokens`. ValueError: they are negative or not available."""
         if not self.try_consume(tokens, current_time):
             raise ValueError(f"Not enough tokens available: {tokens} > {self._available()}")
 
     def get_stats(self, current_time: float | None = None) -> TokenBucketStats:
-        """What is there now, and counts since the last reset."""
+        """The tokens now, and counts since the last reset."""
         now = self._clock.time(current_time)
         if now >= self._next_refill:
             self._refill(now)
@@ -91,9 +91,9 @@ class TokenBucket:
         )
 
     def get_history(self, time_window: float | None = None) -> dict[str, Any]:
-        """Requests and refills of the last `time_window` seconds, of those that are kept. O(kept).
+        """Requests and refills that are kept, of the last `time_window` seconds. O(kept).
 
-        Default `time_window_seconds` of the configuration.
+        Default: `time_window_seconds` of the configuration.
         """
         if self._requests is None or self._refills is None:
             return {"enabled": False}
@@ -115,13 +115,13 @@ class TokenBucket:
         }
 
     def reset(self) -> None:
-        """As it was when it was made: `initial_tokens`, no counts, no history."""
+        """Start again: `initial_tokens`, no counts, no history."""
         with self._lock:
             configured = (self.config.capacity, self.config.refill_rate)
             capacity, rate = self._size(*configured)
             bucket = CompiledBucket(
                 capacity, rate, min(self._units(self.config.initial_tokens), capacity))
-            bucket.get_available_tokens(self._bucket_ns)  # its time begins here
+            bucket.get_available_tokens(self._bucket_ns)  # this starts its time
             self._bucket = bucket
             self._configured = configured
             self._set_refilled(self._clock.time())
@@ -130,7 +130,7 @@ class TokenBucket:
                     history.clear()
 
     def left(self, now: float) -> float:
-        """How full it would be at `now`, a time of its clock: 0 to 1."""
+        """How full the bucket is at `now`, a time of its clock: 0 to 1."""
         capacity, rate = self._configured
         return min(1.0, (self._available() + max(0.0, now - self._refilled) * rate) / capacity)
 
@@ -145,7 +145,7 @@ class TokenBucket:
     def _refill(self, now: float) -> None:
         with self._lock:
             if now < self._next_refill:
-                return  # another thread did
+                return  # another thread has done it
             configured = (self.config.capacity, self.config.refill_rate)
             if self._configured != configured:
                 self._bucket.set_rate(*self._size(*configured), self._bucket_ns)
@@ -166,7 +166,7 @@ class TokenBucket:
             raise ValueError(f"capacity {capacity} at refill_rate {rate} cannot be counted")
         units = self._units(capacity)
         per_second = min(max(rate * self._units_per_token, units / LONGEST_FILL_S), _FASTEST)
-        self._longest_s = units / per_second + 1.0  # by then it is full
+        self._longest_s = units / per_second + 1.0  # the bucket is full by then
         return units, per_second
 
     def _available(self) -> float:
@@ -176,9 +176,6 @@ class TokenBucket:
         check_tokens(tokens)
         units = round(min(tokens, _MORE_THAN_ANY_CAPACITY) * self._units_per_token)
         return units or (1 if tokens else 0)
-
-
-TokenBucket.__module__ = "libp2p.rcmgr.token_bucket"
 
 
 def check_tokens(tokens: float) -> None:
