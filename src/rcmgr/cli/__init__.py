@@ -9,7 +9,7 @@ except ImportError as error:
 
 from .demo.command import demo
 from .limit_commands import limits
-from .run import run
+from .run_command import run
 from .status_commands import explain, status, top
 
 __all__ = ["main"]

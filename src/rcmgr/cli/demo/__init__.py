@@ -1,1 +1,1 @@
-"""The demo: a guarded host under attack."""
+"""`rcmgr demo`: a guarded host under attack."""

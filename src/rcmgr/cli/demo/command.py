@@ -1,48 +1,50 @@
-"""`rcmgr demo`: a guarded host under attack, to look at."""
+"""`rcmgr demo`: a guarded host under attack."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 import click
 
 from .limits import DEFAULT_LIMITS, Limits, read_limits
 
+__all__ = ["demo"]
+
 PASSED, FAILED, COULD_NOT_START, BY_SIGNAL = 0, 1, 3, 128
 
 _LIMITS = "\n".join(f"  {name} = {value}" for name, value in DEFAULT_LIMITS.to_dict().items())
 
-HELP = f"""A py-libp2p host on loopback keeps its limits while other processes attack it.
+HELP = f"""Attack a py-libp2p host on this machine, and show how its limits hold.
 
-The host speaks Noise and yamux over TCP. To it come, each in a process of its own, one honest peer
-that pings it, and attackers of five kinds, in turn:
-
-\b
-  half-open     opens sockets and never says a word; never answers a dial
-  identities    forty peers that want in, a dozen that want to be dialed
-  one-identity  one peer that opens connection after connection
-  streams       one connection, stream after stream, none of which names its protocol
-  memory        streams that send, to a host that keeps what it is sent
-
-The host dials what they advertise, as discovery would. A table shows for every limit how much is
-held now, the peak, and how many were admitted and denied.
+The host listens on loopback, with Noise and yamux over TCP. One honest peer pings it, and attackers
+attack it. Each runs in a separate process. There are five kinds of attackers:
 
 \b
-A limits file is TOML; a name left out keeps the demo's value, "none" is no limit:
+  half-open     opens sockets and sends nothing; never answers a dial
+  identities    dials with 40 peer ids; lets the host dial 12 more
+  one-identity  opens connection after connection with one peer id
+  streams       opens stream after stream, and never names a protocol
+  memory        sends data that the host has to keep
+
+The host dials the addresses that attackers advertise, as peer discovery does. A table shows each
+limit: how much is in use, the peak, and how often the limit admitted and denied.
+
+\b
+A limits file is TOML. A name that it leaves out keeps the value below.
+"none" means no limit.
 {_LIMITS}
-memory_growth_mb is what the host's process may grow by under attack (it may be passed by
-what comes in within 100 ms).
+memory_growth_mb limits how far the host's process may grow under attack.
+The process may pass it by what arrives within 100 ms.
 
 \b
 Exit status:
-  {PASSED}    no peak passed its limit, memory included, the honest peer stayed connected,
-       every attacker worked to the end, and every count was zero after all peers left
-  {FAILED}    one of these did not hold; the summary says which
-  2    wrong options, or a limits file that cannot be used
-  {COULD_NOT_START}    the host or a visitor could not start
-  {BY_SIGNAL}+n  ended by signal n: {BY_SIGNAL + 2} for Ctrl-C
+  {PASSED}      No peak passed its limit. The honest peer stayed connected. Every
+         attacker worked to the end. Every count fell to zero at the end.
+  {FAILED}      One of these conditions did not hold. The summary says which.
+  2      An option or the limits file is wrong.
+  {COULD_NOT_START}      The host or a visitor could not start.
+  {BY_SIGNAL}+n  Signal n ended the demo. Ctrl-C gives {BY_SIGNAL + 2}.
 """
 
 
@@ -59,26 +61,26 @@ def finite(_context: click.Context, _parameter: click.Parameter, value: float) -
     default=20,
     show_default=True,
     callback=finite,
-    help="How long the attack lasts.",
+    help="How long the attack takes.",
 )
 @click.option(
     "--attackers",
     type=click.IntRange(0, 64),
     default=5,
     show_default=True,
-    help="How many attacking processes.",
+    help="Number of attacking processes.",
 )
 @click.option(
     "--limits",
     "limits_file",
     type=click.Path(path_type=Path),
     metavar="FILE.toml",
-    help="The host's limits.",
+    help="Limits of the host.",
 )
-@click.option("--stock", is_flag=True, help="Let py-libp2p's own libp2p.rcmgr guard the host.")
-@click.option("--plain", is_flag=True, help="Print lines, not a live table (default in a pipe).")
+@click.option("--stock", is_flag=True, help="Guard the host with py-libp2p's libp2p.rcmgr.")
+@click.option("--plain", is_flag=True, help="Print lines instead of a table. Default in a pipe.")
 @click.option(
-    "--json", "as_json", is_flag=True, help="Print a JSON object a second, the summary last."
+    "--json", "as_json", is_flag=True, help="Print a JSON object per second, the summary last."
 )
 def demo(
     seconds: float,
@@ -92,27 +94,28 @@ def demo(
         raise click.UsageError("--plain and --json exclude each other.")
     limits = DEFAULT_LIMITS if limits_file is None else read_limits(limits_file)
     try:
-        status = perform(seconds, attackers, limits, stock, plain, as_json)
-    except KeyboardInterrupt:  # before the run heeds signals itself
+        status = run_demo(seconds, attackers, limits, stock, plain, as_json)
+    except KeyboardInterrupt:  # before the scenario handles signals
         status = BY_SIGNAL + 2
     raise SystemExit(status)
 
 
-def perform(
+def run_demo(
     seconds: float, attackers: int, limits: Limits, stock: bool, plain: bool, as_json: bool
 ) -> int:
-    """Run the demo and print it; the exit status."""
-    import trio  # the imports from here on take over a second
+    """Run the demo, print it, and return the exit status."""
+    import trio  # this import and the next ones take more than a second
 
-    from .scenario import CannotStart, Play, perform
+    from .run_state import DemoOptions
+    from .scenario import CannotStart, run_scenario
     from .screen import screen_for
-    from .visitors import mute_libp2p
+    from .visit import mute_libp2p
 
     mute_libp2p()
-    play = Play(seconds, attackers, limits, stock)
+    options = DemoOptions(seconds, attackers, limits, stock)
     with screen_for(plain=plain, as_json=as_json) as screen:
         try:
-            run: Any = trio.run(perform, play, screen.show)
+            run = trio.run(run_scenario, options, screen.show)
         except CannotStart as error:
             click.echo(f"rcmgr demo could not start: {error}", err=True)
             return COULD_NOT_START

@@ -1,7 +1,7 @@
-"""The demo's visitors as processes: started, heard, and gone whatever happens to us.
+"""The demo's visitors as processes: how they start, what they report, and how they end.
 
-A visitor lives as long as its standard input is open. Nobody but us holds the other end, so it ends
-when we close it, when we crash, and when we are killed with SIGKILL.
+A visitor lives as long as its standard input is open, and only this process can write to that pipe.
+The visitor ends when the demo closes the pipe, when the demo crashes, and after SIGKILL.
 """
 
 from __future__ import annotations
@@ -21,11 +21,14 @@ if TYPE_CHECKING:
 
     from trio_typing import TaskStatus
 
-ENDS_WITHIN = 2.0
-"""Seconds that a visitor gets to end by itself before it is killed."""
+__all__ = ["Target", "Visitor"]
 
+END_TIMEOUT_S = 2.0
+"""Seconds that a visitor has to end before it is killed."""
+ERROR_LINES = 12
+"""Lines of standard error that `Visitor.died` quotes."""
 
-# Ctrl-C at the terminal is for the demo alone
+# only the demo gets Ctrl-C from the terminal
 OWN_SESSION: dict[str, Any]
 if sys.platform == "win32":
     OWN_SESSION = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
@@ -35,7 +38,7 @@ else:
 
 @dataclass(frozen=True)
 class Target:
-    """Where the host is."""
+    """The address and the peer id of the host."""
 
     host: str
     port: int
@@ -44,26 +47,27 @@ class Target:
 
 @dataclass
 class Visitor:
-    """One process, and what it has said so far."""
+    """One process, and its reports so far."""
 
     role: str
     ready: bool = False
-    leaving: bool = False
+    stopping: bool = False
     died: str | None = None
-    """Why it is gone although nobody asked it to go."""
+    """The exit status and the last errors of a process that ended too early."""
     tried: int = 0
     holding: int = 0
     refused: int = 0
     peer_id: str | None = None
     lost: str | None = None
+    """The reason why the honest peer has no connection."""
     pings_ms: list[float] = field(default_factory=list)
     advertised: list[dict[str, Any]] = field(default_factory=list)
     _stdin: trio.abc.SendStream = field(init=False, repr=False)
 
-    async def visit(
+    async def run(
         self, target: Target, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Run the process until `leave`, or until it ends by itself."""
+        """Run the process until `stop`, or until it ends without `stop`."""
         process = await trio.lowlevel.open_process(
             [sys.executable, "-m", "rcmgr.cli.demo.visitors", self.role],
             stdin=subprocess.PIPE,
@@ -75,58 +79,62 @@ class Visitor:
         self._stdin = process.stdin
         try:
             task_status.started()
-            last_words: deque[str] = deque(maxlen=12)
+            errors: deque[str] = deque(maxlen=ERROR_LINES)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(hear_errors, process, last_words)
-                await self._say(json.dumps(asdict(target)))
-                await self._hear(process)
-            if not self.leaving:
+                nursery.start_soon(read_errors, process, errors)
+                await self._send(json.dumps(asdict(target)))
+                await self._receive(process)
+            if not self.stopping:
                 status = await process.wait()
-                self.died = "\n".join([f"exit status {status}", *last_words])
+                self.died = "\n".join([f"exit status {status}", *errors])
         finally:
             with trio.CancelScope(shield=True):
                 await end(process)
             self.holding = 0
 
-    async def go(self) -> None:
-        await self._say("go")
+    async def start(self) -> None:
+        """Tell the process to begin."""
+        await self._send("go")
 
-    async def leave(self) -> None:
-        self.leaving = True
+    async def stop(self) -> None:
+        """Close the pipe, which ends the process."""
+        self.stopping = True
         await self._stdin.aclose()
 
-    async def _say(self, line: str) -> None:
-        # broken: it has died; `visit` sees that, and why
+    async def _send(self, line: str) -> None:
+        # a broken pipe means that the process has died, which `run` reports
         with suppress(trio.BrokenResourceError):
             await self._stdin.send_all(line.encode() + b"\n")
 
-    async def _hear(self, process: trio.Process) -> None:
+    async def _receive(self, process: trio.Process) -> None:
         async for line in lines_of(process.stdout):
             if line.endswith(b"\n"):
                 self._note(**json.loads(line))
 
-    def _note(self, event: str, **what: Any) -> None:
+    def _note(self, event: str, **values: Any) -> None:
         if event == "ready":
             self.ready = True
         elif event == "advertise":
-            self.advertised.append(what)
+            self.advertised.append(values)
         elif event == "counts":
-            self.tried, self.holding, self.refused = what["tried"], what["holding"], what["refused"]
+            self.tried = values["tried"]
+            self.holding = values["holding"]
+            self.refused = values["refused"]
         elif event == "connected":
-            self.peer_id = what["peer_id"]
+            self.peer_id = values["peer_id"]
         elif event == "ping":
-            self.pings_ms.append(what["ms"])
+            self.pings_ms.append(values["ms"])
         elif event == "lost":
-            self.lost = what["why"]
+            self.lost = values["why"]
 
 
-async def hear_errors(process: trio.Process, last_words: deque[str]) -> None:
+async def read_errors(process: trio.Process, errors: deque[str]) -> None:
     async for line in lines_of(process.stderr):
-        last_words.append(line.decode(errors="replace").rstrip())
+        errors.append(line.decode(errors="replace").rstrip())
 
 
 async def lines_of(pipe: trio.abc.ReceiveStream | None) -> AsyncIterator[bytes]:
-    """Whole lines, however the chunks fall; one cut off at the end comes without its newline."""
+    """Whole lines, however the chunks divide them. The last one may lack its newline."""
     assert pipe is not None
     rest = b""
     async for chunk in pipe:
@@ -140,7 +148,7 @@ async def lines_of(pipe: trio.abc.ReceiveStream | None) -> AsyncIterator[bytes]:
 async def end(process: trio.Process) -> None:
     assert process.stdin is not None
     await process.stdin.aclose()
-    with trio.move_on_after(ENDS_WITHIN):
+    with trio.move_on_after(END_TIMEOUT_S):
         await process.wait()
     process.kill()
     await process.wait()

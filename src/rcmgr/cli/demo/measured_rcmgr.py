@@ -1,0 +1,131 @@
+"""`rcmgr.ResourceManager` in the demo. Every number is the manager's own."""
+
+from __future__ import annotations
+
+from libp2p.abc import IHost
+
+from rcmgr.libp2p import scope_streams
+from rcmgr.limits.files import NodeLimits
+from rcmgr.limits.scopes import ConcreteLimits, Limit
+from rcmgr.manager import ResourceManager
+from rcmgr.report.status_socket import StatusServer
+
+from .limit_rows import ProcessMemory, Row
+from .limits import Limits
+
+__all__ = ["MeasuredRcmgr"]
+
+
+def refusals(refused: dict[str, int], resource: str) -> int:
+    """Refusals of streams or connections by one scope, in both directions."""
+    return sum(times for name, times in refused.items() if name.endswith(resource))
+
+
+class MeasuredRcmgr:
+    """`rcmgr.ResourceManager`, which also serves its status for `rcmgr top`."""
+
+    title = "rcmgr"
+
+    def __init__(self, limits: Limits) -> None:
+        self._process = ProcessMemory(limits.memory_growth_mb)
+        self.memory_admitted = 0
+        self._status: StatusServer | None = None
+        self._status_error = "the host does not run"
+        scopes = ConcreteLimits(transient=Limit(streams=limits.max_transient_streams))
+        self.manager = ResourceManager(
+            NodeLimits(limits.resources.applied_to(scopes), limits.connections)
+        )
+
+    def attach(self, host: IHost) -> None:
+        scope_streams(host, self.manager)
+        try:
+            self._status = self.manager.serve_status()
+        except OSError as error:
+            self._status_error = str(error)
+
+    def close(self) -> None:
+        if self._status is not None:
+            self._status.close()
+
+    def rows(self) -> list[Row]:
+        tracker = self.manager.connection_tracker
+        seen = tracker.snapshot()
+        stats = self.manager.get_stats()
+        limits = stats["limits"]
+        now = {
+            **stats["connection_states"],
+            "established_per_peer": max(map(len, tracker.established_per_peer.values()), default=0),
+            "established_total": seen.established_total,
+        }
+        admitted = {
+            **seen.admitted,
+            "established_per_peer": seen.total_established,
+            "established_total": seen.total_established,
+        }
+        states = [
+            Row(
+                name,
+                now[name],
+                getattr(seen, f"peak_{name}"),
+                limits[f"max_{name}"],
+                admitted[name],
+                seen.denied.get(name, 0),
+            )
+            for name in now
+        ]
+        return [*states, *self._scope_rows(seen.total_created)]
+
+    def _scope_rows(self, connections: int) -> list[Row]:
+        """All connections, all streams, and the streams that have no protocol yet."""
+        ledger, limits = self.manager.ledger, self.manager.scope_limits
+        refused = ledger.refused
+        by_system, by_transient = refused.get("system", {}), refused.get("transient", {})
+        system, transient = ledger.system().stat(), ledger.transient().stat()
+        streams = ledger.streams_opened - sum(
+            refusals(by_scope, "stream") for by_scope in refused.values()
+        )
+        return [
+            Row(
+                "connections",
+                system.conns_inbound + system.conns_outbound,
+                ledger.peak["conns"],
+                limits.system.conns,
+                connections,
+                refusals(by_system, "connection"),
+            ),
+            Row(
+                "streams",
+                system.streams_inbound + system.streams_outbound,
+                ledger.peak["streams"],
+                limits.system.streams,
+                streams,
+                refusals(by_system, "stream"),
+            ),
+            Row(
+                "transient_streams",
+                transient.streams_inbound + transient.streams_outbound,
+                ledger.transient_peak["streams"],
+                limits.transient.streams,
+                streams,
+                refusals(by_transient, "stream"),
+            ),
+        ]
+
+    def limit_memory(self) -> None:
+        self.manager.set_memory_limits(max_bytes=self._process.limit << 20)
+
+    def memory(self) -> Row:
+        lifecycle = self.manager.connection_lifecycle
+        return self._process.measure(self.memory_admitted, lifecycle.refused_for_memory)
+
+    def last_denial(self) -> str | None:
+        denial = self.manager.last_denial
+        return None if denial is None else str(denial)
+
+    def remarks(self) -> list[str]:
+        return []
+
+    def hint(self) -> str:
+        if self._status is None:
+            return f"`rcmgr top` cannot show it: {self._status_error}."
+        return "In another terminal: rcmgr top, status or explain."

@@ -1,0 +1,76 @@
+"""The state of one run of the demo. The scenario changes it, and the screen shows it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from .limit_rows import MeasuredManager, Row
+from .limits import Limits
+from .processes import Visitor
+from .swarm_view import SwarmView
+from .visit import HONEST
+
+__all__ = ["Check", "DemoOptions", "Run"]
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """The options of the command line."""
+
+    seconds: float
+    attackers: int
+    limits: Limits
+    stock: bool
+
+
+@dataclass(frozen=True)
+class Check:
+    """One condition of the verdict. `detail` says what was measured."""
+
+    what: str
+    held: bool
+    detail: str
+
+
+@dataclass
+class Run:
+    """One run: its options, its visitors, and the results so far."""
+
+    options: DemoOptions
+    manager: MeasuredManager
+    view: SwarmView
+    host_id: str = ""
+    port: int = 0
+    phase: str = "starting"
+    elapsed: float = 0.0
+    """Seconds of attack."""
+    signal: int | None = None
+    """The signal that ended the attack early."""
+    start_error: str | None = None
+    """The reason why the attack could not start."""
+    honest: Visitor = field(default_factory=lambda: Visitor(HONEST))
+    attackers: list[Visitor] = field(default_factory=list)
+    checks: list[Check] = field(default_factory=list)
+
+    @property
+    def visitors(self) -> list[Visitor]:
+        return [self.honest, *self.attackers]
+
+    def rows(self) -> list[Row]:
+        return self.manager.rows()
+
+    def ping(self) -> tuple[float, float] | None:
+        """Median and 99th percentile of the honest peer's pings, in milliseconds."""
+        pings = sorted(self.honest.pings_ms)
+        if not pings:
+            return None
+        return nearest_rank(pings, 0.5), nearest_rank(pings, 0.99)
+
+    @property
+    def passed(self) -> bool:
+        return bool(self.checks) and all(check.held for check in self.checks)
+
+
+def nearest_rank(ordered: list[float], share: float) -> float:
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]

@@ -1,0 +1,112 @@
+"""A node's status as text: the headline, the table of limits, and the screen of `rcmgr top`."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from typing import Any
+
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from rcmgr.errors import printable
+
+from .terminal import cut_off
+
+__all__ = ["headline", "limits_table", "top_screen"]
+
+_WIDE = 70
+"""Columns of a terminal with room for long bars and for peaks."""
+_MOST_RATES = 3
+_PEER = re.compile(r"(peer:\w{6})\w{20,}(\w{6})")
+
+
+def headline(status: dict[str, Any]) -> Text:
+    stats = status["stats"]
+    when = time.strftime("%H:%M:%S", time.localtime(status["time"]))
+    return Text(
+        f"rcmgr {printable(status['rcmgr'])}, process {status['pid']}, {when}: "
+        f"connections {stats['connections']}, peers {stats['peers']}, streams {stats['streams']}",
+        "bold", no_wrap=True, overflow="crop",
+    )
+
+
+def top_screen(
+    status: dict[str, Any], before: dict[str, Any] | None, console: Console
+) -> Group:
+    """The headline, the denials, and as many limits as the terminal has lines.
+
+    before: the status that was shown last, which gives the denials per second.
+    """
+    latest = status["latest_denials"]
+    last = printable(latest[-1]["message"]) if latest else "none"
+    total = status["denials"]["total"]
+    lines = [
+        headline(status),
+        _line(f"denials {total}{_denial_rates(status, before)}; `q` quits", console),
+        _line(f"last: {last}", console, "dim"),
+    ]
+    rows = max(1, console.height - len(lines) - 2)  # the table's header, and one empty line
+    return Group(*lines, limits_table(status, console, rows))
+
+
+def _line(text: str, console: Console, style: str = "") -> Text:
+    return Text(text, style, no_wrap=True, overflow=cut_off(console))
+
+
+def _denial_rates(status: dict[str, Any], before: dict[str, Any] | None) -> str:
+    """Denials per second since `before`, and those of the limits that denied most."""
+    if before is None:
+        return ""
+    seconds = max(0.001, status["time"] - before["time"])
+    now, then = status["denials"], before["denials"]
+    by_limit = Counter({
+        limit: times - then["by_limit"].get(limit, 0) for limit, times in now["by_limit"].items()})
+    most = "".join(
+        f", {printable(limit.replace('_', ' '))} {times / seconds:.0f}"
+        for limit, times in by_limit.most_common(_MOST_RATES) if times > 0)
+    return f", {(now['total'] - then['total']) / seconds:.0f} a second{most}"
+
+
+def limits_table(status: dict[str, Any], console: Console, rows: int | None) -> Table:
+    """The limits and their usage, the fullest first. rows: at most so many; None: all."""
+    width, ascii_only = console.width, console.options.ascii_only
+    full, empty = ("#", ".") if ascii_only else ("█", "·")
+    bar = 20 if width >= _WIDE else 5
+    with_peaks = width >= _WIDE
+    others = 9 + 9 + bar + 4 + 5 + 10 * with_peaks  # the other columns, and a space after each
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    table.add_column(
+        "limit on", overflow=cut_off(console), no_wrap=True, max_width=max(8, width - others))
+    table.add_column("used", justify="right", no_wrap=True, min_width=9)
+    if with_peaks:
+        table.add_column("peak", justify="right", no_wrap=True, min_width=9)
+    table.add_column("of", justify="right", no_wrap=True, min_width=9)
+    table.add_column("", no_wrap=True, min_width=bar)
+    table.add_column("", justify="right", no_wrap=True, min_width=4)
+    for each in status["usage"][:rows]:
+        share = min(1.0, max(0.0, each["share"]))
+        filled = round(share * bar)
+        style = "red" if share >= 0.9 else "yellow" if share >= 0.7 else "green"
+        limit, peak = each["limit"], each["peak"]
+        table.add_row(
+            printable(_PEER.sub(r"\1..\2" if ascii_only else r"\1…\2", limit).replace("_", " ")),
+            _amount(limit, each["used"]),
+            *([_amount(limit, peak) if peak is not None else ""] if with_peaks else []),
+            _amount(limit, each["of"]),
+            Text(full * filled, style) + Text(empty * (bar - filled), "dim"),
+            f"{each['share']:.0%}",
+        )
+    return table
+
+
+def _amount(limit: str, value: int) -> str:
+    if not limit.endswith("memory"):
+        return str(value)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024 or unit == "GiB":
+            break
+        value /= 1024  # type: ignore[assignment]
+    return f"{value:.4g} {unit}"
