@@ -264,7 +264,7 @@ async def test_nothing_is_left_of_a_connection(transport: str) -> None:
             ((connection,),) = swarm.connections.values()
             await node.host.disconnect(peer.id)
             await eventually(lambda: told.events[-1:] and in_words(told.events[-1]) in ENDS)
-            assert not told.observers[0]._live
+            assert not told.observers[0]._established
             assert "close" not in vars(connection)
             await eventually(lambda: peer.counts == (0, 0, 0, 0))
 

@@ -64,7 +64,7 @@ class Observer:
         self._active = False
 
     def notify(self, event: Any) -> None:
-        """Deliver the event. KeyboardInterrupt is the only exception of the function that it raises."""
+        """Deliver the event. Raises KeyboardInterrupt, but no other exception of the function."""
         if not self._active:
             return
         if self._in_thread:

@@ -1,1 +1,1 @@
-"""What happens in a py-libp2p host."""
+"""Observe the connections of a py-libp2p host."""

@@ -1,89 +1,70 @@
-"""QUIC connections from outside whose handshake is under way: the swarm hears of them after it."""
+"""Report inbound QUIC connections during their handshakes: the swarm sees them only after it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 from weakref import WeakSet
 
-from rcmgr.libp2p.hooks import Hook
+from rcmgr.events.kinds import Endpoint
+from rcmgr.libp2p.hooks import Hook, Undo, place_all
+from rcmgr.libp2p.observe.connection_report import ConnectionReport, Reporter
+from rcmgr.libp2p.observe.socket_addresses import addresses_of_udp
 
 __all__ = ["QuicHandshakes"]
 
-T = TypeVar("T")
 
-
-@dataclass(frozen=True, slots=True)  # 3.10 has no generic NamedTuple
-class _Handshake(Generic[T]):
+class _Handshake(NamedTuple):
     registry: Any
     quic: Any
-    attempt: T
+    report: ConnectionReport
 
-    def is_under_way(self, cid: bytes) -> bool:
+    def goes_on(self, cid: bytes) -> bool:
         if cid in self.registry._pending:
             return self.quic._close_event is None
-        return cid in self.registry._connections  # it will be given to the swarm
+        return cid in self.registry._connections  # the swarm will get it
 
 
-class QuicHandshakes(Generic[T]):
-    """Follows the handshakes of one swarm's QUIC listeners, until `undo`.
+class QuicHandshakes:
+    """Reports the handshakes of a swarm's QUIC listeners as pending or failed, until `undo`.
 
-    begin(listener, address): called when one begins; what it returns is handed to `fail(attempt,
-    reason, text)` if nothing comes of it, and else to whoever takes the connection.
-
-    Stock bounds their number (256) and their time (15 s, looked at every 10 s).
+    Stock py-libp2p bounds their number (256) and their time (15 s, checked every 10 s).
     """
 
-    def __init__(
-        self,
-        swarm: Any,
-        begin: Callable[[Any, tuple[str, int]], T],
-        fail: Callable[[T, str, str], None],
-    ) -> None:
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self._current: dict[bytes, _Handshake] = {}
+        self._taken: WeakSet[Any] = WeakSet()
+        self.undo = place_all(self._placing())
+
+    def _placing(self) -> Iterator[Undo]:
         from libp2p.transport.quic.connection_id_registry import ConnectionIDRegistry
         from libp2p.transport.quic.listener import QUICListener
 
-        self._swarm = swarm
-        self._begin = begin
-        self._fail = fail
-        self._under_way: dict[bytes, _Handshake[T]] = {}
-        self._taken: WeakSet[Any] = WeakSet()
-        self._hooks: list[Hook] = []
-        ends = [
+        yield self._current.clear
+        yield Hook(QUICListener, "_handle_new_connection", self._beginning).undo
+        for owner, attribute, reason in (
             (QUICListener, "_handle_pending_connection_packet", "handshake failed"),
             (QUICListener, "_remove_connection", "handshake failed"),
             (QUICListener, "_remove_connection_by_object", "handshake failed"),
             (QUICListener, "_remove_pending_connection", "host shutdown"),
             (ConnectionIDRegistry, "cleanup_stale_pending", "timed out"),
             (ConnectionIDRegistry, "register_pending", "refused by the swarm"),
-        ]
-        try:
-            self._hooks.append(Hook(QUICListener, "_handle_new_connection", self._beginning))
-            for owner, attribute, reason in ends:
-                self._hooks.append(Hook(owner, attribute, self._looking_after(reason)))
-        except BaseException:
-            self.undo()
-            raise
+        ):
+            yield Hook(owner, attribute, self._ending(reason)).undo
 
-    def undo(self) -> None:
-        """Follow none any more."""
-        for hook in self._hooks:
-            hook.undo()
-        self._under_way.clear()
-
-    def take(self, connection: Any) -> T | None:
-        """What `begin` returned for this QUICConnection, once; None: it is not one of these."""
+    def take(self, connection: Any) -> ConnectionReport | None:
+        """The report of this QUICConnection, the first time; None: it is no followed handshake."""
         cid = getattr(connection, "_listener_connection_id", None)
         if cid is None:
             return None
         self._taken.add(connection._quic)
-        found = self._under_way.pop(cid, None)
-        return None if found is None else found.attempt
+        found = self._current.pop(cid, None)
+        return None if found is None else found.report
 
     def is_taken(self, connection: Any) -> bool:
-        """Whether it was: stock gives the swarm a connection that it did not want once more, in
-        another QUICConnection, when the next packet comes.
+        """Whether `take` got it. When the swarm refuses a connection, stock py-libp2p offers it
+        again at the next packet, in another QUICConnection.
         """
         return getattr(connection, "_quic", None) in self._taken
 
@@ -92,43 +73,42 @@ class QuicHandshakes(Generic[T]):
 
         async def handle(listener: Any, data: bytes, addr: Any, *args: Any, **kwargs: Any) -> Any:
             quic = await original(listener, data, addr, *args, **kwargs)
-            if quic is None or listener._transport._swarm is not self._swarm:
+            if quic is None or listener._transport._swarm is not self._reporter.swarm:
                 return quic
             cid = listener._pending_cid_by_quic_id.get(id(quic))
             if cid is not None:
-                self._under_way[cid] = _Handshake(
-                    listener._registry, quic, self._begin(listener, addr[:2]))
+                sockets = addresses_of_udp(listener._socket, addr[:2])
+                report = ConnectionReport(self._reporter, Endpoint.LISTENER, sockets=sockets)
+                report.pending()
+                self._current[cid] = _Handshake(listener._registry, quic, report)
             return quic
 
         return handle
 
-    def _looking_after(self, reason: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        """libp2p 0.8.1: transport/quic/listener.py line 426, `_handle_pending_connection_packet`,
-        line 1153, `_remove_connection`, line 1181, `_remove_pending_connection`, line 1459,
-        `_remove_connection_by_object`; transport/quic/connection_id_registry.py line 457,
-        `register_pending`, line 1047, `cleanup_stale_pending`: all that may end a handshake.
+    def _ending(self, reason: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Everything that may end a handshake, and the reason if it does.
+
+        libp2p 0.8.1: transport/quic/listener.py lines 426, 1153, 1181 and 1459.
+        transport/quic/connection_id_registry.py lines 457 and 1047.
         """
 
         def make(original: Callable[..., Any]) -> Callable[..., Any]:
-            async def and_look(*args: Any, **kwargs: Any) -> Any:
+            async def call(*args: Any, **kwargs: Any) -> Any:
                 try:
                     return await original(*args, **kwargs)
                 finally:
-                    self._end_those_gone(reason)
+                    self._report_ended(reason)
 
-            return and_look
+            return call
 
         return make
 
-    def _end_those_gone(self, reason: str) -> None:
-        gone = [
-            (cid, handshake) for cid, handshake in self._under_way.items()
-            if not handshake.is_under_way(cid)
-        ]
-        for cid, handshake in gone:
-            del self._under_way[cid]
+    def _report_ended(self, reason: str) -> None:
+        ended = [each for each in self._current.items() if not each[1].goes_on(each[0])]
+        for cid, handshake in ended:
+            del self._current[cid]
             closing = handshake.quic._close_event
             if closing is None:
-                self._fail(handshake.attempt, reason, "")
+                handshake.report.failed(reason)
             else:
-                self._fail(handshake.attempt, "handshake failed", closing.reason_phrase)
+                handshake.report.failed("handshake failed", closing.reason_phrase)

@@ -1,4 +1,4 @@
-"""Where both ends of a connection are, also where stock py-libp2p does not know it."""
+"""The real local and remote address of a connection, which stock py-libp2p often does not know."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from typing import Any
 
 from rcmgr.limits.networks import packed_ip
 
-__all__ = ["Ends", "ends_of", "ends_of_socket", "ends_of_udp", "socket_stream"]
+__all__ = [
+    "SocketAddresses", "addresses_of", "addresses_of_socket", "addresses_of_udp", "socket_stream",
+]
 
 Address = tuple[str, int]
 _LAYERS = ("_conn", "stream", "_ws_connection", "_stream", "transport_stream")
 
 
-class Ends:
-    """Both ends of a connection. Their multiaddrs are made when they are asked for.
+class SocketAddresses:
+    """Both addresses of a connection. Their multiaddrs are made when they are read.
 
-    like: a multiaddr of the same transport, which says what stands behind the port; or just that.
-    otherwise: the remote multiaddr if its address is unknown.
+    like: a multiaddr of the same transport, or only the part behind the port. Both addresses get
+        that part.
+    otherwise: the remote multiaddr if the socket's address is unknown.
     """
 
     def __init__(
@@ -43,7 +46,7 @@ class Ends:
         return self._multiaddr(self._remote) or self._otherwise
 
     def _multiaddr(self, address: Address | None) -> Any:
-        """An IPv4 address that is mapped into IPv6 is that IPv4 address."""
+        """An IPv4 address mapped into IPv6 becomes that IPv4 address."""
         ip = None if address is None else packed_ip(address[0])
         if address is None or ip is None:
             return None
@@ -63,36 +66,36 @@ def _behind_port(multiaddr: str) -> str:
     return multiaddr
 
 
-def ends_of(connection: Any, like: Any) -> Ends:
-    """Of a connection of py-libp2p, raw or muxed. `like`: see `Ends`."""
+def addresses_of(connection: Any, like: Any) -> SocketAddresses:
+    """The addresses of a connection of py-libp2p, raw or muxed. like: see `SocketAddresses`."""
     if "QUIC" in type(connection).__name__:
-        return ends_of_udp(connection._socket, connection._remote_addr, like)
+        return addresses_of_udp(connection._socket, connection._remote_addr, like)
     stream = socket_stream(connection)
     if stream is not None:
-        return ends_of_socket(stream.socket, like)
+        return addresses_of_socket(stream.socket, like)
     # another transport, or a relayed connection
     known: list[Any] = getattr(connection, "get_transport_addresses", list)()
-    return Ends(None, None, like, otherwise=known[0] if known else None)
+    return SocketAddresses(None, None, like, otherwise=known[0] if known else None)
 
 
-def ends_of_socket(socket: Any, like: Any = None) -> Ends:
-    """Of a TCP connection, and what is above it."""
-    return Ends(_asked(socket.getsockname), _asked(socket.getpeername), like)
+def addresses_of_socket(socket: Any, like: Any = None) -> SocketAddresses:
+    """The addresses of a connection over TCP."""
+    return SocketAddresses(_address(socket.getsockname), _address(socket.getpeername), like)
 
 
-def ends_of_udp(udp: Any, remote: Address, like: Any = None) -> Ends:
-    """Of a QUIC connection that uses this socket, which others may use as well.
+def addresses_of_udp(udp: Any, remote: Address, like: Any = None) -> SocketAddresses:
+    """The addresses of a QUIC connection. Several connections may share the socket.
 
     libp2p 0.8.1 binds the socket of a dial, and often that of a listener, to all interfaces.
     """
-    local = None if udp is None else _asked(udp.getsockname)
+    local = None if udp is None else _address(udp.getsockname)
     if local is not None and packed_ip(local[0]) in (bytes(4), bytes(16)):
         local = _source_towards(remote), local[1]
-    return Ends(local, remote, like or "/quic-v1", "udp")
+    return SocketAddresses(local, remote, like or "/quic-v1", "udp")
 
 
 def socket_stream(connection: Any) -> Any:
-    """trio's stream above the socket, under all layers of py-libp2p; None: there is none."""
+    """The trio stream below all layers of py-libp2p; None: the connection has no socket."""
     layer = connection
     while layer is not None and getattr(layer, "socket", None) is None:
         inside = vars(layer)
@@ -101,19 +104,19 @@ def socket_stream(connection: Any) -> Any:
 
 
 def _source_towards(remote: Address) -> str:
-    """The address that this system sends from to that one. Nothing is sent."""
+    """The address from which this system would send to the remote one. It sends nothing."""
     family = socket.AF_INET6 if ":" in remote[0] else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(remote)
-        except OSError:  # no route to it
+        except OSError:  # no route
             return ""
         return str(probe.getsockname()[0])
 
 
-def _asked(ask: Callable[[], Any]) -> Address | None:
+def _address(ask: Callable[[], Any]) -> Address | None:
     try:
         host, port, *_ = ask()
-    except (OSError, ValueError):  # closed, unreachable, or no socket of the internet
+    except (OSError, ValueError):  # closed, unreachable, or not an internet socket
         return None
     return str(host), int(port)

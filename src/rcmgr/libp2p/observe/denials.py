@@ -1,0 +1,127 @@
+"""Learn which connections the resource manager denies, and why."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from rcmgr.errors import ResourceLimitExceeded, printable
+from rcmgr.events.kinds import (
+    ConnectionDeniedEvent,
+    DialFailedEvent,
+    Endpoint,
+    ListenFailedEvent,
+    PendingInboundConnectionEvent,
+    PendingOutboundConnectionEvent,
+)
+from rcmgr.libp2p.guard.accept_gate import AcceptGate
+from rcmgr.libp2p.guard.stream_scopes import manager_of
+from rcmgr.libp2p.hooks import Hook, Undo, place_all
+from rcmgr.libp2p.observe.connection_report import ConnectionReport, Reporter
+from rcmgr.libp2p.observe.failure_reasons import chain_of, why_failed
+from rcmgr.libp2p.observe.socket_addresses import addresses_of_socket
+
+__all__ = ["Denials"]
+
+_MOST_CHARACTERS = 500
+# events that depend on the answers of the manager
+_BY_MANAGER = (
+    PendingInboundConnectionEvent, PendingOutboundConnectionEvent, ConnectionDeniedEvent,
+    DialFailedEvent, ListenFailedEvent,
+)
+
+
+class Denials:
+    """Gives each report the manager's answer about its connection, until `undo`.
+
+    The swarm asks the manager about a connection over TCP or WebSocket before its handshake, and
+    about every connection after it. A hardened host asks about TCP as soon as it accepts the
+    socket.
+    """
+
+    def __init__(self, reporter: Reporter) -> None:
+        from libp2p.rcmgr.exceptions import ResourceLimitExceeded as StockResourceLimitExceeded
+
+        self._denials = (ResourceLimitExceeded, StockResourceLimitExceeded)
+        self._reporter = reporter
+        self._manager = manager_of(reporter.swarm)
+        self._hook: Hook | None = None
+        self._lock = threading.Lock()
+        self.undo = place_all(self._placing())
+
+    def _placing(self) -> Iterator[Undo]:
+        yield Hook(AcceptGate, "refuse", self._refusing).undo
+        yield self._unhook
+        yield self._reporter.observers.watch(self._hook_while_wanted)
+
+    @property
+    def has_manager(self) -> bool:
+        return self._manager is not None
+
+    def report_failure(self, report: ConnectionReport, error: BaseException) -> None:
+        """Report a connection that ended with this error: as denied, or else as failed."""
+        denial = report.denial or next(
+            (each for each in chain_of(error) if isinstance(each, self._denials)), None)
+        if report.was_denied or denial is not None:
+            report.denied(denial)
+            return
+        reason = why_failed(error, "handshake failed" if report.inbound else "failed")
+        report.failed(reason, printable(f"{type(error).__name__}: {error}"[:_MOST_CHARACTERS]))
+
+    def _hook_while_wanted(self) -> None:
+        """Swarms ask often. Hook the manager only while an observer wants events that need it."""
+        with self._lock:
+            wanted = any(map(self._reporter.wants, _BY_MANAGER))
+            if wanted and self._hook is None and self.has_manager:
+                self._hook = Hook(self._manager, "open_connection", self._asking)
+        if not wanted:
+            self._unhook()
+
+    def _unhook(self) -> None:
+        with self._lock:
+            hook, self._hook = self._hook, None
+        if hook is not None:
+            hook.undo()
+
+    def _asking(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """The swarm's question to the manager, before a handshake and after it."""
+
+        def open_connection(peer_id: Any = None, *args: Any, **kwargs: Any) -> Any:
+            report = self._reporter.current
+            if report is None:
+                return original(peer_id, *args, **kwargs)
+            before = self._count()
+            scope = original(peer_id, *args, **kwargs)
+            if scope is None:
+                report.was_denied = True
+                if self._count() != before and self._reporter.wants(ConnectionDeniedEvent):
+                    report.denial = self._manager.last_denial
+            elif peer_id is None:
+                report.pending()
+            return scope
+
+        return open_connection
+
+    def _count(self) -> int:
+        """How many denials the manager has logged. A closed manager and py-libp2p's log none."""
+        log = getattr(self._manager, "denials", None)
+        return 0 if log is None else log.total
+
+    def _refusing(self, original: Callable[..., None]) -> Callable[..., None]:
+        """The refusal of a hardened host, which closes the socket at once."""
+        reporter = self._reporter
+
+        def refuse(gate: AcceptGate, socket: Any, by_manager: bool) -> None:
+            kind = ConnectionDeniedEvent if by_manager else ListenFailedEvent
+            if gate.swarm is reporter.swarm and reporter.wants(kind):
+                sockets = addresses_of_socket(socket)
+                report = ConnectionReport(reporter, Endpoint.LISTENER, sockets=sockets)
+                if by_manager:
+                    manager = manager_of(gate.swarm)
+                    report.denied(None if manager.closed else manager.last_denial)
+                else:
+                    report.failed("refused by the swarm")
+            original(gate, socket, by_manager)
+
+        return refuse
