@@ -223,9 +223,7 @@ async def of_hosts() -> Figures:
             await nursery.start(run_host) for _ in range(3)]
 
         def observers() -> list[HostObserver]:
-            return [
-                observe(each, rcmgr.ConnectionLifecycleHandler(rcmgr.ConnectionTracker(), NEVER))
-                for each in (host, other)]
+            return [observe(each) for each in (host, other)]
 
         async def dial() -> float:
             """Of the processor, microseconds."""

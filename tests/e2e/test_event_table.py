@@ -1,7 +1,7 @@
-"""Every way that a connection goes, over every transport: what both sides are told, to the letter.
+"""The exact events of both sides, for every scenario, transport and version of IP.
 
-A row is a way; a cell is a row over one transport. Each cell is either in `ROWS`, with the events
-of both sides, or in `STOCK_CANNOT`, with the reason why there is nothing to be told.
+`SCENARIOS` has the events of each scenario, and `EXCEPTIONS` those of a transport that differs.
+`STOCK_CANNOT` has the cases that stock py-libp2p cannot report, each with its reason.
 """
 
 from __future__ import annotations
@@ -28,9 +28,7 @@ from rcmgr import (
     ConnectionClosedEvent,
     ConnectionDeniedEvent,
     ConnectionLifecycleEvent,
-    ConnectionLifecycleHandler,
     ConnectionLimits,
-    ConnectionTracker,
     DialFailedEvent,
     Endpoint,
     EstablishedInboundConnectionEvent,
@@ -45,7 +43,7 @@ from rcmgr.libp2p import observe
 TRANSPORTS = ("tcp", "ws", "quic")
 HOSTS = {"ip4": "127.0.0.1", "ip6": "::1"}
 SUFFIX = {"tcp": "", "ws": "/ws", "quic": "/quic-v1"}
-PATIENCE = 20.0  # seconds: QUIC hears of an end after three probe timeouts
+PATIENCE = 20.0  # seconds: QUIC notices an end after three probe timeouts
 
 PENDING, ESTABLISHED = "pending", "established"
 INBOUND = (
@@ -54,7 +52,7 @@ OUTBOUND = (
     PendingOutboundConnectionEvent, EstablishedOutboundConnectionEvent, DialFailedEvent)
 
 
-def in_words(event: Any) -> str:
+def in_brief(event: Any) -> str:
     if isinstance(event, ConnectionClosedEvent):
         return event.reason
     if isinstance(event, ConnectionDeniedEvent):
@@ -66,7 +64,7 @@ def in_words(event: Any) -> str:
 
 
 class Side:
-    """A host and what it was told."""
+    """A host and its events."""
 
     def __init__(self, node: Node, endpoint: Endpoint) -> None:
         self.node = node
@@ -75,13 +73,12 @@ class Side:
         self.swarm: Any = node.host.get_network()
         self.endpoint = endpoint
         self.events: list[Any] = []
-        handler = ConnectionLifecycleHandler(ConnectionTracker(), ConnectionLimits())
-        handler.register_handler(ConnectionLifecycleEvent, self.events.append)
-        self.observer = observe(node.host, handler)
+        self.observer = observe(node.host)
+        self.observer.handler.register_handler(ConnectionLifecycleEvent, self.events.append)
 
     @property
-    def told(self) -> list[str]:
-        return [in_words(event) for event in self.events]
+    def reported(self) -> list[str]:
+        return [in_brief(event) for event in self.events]
 
     @property
     def connection(self) -> Any:
@@ -93,15 +90,15 @@ class Side:
         transports = self.swarm.transport_manager.get_transports()
         return next(each for each in transports if type(each).__name__ == "QUICTransport")
 
-    async def until(self, *told: str) -> None:
+    async def until(self, *expected: str) -> None:
         try:
-            await eventually(lambda: len(self.told) >= len(told))
+            await eventually(lambda: len(self.reported) >= len(expected))
         finally:
-            assert self.told == list(told), self.events
+            assert self.reported == list(expected), self.events
 
 
-class Stage:
-    """Two hosts of one transport: one listens, the other one dials it."""
+class Pair:
+    """Two hosts with one transport: a listener and its dialer."""
 
     def __init__(self, transport: str, version: str, nursery: trio.Nursery) -> None:
         self.transport = transport
@@ -131,7 +128,7 @@ class Stage:
             self.transport, listen=str(self.address(0)), upgrade_timeout=upgrade_timeout
         ) as node:
             side = Side(node, endpoint)
-            await side.swarm.auto_connector.stop()  # it would dial again whoever left
+            await side.swarm.auto_connector.stop()  # it would dial again
             task_status.started(side)
             await side.stop.wait()
         side.stopped.set()
@@ -143,10 +140,9 @@ class Stage:
         return udp
 
     async def dial(self, peer: ID | None = None, address: Multiaddr | None = None) -> None:
-        """The error is told by the events."""
+        """Dial and ignore the error: the events report it."""
         peer = peer or self.listener.node.id
         address = address or self.address(self.port)
-        # some of py-libp2p's are groups
         with trio.move_on_after(PATIENCE):
             try:
                 await self.dialer.swarm.dial_addr(address, peer)
@@ -163,59 +159,59 @@ def somebody() -> ID:
     return ID.from_pubkey(create_new_key_pair().public_key)
 
 
-# -- what happens ----------------------------------------------------------------------------------
+# -- scenarios -------------------------------------------------------------------------------------
 
 
-async def dialled(stage: Stage) -> None:
-    await stage.start()
-    await stage.dial()
+async def dialled(pair: Pair) -> None:
+    await pair.start()
+    await pair.dial()
 
 
-async def closed_by_dialer(stage: Stage) -> None:
-    await dialled(stage)
-    await stage.listener.until(PENDING, ESTABLISHED)
-    await stage.dialer.node.host.disconnect(stage.listener.node.id)
+async def closed_by_dialer(pair: Pair) -> None:
+    await dialled(pair)
+    await pair.listener.until(PENDING, ESTABLISHED)
+    await pair.dialer.node.host.disconnect(pair.listener.node.id)
 
 
-async def closed_by_listener(stage: Stage) -> None:
-    await dialled(stage)
-    await stage.listener.until(PENDING, ESTABLISHED)
+async def closed_by_listener(pair: Pair) -> None:
+    await dialled(pair)
+    await pair.listener.until(PENDING, ESTABLISHED)
     try:
         raise KeyError("some reason of its own")
-    except KeyError:  # which does not make it the other one's
-        await stage.listener.node.host.disconnect(stage.dialer.node.id)
+    except KeyError:  # it must not become the reason of the close
+        await pair.listener.node.host.disconnect(pair.dialer.node.id)
 
 
-async def closed_at_the_muxer(stage: Stage) -> None:
-    await dialled(stage)
-    await stage.listener.until(PENDING, ESTABLISHED)
-    await stage.dialer.connection.muxed_conn.close()
+async def closed_at_the_muxer(pair: Pair) -> None:
+    await dialled(pair)
+    await pair.listener.until(PENDING, ESTABLISHED)
+    await pair.dialer.connection.muxed_conn.close()
 
 
-async def reset_on_the_way(stage: Stage) -> None:
-    await stage.start()
-    if stage.transport == "quic":
-        await stage.dial()
-        await stage.listener.until(PENDING, ESTABLISHED)
-        muxed_conn = stage.dialer.connection.muxed_conn
+async def reset_on_the_way(pair: Pair) -> None:
+    await pair.start()
+    if pair.transport == "quic":
+        await pair.dial()
+        await pair.listener.until(PENDING, ESTABLISHED)
+        muxed_conn = pair.dialer.connection.muxed_conn
         muxed_conn._quic.close(error_code=7, reason_phrase="out of order")
         await muxed_conn._transmit()
         return
-    async with cable(stage) as (address, cut):
-        await stage.dial(address=address)
-        await stage.listener.until(PENDING, ESTABLISHED)
+    async with cable(pair) as (address, cut):
+        await pair.dial(address=address)
+        await pair.listener.until(PENDING, ESTABLISHED)
         cut()
-        await stage.listener.until(PENDING, ESTABLISHED, "reset")
-        await stage.dialer.until(PENDING, ESTABLISHED, "reset")
+        await pair.listener.until(PENDING, ESTABLISHED, "reset")
+        await pair.dialer.until(PENDING, ESTABLISHED, "reset")
 
 
 @asynccontextmanager
-async def cable(stage: Stage) -> AsyncIterator[tuple[Multiaddr, Callable[[], None]]]:
-    """An address that leads to the listener, and a function that resets all that goes there."""
+async def cable(pair: Pair) -> AsyncIterator[tuple[Multiaddr, Callable[[], None]]]:
+    """An address that leads to the listener, and a function that resets its connections."""
     sockets: list[Any] = []
 
     async def carry(near: trio.SocketStream) -> None:
-        far = await trio.open_tcp_stream(HOSTS[stage.version], stage.port)
+        far = await trio.open_tcp_stream(HOSTS[pair.version], pair.port)
         sockets.extend((near.socket, far.socket))
 
         async def pump(one: trio.SocketStream, other: trio.SocketStream) -> None:
@@ -235,17 +231,17 @@ async def cable(stage: Stage) -> AsyncIterator[tuple[Multiaddr, Callable[[], Non
             each.close()
 
     async with trio.open_nursery() as nursery:
-        (listener,) = await trio.open_tcp_listeners(0, host=HOSTS[stage.version])
+        (listener,) = await trio.open_tcp_listeners(0, host=HOSTS[pair.version])
         nursery.start_soon(trio.serve_listeners, carry, [listener])
-        yield stage.address(listener.socket.getsockname()[1]), cut
+        yield pair.address(listener.socket.getsockname()[1]), cut
         nursery.cancel_scope.cancel()
 
 
-def leaving(name: str, *, closing: bool) -> Callable[[Stage], Awaitable[None]]:
-    async def left(stage: Stage) -> None:
-        await dialled(stage)
-        await stage.listener.until(PENDING, ESTABLISHED)
-        side = getattr(stage, name)
+def leaving(name: str, *, closing: bool) -> Callable[[Pair], Awaitable[None]]:
+    async def left(pair: Pair) -> None:
+        await dialled(pair)
+        await pair.listener.until(PENDING, ESTABLISHED)
+        side = getattr(pair, name)
         if closing:
             await side.node.host.close()
         else:
@@ -255,52 +251,50 @@ def leaving(name: str, *, closing: bool) -> Callable[[Stage], Awaitable[None]]:
     return left
 
 
-async def dialled_nobody(stage: Stage) -> None:
-    await stage.start()
-    family = socket.AF_INET if stage.version == "ip4" else socket.AF_INET6
+async def dialled_nobody(pair: Pair) -> None:
+    await pair.start()
+    family = socket.AF_INET if pair.version == "ip4" else socket.AF_INET6
     with socket.socket(family, socket.SOCK_STREAM) as unused:
-        unused.bind((HOSTS[stage.version], 0))
-        await stage.dial(somebody(), stage.address(unused.getsockname()[1]))
+        unused.bind((HOSTS[pair.version], 0))
+        await pair.dial(somebody(), pair.address(unused.getsockname()[1]))
 
 
-async def dialled_without_answer(stage: Stage) -> None:
-    await stage.start(outbound_timeout=SHORT)
-    if stage.transport == "quic":
-        stage.dialer.quic._config.CONNECTION_HANDSHAKE_TIMEOUT = SHORT
-        with stage.udp() as silent:
-            await stage.dial(somebody(), stage.address(silent.getsockname()[1]))
+async def dialled_without_answer(pair: Pair) -> None:
+    await pair.start(outbound_timeout=SHORT)
+    if pair.transport == "quic":
+        pair.dialer.quic._config.CONNECTION_HANDSHAKE_TIMEOUT = SHORT
+        with pair.udp() as silent:
+            await pair.dial(somebody(), pair.address(silent.getsockname()[1]))
         return
-    stage.listener.observer.undo()
+    pair.listener.observer.undo()
 
     async def wait(*_: Any) -> None:
         await trio.sleep_forever()
 
-    stage.listener.swarm.upgrader.upgrade_connection = wait
-    await stage.dial()
+    pair.listener.swarm.upgrader.upgrade_connection = wait
+    await pair.dial()
 
 
-async def dialled_somebody_else(stage: Stage) -> None:
-    await stage.start()
-    await stage.dial(somebody())
+async def dialled_somebody_else(pair: Pair) -> None:
+    await pair.start()
+    await pair.dial(somebody())
 
 
-async def spoke_nonsense(stage: Stage) -> None:
-    """The dialer does not get to the listener, but to whoever answers with nonsense; and the
-    listener is called by a program that does not know the protocol.
-    """
-    await stage.start()
-    if stage.transport == "quic":
-        stage.dialer.quic._config.CONNECTION_HANDSHAKE_TIMEOUT = SHORT
-        for configuration in stage.dialer.quic._quic_configs.values():
+async def spoke_nonsense(pair: Pair) -> None:
+    """The dialer reaches an impostor, and a stranger dials the listener. Both send nonsense."""
+    await pair.start()
+    if pair.transport == "quic":
+        pair.dialer.quic._config.CONNECTION_HANDSHAKE_TIMEOUT = SHORT
+        for configuration in pair.dialer.quic._quic_configs.values():
             configuration.alpn_protocols = ["nonsense"]
-        await stage.dial()
+        await pair.dial()
         return
     async with trio.open_nursery() as nursery:
-        async with stranger(stage, nursery) as say:
+        async with stranger(pair, nursery) as say:
             await say(NONSENSE)
-        port = await nursery.start(impostor, stage)
-        await stage.dial(somebody(), stage.address(port))
-        await stage.listener.until(PENDING, "failed: handshake failed")
+        port = await nursery.start(impostor, pair)
+        await pair.dial(somebody(), pair.address(port))
+        await pair.listener.until(PENDING, "failed: handshake failed")
         nursery.cancel_scope.cancel()
 
 
@@ -308,10 +302,10 @@ NONSENSE = b"\r\n\r\nGET / HTTP/1.1\r\n\r\n"
 
 
 async def impostor(
-    stage: Stage, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED
+    pair: Pair, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    host = HOSTS[stage.version]
-    if stage.transport == "ws":
+    host = HOSTS[pair.version]
+    if pair.transport == "ws":
 
         async def accept(request: Any) -> None:
             websocket = await request.accept()
@@ -334,191 +328,195 @@ async def impostor(
     await trio.serve_listeners(answer, [listener])
 
 
-async def said_nothing(stage: Stage) -> None:
-    await stage.start(inbound_timeout=SHORT)
-    async with trio.open_nursery() as nursery, stranger(stage, nursery):
-        if stage.transport == "quic":
-            await stage.listener.until(PENDING)
-            (listener,) = stage.listener.swarm.listeners.values()
-            await listener._registry.cleanup_stale_pending(max_age=0)  # as it does after 15 s
-        await stage.listener.until(PENDING, "failed: timed out")
+async def said_nothing(pair: Pair) -> None:
+    await pair.start(inbound_timeout=SHORT)
+    async with trio.open_nursery() as nursery, stranger(pair, nursery):
+        if pair.transport == "quic":
+            await pair.listener.until(PENDING)
+            (listener,) = pair.listener.swarm.listeners.values()
+            await listener._registry.cleanup_stale_pending(max_age=0)  # stock does this after 15 s
+        await pair.listener.until(PENDING, "failed: timed out")
         nursery.cancel_scope.cancel()
 
 
 @asynccontextmanager
-async def stranger(stage: Stage, nursery: trio.Nursery) -> AsyncIterator[Any]:
-    """Gets to where the handshake of libp2p would begin."""
-    host = HOSTS[stage.version]
-    if stage.transport == "tcp":
-        async with await trio.open_tcp_stream(host, stage.port) as stream:
+async def stranger(pair: Pair, nursery: trio.Nursery) -> AsyncIterator[Any]:
+    """Connects up to the point where the handshake of libp2p begins."""
+    host = HOSTS[pair.version]
+    if pair.transport == "tcp":
+        async with await trio.open_tcp_stream(host, pair.port) as stream:
             yield stream.send_all
-    elif stage.transport == "ws":
+    elif pair.transport == "ws":
         where = f"[{host}]" if ":" in host else host
-        websocket = await connect_websocket_url(nursery, f"ws://{where}:{stage.port}/")
+        websocket = await connect_websocket_url(nursery, f"ws://{where}:{pair.port}/")
         yield websocket.send_message
     else:
         client = QuicConnection(configuration=QuicConfiguration(alpn_protocols=["libp2p"]))
-        client.connect((host, stage.port), now=0.0)
-        with stage.udp() as udp:
+        client.connect((host, pair.port), now=0.0)
+        with pair.udp() as udp:
             for data, address in client.datagrams_to_send(now=0.0):
                 udp.sendto(data, address)
             yield None
 
 
-def refusing(limits: ConnectionLimits | ConcreteLimits) -> Callable[[Stage], Awaitable[None]]:
-    async def refused(stage: Stage) -> None:
-        await stage.start()
-        for side in (stage.dialer, stage.listener):
+def refusing(limits: ConnectionLimits | ConcreteLimits) -> Callable[[Pair], Awaitable[None]]:
+    async def refused(pair: Pair) -> None:
+        await pair.start()
+        for side in (pair.dialer, pair.listener):
             if isinstance(limits, ConcreteLimits):
                 side.node.manager.scope_limits = limits
             else:
                 side.node.manager.connection_limits = limits
-        await stage.dial()
+        await pair.dial()
 
     return refused
 
 
-async def over_the_cap_of_the_swarm(stage: Stage) -> None:
-    await stage.start()
-    stage.listener.swarm.connection_config.max_connections = 0
-    await stage.dial()
+async def over_the_cap_of_the_swarm(pair: Pair) -> None:
+    await pair.start()
+    pair.listener.swarm.connection_config.max_connections = 0
+    await pair.dial()
 
 
-async def dialled_over_the_cap_of_the_swarm(stage: Stage) -> None:
-    await stage.start()
-    stage.dialer.swarm.connection_config.max_connections = 0
-    await stage.dial()
+async def dialled_over_the_cap_of_the_swarm(pair: Pair) -> None:
+    await pair.start()
+    pair.dialer.swarm.connection_config.max_connections = 0
+    await pair.dial()
 
 
-# -- what is told ----------------------------------------------------------------------------------
+# -- the table ------------------------------------------------------------------------------------
 
 
-class Row(NamedTuple):
-    happens: Callable[[Stage], Awaitable[None]]
+class Scenario(NamedTuple):
+    run: Callable[[Pair], Awaitable[None]]
     dialer: list[str] | None
     listener: list[str] | None
-    """None: what it is told is another row's."""
+    """The events of each side; None: another scenario checks them."""
 
 
 NO_INBOUND = ConcreteLimits(peer_default=Limit(conns_inbound=0))
 NO_OUTBOUND = ConcreteLimits(peer_default=Limit(conns_outbound=0))
 UP = [PENDING, ESTABLISHED]
 
-ROWS: dict[str, Row] = {
-    "dialled and accepted": Row(dialled, UP, UP),
-    "closed by the dialer": Row(
+SCENARIOS: dict[str, Scenario] = {
+    "dialled and accepted": Scenario(dialled, UP, UP),
+    "closed by the dialer": Scenario(
         closed_by_dialer, [*UP, "closed by us"], [*UP, "closed by peer"]),
-    "closed by the listener": Row(
+    "closed by the listener": Scenario(
         closed_by_listener, [*UP, "closed by peer"], [*UP, "closed by us"]),
-    "closed at the muxer": Row(
+    "closed at the muxer": Scenario(
         closed_at_the_muxer, [*UP, "closed by us"], [*UP, "closed by peer"]),
-    "reset": Row(reset_on_the_way, [*UP, "reset"], [*UP, "reset"]),
-    "the dialer's host is closed": Row(
+    "reset": Scenario(reset_on_the_way, [*UP, "reset"], [*UP, "reset"]),
+    "the dialer's host is closed": Scenario(
         leaving("dialer", closing=True), [*UP, "host shutdown"], [*UP, "closed by peer"]),
-    "the listener's host is closed": Row(
+    "the listener's host is closed": Scenario(
         leaving("listener", closing=True), [*UP, "closed by peer"], [*UP, "host shutdown"]),
-    # here stock leaves its sockets open until they are garbage, so that the other side waits
-    "the dialer's host is not run any more": Row(
+    # stock leaves the sockets open until they are garbage, and the other side waits that long
+    "the dialer's host is cancelled": Scenario(
         leaving("dialer", closing=False), [*UP, "host shutdown"], None),
-    "the listener's host is not run any more": Row(
+    "the listener's host is cancelled": Scenario(
         leaving("listener", closing=False), None, [*UP, "host shutdown"]),
-    "dial refused": Row(dialled_nobody, [PENDING, "failed: refused"], []),
-    "dial timed out": Row(dialled_without_answer, [PENDING, "failed: timed out"], []),
-    "wrong peer id": Row(
+    "dial refused": Scenario(dialled_nobody, [PENDING, "failed: refused"], []),
+    "dial timed out": Scenario(dialled_without_answer, [PENDING, "failed: timed out"], []),
+    "wrong peer id": Scenario(
         dialled_somebody_else, [PENDING, "failed: wrong peer id"],
         [PENDING, "failed: handshake failed"]),
-    "handshake failed": Row(
+    "handshake failed": Scenario(
         spoke_nonsense, [PENDING, "failed: handshake failed"],
         [PENDING, "failed: handshake failed"]),
-    "handshake timed out": Row(said_nothing, [], [PENDING, "failed: timed out"]),
-    "dial denied before the upgrade": Row(
+    "handshake timed out": Scenario(said_nothing, [], [PENDING, "failed: timed out"]),
+    "dial denied before the upgrade": Scenario(
         refusing(ConnectionLimits(max_pending_outbound=0)),
         ["denied: connection.pending_outbound"], []),
-    "denied before the upgrade": Row(
+    "denied before the upgrade": Scenario(
         refusing(ConnectionLimits(max_pending_inbound=0)),
         None, ["denied: connection.pending_inbound"]),
-    "dial denied after the upgrade, by a scope": Row(
+    "dial denied after the upgrade, by a scope": Scenario(
         refusing(NO_OUTBOUND),
         [PENDING, "denied: connection.peer.conns_outbound"], None),
-    "dial denied after the upgrade, by state": Row(
+    "dial denied after the upgrade, by state": Scenario(
         refusing(ConnectionLimits(max_established_outbound=0)),
         [PENDING, "denied: connection.established_outbound"], None),
-    "denied after the upgrade, by a scope": Row(
+    "denied after the upgrade, by a scope": Scenario(
         refusing(NO_INBOUND),
         None, [PENDING, "denied: connection.peer.conns_inbound"]),
-    "denied after the upgrade, by state": Row(
+    "denied after the upgrade, by state": Scenario(
         refusing(ConnectionLimits(max_established_inbound=0)),
         None, [PENDING, "denied: connection.established_inbound"]),
-    "dial over the swarm's own cap": Row(
+    "dial over the swarm's own cap": Scenario(
         dialled_over_the_cap_of_the_swarm, ["failed: refused by the swarm"], []),
-    "over the swarm's own cap": Row(
+    "over the swarm's own cap": Scenario(
         over_the_cap_of_the_swarm, None, ["failed: refused by the swarm"]),
 }
 
-# cells of a row in which a transport tells something else: of the dialer, of the listener
-OTHERWISE: dict[tuple[str, str], tuple[list[str], list[str]]] = {
-    # QUICConnection.close, called by itself, closes its socket before it says good-bye
+# the events of the dialer and of the listener where a transport differs
+EXCEPTIONS: dict[tuple[str, str], tuple[list[str], list[str]]] = {
+    # QUICConnection.close closes its socket before it sends the close
     ("closed at the muxer", "quic"): ([*UP, "closed by us"], UP),
-    # the dialer waits on, whatever it is answered
+    # the dialer ignores the answers and waits
     ("handshake failed", "quic"): (
         [PENDING, "failed: timed out"], [PENDING, "failed: handshake failed"]),
-    # the listener's handshake is done before the dialer looks who it is
+    # the listener's handshake is done before the dialer checks the peer id
     ("wrong peer id", "quic"): (
         [PENDING, "failed: wrong peer id"], [*UP, "closed by peer"]),
-    # and before the swarm hears of the connection
+    # and before the swarm gets the connection
     ("over the swarm's own cap", "quic"): (
         [*UP, "closed by peer"], [PENDING, "failed: refused by the swarm"]),
 }
 
-NO_REFUSAL = "a UDP socket that is not connected hears of no refusal: the dial times out"
-NOBODY_ASKS = "the swarm hears of a QUIC connection after its handshake, and asks nobody before it"
-NO_QUIC_OVER_IPV6 = "no handshake of libp2p 0.8.1's QUIC ends over IPv6: see the test below"
+NO_REFUSAL = "an unconnected UDP socket gets no refusal: the dial times out"
+NOT_ASKED = "the swarm gets a QUIC connection after its handshake, and asks the manager then"
+NO_QUIC_OVER_IPV6 = "over IPv6, libp2p 0.8.1's QUIC completes no handshake"
 WITHOUT_HANDSHAKE = (
     "dial timed out", "handshake timed out", "dial denied before the upgrade",
     "dial over the swarm's own cap",
 )
 STOCK_CANNOT: dict[tuple[str, str, str], str] = {
-    **{(row, "quic", "ip6"): NO_QUIC_OVER_IPV6 for row in ROWS if row not in WITHOUT_HANDSHAKE},
+    **{(name, "quic", "ip6"): NO_QUIC_OVER_IPV6
+       for name in SCENARIOS if name not in WITHOUT_HANDSHAKE},
     ("dial refused", "quic", "ip4"): NO_REFUSAL,
-    ("denied before the upgrade", "quic", "ip4"): NOBODY_ASKS,
+    ("denied before the upgrade", "quic", "ip4"): NOT_ASKED,
 }
-CELLS = [
-    (row, transport, version) for row in ROWS for transport in TRANSPORTS for version in HOSTS]
+CASES = [
+    (name, transport, version)
+    for name in SCENARIOS for transport in TRANSPORTS for version in HOSTS]
 
 
-def test_every_cell_is_accounted_for() -> None:
-    assert set(STOCK_CANNOT) <= set(CELLS)
+def test_only_quic_has_cases_that_stock_cannot_report() -> None:
+    assert set(STOCK_CANNOT) <= set(CASES)
     assert {transport for _, transport, _ in STOCK_CANNOT} == {"quic"}
     assert sum(version == "ip4" for *_, version in STOCK_CANNOT) == 2
 
 
 @pytest.mark.parametrize(
-    ("row", "transport", "version"), [cell for cell in CELLS if cell not in STOCK_CANNOT])
-async def test_what_both_sides_are_told(row: str, transport: str, version: str) -> None:
-    happens, *expected = ROWS[row]
-    expected = list(OTHERWISE.get((row, transport), expected))
+    ("name", "transport", "version"), [case for case in CASES if case not in STOCK_CANNOT])
+async def test_the_events_of_both_sides(name: str, transport: str, version: str) -> None:
+    run, *expected = SCENARIOS[name]
+    expected = list(EXCEPTIONS.get((name, transport), expected))
     async with trio.open_nursery() as nursery:
-        stage = Stage(transport, version, nursery)
-        await happens(stage)
-        for side, told in zip((stage.dialer, stage.listener), expected, strict=True):
-            if told is not None:
-                await side.until(*told)
-        await trio.sleep(0.2)  # in which nothing more is told
-        for side, told in zip((stage.dialer, stage.listener), expected, strict=True):
-            if told is not None:
-                assert side.told == told, side.events
-                check_content(side, stage)
-        check_both_ends(stage)
+        pair = Pair(transport, version, nursery)
+        await run(pair)
+        checks = [
+            (side, events)
+            for side, events in zip((pair.dialer, pair.listener), expected, strict=True)
+            if events is not None]
+        for side, events in checks:
+            await side.until(*events)
+        await trio.sleep(0.2)  # no further event may come
+        for side, events in checks:
+            assert side.reported == events, side.events
+            check_content(side, pair)
+        check_both_ends(pair)
         nursery.cancel_scope.cancel()
 
 
-def check_content(side: Side, stage: Stage) -> None:
+def check_content(side: Side, pair: Pair) -> None:
     events = side.events
     if not events:
         return
     assert len({event.connection_id for event in events}) == 1
     assert [event.timestamp for event in events] == sorted(event.timestamp for event in events)
-    other = stage.listener if side is stage.dialer else stage.dialer
+    other = pair.listener if side is pair.dialer else pair.dialer
     dials = side.endpoint is Endpoint.DIALER
     for event in events:
         if isinstance(event, ConnectionClosedEvent | ConnectionDeniedEvent):
@@ -537,7 +535,7 @@ def check_content(side: Side, stage: Stage) -> None:
             assert getattr(event, "error", "").isprintable()
             (address,) = event.addresses
             assert port_of(address) != 0
-        else:  # the listener's, whose peer nobody knows yet; or a denial
+        else:  # a denial, or an event of a listener that does not know the peer yet
             if isinstance(event, ConnectionDeniedEvent):
                 known = getattr(event.error, "peer_id", None)
                 assert known is None or event.peer_id == other.node.id
@@ -546,21 +544,21 @@ def check_content(side: Side, stage: Stage) -> None:
             assert event.remote_addr is not None
         for address in (getattr(event, "local_addr", None), getattr(event, "remote_addr", None)):
             if address is not None:
-                assert str(address).startswith(f"/{stage.version}/{HOSTS[stage.version]}/")
-                assert str(address).endswith(SUFFIX[stage.transport])
+                assert str(address).startswith(f"/{pair.version}/{HOSTS[pair.version]}/")
+                assert str(address).endswith(SUFFIX[pair.transport])
                 assert port_of(address) != 0
 
 
-def check_both_ends(stage: Stage) -> None:
-    """What is local to one is remote to the other, unless somebody else is between them."""
+def check_both_ends(pair: Pair) -> None:
+    """The local address of each side is the remote address of the other, without a cable."""
     ends = [
         (event.local_addr, event.remote_addr)
-        for side in (stage.dialer, stage.listener) for event in side.events
+        for side in (pair.dialer, pair.listener) for event in side.events
         if isinstance(
             event, EstablishedInboundConnectionEvent | EstablishedOutboundConnectionEvent)
     ]
     if len(ends) == 2:
         (dialer_local, dialer_remote), (local, remote) = ends
-        assert port_of(local) == stage.port
-        if port_of(dialer_remote) == stage.port:  # no cable
+        assert port_of(local) == pair.port
+        if port_of(dialer_remote) == pair.port:  # no cable
             assert (dialer_local, dialer_remote) == (remote, local)
