@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from libp2p.peer.id import ID
+from libp2p_values import ID
 
 import rcmgr
 import rcmgr.errors
@@ -90,6 +90,7 @@ def test_pickle_and_copy(error: Any) -> None:
         assert twin.__dict__ == error.__dict__
 
 
+@pytest.mark.libp2p
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_raised_and_caught(error: Any) -> None:
     import libp2p.rcmgr.exceptions as upstream
@@ -108,6 +109,7 @@ def test_raised_and_caught(error: Any) -> None:
     assert error.scope_name is None or isinstance(error.scope_name, str)
 
 
+@pytest.mark.libp2p
 def test_the_root_is_made_like_any_exception() -> None:
     """With libp2p loaded too, whose constructor sets a `message` of its own."""
     import libp2p.rcmgr  # noqa: F401
@@ -124,6 +126,7 @@ def test_the_root_is_made_like_any_exception() -> None:
         raise Mine("mine")
 
 
+@pytest.mark.libp2p
 def test_a_denial_does_not_catch_others() -> None:
     from libp2p.rcmgr.exceptions import ResourceLimitExceeded as Upstream
 
@@ -157,6 +160,7 @@ for error, theirs in (
 """
 
 
+@pytest.mark.libp2p
 def test_caught_by_libp2ps_clause_when_libp2p_came_first() -> None:
     run(f"""
 import libp2p, rcmgr
@@ -165,6 +169,7 @@ kind = rcmgr.ConnectionLimitKind.PENDING_INBOUND
 """)
 
 
+@pytest.mark.libp2p
 def test_caught_by_libp2ps_clause_when_libp2p_comes_later() -> None:
     """Errors made, raised and caught before; then libp2p is loaded; then it must catch ours."""
     run(f"""
@@ -186,6 +191,7 @@ except ResourceLimitExceeded as caught:
 """)
 
 
+@pytest.mark.libp2p
 def test_a_denial_of_a_tracker_made_before_libp2p_was_loaded() -> None:
     run("""
 import sys, rcmgr

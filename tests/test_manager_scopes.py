@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from libp2p.peer.id import ID
+from libp2p_values import ID
 from swarm import check_nothing_held, finish
 
 from rcmgr import (

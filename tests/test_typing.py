@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.libp2p
+
 USER_CODE = """\
 from libp2p import new_host
 

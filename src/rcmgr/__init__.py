@@ -6,6 +6,8 @@ and does not import libp2p.
 
 import importlib
 
+__version__ = "0.1.0"
+
 _MODULES = {
     "gates.networks": [
         "AddressGate",

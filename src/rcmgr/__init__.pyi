@@ -82,6 +82,8 @@ from rcmgr.limits.states import ConnectionLimits
 from rcmgr.manager import ResourceLimits, ResourceManager
 from rcmgr.report.error_context import ErrorContextBuilder
 
+__version__: str
+
 __all__ = [
     "DEFAULT_LIMITS",
     "INFINITE_LIMITS",

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import trio
-from libp2p.peer.id import ID
+from libp2p_values import ID
 from swarm import TRANSPORTS, Refused, Swarm, check_nothing_held, counts, finish, no_pause
 
 from rcmgr import (

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import trio
-from libp2p.peer.id import ID
-from libp2p.rcmgr.exceptions import ResourceLimitExceeded as UpstreamLimitExceeded
+from libp2p_values import ID
+from libp2p_values import ResourceLimitExceeded as UpstreamLimitExceeded
 from model import Clock
 from swarm import finish
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from libp2p.peer.id import ID
+from libp2p_values import ID
 from model import SECOND, STATES, Clock
 
 from rcmgr import (

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from libp2p.peer.id import ID
+from libp2p_values import ID
 from model import STATES, Clock, Connection, Refusal, TrackerModel, is_established, key
 
 from rcmgr import ConnectionKind, ConnectionLimitKind, ConnectionLimits, ConnectionTracker, Denial

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from libp2p.peer.id import ID
+from libp2p_values import ID
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
@@ -288,6 +288,7 @@ def test_each_manager_serves_its_own_metrics_over_http(manager: ResourceManager)
     server.close()
 
 
+@pytest.mark.libp2p
 def test_py_libp2ps_own_exporter_shows_the_manager() -> None:
     from libp2p.rcmgr.prometheus_exporter import PrometheusExporter
 
@@ -304,6 +305,7 @@ def test_py_libp2ps_own_exporter_shows_the_manager() -> None:
         ResourceManager(prometheus_exporter=object())
 
 
+@pytest.mark.libp2p
 @pytest.mark.parametrize("stock", [False, True], ids=["shared", "of another registry"])
 def test_an_exporter_shows_the_latest_of_its_managers(stock: bool) -> None:
     from libp2p.rcmgr.prometheus_exporter import PrometheusExporter
@@ -318,6 +320,7 @@ def test_an_exporter_shows_the_latest_of_its_managers(stock: bool) -> None:
     assert value(found, "libp2p_rcmgr_connections", dir="inbound", scope="system") == 3
 
 
+@pytest.mark.libp2p
 def test_the_installed_manager_takes_py_libp2ps_arguments() -> None:
     from libp2p.rcmgr.prometheus_exporter import create_prometheus_exporter
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from rcmgr.extras import require
+
 try:
-    import click
+    for package in ("click", "rich"):
+        require(package, "rcmgr", "cli")
 except ImportError as error:
-    raise SystemExit("The command line needs more packages: pip install 'rcmgr[cli]'") from error
+    raise SystemExit(str(error)) from None
+
+import click
 
 from .demo.command import demo
 from .limit_commands import limits

@@ -10,6 +10,8 @@ from contextlib import ExitStack
 from importlib import metadata
 from typing import Any
 
+from rcmgr.extras import require
+
 __all__ = [
     "Hook",
     "Libp2pMismatch",
@@ -43,7 +45,11 @@ def version(package: str) -> str:
 
 
 def check_version(what: str) -> None:
-    """Warn, once for each `what`, if it was not tested with the installed libp2p."""
+    """Warn, once for each `what`, if it was not tested with the installed libp2p.
+
+    ImportError: libp2p is not installed; it says how to install it.
+    """
+    require("libp2p", what, "libp2p")
     found = version("libp2p")
     if found not in VERIFIED and what not in _warned:
         _warned.add(what)

@@ -7,18 +7,22 @@ managers that the tests made.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pytest
+
+from rcmgr.extras import require
 from rcmgr.libp2p.hooks import Undo, hook_new, place_all
 from rcmgr.libp2p.installation import install, uninstall
-
-if TYPE_CHECKING:
-    import pytest
 
 _made = {"ours": 0, "libp2p's": 0}
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    try:
+        require("libp2p", "rcmgr.pytest_plugin", "libp2p")
+    except ImportError as error:
+        raise pytest.UsageError(str(error)) from None
     config.add_cleanup(place_all(_placing()))
 
 

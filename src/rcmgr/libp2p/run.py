@@ -26,6 +26,8 @@ def main(arguments: list[str]) -> None:
         fail("nothing to run: give script.py, or -m module")
     try:
         install(harden="--harden" in options)
+    except ImportError as error:
+        fail(str(error))
     except (LimitsFileError, OSError) as error:
         fail(f"RCMGR_LIMITS={os.environ.get('RCMGR_LIMITS')}: {error}")
     if "--status" in options:

@@ -173,12 +173,7 @@ class LimitsFile:
         if sys.version_info >= (3, 11):
             import tomllib
         else:
-            try:
-                import tomli as tomllib
-            except ImportError:
-                raise LimitsFileError(
-                    "", "reading TOML on Python 3.10 needs tomli: pip install 'rcmgr[cli]'"
-                ) from None
+            import tomli as tomllib
         try:
             value = _pairs_of(tomllib.loads(_decoded(text)))
         except LimitsFileError:

@@ -15,21 +15,26 @@ from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any, Final
 
-from prometheus_client import CollectorRegistry, start_http_server
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
-from prometheus_client.metrics import MetricWrapperBase
-from prometheus_client.registry import Collector
-
 from rcmgr.counting.memory_stats import default_cache
 from rcmgr.counting.scope import ScopeStat
+from rcmgr.extras import require
 from rcmgr.limits.rates import Rate
 from rcmgr.report.node import Node
 from rcmgr.report.stats import denied_by_limit
+
+try:
+    from prometheus_client import CollectorRegistry, start_http_server
+    from prometheus_client.core import (
+        CounterMetricFamily,
+        GaugeMetricFamily,
+        HistogramMetricFamily,
+        Metric,
+    )
+    from prometheus_client.metrics import MetricWrapperBase
+    from prometheus_client.registry import Collector
+except ModuleNotFoundError:
+    require("prometheus_client", "rcmgr.metrics", "metrics")
+    raise
 
 __all__ = ["MetricsCollector", "MetricsServer", "show_in_exporter"]
 

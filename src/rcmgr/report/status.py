@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import os
 import time
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from rcmgr import __version__
 from rcmgr.errors import shortened
 from rcmgr.peers import peer_text
 from rcmgr.report.explain import explain
@@ -31,7 +31,7 @@ def status_of(node: Node) -> dict[str, Any]:
     log, tracker = node.denials, node.connection_tracker.snapshot()
     return {
         "format": FORMAT,
-        "rcmgr": _version(),
+        "rcmgr": __version__,
         "pid": os.getpid(),
         "time": time.time(),
         "usage": [
@@ -75,13 +75,6 @@ def _with_short_names(values: dict[str, Any]) -> dict[str, Any]:
         else value
         for name, value in values.items()
     }
-
-
-def _version() -> str:
-    try:
-        return version("rcmgr")
-    except PackageNotFoundError:  # run from a source tree
-        return "source tree"
 
 
 def is_complete(status: dict[str, Any]) -> bool:

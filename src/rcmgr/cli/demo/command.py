@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from rcmgr.extras import require
+
 from .limits import DEFAULT_LIMITS, Limits, read_limits
 
 __all__ = ["demo"]
@@ -104,6 +106,11 @@ def run_demo(
     seconds: float, attackers: int, limits: Limits, stock: bool, plain: bool, as_json: bool
 ) -> int:
     """Run the demo, print it, and return the exit status."""
+    try:
+        require("libp2p", "rcmgr demo", "cli")
+    except ImportError as error:
+        click.echo(error, err=True)
+        return COULD_NOT_START
     import trio  # this import and the next ones take more than a second
 
     from .run_state import DemoOptions

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import importlib
 
+from rcmgr.extras import require
+
+require("libp2p", __name__, "libp2p")
+
 __all__ = ["REPLACED", "replacements"]
 
 REPLACED: dict[str, tuple[str, ...]] = {

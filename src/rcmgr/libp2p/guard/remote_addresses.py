@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from rcmgr.extras import require
 from rcmgr.libp2p.hooks import Hook, SharedHooks, Undo
 
 __all__ = ["RemoteAddresses", "report_remote_addresses"]
@@ -104,4 +105,5 @@ def report_remote_addresses() -> RemoteAddresses:
     It holds for the whole process, also for existing hosts. Libp2pMismatch: libp2p is not as
     expected; then nothing has changed.
     """
+    require("libp2p", "rcmgr.libp2p.report_remote_addresses", "libp2p")
     return RemoteAddresses()
