@@ -1,4 +1,4 @@
-"""Named, reversible replacements of py-libp2p's functions, where it has no hook of its own."""
+"""Named, reversible replacements of py-libp2p's functions, where it offers no hook."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Libp2pMismatch(RuntimeError):
 
 
 class UnverifiedLibp2pWarning(UserWarning):
-    """The hooks were not tested with the installed release of libp2p."""
+    """Our tests did not cover the installed release of libp2p."""
 
 
 _warned: set[str] = set()
@@ -64,8 +64,8 @@ class Hook:
     """Replaces `owner.attribute` with `make(original)` until `undo`.
 
     owner: a module, a class, or an object. An object then hides its class's attribute with its own.
-    Hooks on one attribute may be undone in any order. One below others passes calls through once
-    it is undone, and is removed together with those above it.
+    A program may undo several hooks on one attribute in any order. A hook below others only passes
+    calls through after `undo`, and goes away together with those above it.
 
     Libp2pMismatch: the owner has no such callable; nothing has changed.
     """
@@ -111,7 +111,7 @@ class Hook:
 
 
 def hook_new(kind: type, call: Callable[[Any], None]) -> Hook:
-    """Call `call(instance)` for every new instance of a class, when it has been initialised."""
+    """Call `call(instance)` for every new instance of a class, after its `__init__`."""
 
     def make(original: Callable[..., None]) -> Callable[..., None]:
         def init(instance: Any, *args: Any, **kwargs: Any) -> None:
@@ -126,8 +126,8 @@ def hook_new(kind: type, call: Callable[[Any], None]) -> Hook:
 def place_all(placing: Iterable[Undo]) -> Undo:
     """Place hooks together; the result removes them, the last one first.
 
-    placing: each step places one hook and gives the function that removes it. If a step fails, the
-        hooks before it are removed.
+    placing: each step places one hook and gives the function that removes it. If a step fails,
+        this removes the hooks before it.
     """
     with ExitStack() as placed:
         for undo in placing:
@@ -136,7 +136,7 @@ def place_all(placing: Iterable[Undo]) -> Undo:
 
 
 class SharedHooks:
-    """Hooks with several users: placed for the first one, removed after the last. Thread safe.
+    """Places hooks for the first of several users, and removes them after the last. Thread safe.
 
     placing: the steps for `place_all`.
     """

@@ -30,9 +30,10 @@ def install(limits: NodeLimits | None = None, *, harden: bool = False) -> None:
     spend anything on it. Existing managers and hosts do not change. A second call changes only
     `limits` and `harden`. Thread safe.
 
-    limits: for managers made without limits. Default: the file that the environment variable
-        RCMGR_LIMITS names (TOML, or go-libp2p's JSON), else py-libp2p's own defaults. What the file
-        does not set is as in `NodeLimits.default()`; for states and memory it is as in py-libp2p.
+    limits: for managers made without limits. The default comes from the file that the environment
+        variable RCMGR_LIMITS names (TOML, or go-libp2p's JSON). Without it, py-libp2p's defaults
+        apply. A file that sets no limits on states or memory leaves py-libp2p's in place. Other
+        limits that it does not set are as in `NodeLimits.default()`.
     harden: call `rcmgr.libp2p.harden` for every new host.
     LimitsFileError, OSError: the file cannot be used. Libp2pMismatch: libp2p is not as expected.
     After an error nothing has changed.

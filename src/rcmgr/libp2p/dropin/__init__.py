@@ -1,7 +1,7 @@
 """Our classes behind the names and signatures of libp2p.rcmgr 0.8.1.
 
-A module has the name of the module of libp2p.rcmgr that it stands in for. A module whose name
-begins with an underscore is shared by several of them.
+A module has the name of the module of libp2p.rcmgr that it stands in for. Names that begin with an
+underscore belong to helpers of several modules.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ class SteadyClock:
     """Seconds on the scale of `time.time()`, read from the monotonic clock. Thread safe.
 
     A change of the system's clock does not affect it. A time that a caller gives counts as it is.
-    If it is ahead, this clock goes on from there, so that calls without a time do not stand still.
+    A time ahead of this clock moves the clock forward, so that calls without a time see it too.
     """
 
     __slots__ = ("_ahead",)

@@ -45,11 +45,11 @@ def most_entities(config: RateLimitConfig) -> int:
 
 
 class Entities(Generic[Entity]):
-    """What a limiter remembers of at most `most` entities.
+    """Remembers the state of at most `most` entities.
 
-    A new one replaces, of 16 chosen at random, the one with the most of its limit left. So new
-    entities, however many, do not give a fresh limit to one that has used its limit up. O(1). Not
-    thread safe: the limiter holds its lock.
+    A new entity replaces one of 16 chosen at random: the one with most of its limit left. So an
+    entity that has used up its limit gets no fresh one, however many new entities arrive. O(1).
+    Not thread safe: the limiter holds its lock.
     """
 
     def __init__(self, most: int) -> None:

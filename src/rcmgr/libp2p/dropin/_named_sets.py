@@ -1,4 +1,4 @@
-"""Live views that stand in for sets, with the named methods of `set` beside its operators."""
+"""Live views that stand in for sets, with the operators and the named methods of `set`."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ class Allowlist(OurAllowlist):
 
     config: the first entries.
 
-    An entry with an IP address holds for every connection from that address or network; ports and
+    An entry with an IP address admits every connection from that address or network. Ports and
     protocols do not matter. An entry without an IP address (a host name) gives a warning, and only
     a look-up of the same text finds it. Peers may be `ID`, bytes or base58 text.
     """
@@ -103,7 +103,7 @@ class Allowlist(OurAllowlist):
 
     @classmethod
     def of(cls, allowlist: Any) -> OurAllowlist:
-        """The same object if it is ours; else a copy of py-libp2p's, or of a collection."""
+        """Our own allowlist as it is, or a copy of py-libp2p's or of a collection."""
         if isinstance(allowlist, OurAllowlist):
             return allowlist
         if isinstance(allowlist, StockAllowlist):

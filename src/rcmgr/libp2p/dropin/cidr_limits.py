@@ -15,11 +15,11 @@ class CIDRLimiter(SubnetLimiter):
     """Limits the connections from each network: `rcmgr.SubnetLimiter` with py-libp2p's methods.
 
     rules: pairs of network and limit. Every rule that matches an address must admit it. An IPv4
-        address mapped into IPv6 is that IPv4 address. Of two rules for one network, the lower limit
-        holds. A limit below 0 is 0. ValueError: one of them is not a rule.
+        address mapped into IPv6 is that IPv4 address. The lower limit of two rules for one network
+        applies. A limit below 0 is 0. ValueError: one of them is not a rule.
 
-    What is not an IP address (the name of a host) is admitted and not counted. A call makes one
-    look-up for each prefix length in use, whatever the number of rules. Thread safe.
+    A host name, or another text that is not an IP address, is admitted and not counted. A call
+    makes one look-up for each prefix length in use, not for each rule. Thread safe.
     """
 
     def __init__(self, rules: Iterable[tuple[str, int]] | None = None) -> None:
@@ -46,7 +46,7 @@ class CIDRLimiter(SubnetLimiter):
         return ip is None or self.try_add(ip) is None
 
     def release(self, endpoint_ip: str | None) -> None:
-        """Give a connection back. One that was not counted changes nothing."""
+        """Give a connection back. An address without connections changes nothing."""
         ip = _packed(endpoint_ip)
         if ip is not None:
             self.remove(ip)

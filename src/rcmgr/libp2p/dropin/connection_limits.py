@@ -27,7 +27,7 @@ class ConnectionLimits(Observed, StockLimits):
 
     @classmethod
     def of(cls, limits: Any) -> ConnectionLimits:
-        """The same object if it is of this class; else a copy of py-libp2p's limits or ours."""
+        """An object of this class as it is, or a copy of other limits by state."""
         if isinstance(limits, cls):
             return limits
         try:

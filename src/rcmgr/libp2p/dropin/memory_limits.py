@@ -63,7 +63,7 @@ class MemoryConnectionLimits(OurLimits, StockLimits):
     An attribute or a `with_...` method changes a field at any time, and the change holds at once.
 
     max_process_memory_bytes: 0 or more.
-    max_process_memory_percent: 0 to 100, of what the process may have (`rcmgr.memory_report`).
+    max_process_memory_percent: 0 to 100, of `rcmgr.memory_report().total_bytes`.
     max_system_memory_percent: 0 to 100, of the machine's memory; all processes count.
     memory_stats_cache: where the numbers come from; default the global cache.
     None: no limit. TypeError, ValueError: a field has a wrong value; then nothing has changed.
@@ -141,7 +141,7 @@ def _fraction(name: str, percent: Any) -> float | None:
 
 
 def _process_memory_of(cache: Any) -> OurCache:
-    """The cache that our limits read: part of our own cache, or a probe of another cache."""
+    """The cache that our limits read: the one inside our cache, or a probe of another cache."""
     if isinstance(cache, MemoryStatsCache):
         return cache.process
 

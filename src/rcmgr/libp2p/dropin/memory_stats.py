@@ -35,7 +35,7 @@ class MemoryStatsCache(StockCache):
         self._read_at = 0.0
 
     def get_memory_stats(self, force_refresh: bool = False) -> MemoryStats:
-        """The cached values. force_refresh: read them now, whatever their age."""
+        """The cached values. force_refresh: read them again now."""
         with self._lock:
             now = time.monotonic()
             if (

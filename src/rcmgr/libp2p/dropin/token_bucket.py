@@ -24,10 +24,10 @@ _MORE_THAN_ANY_CAPACITY = 1e18
 class TokenBucket:
     """`rcmgr.TokenBucket` with py-libp2p's configuration, methods and times.
 
-    It counts thousandths of a token, or whole tokens if the capacity is above 100 million. As in
-    py-libp2p, tokens arrive at most every `min_interval_seconds`; the capacity is the burst, and
-    `allow_burst` and `burst_multiplier` have no effect; a new rate or capacity in `config` takes
-    effect at the next refill. With monitoring it keeps the last `max_history_size` requests.
+    It counts thousandths of a token, or whole tokens if the capacity is above 100 million. The rest
+    is as in py-libp2p. Tokens arrive at most every `min_interval_seconds`. The capacity is the
+    burst, so that `allow_burst` and `burst_multiplier` have no effect. A new rate or capacity in
+    `config` takes effect at the next refill. Monitoring keeps the last `max_history_size` requests.
 
     clock: for buckets that share one; default its own.
     ValueError: a rate or capacity that cannot be counted. O(1), 0.2 to 0.5 us, with or without

@@ -1,1 +1,1 @@
-"""What a host of libp2p 0.8.1 does not ask or limit by itself."""
+"""Questions that a host of libp2p 0.8.1 does not ask, and limits that it does not have."""

@@ -25,10 +25,12 @@ class AcceptGate:
     pending from then on, also while the swarm's connection gate and metrics delay it. The swarm
     takes it over when it asks the manager.
 
-    The swarm still asks, as in stock py-libp2p, about these connections: the first one of each
-    listener that was open before the gate; those on a port that two transports share; and those
-    over WebSocket. trio_websocket keeps a connection that hung up at once for 60 s, which is too
-    long for a pending one.
+    The swarm asks about some connections itself, as in stock py-libp2p:
+
+    * the first connection of each listener that was open before the gate;
+    * connections on a port that two transports share;
+    * connections over WebSocket. trio_websocket keeps one that hung up at once for 60 s, which is
+      too long for a pending connection.
 
     Libp2pMismatch: the swarm is not as in libp2p 0.8.1; then nothing has changed.
     """
@@ -91,8 +93,8 @@ class AcceptGate:
                     if self._admits(socket, address):
                         return socket, address
                 except Exception:
-                    # A user's limits or observers failed. An exception from this task would end
-                    # the program; the swarm's own question later only ends the connection.
+                    # A user's limits or observers failed. An exception in this task would end the
+                    # program. If the swarm asks later, it only ends the connection.
                     logger.exception("asking for a connection from %s failed", address)
                     return socket, address
                 await self._count()

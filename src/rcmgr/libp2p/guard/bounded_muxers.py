@@ -13,7 +13,7 @@ End = Callable[..., Awaitable[None]]
 
 
 async def _forget(stream: Any) -> None:
-    """Drop a stream that we no longer read, with the data that its muxer still holds for it."""
+    """Drop a stream that we no longer read, and the data that its muxer has buffered."""
     connection = stream.muxed_conn
     buffers = getattr(connection, "stream_buffers", None)
     if buffers is not None:  # yamux
@@ -28,7 +28,7 @@ async def _forget(stream: Any) -> None:
 def _resetting(original: End) -> End:
     """libp2p 0.8.1: stream_muxer/yamux/yamux.py line 976 keeps a reset stream and its unread data
     for up to 90 s. stream_muxer/mplex/mplex_stream.py line 319 keeps its channel as long as the
-    connection. Nobody can read it: reading fails after a reset.
+    connection. Reading fails after a reset, so that the data is of no use.
     """
 
     async def reset(stream: Any) -> None:

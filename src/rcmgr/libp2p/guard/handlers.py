@@ -1,4 +1,4 @@
-"""Ask before a host's stream handlers are called."""
+"""Guards that decide whether a stream reaches its handler."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Guard = Callable[[Any, Any], bool]
 
 
 class GuardedHandlers(dict[Any, Any]):
-    """The host's table of stream handlers. Guards are asked before a handler gets a stream.
+    """The host's table of stream handlers, which asks guards before a handler gets a stream.
 
     It stands in for `host.multiselect.handlers` (libp2p 0.8.1: protocol_muxer/multiselect.py line
-    42, read by `negotiate` there). So it covers handlers that are set before and after.
+    42, which `negotiate` reads). So it covers handlers that a program sets before and after.
     """
 
     def __init__(self, handlers: MutableMapping[Any, Any]) -> None:
@@ -49,7 +49,7 @@ class GuardedHandlers(dict[Any, Any]):
 
 
 class Guarding:
-    """What `guard_handlers` put in place, until `undo`."""
+    """A guard, in place until `undo`."""
 
     def __init__(self, multiselect: Any, guard: Guard) -> None:
         self._multiselect = multiselect
@@ -68,8 +68,8 @@ class Guarding:
 def guard_handlers(host: IHost, guard: Guard) -> Guarding:
     """Ask `guard(protocol, stream)` whether an inbound stream may reach its handler.
 
-    A refused stream is reset and gives its slot back; the connection stays. Guards are asked in
-    the order in which they were added. Libp2pMismatch: the host has no table of handlers like
+    The host resets a refused stream, which gives its slot back. The connection stays. The host asks
+    several guards in the order of these calls. Libp2pMismatch: it has no table of handlers like
     libp2p 0.8.1's.
     """
     multiselect = getattr(host, "multiselect", None)
@@ -86,8 +86,8 @@ def guard_handlers(host: IHost, guard: Guard) -> Guarding:
 def limit_protocols(host: IHost, manager: ResourceManager) -> Guarding:
     """Ask the protocol's rate limiter in `manager` about every inbound stream of this host.
 
-    A stream above the rate is reset; see `guard_handlers`. The operation is "stream". Limiters and
-    handlers may be added at any time.
+    The host resets a stream above the rate; see `guard_handlers`. The operation is "stream". A
+    program may add limiters and handlers at any time.
     """
 
     def guard(protocol: Any, stream: Any) -> bool:

@@ -23,7 +23,7 @@ _ATTRIBUTE = "_rcmgr_hardening"
 
 
 class Hardening:
-    """What `harden` put in place, until `undo`."""
+    """The hooks of `harden`, in place until `undo`."""
 
     def __init__(self, host: IHost) -> None:
         self._host = host
@@ -74,18 +74,18 @@ def harden(host: IHost) -> Hardening:
       unless the limits set the number of a peer.
     * An inbound connection gives its slot back when it ends. A stock host accepts 250 inbound
       connections in its lifetime.
-    * A TCP connection is refused when it is accepted, before py-libp2p makes a stream, a task and a
-      multiaddr for it. `install()` does this by itself.
+    * A TCP connection is refused when it is accepted. Py-libp2p has not made a stream, a task and a
+      multiaddr by then. `install()` does this by itself.
     * Streams have scopes (`scope_streams`). A stream that is reset at once loses no slot.
     * Connections over IPv6 and WebSocket have addresses, and relayed ones do not have their relay's
-      (`report_remote_addresses`). This holds for all hosts of the process.
+      (`report_remote_addresses`). This affects all hosts of the process.
     * Muxers drop streams that were refused, reset, or closed by their handler. A peer that sends
-      more than its window loses the connection. This holds for all hosts of the process.
+      more than its window loses the connection. This affects all hosts of the process.
 
-    It is off by default, and `undo` removes all of it. It stays if the host gets another manager of
-    ours. A second call for the same host returns the same result.
-    Libp2pMismatch: the host is not as in libp2p 0.8.1, or not guarded by our manager; then nothing
-    has changed.
+    It is off by default, and `undo` removes every hook. They stay if the host gets another manager
+    of ours. A second call for the same host returns the same result.
+    Libp2pMismatch: the host is not as in libp2p 0.8.1, or has no manager of ours. Then nothing has
+    changed.
     """
     in_place: Hardening | None = getattr(host.get_network(), _ATTRIBUTE, None)
     return Hardening(host) if in_place is None else in_place

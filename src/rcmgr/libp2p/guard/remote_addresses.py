@@ -84,7 +84,7 @@ address_hooks = SharedHooks(_placing)
 
 
 class RemoteAddresses:
-    """What `report_remote_addresses` put in place, until `undo`."""
+    """The hooks of `report_remote_addresses`, in place until `undo`."""
 
     def __init__(self) -> None:
         self._leave = address_hooks.use()
@@ -102,8 +102,8 @@ def report_remote_addresses() -> RemoteAddresses:
     every connection through that relay, so that all of them share its limits. With this, a relayed
     connection has no address.
 
-    It holds for the whole process, also for existing hosts. Libp2pMismatch: libp2p is not as
-    expected; then nothing has changed.
+    It affects the whole process, including existing hosts. Libp2pMismatch: libp2p is not as
+    expected. Then nothing has changed.
     """
     require("libp2p", "rcmgr.libp2p.report_remote_addresses", "libp2p")
     return RemoteAddresses()

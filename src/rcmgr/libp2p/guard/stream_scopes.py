@@ -33,7 +33,7 @@ class _Granted:
         self.owner = owner
         self.scope = scope
         self.semaphore = semaphore
-        """The swarm's at that time; the stream holds a permit of it."""
+        """The swarm's at that time. The stream holds one of its permits."""
         self.task: trio.lowlevel.Task | None = None
         """The task that will open the stream; None once it has."""
 
@@ -87,7 +87,7 @@ def has_scope(stream: Any) -> bool:
 
 
 class ScopedStreams:
-    """What `scope_streams` put in place, until `undo`."""
+    """The hooks of `scope_streams`, in place until `undo`."""
 
     def __init__(
         self, host: IHost, manager: ResourceManager, services: Mapping[str, str]
@@ -188,8 +188,10 @@ class ScopedStreams:
             if granted is not None:
                 stream._resource_released = True
                 granted.scope.close()
+                # `new_stream` may still fail for an outbound stream without a direction, and
+                # then the swarm releases it
                 if granted.scope.inbound or stream._direction.name != "UNKNOWN":
-                    self._give_back(stream)  # else `new_stream` may still fail, and does it then
+                    self._give_back(stream)
             await original(stream)
 
         return notify_closed_stream
@@ -261,9 +263,9 @@ def scope_streams(
     Existing streams do not change. A stream costs about 4 us more. A second call for the same host
     returns the same result.
 
-    manager: the one that the host was made with.
+    manager: that of the host.
     services: the name of the service for each protocol that has one.
-    Libp2pMismatch: the host has another manager, or is not as in libp2p 0.8.1; then nothing has
+    Libp2pMismatch: the host has another manager, or is not as in libp2p 0.8.1. Then nothing has
     changed.
     """
     swarm: Any = host.get_network()
