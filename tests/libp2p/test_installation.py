@@ -1,39 +1,21 @@
-"""One line, and every node of the process has our manager. Each in a process of its own."""
+"""`install` gives every node of a process our manager. Each test runs in a separate process."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import pytest
+from programs import check
 
 
-def run(
-    code: str, *arguments: str, cwd: Path | None = None, **env: str
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *arguments, *(["-c", textwrap.dedent(code)] if code else [])],
-        capture_output=True, text=True, check=False, timeout=120, cwd=cwd,
-        env={**os.environ, **env},
-    )
-
-
-def check(code: str, **env: str) -> None:
-    done = run(code, **env)
-    assert done.returncode == 0, done.stderr
-
-
-def test_names_bound_before_and_after() -> None:
+def test_names_bound_before_and_after_are_replaced() -> None:
     check("""
     import libp2p, rcmgr
     from libp2p.rcmgr import ResourceManager as before, Direction, ResourceScopeClosed
     import libp2p.rcmgr.manager as module
     namespace = type(module)("a user's module"); namespace.Manager = before
     import sys; sys.modules["users"] = namespace
-    theirs = [before]  # the name in this module follows, too
+    theirs = [before]  # install() replaces the name, but not what a list holds
     rcmgr.install()
     rcmgr.install()
     from libp2p.rcmgr import ResourceManager as after, new_resource_manager
@@ -53,7 +35,7 @@ def test_names_bound_before_and_after() -> None:
     """)
 
 
-def test_before_libp2p_is_imported() -> None:
+def test_installing_before_libp2p_is_imported() -> None:
     check("""
     import sys, rcmgr
     assert "libp2p" not in sys.modules
@@ -63,7 +45,7 @@ def test_before_libp2p_is_imported() -> None:
     """)
 
 
-def test_what_their_factories_make() -> None:
+def test_factories_of_libp2p_make_our_objects() -> None:
     check("""
     import copy, pickle, rcmgr
     from libp2p.rcmgr import allowlist, connection_limits, graceful_degradation, memory_limits
@@ -105,7 +87,7 @@ def test_what_their_factories_make() -> None:
     """)
 
 
-def test_for_a_while() -> None:
+def test_installed_restores_what_was_before() -> None:
     check("""
     import rcmgr
     from libp2p.rcmgr import manager
@@ -125,7 +107,7 @@ def test_for_a_while() -> None:
     """)
 
 
-def test_in_many_threads() -> None:
+def test_installing_in_many_threads() -> None:
     check("""
     import threading, rcmgr
     from libp2p.rcmgr import manager
@@ -140,7 +122,7 @@ def test_in_many_threads() -> None:
     """)
 
 
-def test_hosts_are_hardened() -> None:
+def test_new_hosts_are_hardened() -> None:
     check("""
     import rcmgr, libp2p
     from rcmgr.libp2p.dropin.manager import ResourceManager
@@ -155,7 +137,7 @@ def test_hosts_are_hardened() -> None:
 
 @pytest.mark.parametrize(
     "lost", ["_handle_inbound_connection", "notify_listen", "metric_send_channel"])
-def test_a_swarm_that_cannot_be_asked_where_it_accepts(lost: str) -> None:
+def test_a_swarm_without_what_the_accept_gate_needs(lost: str) -> None:
     check(f"""
     import rcmgr
     from libp2p.host.basic_host import BasicHost
@@ -184,7 +166,7 @@ def test_a_swarm_that_cannot_be_asked_where_it_accepts(lost: str) -> None:
     """)
 
 
-def test_what_hardening_needs_is_looked_for_before_anything_changes() -> None:
+def test_a_mismatch_with_hardening_changes_nothing() -> None:
     check("""
     import libp2p, rcmgr
     from libp2p.network.swarm import Swarm
@@ -205,8 +187,8 @@ def test_what_hardening_needs_is_looked_for_before_anything_changes() -> None:
 
 
 @pytest.mark.parametrize("harden", [False, True])
-def test_a_network_of_ones_own(harden: bool) -> None:
-    """Needs nothing of py-libp2p's swarm, unless it is to be hardened."""
+def test_a_host_with_another_network(harden: bool) -> None:
+    """Only hardening needs the insides of py-libp2p's swarm."""
     check(f"""
     import rcmgr
     rcmgr.install(harden={harden})
@@ -228,8 +210,8 @@ def test_a_network_of_ones_own(harden: bool) -> None:
     """)
 
 
-def test_refused_where_they_are_accepted() -> None:
-    """Two that say nothing fill the node; the swarm hears of the next one before `install` only."""
+def test_connections_are_refused_when_they_are_accepted() -> None:
+    """Two silent connections fill the node. After `install`, the swarm sees no other connection."""
     check("""
     import trio
     import rcmgr
@@ -238,14 +220,14 @@ def test_refused_where_they_are_accepted() -> None:
     from multiaddr import Multiaddr
     from rcmgr.libp2p.hooks import Hook
 
-    async def heard_by_the_swarm():
+    async def seen_by_the_swarm():
         guard = manager.ResourceManager(ResourceLimits(max_connections=2))
         host = new_host(resource_manager=guard)
-        heard = []
+        seen = []
 
         def counting(original):
             async def handle(*args):
-                heard.append(args)
+                seen.append(args)
                 await original(*args)
             return handle
 
@@ -262,18 +244,18 @@ def test_refused_where_they_are_accepted() -> None:
                 refused = await trio.open_tcp_stream("127.0.0.1", port)
                 with trio.fail_after(10):
                     assert await refused.receive_some(1) == b""
-        return len(heard)
+        return len(seen)
 
-    assert trio.run(heard_by_the_swarm) == 5
+    assert trio.run(seen_by_the_swarm) == 5
     rcmgr.install()
-    assert trio.run(heard_by_the_swarm) == 2
+    assert trio.run(seen_by_the_swarm) == 2
     rcmgr.uninstall()
-    assert trio.run(heard_by_the_swarm) == 5
+    assert trio.run(seen_by_the_swarm) == 5
     """)
 
 
-def test_hardened_hosts_are_used() -> None:
-    """Made before they run, as programs make them: a slot comes back, over TCP and WebSocket."""
+def test_hardened_hosts_work_and_free_their_slots() -> None:
+    """The host is made before it runs, as programs do it, and listens over TCP and WebSocket."""
     check("""
     import rcmgr
     rcmgr.install(harden=True)
@@ -314,7 +296,7 @@ def test_hardened_hosts_are_used() -> None:
     """)
 
 
-def test_limits_of_the_environment(tmp_path: Path) -> None:
+def test_the_environment_names_a_limits_file(tmp_path: Path) -> None:
     file = tmp_path / "limits.toml"
     file.write_text("[System]\nConns = 7\n[Connections]\nmax_pending_inbound = 3\n")
     check("""
@@ -330,7 +312,7 @@ def test_limits_of_the_environment(tmp_path: Path) -> None:
     """, RCMGR_LIMITS=str(file))
 
 
-def test_what_a_file_leaves_open(tmp_path: Path) -> None:
+def test_a_file_that_sets_few_limits_keeps_the_defaults(tmp_path: Path) -> None:
     file = tmp_path / "limits.toml"
     file.write_text("[System]\nConns = 7\n")
     check("""
@@ -347,7 +329,7 @@ def test_what_a_file_leaves_open(tmp_path: Path) -> None:
     """, RCMGR_LIMITS=str(file))
 
 
-def test_limits_that_cannot_be_used_install_nothing(tmp_path: Path) -> None:
+def test_a_wrong_limits_file_installs_nothing(tmp_path: Path) -> None:
     file = tmp_path / "limits.toml"
     file.write_text("[System]\nCons = 7\n")
     check("""
@@ -364,7 +346,7 @@ def test_limits_that_cannot_be_used_install_nothing(tmp_path: Path) -> None:
     """, RCMGR_LIMITS=str(file))
 
 
-def test_another_libp2p_is_said() -> None:
+def test_another_libp2p_is_a_mismatch() -> None:
     check("""
     import rcmgr
     from libp2p.rcmgr import manager
@@ -377,93 +359,3 @@ def test_another_libp2p_is_said() -> None:
     else:
         raise AssertionError
     """)
-
-
-SCRIPT = """
-import sys
-from libp2p import new_host
-manager = new_host().get_network()._resource_manager
-print(type(manager).__mro__[1].__module__, sys.argv[1:], __name__)
-if "fail" in sys.argv:
-    sys.exit(7)
-if "raise" in sys.argv:
-    raise KeyError("spoiled")
-"""
-
-
-@pytest.mark.parametrize("how", ["script", "module"])
-def test_an_unmodified_program(tmp_path: Path, how: str) -> None:
-    (tmp_path / "program.py").write_text(SCRIPT)
-    program = ["program.py"] if how == "script" else ["-m", "program"]
-
-    def go(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return run("", "-m", "rcmgr", "run", *program, *arguments, cwd=tmp_path)
-
-    done = go("--option", "x", "-h")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "rcmgr.manager ['--option', 'x', '-h'] __main__\n"
-    assert go("fail").returncode == 7
-    raised = go("raise")
-    assert raised.returncode == 1
-    assert raised.stderr.endswith("KeyError: 'spoiled'\n")
-
-
-@pytest.mark.parametrize(("arguments", "reason"), [
-    ([], "nothing to run"), (["-m"], "nothing to run"), (["absent.py"], "can't open file")])
-def test_no_program(arguments: list[str], reason: str) -> None:
-    done = run("", "-m", "rcmgr", "run", *arguments)
-    assert done.returncode == 2
-    assert reason in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-def test_a_hardened_program(tmp_path: Path) -> None:
-    (tmp_path / "program.py").write_text(
-        "import rcmgr\nfrom libp2p import new_host\nswarm = new_host().get_network()\n"
-        "manager = swarm._resource_manager\n"
-        "print(swarm._stream_semaphore, isinstance(manager, rcmgr.ResourceManager))")
-    done = run("", "-m", "rcmgr", "run", "--harden", "program.py", cwd=tmp_path)
-    assert done.stdout == "None True\n", done.stderr
-
-
-def test_a_program_that_can_be_looked_at(tmp_path: Path) -> None:
-    (tmp_path / "program.py").write_text(textwrap.dedent("""
-        import subprocess, sys
-        from libp2p import new_host
-        hosts = [new_host(), new_host()]
-        kept = hosts[0].get_network()._resource_manager.open_connection(b"peer")
-        subprocess.run([sys.executable, "-m", "rcmgr", "status"])
-    """))
-    command = ["-m", "rcmgr", "run", "--status", "program.py"]
-    done = run("", *command, cwd=tmp_path, RCMGR_STATUS=str(tmp_path / "s"))
-    assert "connections 1, peers 1, streams 0" in done.stdout, done.stderr
-    assert done.stderr == ""
-    (tmp_path / "d").mkdir()
-    done = run("", *command, cwd=tmp_path, RCMGR_STATUS=str(tmp_path / "d"))
-    assert done.stderr.startswith("rcmgr run: no status: ")
-
-
-def test_a_program_with_limits_that_cannot_be_used(tmp_path: Path) -> None:
-    (tmp_path / "limits.toml").write_text("[System]\nCons = 7\n")
-    (tmp_path / "program.py").touch()
-    for name, reason in (("limits.toml", "System.Cons"), ("absent.toml", "No such file")):
-        done = run("", "-m", "rcmgr", "run", "program.py", cwd=tmp_path, RCMGR_LIMITS=name)
-        assert done.returncode == 2
-        assert done.stderr.startswith(f"rcmgr run: RCMGR_LIMITS={name}: ")
-        assert reason in done.stderr
-        assert done.stderr.count("\n") == 1
-
-
-def test_the_pytest_plugin(tmp_path: Path) -> None:
-    (tmp_path / "test_theirs.py").write_text(textwrap.dedent("""
-        from libp2p import new_host
-        from libp2p.rcmgr import ResourceManager, new_resource_manager
-        def test_managers():
-            managers = [ResourceManager(), new_resource_manager(),
-                        new_host().get_network()._resource_manager]
-            assert {type(each).__mro__[1].__module__ for each in managers} == {"rcmgr.manager"}
-    """))
-    done = run("", "-m", "pytest", "-q", "-p", "rcmgr.pytest_plugin", "-p", "no:cacheprovider",
-               "test_theirs.py", cwd=tmp_path)
-    assert done.returncode == 0, done.stdout
-    assert "rcmgr: 3 resource managers were made, all of them rcmgr's" in done.stdout

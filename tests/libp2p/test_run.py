@@ -1,0 +1,84 @@
+"""`rcmgr run` and `python -m rcmgr.libp2p.run` run a program with our resource manager."""
+
+from __future__ import annotations
+
+import subprocess
+import textwrap
+from pathlib import Path
+
+import pytest
+from programs import run
+
+SCRIPT = """
+import sys
+from libp2p import new_host
+manager = new_host().get_network()._resource_manager
+print(type(manager).__mro__[1].__module__, sys.argv[1:], __name__)
+if "fail" in sys.argv:
+    sys.exit(7)
+if "raise" in sys.argv:
+    raise KeyError("spoiled")
+"""
+
+
+@pytest.mark.parametrize("how", ["script", "module"])
+def test_an_unmodified_program_gets_our_manager(tmp_path: Path, how: str) -> None:
+    (tmp_path / "program.py").write_text(SCRIPT)
+    program = ["program.py"] if how == "script" else ["-m", "program"]
+
+    def go(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return run("-m", "rcmgr", "run", *program, *arguments, cwd=tmp_path)
+
+    done = go("--option", "x", "-h")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "rcmgr.manager ['--option', 'x', '-h'] __main__\n"
+    assert go("fail").returncode == 7
+    raised = go("raise")
+    assert raised.returncode == 1
+    assert raised.stderr.endswith("KeyError: 'spoiled'\n")
+
+
+@pytest.mark.parametrize(("arguments", "reason"), [
+    ([], "nothing to run"), (["-m"], "nothing to run"), (["absent.py"], "can't open file")])
+def test_nothing_to_run(arguments: list[str], reason: str) -> None:
+    done = run("-m", "rcmgr", "run", *arguments)
+    assert done.returncode == 2
+    assert reason in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_hosts_of_a_program_are_hardened(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(
+        "import rcmgr\nfrom libp2p import new_host\nswarm = new_host().get_network()\n"
+        "manager = swarm._resource_manager\n"
+        "print(swarm._stream_semaphore, isinstance(manager, rcmgr.ResourceManager))")
+    done = run("-m", "rcmgr", "run", "--harden", "program.py", cwd=tmp_path)
+    assert done.stdout == "None True\n", done.stderr
+
+
+def test_the_status_of_a_program_is_served(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(textwrap.dedent("""
+        import subprocess, sys
+        from libp2p import new_host
+        hosts = [new_host(), new_host()]
+        kept = hosts[0].get_network()._resource_manager.open_connection(b"peer")
+        subprocess.run([sys.executable, "-m", "rcmgr", "status"])
+    """))
+    command = ["-m", "rcmgr", "run", "--status", "program.py"]
+    done = run(*command, cwd=tmp_path, RCMGR_STATUS=str(tmp_path / "s"))
+    assert "connections 1, peers 1, streams 0" in done.stdout, done.stderr
+    assert done.stderr == ""
+    (tmp_path / "d").mkdir()
+    done = run(*command, cwd=tmp_path, RCMGR_STATUS=str(tmp_path / "d"))
+    assert done.stderr.startswith("rcmgr run: no status: ")
+
+
+def test_a_wrong_limits_file_is_an_error_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "limits.toml").write_text("[System]\nCons = 7\n")
+    (tmp_path / "program.py").touch()
+    for name, reason in (("limits.toml", "System.Cons"), ("absent.toml", "No such file")):
+        done = run("-m", "rcmgr", "run", "program.py", cwd=tmp_path, RCMGR_LIMITS=name)
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"rcmgr run: RCMGR_LIMITS={name}: ")
+        assert reason in done.stderr
+        assert done.stderr.count("\n") == 1
