@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import trio
 from libp2p import new_host
-from libp2p.abc import IHost
+from libp2p.abc import IHost, INotifee
 from libp2p.crypto.keys import KeyPair
 from libp2p.crypto.secp256k1 import create_new_key_pair
+from libp2p.custom_types import TProtocol
 from libp2p.identity.identify import ID as IDENTIFY
 from libp2p.network.config import ConnectionConfig, RetryConfig
+from libp2p.network.stream.exceptions import StreamError
 from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import PeerInfo
 from libp2p.transport.quic.config import QUICTransportConfig
@@ -37,6 +39,7 @@ LISTEN = {
 # end when nothing has come for so long; libp2p's default is 600 seconds.
 QUIC_IDLE_S = 30.0
 PATIENCE_S = QUIC_IDLE_S + 15
+ECHO = TProtocol("/echo/1.0.0")
 SHORT = 1.0  # seconds a handshake may take, in tests that let one stall (below 1 is no limit)
 
 
@@ -151,6 +154,57 @@ async def running_node(
     host.get_network().retry_config = RetryConfig(max_retries=0)
     async with host.run(listen_addrs=[Multiaddr(listen or LISTEN[transport])]):
         yield Node(host, manager)
+
+
+class Notifee(INotifee):
+    """Ignores all notifications of a swarm."""
+
+    async def _ignore(self, *args: Any) -> None:
+        pass
+
+    opened_stream = closed_stream = connected = disconnected = listen = listen_close = _ignore
+
+
+async def echo(stream: Any) -> None:
+    """Write each byte back, until the stream ends."""
+    with suppress(StreamError):
+        while data := await stream.read(1):
+            await stream.write(data)
+
+
+async def hold(stream: Any) -> None:
+    """Keep a stream until it ends."""
+    with suppress(StreamError):
+        while await stream.read(1):
+            pass
+
+
+async def is_reset(stream: Any, seconds: float = 5) -> bool:
+    """Whether the other side resets the stream, instead of making us wait."""
+    with trio.move_on_after(seconds):
+        try:
+            await stream.write(b"\x13")
+            await stream.read(1)
+        except StreamError:
+            return True
+    return False
+
+
+def held(node: Node, *path: str) -> dict[str, Any]:
+    """A scope of the node's snapshot; {} if it is not there."""
+    found: Any = node.manager.ledger.snapshot()
+    for key in path:
+        found = found.get(key, {})
+    return found
+
+
+async def all_back(node: Node, *others: Node) -> None:
+    """Nothing is held once the others have hung up (and the node is still running)."""
+    for other in others:
+        await other.host.disconnect(node.id)
+    ledger = node.manager.ledger
+    await eventually(lambda: not any(ledger.system().stat()) and ledger.peers() == [])
+    assert ledger.leaked == ledger.over_released == 0
 
 
 def was_too_slow(error: BaseException) -> bool:

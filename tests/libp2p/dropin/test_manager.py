@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+import pickle
 import threading
 from typing import Any
 
 import pytest
-from libp2p.peer.id import ID
 from libp2p.rcmgr import Direction
-from libp2p.rcmgr import ResourceLimits as StockLimits
+from libp2p.rcmgr import ResourceLimits as StockResourceLimits
 from libp2p.rcmgr.allowlist import Allowlist as StockAllowlist
 from libp2p.rcmgr.allowlist import AllowlistConfig
 from libp2p.rcmgr.connection_limits import ConnectionLimits as StockConnectionLimits
+from libp2p.rcmgr.connection_limits import new_connection_limits_with_defaults
 from libp2p.rcmgr.exceptions import ResourceScopeClosed
 from libp2p.rcmgr.manager import ResourceManager as StockManager
 from libp2p.rcmgr.memory_limits import MemoryConnectionLimits as StockMemoryLimits
 from libp2p.rcmgr.metrics import Metrics, MetricType
+from rate_limiters import NEVER, granted, peer
+from stock_and_ours import OTHER, PEER, established, managers
 
-from rcmgr import ConnectionLimits, NodeLimits, ProcessMemoryLimits, SubnetLimits
+import rcmgr
+from rcmgr import NodeLimits, ProcessMemoryLimits, SubnetLimits
 from rcmgr import ResourceLimits as OurLimits
+from rcmgr.libp2p.dropin.connection_lifecycle import ConnectionLifecycleManager
+from rcmgr.libp2p.dropin.connection_limits import ConnectionLimits
+from rcmgr.libp2p.dropin.connection_tracker import ConnectionTracker
 from rcmgr.libp2p.dropin.manager import ResourceLimits, ResourceManager
 from rcmgr.libp2p.dropin.memory_limits import MemoryConnectionLimits
 
-PEER = ID(b"\x12\x20" + b"p" * 32)
-OTHER = ID(b"\x12\x20" + b"o" * 32)
 # attributes of py-libp2p's that no host uses and that mean nothing here
 WITHOUT = {"connection_rate_limiter"}
 
@@ -58,13 +64,13 @@ def test_every_attribute_is_there() -> None:
 
 
 def test_their_limits_and_ours() -> None:
-    theirs = StockLimits(max_connections=3, max_memory_mb=5, max_streams=7)
+    theirs = StockResourceLimits(max_connections=3, max_memory_mb=5, max_streams=7)
     manager = ResourceManager(theirs)
     assert vars(manager.limits).items() >= vars(theirs).items()
     system = manager.scope_limits.system
     assert (system.conns, system.memory, system.streams) == (3, 5 << 20, 7)
     manager.set_protocol_stream_limit("x", 2)
-    manager.limits = StockLimits(max_connections=4)
+    manager.limits = StockResourceLimits(max_connections=4)
     assert manager.scope_limits.system.conns == 4
     assert manager.scope_limits.protocol["x"].streams == 2
     assert ResourceManager(OurLimits(9)).limits == OurLimits(9)
@@ -76,7 +82,7 @@ def test_their_limits_and_ours() -> None:
 def test_limits_may_be_changed_in_place() -> None:
     given = ResourceLimits(max_connections=1)
     managers = [ResourceManager(given), ResourceManager(given), ResourceManager()]
-    managers[1].limits = StockLimits(max_connections=0)
+    managers[1].limits = StockResourceLimits(max_connections=0)
     given.max_connections = 2
     managers[2].limits.max_memory_bytes = 5
     assert managers[0].limits is given
@@ -87,15 +93,15 @@ def test_limits_may_be_changed_in_place() -> None:
 
 def test_limits_that_say_all() -> None:
     node = NodeLimits(
-        connections=ConnectionLimits(max_pending_inbound=3), memory=ProcessMemoryLimits(7))
+        connections=rcmgr.ConnectionLimits(max_pending_inbound=3), memory=ProcessMemoryLimits(7))
     manager = ResourceManager(node)
     assert manager.connection_limits.to_dict() == node.connections.to_dict()
     assert manager.memory_limits is not None
     assert (manager.memory_limits.max_bytes, manager.memory_limits.max_percentage) == (7, None)
     assert ResourceManager(NodeLimits()).memory_limits is None
     assert ResourceManager(node, enable_memory_limits=False).memory_limits is None
-    free = ResourceManager(node, connection_limits=ConnectionLimits())
-    assert free.connection_limits.to_dict() == ConnectionLimits().to_dict()
+    free = ResourceManager(node, connection_limits=rcmgr.ConnectionLimits())
+    assert free.connection_limits.to_dict() == rcmgr.ConnectionLimits().to_dict()
 
 
 def test_the_defaults_are_theirs() -> None:
@@ -118,12 +124,13 @@ def test_limits_on_states_and_memory() -> None:
     assert manager.connection_limits.max_established_inbound == 1
     assert manager.open_connection(PEER) is None  # 0.8.1 never asks
     manager = ResourceManager(
-        connection_limits=ConnectionLimits(max_established_inbound=0), enable_memory_limits=False,
+        connection_limits=rcmgr.ConnectionLimits(max_established_inbound=0),
+        enable_memory_limits=False,
         memory_limits=StockMemoryLimits(max_process_memory_bytes=1))
     assert manager.memory_limits is None
     assert manager.open_connection(PEER) is None
     free = ResourceManager(enable_connection_tracking=False)
-    assert free.connection_limits.to_dict() == ConnectionLimits().to_dict()
+    assert free.connection_limits.to_dict() == rcmgr.ConnectionLimits().to_dict()
 
 
 @pytest.mark.parametrize("make", [
@@ -133,7 +140,7 @@ def test_limits_on_states_and_memory() -> None:
 def test_the_allowlist_is_heeded(make: Any) -> None:
     config = AllowlistConfig(
         peers={PEER}, multiaddrs={"/ip4/192.0.2.1"}, peer_multiaddrs={(OTHER, "/ip4/192.0.2.2")})
-    manager = ResourceManager(StockLimits(max_connections=0), **make(config))
+    manager = ResourceManager(StockResourceLimits(max_connections=0), **make(config))
     assert manager.open_connection(PEER)
     assert manager.open_connection(None, "192.0.2.1")
     assert manager.open_connection(OTHER, "192.0.2.2")
@@ -205,7 +212,8 @@ def test_a_type_error_of_ones_own_limits_is_not_taken_for_a_peer_of_another_type
 
 
 def test_acquired_connections() -> None:
-    manager = ResourceManager(StockLimits(max_connections=2), cidr_limits=[("10.0.0.0/8", 1)])
+    manager = ResourceManager(
+        StockResourceLimits(max_connections=2), cidr_limits=[("10.0.0.0/8", 1)])
     assert manager.acquire_connection("a", "10.0.0.1")
     assert not manager.acquire_connection("b", "10.0.0.2")
     assert manager.acquire_connection()
@@ -242,19 +250,19 @@ def test_closing_a_scope_in_three_threads_frees_one_slot() -> None:
 
 def test_a_full_node_stays_as_large_as_it_is() -> None:
     """0.8.1 lowers a limit that was reached, and grants one of 0 once."""
-    manager = ResourceManager(StockLimits(max_connections=4), enable_rate_limiting=False)
+    manager = ResourceManager(StockResourceLimits(max_connections=4), enable_rate_limiting=False)
     kept = [manager.open_connection(PEER) for _ in range(4)]
     for _ in range(100):
         assert manager.open_connection(OTHER) is None
     kept[0].close()  # type: ignore[union-attr]
     assert manager.open_connection(OTHER)
-    assert ResourceManager(StockLimits(max_connections=0)).open_connection(PEER) is None
+    assert ResourceManager(StockResourceLimits(max_connections=0)).open_connection(PEER) is None
 
 
 def test_other_totals_leave_scoped_limits_alone() -> None:
     manager = ResourceManager()
     manager.set_protocol_stream_limit("/x", 0)
-    for limits in (StockLimits(7, 1, 5), ResourceLimits(7, 1, 5)):
+    for limits in (StockResourceLimits(7, 1, 5), ResourceLimits(7, 1, 5)):
         manager.limits = limits
         assert manager.limits is limits
         assert manager.scope_limits.system.conns == 7
@@ -264,7 +272,7 @@ def test_other_totals_leave_scoped_limits_alone() -> None:
 
 
 def test_what_is_available() -> None:
-    manager = ResourceManager(StockLimits(2, 1, 1))
+    manager = ResourceManager(StockResourceLimits(2, 1, 1))
     manager.acquire_connection("a")
     manager.acquire_memory(1 << 19)
     assert manager.is_resource_available("connections")
@@ -279,7 +287,7 @@ def test_what_is_available() -> None:
 
 def test_metrics_are_of_the_moment() -> None:
     given = Metrics()
-    manager = ResourceManager(StockLimits(max_connections=1), metrics=given)
+    manager = ResourceManager(StockResourceLimits(max_connections=1), metrics=given)
     scope = manager.open_connection(PEER, None, "outbound")
     manager.open_connection(OTHER)
     manager.acquire_stream("a", Direction.INBOUND)
@@ -311,3 +319,106 @@ def test_subnets_of_node_limits_give_way_to_cidr_limits() -> None:
     kept = manager.open_connection(None, "192.0.2.1")
     assert manager.open_connection(None, "192.0.2.2") is None
     assert kept is not None
+
+
+def test_e1_limits_on_pending_connections_are_asked() -> None:
+    stock, ours = managers(connection_limits=StockConnectionLimits(max_pending_inbound=2))
+    held = [manager.open_connection(None) for manager in (stock, ours) for _ in range(2)]
+    assert all(held)
+    assert stock.open_connection(None) is not None
+    assert ours.open_connection(None) is None
+    assert ours.open_connection(None, None, "outbound") is not None
+
+
+def test_m10_metrics_do_not_become_negative() -> None:
+    stock, ours = managers()
+    for manager in (stock, ours):
+        manager.acquire_connection("peer", direction="inbound")
+        manager.release_connection("peer", direction="outbound")
+    counts = [
+        tuple(manager.metrics.get_counter(each) for each in (
+            MetricType.CONNECTIONS_INBOUND, MetricType.CONNECTIONS_OUTBOUND))
+        for manager in (stock, ours)
+    ]
+    assert counts == [(1, -1), (1, 0)]
+
+
+@pytest.mark.parametrize("how", [copy.deepcopy, pickle.dumps])
+def test_m11_a_manager_is_not_copied(how: Any) -> None:
+    """Decided: what it counts belongs to connections of a host, which are not copied either."""
+    with pytest.raises(TypeError, match="RLock"):
+        how(StockManager())
+    with pytest.raises(TypeError, match="cannot pickle 'ResourceManager' object"):
+        how(ResourceManager())
+
+
+def test_m11_a_shallow_copy_is_refused_as_well() -> None:
+    stock = StockManager(enable_rate_limiting=False)
+    copied = copy.copy(stock)
+    stock.open_connection(PEER)
+    assert (stock._current_connections, copied._current_connections) == (1, 0)
+    assert copied.connection_tracker is stock.connection_tracker  # neither one nor two
+    with pytest.raises(TypeError, match="cannot pickle 'ResourceManager' object"):
+        copy.copy(ResourceManager())
+
+
+def test_totals_may_be_changed_at_any_time() -> None:
+    stock = StockManager(StockResourceLimits(1), enable_rate_limiting=False)
+    ours = ResourceManager(ResourceLimits(1), enable_rate_limiting=False)
+    ours.set_protocol_stream_limit("x", 1)
+    for manager in (stock, ours):
+        kept = [manager.open_connection(PEER)]
+        manager.limits.max_connections = 2
+        kept += [manager.open_connection(OTHER) for _ in range(2)]
+        assert [each is not None for each in kept] == [True, True, False]
+    with pytest.raises(ValueError, match=r"max_connections must be 0 or more.*-1"):
+        ours.limits.max_connections = -1
+    assert ours.limits.max_connections == 2
+    absurd = ResourceLimits(max_connections=-1)  # 0.8.1 takes them, and then denies everybody
+    with pytest.raises(ValueError, match=r"conns must be 0 or more.*-1"):
+        ours.limits = absurd
+    with pytest.raises(ValueError, match=r"conns must be 0 or more.*-1"):
+        ResourceManager(absurd)
+    assert ours.scope_limits.protocol["x"].streams == 1
+
+
+def test_what_a_manager_shows_of_connections() -> None:
+    stock, ours = managers()
+    for manager in (stock, ours):
+        assert manager.connection_lifecycle.tracker is manager.connection_tracker
+        assert manager.connection_lifecycle.limits is manager.connection_limits
+        assert established(manager.connection_lifecycle, "1", PEER)
+    for look in (
+        lambda manager: manager.connection_limits.get_limits_summary(),
+        lambda manager: manager.connection_lifecycle.get_limits_summary(),
+        lambda manager: manager.connection_lifecycle.get_connection_stats().keys(),
+        lambda manager: manager.connection_tracker.get_stats()["current_established_inbound"],
+        lambda manager: [
+            info.peer_id for info in manager.connection_tracker.get_all_connections()],
+        lambda manager: manager.connection_tracker.get_connection_count("established_total"),
+        lambda manager: manager.connection_lifecycle.tracker.get_peer_connection_count(PEER),
+    ):
+        assert look(stock) == look(ours)
+    assert isinstance(ours.connection_lifecycle, ConnectionLifecycleManager)
+    assert isinstance(ours.connection_tracker, ConnectionTracker)
+
+
+def test_the_defaults_of_a_manager_may_be_changed() -> None:
+    manager = ResourceManager()
+    assert manager.connection_limits == ConnectionLimits.of(new_connection_limits_with_defaults())
+    manager.connection_limits.with_max_established_inbound(0)
+    assert manager.open_connection(PEER) is None
+    lifecycle: Any = manager.connection_lifecycle
+    lifecycle.limits = ConnectionLimits(max_established_inbound=1)
+    assert manager.open_connection(PEER)
+    assert manager.get_stats()["limits"]["max_established_inbound"] == 1
+
+
+def test_r16_own_dials_do_not_lock_a_peer_out() -> None:
+    for kind, expected in ((StockManager, False), (ResourceManager, True)):
+        manager = kind(
+            enable_memory_limits=False, connections_per_peer_per_sec=NEVER,
+            burst_connections_per_peer=3)
+        name = str(peer(1))
+        assert granted(manager.acquire_connection, 3, name, None, "outbound") == 3
+        assert manager.acquire_connection(name, None, "inbound") == expected

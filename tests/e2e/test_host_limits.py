@@ -10,9 +10,9 @@ import trio
 from libp2p.crypto.secp256k1 import create_new_key_pair
 from libp2p.custom_types import TProtocol
 from libp2p.peer.id import ID
-from nodes import SHORT, Node, SilentPeer, comes_true, eventually, running_node
+from nodes import SHORT, Node, SilentPeer, all_back, comes_true, eventually, held, running_node
 
-from rcmgr import ConnectionLimits, ResourceLimits
+from rcmgr import ConnectionLimits, ConnectionRateLimits, Rate, ResourceLimits
 
 NOTHING = (0, 0, 0, 0)
 
@@ -307,3 +307,56 @@ async def test_limits_changed_at_run_time_hold_for_new_connections(transport: st
         await second.dial(node)
         await eventually(lambda: node.manager.last_denial is not None)
         assert set(node.manager.connection_tracker.established_per_peer) == {first.id}
+
+
+async def test_a_connection_is_transient_until_its_peer_is_known(transport: str) -> None:
+    async with running_node(transport) as node:
+        if transport == "tcp":  # a WebSocket listener waits for the HTTP request by itself
+            silent = await trio.open_tcp_stream("127.0.0.1", node.port)
+            await eventually(lambda: held(node, "transient")["conns_inbound"] == 1)
+            assert held(node, "system")["fd"] == 1
+            await silent.aclose()
+            await eventually(lambda: held(node, "system")["conns_inbound"] == 0)
+        async with running_node(transport) as peer:
+            assert await peer.dial(node)
+            await eventually(lambda: held(node, "peers", str(peer.id)) != {})
+            assert held(node, "peers", str(peer.id))["conns_inbound"] == 1
+            assert held(peer, "peers", str(node.id))["conns_outbound"] == 1
+            assert held(node, "transient")["conns_inbound"] == 0
+            await all_back(node, peer)
+
+
+async def test_an_address_connects_only_so_often() -> None:
+    rates = ConnectionRateLimits(per_ip=Rate(0.001, 3))
+    async with running_node(rates=rates) as node:
+        for _ in range(6):
+            stream = await trio.open_tcp_stream("127.0.0.1", node.port)
+            await stream.aclose()
+        await eventually(
+            lambda: node.manager.get_stats()["denied"].get("address_rate") == 3
+        )
+        await eventually(lambda: node.counts == (0, 0, 0, 0))
+        assert node.manager.connection_tracker.snapshot().total_created == 3
+        assert "connection of network 127.0.0.1/32" in str(node.manager.last_denial)
+
+
+async def test_a_peer_connects_only_so_often(transport: str) -> None:
+    rates = ConnectionRateLimits(per_peer=Rate(0.001, 2))
+    key_pair = create_new_key_pair()
+    async with running_node(transport, rates=rates) as node:
+        for _ in range(2):
+            async with running_node(transport, key_pair=key_pair) as peer:
+                assert await peer.dial(node)
+                await eventually(lambda: node.counts == (0, 0, 1, 0))
+                await peer.host.disconnect(node.id)
+                await eventually(lambda: node.counts == (0, 0, 0, 0))
+        async with (
+            running_node(transport, key_pair=key_pair) as peer,
+            running_node(transport) as other,
+        ):
+            await peer.dial(node)
+            denied = "connection_rate_per_peer"
+            await eventually(lambda: denied in node.manager.get_stats()["denied"])
+            await eventually(lambda: node.counts == (0, 0, 0, 0))
+            assert await other.dial(node)
+            await eventually(lambda: node.counts == (0, 0, 1, 0))

@@ -1,5 +1,7 @@
-"""What is wrong with libp2p.rcmgr 0.8.1's manager, and is not with ours: docs/differences.md, by
-number. What needs hosts to be seen is in e2e/test_host_findings.py.
+"""Faults of libp2p.rcmgr 0.8.1's manager that ours does not have.
+
+The number in the name of a test is that of a row in docs/differences.md. Faults that only real
+hosts show are in e2e/test_differences.py.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from libp2p.rcmgr import Direction, ResourceLimits
 from libp2p.rcmgr.metrics import Metrics
 from libp2p.rcmgr.prometheus_exporter import PrometheusExporter
 from libp2p.rcmgr.rate_limiter import RateLimiter
-from stock_and_ours import Side, finding
+from stock_and_ours import Side, outcomes
 
 PEER = ID(b"\x12\x20" + b"p" * 32)
 OTHER = ID(b"\x12\x20" + b"o" * 32)
@@ -57,7 +59,7 @@ def full(side: Side, most: int, **limits: Any) -> Any:
 # -- leaks and double counting ------------------------------------------------------------------
 
 
-@finding(stock=(5, False), ours=(0, True))
+@outcomes(stock=(5, False), ours=(0, True))
 def test_l8_an_exception_in_a_metrics_hook(side: Side) -> Any:
     """Connections counted that nobody has; whether their network has room for one."""
     metrics = Broken()
@@ -70,7 +72,7 @@ def test_l8_an_exception_in_a_metrics_hook(side: Side) -> Any:
     return left, acquired(manager, "", "10.0.0.1")
 
 
-@finding(stock=0, ours=2)
+@outcomes(stock=0, ours=2)
 def test_l12_three_threads_close_one_scope(side: Side) -> int:
     """Connections left of three."""
     manager = side()
@@ -85,7 +87,7 @@ def test_l12_three_threads_close_one_scope(side: Side) -> int:
     return int(manager._current_connections)
 
 
-@finding(stock=(0, 0), ours=(1, 1))
+@outcomes(stock=(0, 0), ours=(1, 1))
 def test_l13_giving_back_what_is_of_others(side: Side) -> tuple[int, int]:
     """Connections and streams left of one each."""
     manager = side()
@@ -96,7 +98,7 @@ def test_l13_giving_back_what_is_of_others(side: Side) -> tuple[int, int]:
     return manager._current_connections, manager._current_streams
 
 
-@finding(stock=(False, False), ours=(True, True))
+@outcomes(stock=(False, False), ours=(True, True))
 def test_l14_the_scope_as_its_class_closes_it(side: Side) -> tuple[bool, bool]:
     """Whether its network has room again; whether it is freed at once."""
     manager = side(cidr_limits=[(NET, 1)])
@@ -108,7 +110,7 @@ def test_l14_the_scope_as_its_class_closes_it(side: Side) -> tuple[bool, bool]:
     return room is not None, dead() is None
 
 
-@finding(stock=(0, 1, 1), ours=(0, 0, 0))
+@outcomes(stock=(0, 1, 1), ours=(0, 0, 0))
 def test_l16_closing_the_manager(side: Side) -> tuple[int, int, int]:
     """Connections counted, in its metrics and in its tracker."""
     manager = side()
@@ -123,7 +125,7 @@ def test_l16_closing_the_manager(side: Side) -> tuple[int, int, int]:
     )
 
 
-@finding(stock=(True, 100, 2), ours=(False, 0, 2))
+@outcomes(stock=(True, 100, 2), ours=(False, 0, 2))
 def test_l17_streams_of_protocols(side: Side) -> tuple[bool, int, int]:
     """Whether a limit that is set later counts what there is; entries of peers that are gone; the
     peak when the second of two was denied (ours: it was transient until then).
@@ -148,13 +150,13 @@ def test_l17_streams_of_protocols(side: Side) -> tuple[bool, int, int]:
 # -- limits that exist and are not enforced -----------------------------------------------------
 
 
-@finding(stock=True, ours=True)
+@outcomes(stock=True, ours=True)
 def test_e10_names_have_no_address(side: Side) -> bool:
     """The swarm does not say what a /dns address became, so that no limit by address applies."""
     return acquired(side(cidr_limits=[("0.0.0.0/0", 0)]), "", None, "outbound") is True
 
 
-@finding(stock=(0, 1), ours=(0, 1))
+@outcomes(stock=(0, 1), ours=(0, 1))
 def test_e13_an_unknown_direction_is_outbound(side: Side) -> tuple[int, int]:
     manager = side()
     scope = manager.open_connection(None, None, "unknown")
@@ -166,7 +168,7 @@ def test_e13_an_unknown_direction_is_outbound(side: Side) -> tuple[int, int]:
 # -- rates, as a manager asks them --------------------------------------------------------------
 
 
-@finding(
+@outcomes(
     stock={"text": 5, "ID": 100, "no id": 100, "nobody": 100},
     ours={"text": 5, "ID": 5, "no id": 5, "nobody": 100})
 def test_r2_names_of_peers(side: Side) -> dict[str, int]:
@@ -179,7 +181,7 @@ def test_r2_names_of_peers(side: Side) -> dict[str, int]:
     }
 
 
-@finding(stock=5, ours=0)
+@outcomes(stock=5, ours=0)
 def test_r3_a_crowd_makes_a_peer_forgotten(side: Side) -> int:
     """Connections of a peer that has spent its five, after 1,000 others came."""
     manager = side(
@@ -192,7 +194,7 @@ def test_r3_a_crowd_makes_a_peer_forgotten(side: Side) -> int:
     return sum(manager.acquire_connection(str(PEER)) for _ in range(10))
 
 
-@finding(stock={-3600: False, 3600: True}, ours={-3600: True, 3600: False})
+@outcomes(stock={-3600: False, 3600: True}, ours={-3600: True, 3600: False})
 def test_r11_the_wall_clock_jumps(side: Side) -> dict[int, bool]:
     """Whether a peer that has spent its one connection may connect, 0.1 s after a jump of an hour.
     It may once a millisecond, or (the clock going forward) once an hour.
@@ -208,7 +210,7 @@ def test_r11_the_wall_clock_jumps(side: Side) -> dict[int, bool]:
     return found
 
 
-@finding(stock=True, ours="RuntimeError")
+@outcomes(stock=True, ours="RuntimeError")
 def test_r14_an_error_in_a_limiter(side: Side) -> Any:
     """What the caller hears: consent, or the error. (0.8.1's own come of threads, by chance.)"""
     manager = side()
@@ -234,7 +236,7 @@ def test_r14_ours_counts_exactly_in_threads() -> None:
     assert sum(granted) == 500
 
 
-@finding(stock={"dialled": False, "denied": False}, ours={"dialled": True, "denied": False})
+@outcomes(stock={"dialled": False, "denied": False}, ours={"dialled": True, "denied": False})
 def test_r16_who_spends_a_peers_token(side: Side) -> dict[str, bool]:
     """Whether a peer may connect, once a day, after we dialled it; after another limit refused it.
     """
@@ -253,7 +255,7 @@ def test_r16_who_spends_a_peers_token(side: Side) -> dict[str, bool]:
 # -- degradation, circuit breaker, close --------------------------------------------------------
 
 
-@finding(stock=50, ours=100)
+@outcomes(stock=50, ours=100)
 def test_d1_a_full_node(side: Side) -> int:
     """What is left of a limit of 100 that was reached."""
     manager = full(side, 100)
@@ -261,7 +263,7 @@ def test_d1_a_full_node(side: Side) -> int:
     return int(manager.limits.max_connections)
 
 
-@finding(stock=(800, 80), ours=(1000, 100))
+@outcomes(stock=(800, 80), ours=(1000, 100))
 def test_d2_recovering_connections(side: Side) -> tuple[int, int]:
     """What is left of 1,000 streams and 100 MiB when connections have come and gone."""
     manager = full(side, 10, max_streams=1000, max_memory_mb=100)
@@ -272,7 +274,7 @@ def test_d2_recovering_connections(side: Side) -> tuple[int, int]:
     return manager.limits.max_streams, manager.limits.max_memory_bytes >> 20
 
 
-@finding(stock="ZeroDivisionError", ours=None)
+@outcomes(stock="ZeroDivisionError", ours=None)
 def test_d3_giving_back_with_a_limit_of_zero(side: Side) -> str | None:
     manager = full(side, 1, max_streams=0)
     manager.acquire_connection()
@@ -283,14 +285,14 @@ def test_d3_giving_back_with_a_limit_of_zero(side: Side) -> str | None:
     return None
 
 
-@finding(stock=(True, True), ours=(False, False))
+@outcomes(stock=(True, True), ours=(False, False))
 def test_d4_zero_means_zero(side: Side) -> tuple[bool, bool]:
     """Whether a connection and a MiB are granted that a limit of 0 forbids."""
     nothing = ResourceLimits(max_connections=0, max_memory_mb=0)
     return side(nothing).acquire_connection(), side(nothing).acquire_memory(1 << 20)
 
 
-@finding(stock=(10, 1 << 20), ours=(50, 1_500_000))
+@outcomes(stock=(10, 1 << 20), ours=(50, 1_500_000))
 def test_d5_what_an_operator_changed(side: Side) -> tuple[int, int]:
     """Connections and bytes of memory that may be, once the node was full and is not any more."""
     limits = ResourceLimits(max_connections=10)
@@ -304,14 +306,14 @@ def test_d5_what_an_operator_changed(side: Side) -> tuple[int, int]:
     return manager.limits.max_connections, manager.limits.max_memory_bytes
 
 
-@finding(stock=10, ours=10)
+@outcomes(stock=10, ours=10)
 def test_d6_streams_do_not_degrade(side: Side) -> int:
     manager = side(ResourceLimits(max_streams=10))
     assert sum(manager.acquire_stream("a", IN) for _ in range(20)) == 10
     return int(manager.limits.max_streams)
 
 
-@finding(stock=False, ours=True)
+@outcomes(stock=False, ours=True)
 def test_d7_a_breaker_that_opened(side: Side) -> bool | str:
     """Whether connections are granted once what was broken works again."""
     metrics = Broken()
@@ -325,7 +327,7 @@ def test_d7_a_breaker_that_opened(side: Side) -> bool | str:
     return acquired(manager)
 
 
-@finding(stock=False, ours=True)
+@outcomes(stock=False, ours=True)
 def test_d8_failures_that_lie_far_apart(side: Side) -> bool | str:
     """Whether connections are granted after five failures with 100 successes between each two."""
     metrics = Broken()
@@ -340,7 +342,7 @@ def test_d8_failures_that_lie_far_apart(side: Side) -> bool | str:
     return acquired(manager)
 
 
-@finding(stock=["ResourceScopeClosed"] * 5 + [False], ours=["ResourceScopeClosed"] * 6)
+@outcomes(stock=["ResourceScopeClosed"] * 5 + [False], ours=["ResourceScopeClosed"] * 6)
 def test_d9_asking_a_closed_manager(side: Side) -> list[bool | str]:
     manager = side()
     manager.close()
@@ -360,7 +362,7 @@ def samples(exporter: PrometheusExporter, name: str, **labels: str) -> float:
     )
 
 
-@finding(stock=2, ours=1)
+@outcomes(stock=2, ours=1)
 def test_m1_one_denied_connection(side: Side) -> float:
     exporter = PrometheusExporter(enable_server=False)
     manager = side(ResourceLimits(max_connections=0), prometheus_exporter=exporter,
@@ -370,7 +372,7 @@ def test_m1_one_denied_connection(side: Side) -> float:
     return samples(exporter, "libp2p_rcmgr_blocked_resources", resource="connection")
 
 
-@finding(stock=0, ours=1)
+@outcomes(stock=0, ours=1)
 def test_m2_an_exporter_without_metrics(side: Side) -> float:
     """Connections that it shows."""
     exporter = PrometheusExporter(enable_server=False)
@@ -379,7 +381,7 @@ def test_m2_an_exporter_without_metrics(side: Side) -> float:
     return samples(exporter, "libp2p_rcmgr_connections", scope="system")
 
 
-@finding(stock=set(), ours={"connection_pool", "memory_pool"})
+@outcomes(stock=set(), ours={"connection_pool", "memory_pool"})
 def test_m5_pools_that_are_empty(side: Side) -> set[str]:
     """Which of them get_stats knows."""
     stats = side(enable_connection_pooling=True, enable_memory_pooling=True).get_stats()
@@ -401,7 +403,7 @@ def test_the_documentation_names_each_finding_and_its_proof() -> None:
     named = set(re.findall(r"`(test_\w+)`", text))
     assert named <= set(tests), named - set(tests)
     ours = {name for name, file in tests.items()
-            if file in ("test_findings.py", "test_host_findings.py")
+            if file == "test_differences.py"
             and re.match(r"test_[ledmx]\d+_", name)}  # rates and allowlist: documented elsewhere
     assert ours <= named, ours - named
     rows = set(re.findall(r"^\| ([A-Z]\d+)\b", text, re.MULTILINE))

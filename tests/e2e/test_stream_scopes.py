@@ -1,19 +1,27 @@
-"""Scopes in real hosts: who is charged when, what is refused, and that all of it comes back."""
+"""Streams of real hosts have scopes: the right ones are charged, and all is given back."""
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
 import trio
-from libp2p.crypto.secp256k1 import create_new_key_pair
 from libp2p.custom_types import TProtocol
 from libp2p.host.exceptions import StreamFailure
 from libp2p.host.ping import ID as PING
-from libp2p.network.stream.exceptions import StreamError
-from libp2p.peer.id import ID
-from nodes import Node, eventually, running_node
+from libp2p.network.exceptions import SwarmException
+from nodes import (
+    ECHO,
+    Node,
+    Notifee,
+    all_back,
+    echo,
+    eventually,
+    held,
+    hold,
+    is_reset,
+    running_node,
+)
 
 from rcmgr import (
     ConcreteLimits,
@@ -22,21 +30,11 @@ from rcmgr import (
     ResourceManager,
     ScopeLimitExceeded,
     StreamLimitExceeded,
-    SubnetLimits,
 )
-from rcmgr.libp2p import Libp2pMismatch, scope_streams
+from rcmgr.libp2p import Libp2pMismatch, harden, scope_streams
 from rcmgr.libp2p.hooks import Hook
 
-ECHO = TProtocol("/echo/1.0.0")
 SLOW = TProtocol("/slow/1.0.0")
-
-
-def held(node: Node, *path: str) -> dict[str, Any]:
-    """A scope of the node's snapshot; {} if it is not there."""
-    found: Any = node.manager.ledger.snapshot()
-    for key in path:
-        found = found.get(key, {})
-    return found
 
 
 def streams(node: Node, *path: str) -> tuple[int, int]:
@@ -44,53 +42,10 @@ def streams(node: Node, *path: str) -> tuple[int, int]:
     return scope.get("streams_inbound", 0), scope.get("streams_outbound", 0)
 
 
-async def wait_forever(stream: Any) -> None:
-    try:
-        while await stream.read(1):
-            pass
-    except StreamError:
-        pass
-
-
-async def is_reset(stream: Any) -> bool:
-    try:
-        await stream.write(b"\x13")
-        await stream.read(1)
-    except StreamError:
-        return True
-    return False
-
-
-async def all_back(node: Node, *others: Node) -> None:
-    """Nothing is held once the others have hung up (and the node is still running)."""
-    for other in others:
-        await other.host.disconnect(node.id)
-    ledger = node.manager.ledger
-    await eventually(lambda: not any(ledger.system().stat()) and ledger.peers() == [])
-    assert ledger.leaked == ledger.over_released == 0
-
-
-async def test_a_connection_is_transient_until_its_peer_is_known(transport: str) -> None:
-    async with running_node(transport) as node:
-        if transport == "tcp":  # a WebSocket listener waits for the HTTP request by itself
-            silent = await trio.open_tcp_stream("127.0.0.1", node.port)
-            await eventually(lambda: held(node, "transient")["conns_inbound"] == 1)
-            assert held(node, "system")["fd"] == 1
-            await silent.aclose()
-            await eventually(lambda: held(node, "system")["conns_inbound"] == 0)
-        async with running_node(transport) as peer:
-            assert await peer.dial(node)
-            await eventually(lambda: held(node, "peers", str(peer.id)) != {})
-            assert held(node, "peers", str(peer.id))["conns_inbound"] == 1
-            assert held(peer, "peers", str(node.id))["conns_outbound"] == 1
-            assert held(node, "transient")["conns_inbound"] == 0
-            await all_back(node, peer)
-
-
 async def test_a_stream_is_transient_until_its_protocol_is_known(transport: str) -> None:
     async with running_node(transport) as node, running_node(transport) as peer:
         scope_streams(node.host, node.manager)
-        node.host.set_stream_handler(ECHO, wait_forever)
+        node.host.set_stream_handler(ECHO, hold)
         await peer.meet(node)
         mute = await peer.host.get_network().new_stream(node.id)
         await mute.write(b"\x13")  # the length of a protocol's name, and no name
@@ -138,7 +93,7 @@ async def test_transient_exhaustion_leaves_negotiated_streams_alone() -> None:
         running_node() as friend,
     ):
         scope_streams(node.host, node.manager)
-        node.host.set_stream_handler(ECHO, wait_forever)
+        node.host.set_stream_handler(ECHO, hold)
         await friend.meet(node)
         await attacker.meet(node)
         kept = await friend.host.new_stream(node.id, [ECHO])
@@ -171,7 +126,7 @@ async def test_a_protocol_full_for_a_peer_resets_its_streams(transport: str) -> 
         running_node(transport) as other,
     ):
         scope_streams(node.host, node.manager)
-        node.host.set_stream_handler(SLOW, wait_forever)
+        node.host.set_stream_handler(SLOW, hold)
         for each in (peer, other):
             assert await each.dial(node)
         first = await peer.host.new_stream(node.id, [SLOW])
@@ -194,7 +149,7 @@ async def test_an_outbound_stream_over_a_limit_raises() -> None:
     limits = NodeLimits(ConcreteLimits(protocol={ECHO: Limit(streams_outbound=0)}))
     async with running_node() as node, running_node(node_limits=limits) as peer:
         scope_streams(peer.host, peer.manager)
-        node.host.set_stream_handler(ECHO, wait_forever)
+        node.host.set_stream_handler(ECHO, hold)
         assert await peer.dial(node)
         with pytest.raises(ScopeLimitExceeded, match=f"protocol:{ECHO}"):
             await peer.host.new_stream(node.id, [ECHO])
@@ -207,7 +162,7 @@ async def test_undoing_leaves_streams_their_scopes() -> None:
     async with running_node() as node, running_node() as peer:
         before: Any = node.host.get_network()
         scoped = scope_streams(node.host, node.manager)
-        node.host.set_stream_handler(ECHO, wait_forever)
+        node.host.set_stream_handler(ECHO, hold)
         await peer.meet(node)
         stream = await peer.host.new_stream(node.id, [ECHO])
         await eventually(lambda: streams(node, "protocols", ECHO) == (1, 0))
@@ -265,73 +220,47 @@ async def test_another_manager_is_refused() -> None:
         assert not vars(node.host).get("new_stream")
 
 
-@pytest.mark.usefixtures("remote_addresses")
-@pytest.mark.parametrize(("listen", "address"), [
-    ("/ip4/0.0.0.0/tcp/0", "127.0.0.1"), ("/ip6/::1/tcp/0", "::1")])
-async def test_connections_of_one_address_are_limited(listen: str, address: str) -> None:
-    limits = NodeLimits(subnets=SubnetLimits(
-        ipv4=((32, 2),), ipv6=((128, 2),), overrides={"127.0.0.9/32": 1}))
-    async with running_node(node_limits=limits, listen=listen) as node:
-        async with AsyncExitStack() as stack:
+async def test_a_stream_whose_opening_is_cancelled() -> None:
+    """With a semaphore as well: what was taken is given back once."""
+    async with running_node() as node, running_node() as peer:
+        scope_streams(node.host, node.manager)
+        network: Any = node.host.get_network()
+        assert await node.dial(peer)
+        await eventually(lambda: node.manager.get_stats()["streams"] == 0)
+        announced = trio.Event()
 
-            async def connect(source: str | None = None) -> trio.SocketStream:
-                stream = await trio.open_tcp_stream(
-                    address, node.port, local_address=source)
-                stack.push_async_callback(stream.aclose)
-                return stream
+        class Slow(Notifee):
+            async def opened_stream(self, network: Any, stream: Any) -> None:
+                announced.set()
+                await trio.sleep_forever()
 
-            async def is_cut(stream: trio.SocketStream) -> bool:
-                with trio.move_on_after(5):
-                    try:
-                        while await stream.receive_some():
-                            pass
-                    except trio.BrokenResourceError:
-                        pass
-                    return True
-                return False
-
-            for _ in range(2):
-                await connect()
-            await eventually(lambda: node.counts[0] == 2)
-            assert await is_cut(await connect())
-            denied = node.manager.get_stats()["denied"]
-            assert denied == {"address_connections": 1}
-            assert address in str(node.manager.last_denial)
-            if address == "127.0.0.1":
-                # another address has room of its own, and 127.0.0.9 the room of its override
-                await connect("127.0.0.2")
-                await eventually(lambda: node.counts[0] == 3)
-                await connect("127.0.0.9")
-                await eventually(lambda: node.counts[0] == 4)
-                assert await is_cut(await connect("127.0.0.9"))
+        slow = Slow()
+        network.register_notifee(slow)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(network.new_stream, peer.id)
+            await announced.wait()
+            nursery.cancel_scope.cancel()
+        network.remove_notifee(slow)
+        assert node.manager.get_stats()["streams"] == 0
+        await node.host.disconnect(peer.id)
         await eventually(lambda: node.counts == (0, 0, 0, 0))
-        subnets = node.manager.addresses and node.manager.addresses.subnets
-        assert subnets is not None
-        assert len(subnets) == subnets.over_released == 0
+        assert network._stream_semaphore.value == 10_000
+        assert node.manager.ledger.over_released == node.manager.ledger.leaked == 0
 
 
-@pytest.mark.usefixtures("remote_addresses")
-async def test_an_allowlisted_peer_gets_in_when_the_system_is_full(transport: str) -> None:
-    key_pair = create_new_key_pair()
-    friend_id = ID.from_pubkey(key_pair.public_key)
-    limits = NodeLimits(ConcreteLimits(
-        system=Limit(conns=1), allowlisted_system=Limit(conns=1)))
-    allowlist = (f"/ip4/127.0.0.1/p2p/{friend_id}",)
+async def test_refusing_a_stream_of_our_own_costs_no_permit_of_quic() -> None:
+    limits = NodeLimits(ConcreteLimits(system=Limit(streams=8, streams_outbound=0)))
     async with (
-        running_node(transport, node_limits=limits, allowlist=allowlist) as node,
-        running_node(transport) as first,
-        running_node(transport) as stranger,
-        running_node(transport, key_pair=key_pair) as friend,
+        running_node("quic", node_limits=limits) as node,
+        running_node("quic") as peer,
     ):
-        assert await first.dial(node)
-        await eventually(lambda: node.counts == (0, 0, 1, 0))
-        await stranger.dial(node)
-        await eventually(lambda: bool(node.manager.ledger.refused))
-        assert await friend.dial(node)
-        await eventually(lambda: node.counts == (0, 0, 2, 0))
-        assert held(node, "allowlisted_system")["conns_inbound"] == 1
-        assert held(node, "system")["conns_inbound"] == 1
-        # an address that is allowed for the friend alone lets a stranger begin, and no more
-        await eventually(lambda: node.counts == (0, 0, 2, 0))
-        assert held(node, "peers", str(stranger.id)) == {}
-        await all_back(node, first, friend)
+        harden(node.host)
+        peer.host.set_stream_handler(ECHO, echo)
+        assert await peer.dial(node)
+        [connection] = node.host.get_network().get_connections(peer.id)
+        permits: Any = connection.muxed_conn._negotiation_semaphore  # type: ignore[attr-defined]
+        before = permits.value
+        for _ in range(3):
+            with pytest.raises(SwarmException, match="Stream limit exceeded"):
+                await node.host.new_stream(peer.id, [ECHO])
+        assert permits.value == before

@@ -1,6 +1,8 @@
-"""What is wrong with a host of libp2p 0.8.1, and is not with ours: docs/differences.md, by number.
-What a manager alone shows is in ../test_findings.py. Where only "hardened" stands beside "stock",
-ours without `harden` does as stock.
+"""Faults of a host of libp2p 0.8.1 that a host with our manager does not have.
+
+The number in the name of a test is that of a row in docs/differences.md. Faults of a manager alone
+are in libp2p/test_differences.py. A test with the sides "stock" and "hardened" only means that our
+host without `harden` behaves as the stock one.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import trio
-from libp2p.abc import INotifee
 from libp2p.custom_types import TProtocol
 from libp2p.host.exceptions import StreamFailure
 from libp2p.host.ping import ID as PING
@@ -28,8 +29,8 @@ from libp2p.rcmgr.connection_limits import ConnectionLimits
 from libp2p.rcmgr.memory_limits import MemoryConnectionLimits
 from libp2p.transport.tcp.tcp import TCP
 from multiaddr import Multiaddr
-from nodes import Node, eventually, running_node
-from stock_and_ours import Side, finding
+from nodes import Node, Notifee, eventually, hold, running_node
+from stock_and_ours import Side, outcomes
 
 from rcmgr import AddressRates, NodeLimits, Rate
 
@@ -90,7 +91,7 @@ def refused(node: Node) -> int:
 # -- leaks and double counting ------------------------------------------------------------------
 
 
-@finding(stock=3, ours=0)
+@outcomes(stock=3, ours=0)
 async def test_l1_connections_denied_by_their_state_inbound(side: Side) -> int:
     """Connections counted after three were denied."""
     limits = ConnectionLimits(max_established_inbound=0)
@@ -99,7 +100,7 @@ async def test_l1_connections_denied_by_their_state_inbound(side: Side) -> int:
         return int(node.manager._current_connections)
 
 
-@finding(stock=3, ours=0)
+@outcomes(stock=3, ours=0)
 async def test_l1_connections_denied_by_their_state_outbound(side: Side) -> int:
     limits = ConnectionLimits(max_established_outbound=0)
     async with guarded(side, connection_limits=limits) as node, peers(3) as listeners:
@@ -128,7 +129,7 @@ async def burst(attacker: Node, target: Node, count: int) -> list[Any]:
     return done
 
 
-@finding(stock=37, ours=0)
+@outcomes(stock=37, ours=0)
 async def test_l2_parallel_dials_with_default_settings(side: Side) -> int:
     """Connections counted after one key dialled 45 times at once and left."""
     async with guarded(side, config=ConnectionConfig()) as node, running_node() as attacker:
@@ -140,7 +141,7 @@ async def test_l2_parallel_dials_with_default_settings(side: Side) -> int:
         return int(await settled(lambda: node.manager._current_connections))
 
 
-@finding(stock=False, ours=True)
+@outcomes(stock=False, ours=True)
 async def test_l3_a_node_is_wedged_by_bursts(side: Side) -> bool:
     """Whether an honest peer may connect after 12 bursts of 13 dials; only the limit is not the
     default. (One key can do it in ten seconds; three are faster.)
@@ -159,7 +160,7 @@ async def test_l3_a_node_is_wedged_by_bursts(side: Side) -> bool:
         return await accepted(node, [honest]) == 1
 
 
-@finding(stock=(0, 0), ours=(1, 1))
+@outcomes(stock=(0, 0), ours=(1, 1))
 async def test_l4_max_connections_of_one(side: Side) -> tuple[int, int]:
     """Connections accepted and dialled, of two each."""
     found = []
@@ -170,7 +171,7 @@ async def test_l4_max_connections_of_one(side: Side) -> tuple[int, int]:
     return found[0], found[1]
 
 
-@finding(stock={1: 0, 2: 1}, ours={1: 1, 2: 2})
+@outcomes(stock={1: 0, 2: 1}, ours={1: 1, 2: 2})
 async def test_l5_limits_of_a_network(side: Side) -> dict[int, int]:
     """Connections accepted of three, by limit."""
     found = {}
@@ -180,7 +181,7 @@ async def test_l5_limits_of_a_network(side: Side) -> dict[int, int]:
     return found
 
 
-class Slow(INotifee):
+class Slow(Notifee):
     """Takes its time for every stream that is opened, once it is told to."""
 
     def __init__(self) -> None:
@@ -191,11 +192,6 @@ class Slow(INotifee):
         self.seen += 1
         await self.goes_on.wait()
 
-    async def _nothing(self, *args: Any) -> None:
-        pass
-
-    closed_stream = connected = disconnected = listen = listen_close = _nothing
-
 
 def unused_permits(node: Node) -> int | None:
     """Permits of the swarm's semaphore that are not there; None: there is no semaphore."""
@@ -203,7 +199,7 @@ def unused_permits(node: Node) -> int | None:
     return None if semaphore is None else node.manager.limits.max_streams - semaphore.value
 
 
-@finding(stock=(5, 5), hardened=(0, None))
+@outcomes(stock=(5, 5), hardened=(0, None))
 async def test_l6_inbound_streams_that_end_while_they_are_announced(side: Side) -> Any:
     """Streams counted and permits missing after all have ended."""
     async with guarded(side) as node, running_node() as peer:
@@ -221,7 +217,7 @@ async def test_l6_inbound_streams_that_end_while_they_are_announced(side: Side) 
         return await settled(lambda: (node.manager._current_streams, unused_permits(node)))
 
 
-@finding(stock=(5, 5), hardened=(0, None))
+@outcomes(stock=(5, 5), hardened=(0, None))
 async def test_l6_outbound_streams_that_end_while_they_are_announced(side: Side) -> Any:
     async with guarded(side) as node, running_node() as peer:
         assert await peer.dial(node)
@@ -239,7 +235,7 @@ async def test_l6_outbound_streams_that_end_while_they_are_announced(side: Side)
         return await settled(lambda: (node.manager._current_streams, unused_permits(node)))
 
 
-@finding(stock=(0, 1), ours=(0, 0))
+@outcomes(stock=(0, 1), ours=(0, 0))
 async def test_l7_connections_to_a_closed_manager(side: Side) -> tuple[int, int]:
     """Connections there are, and those that are counted as established."""
     async with guarded(side) as node, running_node() as peer:
@@ -248,7 +244,7 @@ async def test_l7_connections_to_a_closed_manager(side: Side) -> tuple[int, int]
         return there, node.count("established_inbound")
 
 
-@finding(stock=(6, 1, 0), hardened=(None, 0, 0))
+@outcomes(stock=(6, 1, 0), hardened=(None, 0, 0))
 async def test_l15_another_manager_with_a_stream_open(side: Side) -> Any:
     """Permits of five, and streams counted in both managers, after the stream has ended."""
     async with guarded(side) as node, running_node() as peer:
@@ -264,7 +260,7 @@ async def test_l15_another_manager_with_a_stream_open(side: Side) -> Any:
             semaphore and semaphore.value, node.manager._current_streams, second._current_streams)
 
 
-@finding(stock=(True, True), ours=(False, False))
+@outcomes(stock=(True, True), ours=(False, False))
 async def test_l16_a_host_that_stopped_with_three_connections(side: Side) -> tuple[bool, bool]:
     """Whether its manager goes on counting any: in its metrics, in its tracker."""
     async with peers(3) as dialers:
@@ -277,7 +273,7 @@ async def test_l16_a_host_that_stopped_with_three_connections(side: Side) -> tup
 # -- limits that exist and are not enforced -----------------------------------------------------
 
 
-@finding(stock=(1, True), ours=(0, False))
+@outcomes(stock=(1, True), ours=(0, False))
 async def test_e1_no_pending_connection_may_be(side: Side) -> tuple[int, bool]:
     """Connections accepted, and whether one is dialled."""
     limits = ConnectionLimits(max_pending_inbound=0, max_pending_outbound=0)
@@ -285,7 +281,7 @@ async def test_e1_no_pending_connection_may_be(side: Side) -> tuple[int, bool]:
         return await accepted(node, [first]), await node.dial(second)
 
 
-@finding(stock=(0, 20), ours=(5, 5))
+@outcomes(stock=(0, 20), ours=(5, 5))
 async def test_e1_sockets_that_say_nothing(side: Side) -> tuple[int, int]:
     """Of 20, with 5 pending allowed: those that are pending, and all that are counted."""
     limits = ConnectionLimits(max_pending_inbound=5)
@@ -297,7 +293,7 @@ async def test_e1_sockets_that_say_nothing(side: Side) -> tuple[int, int]:
             lambda: (node.count("pending_inbound"), node.manager._current_connections))
 
 
-@finding(stock=(1, True), ours=(0, False))
+@outcomes(stock=(1, True), ours=(0, False))
 async def test_e2_more_memory_than_may_be(side: Side) -> tuple[int, bool]:
     """Connections accepted, and whether one is dialled, by a process that may use one byte."""
     limits = MemoryConnectionLimits(max_process_memory_bytes=1)
@@ -305,14 +301,7 @@ async def test_e2_more_memory_than_may_be(side: Side) -> tuple[int, bool]:
         return await accepted(node, [first]), await node.dial(second)
 
 
-async def hold(stream: Any) -> None:
-    """Keep a stream until it is reset."""
-    with suppress(StreamError):
-        while await stream.read(1):
-            pass
-
-
-@finding(stock=(True, 0), ours=(True, 0))
+@outcomes(stock=(True, 0), ours=(True, 0))
 async def test_e3_nobody_reserves_memory(side: Side) -> tuple[bool, int]:
     """Whether 64 KiB pass a node that may reserve none, and the bytes it ever had reserved. What a
     process uses is limited instead (E2).
@@ -335,7 +324,7 @@ async def test_e3_nobody_reserves_memory(side: Side) -> tuple[bool, int]:
         return True, node.manager.metrics.get_summary()["memory"]["peak"]
 
 
-@finding(stock=(40, 0, 0), ours=(40, 0, 0), hardened=(40, 0, 0))
+@outcomes(stock=(40, 0, 0), ours=(40, 0, 0), hardened=(40, 0, 0))
 async def test_e4_quic_streams_count_once_and_reserve_nothing(side: Side) -> tuple[int, int, int]:
     """Of 40 streams, with 1 MiB that may be reserved: how many count; memory; how many count when
     they have ended.
@@ -355,7 +344,7 @@ async def test_e4_quic_streams_count_once_and_reserve_nothing(side: Side) -> tup
         )
 
 
-@finding(stock=(3, 57, 0), hardened=(2, 0, 58))
+@outcomes(stock=(3, 57, 0), hardened=(2, 0, 58))
 async def test_e5_streams_over_the_limit(side: Side) -> tuple[int, int, int]:
     """Of 60, with 3 allowed (one of which is the host's, and one peer's share one): how many there
     are, how many wait, how many were refused.
@@ -382,7 +371,7 @@ async def within(seconds: float, work: Callable[[], Awaitable[Any]]) -> bool:
     return False
 
 
-@finding(stock=False, hardened=True)
+@outcomes(stock=False, hardened=True)
 async def test_e6_streams_of_the_hosts_own(side: Side) -> bool:
     """Whether it can open one while all that others may have are theirs."""
     async with guarded(side, limits=ResourceLimits(max_streams=8)) as node, peers(3) as others:
@@ -397,7 +386,7 @@ async def test_e6_streams_of_the_hosts_own(side: Side) -> bool:
         return await within(2, lambda: node.host.get_network().new_stream(others[0].id))
 
 
-@finding(stock=(1, 1), hardened=(0, 0))
+@outcomes(stock=(1, 1), hardened=(0, 0))
 async def test_e6_two_hosts_that_identify_each_other(side: Side) -> Any:
     """Streams that wait in each of two hosts that may have one."""
     limits = ResourceLimits(max_streams=1)
@@ -406,7 +395,7 @@ async def test_e6_two_hosts_that_identify_each_other(side: Side) -> Any:
         return await settled(lambda: (waiting(one), waiting(two)), 1)
 
 
-@finding(stock=(False, False), hardened=(True, True))
+@outcomes(stock=(False, False), hardened=(True, True))
 async def test_e6_a_host_flooded_by_another_process(side: Side) -> tuple[bool, bool]:
     """Whether a friend is served, and a newcomer, while a peer opens streams without end."""
     async with (
@@ -440,7 +429,7 @@ async def test_e6_a_host_flooded_by_another_process(side: Side) -> tuple[bool, b
             await flood.wait()
 
 
-@finding(stock=4, ours=1)
+@outcomes(stock=4, ours=1)
 async def test_e7_handshakes_of_one_address(side: Side) -> int:
     """How many of four are completed, where one a day is allowed: of a peer there, of an address
     here (a peer's id is known after the handshake).
@@ -453,7 +442,7 @@ async def test_e7_handshakes_of_one_address(side: Side) -> int:
         return len([await connection.close() for connection in await burst(peer, node, 4)])
 
 
-@finding(
+@outcomes(
     stock={"tcp": 0, "ws": 1, "quic": 1}, ours={"tcp": 0, "ws": 1, "quic": 0},
     hardened={"tcp": 0, "ws": 0, "quic": 0})
 async def test_e8_a_network_that_may_not_connect(side: Side) -> dict[str, int]:
@@ -468,7 +457,7 @@ async def test_e8_a_network_that_may_not_connect(side: Side) -> dict[str, int]:
     return found
 
 
-@finding(stock={"ws": 3, "quic": 3}, ours={"ws": 1, "quic": 1})
+@outcomes(stock={"ws": 3, "quic": 3}, ours={"ws": 1, "quic": 1})
 async def test_e9_dialling_a_network(side: Side) -> dict[str, int]:
     """Connections dialled of three, where one is allowed."""
     found = {}
@@ -481,7 +470,7 @@ async def test_e9_dialling_a_network(side: Side) -> dict[str, int]:
     return found
 
 
-@finding(stock=3, hardened=1)
+@outcomes(stock=3, hardened=1)
 async def test_e12_streams_of_a_protocol(side: Side) -> int:
     """Streams there are of three, where the protocol may have one."""
     async with guarded(side) as node, running_node() as peer:
@@ -498,7 +487,7 @@ async def test_e12_streams_of_a_protocol(side: Side) -> int:
 # -- allowlist ----------------------------------------------------------------------------------
 
 
-@finding(stock=(0, 1), ours=(1, 1))
+@outcomes(stock=(0, 1), ours=(1, 1))
 async def test_a2_an_allowed_peer_with_a_limit_of_zero(side: Side) -> tuple[int, int]:
     """Connections accepted, and counted."""
     async with running_node() as friend, guarded(
@@ -508,7 +497,7 @@ async def test_a2_an_allowed_peer_with_a_limit_of_zero(side: Side) -> tuple[int,
         return await accepted(node, [friend]), node.manager._current_connections
 
 
-@finding(
+@outcomes(
     stock={"peer": False, "peer at address": False},
     ours={"peer": False, "peer at address": True})
 async def test_a3_an_allowed_peer_of_a_full_node(side: Side) -> dict[str, bool]:
@@ -529,7 +518,7 @@ async def test_a3_an_allowed_peer_of_a_full_node(side: Side) -> dict[str, bool]:
 # -- the swarm's own ------------------------------------------------------------------------------
 
 
-@finding(
+@outcomes(
     stock={"tcp": 2, "ws": 2, "quic": 2}, hardened={"tcp": 3, "ws": 3, "quic": 3})
 async def test_x1_connections_of_a_lifetime(side: Side) -> dict[str, int]:
     """How many of three, one after the other, a host accepts that may accept two at once.
@@ -549,7 +538,7 @@ async def test_x1_connections_of_a_lifetime(side: Side) -> dict[str, int]:
     return found
 
 
-@finding(
+@outcomes(
     stock={"YAMUX": (20, 20), "MPLEX": (0, 22), "QUIC": (0, 0)},
     hardened={"YAMUX": (0, 0), "MPLEX": (0, 0), "QUIC": (0, 0)})
 async def test_x3_what_streams_leave_that_were_reset(side: Side) -> dict[str, tuple[int, int]]:
@@ -609,7 +598,7 @@ def asked(protocol: str) -> bytes:
         bytes([len(line)]) + line for line in (b"/multistream/1.0.0\n", f"{protocol}\n".encode()))
 
 
-@finding(stock=(True, 1), hardened=(False, 0))
+@outcomes(stock=(True, 1), hardened=(False, 0))
 async def test_x4_more_than_a_window(side: Side) -> tuple[bool, int]:
     """Whether a host keeps more than the largest window, 16 MiB, of what is sent on one stream; how
     many connections it has afterwards.
@@ -629,7 +618,7 @@ async def test_x4_more_than_a_window(side: Side) -> tuple[bool, int]:
         return kept > 16 << 20, live(node)
 
 
-@finding(stock=(20, 20 * 50_000), hardened=(0, 0))
+@outcomes(stock=(20, 20 * 50_000), hardened=(0, 0))
 async def test_x4_streams_that_only_we_have_closed(side: Side) -> tuple[int, int]:
     """Of 20 of identify, each with 50,000 bytes that nobody reads: streams and bytes kept."""
     async with raw_yamux(side) as (node, connection, muxed):

@@ -1,0 +1,74 @@
+"""A hardened host frees the slot of an inbound connection when the connection ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import trio
+from nodes import ECHO, SHORT, Node, Notifee, echo, eventually, running_node
+
+from rcmgr.libp2p import harden
+
+
+async def test_an_accepted_connection_outlives_what_accepted_it(transport: str) -> None:
+    async with running_node(transport) as node, running_node(transport) as peer:
+        harden(node.host)
+        node.host.set_stream_handler(ECHO, echo)
+        swarm: Any = node.host.get_network()
+        assert await peer.dial(node)
+        stream = await peer.host.new_stream(node.id, [ECHO])
+        for number in range(20):
+            await stream.write(bytes([number]))
+            assert await stream.read(1) == bytes([number])
+            await trio.sleep(0.05)
+        assert swarm._inbound_limiter.borrowed_tokens == 1
+        await stream.reset()
+        again = await peer.host.new_stream(node.id, [ECHO])
+        await again.write(b"y")
+        assert await again.read(1) == b"y"
+        await node.host.disconnect(peer.id)
+        await eventually(lambda: swarm._inbound_limiter.borrowed_tokens == 0)
+
+
+class DialsBack(Notifee):
+    """Dials another peer for every connection, and takes its time."""
+
+    def __init__(self, other: Node, done: trio.Event) -> None:
+        self.other, self.done = other, done
+
+    async def connected(self, network: Any, connection: Any) -> None:
+        if connection.muxed_conn.peer_id != self.other.id:
+            await network.dial_peer(self.other.id)
+            self.done.set()
+            await trio.sleep(0.2)
+
+
+async def test_what_an_observer_dials_is_not_what_was_accepted() -> None:
+    async with running_node() as node, running_node() as peer, running_node() as other:
+        harden(node.host)
+        swarm: Any = node.host.get_network()
+        node.host.get_peerstore().add_addrs(other.id, other.host.get_addrs(), 60)
+        dialled = trio.Event()
+        swarm.register_notifee(DialsBack(other, dialled))
+        assert await peer.dial(node)
+        await dialled.wait()
+        await node.host.disconnect(other.id)
+        await trio.sleep(0.3)
+        assert len(swarm.get_connections(peer.id)) == 1
+        assert swarm._inbound_limiter.borrowed_tokens == 1
+        await peer.host.disconnect(node.id)
+        await eventually(lambda: swarm._inbound_limiter.borrowed_tokens == 0)
+
+
+async def test_handshakes_that_fail_give_their_slots_back() -> None:
+    async with running_node(upgrade_timeout=SHORT) as node:
+        harden(node.host)
+        swarm: Any = node.host.get_network()
+        silent = [await trio.open_tcp_stream("127.0.0.1", node.port) for _ in range(3)]
+        await eventually(lambda: swarm._inbound_limiter.borrowed_tokens == 3)
+        await silent[0].aclose()
+        await silent[1].send_all(b"GET / HTTP/1.1\r\n\r\n")
+        await eventually(lambda: swarm._inbound_limiter.borrowed_tokens == 0)
+        for stream in silent:
+            await stream.aclose()
+    assert node.manager.get_stats()["connections"] == 0
