@@ -35,7 +35,7 @@ from rcmgr import (
     SubnetLimits,
 )
 from rcmgr.admission.admission import Admission, ConnectionScope, Intake
-from rcmgr.limits.files import INFINITE_LIMITS
+from rcmgr.limits.node import INFINITE_LIMITS
 from rcmgr.peers import peer_from_any
 
 PEER = ID(b"\x12\x20" + b"p" * 32)

@@ -57,16 +57,14 @@ from rcmgr.gates.networks import (
 )
 from rcmgr.gates.requests import ProtocolRateLimiter, RateLimiter
 from rcmgr.libp2p.installation import install, installed, uninstall
-from rcmgr.limits.files import (
-    INFINITE_LIMITS,
-    LimitsFile,
-    LimitsFileError,
-    NodeLimits,
-)
+from rcmgr.limits.documents import LimitsFileError
+from rcmgr.limits.files import LimitsFile
 from rcmgr.limits.machine import memory_pressure, memory_report, total_memory
 from rcmgr.limits.memory import ProcessMemoryLimits
 from rcmgr.limits.networks import AddressRates, SubnetLimits
-from rcmgr.limits.rates import ConnectionRateLimits, Rate, RateLimits
+from rcmgr.limits.node import INFINITE_LIMITS, NodeLimits
+from rcmgr.limits.parts import ConnectionRateLimits, ResourceLimits
+from rcmgr.limits.rates import PeerRates, Rate, RateLimits
 from rcmgr.limits.scopes import (
     DEFAULT_LIMITS,
     ConcreteLimits,
@@ -79,7 +77,7 @@ from rcmgr.limits.scopes import (
     autoscale,
 )
 from rcmgr.limits.states import ConnectionLimits
-from rcmgr.manager import ResourceLimits, ResourceManager
+from rcmgr.manager import ResourceManager
 from rcmgr.report.error_context import ErrorContextBuilder
 
 __version__: str
@@ -130,6 +128,7 @@ __all__ = [
     "NodeLimits",
     "PartialLimit",
     "PartialLimits",
+    "PeerRates",
     "PendingInboundConnectionEvent",
     "PendingOutboundConnectionEvent",
     "Priority",

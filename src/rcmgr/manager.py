@@ -6,8 +6,8 @@ import operator
 import os
 import threading
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from rcmgr.admission.admission import Admission, Intake, is_inbound
 from rcmgr.admission.host_lifecycle import HostLifecycle
@@ -24,11 +24,13 @@ from rcmgr.gates.addresses import Allowlist, endpoint_of
 from rcmgr.gates.memory import MemoryConnectionLimits
 from rcmgr.gates.networks import AddressGate, AddressRefusal, NetworkShare, SubnetLimiter
 from rcmgr.gates.requests import ProtocolRateLimiter, RateRefusal, table_of
-from rcmgr.limits.checks import check_count, check_limit
-from rcmgr.limits.files import NodeLimits
+from rcmgr.limits.checks import check_count
+from rcmgr.limits.memory import ProcessMemoryLimits
 from rcmgr.limits.networks import AddressRates, SubnetLimits
-from rcmgr.limits.rates import ConnectionRateLimits, RateLimits
-from rcmgr.limits.scopes import ConcreteLimits, Limit
+from rcmgr.limits.node import NodeLimits
+from rcmgr.limits.parts import ConnectionRateLimits, ResourceLimits
+from rcmgr.limits.rates import RateLimits
+from rcmgr.limits.scopes import MAX_LIMIT, ConcreteLimits
 from rcmgr.limits.states import ConnectionLimits
 from rcmgr.peers import peer_from_any, peer_key
 from rcmgr.report.explain import explain
@@ -40,57 +42,13 @@ if TYPE_CHECKING:
 
     _S = TypeVar("_S", MetricsServer, StatusServer)
 
-__all__ = ["ResourceLimits", "ResourceManager"]
+__all__ = ["ResourceManager"]
 
 # `new_host` is annotated with the class of libp2p, for which this one stands in without inheriting
 # from it. To a type checker the base is anything: strict code may pass a manager without a cast.
 _InPlaceOfUpstream: Any = object
 
-_MIB = 1024 * 1024
-_MOST = 2**63 - 1
-_MANY_STREAMS = 2**31 - 1  # the swarm needs a number
-_NO_LIMITS = NodeLimits()
-
-
-@dataclass(frozen=True, slots=True)
-class ResourceLimits:
-    """The limits of a whole node, with py-libp2p's names and defaults.
-
-    max_connections: pending and established connections together; None: no limit.
-    max_memory_mb: MiB that may be reserved with `acquire_memory`; None: no limit.
-    max_streams: streams open at once. py-libp2p's swarm makes a semaphore of this size when it gets
-        the manager, and so it must be a number.
-
-    TypeError: not an int (or None where that is allowed). ValueError: negative.
-    """
-
-    max_connections: int | None = 1000
-    max_memory_mb: int | None = 512
-    max_streams: int = 10000
-
-    def __post_init__(self) -> None:
-        check_limit("max_connections", self.max_connections)
-        check_limit("max_memory_mb", self.max_memory_mb)
-        check_limit("max_streams", self.max_streams)
-        if self.max_streams is None:
-            raise TypeError("max_streams must be an int, not None: the swarm needs a number")
-
-    @property
-    def max_memory_bytes(self) -> int | None:
-        return None if self.max_memory_mb is None else self.max_memory_mb * _MIB
-
-    @classmethod
-    def of(cls, system: Limit) -> ResourceLimits:
-        """What a limit of the system scope says, in these terms."""
-        return cls(
-            system.conns,
-            None if system.memory is None else system.memory // _MIB,
-            _MANY_STREAMS if system.streams is None else system.streams,
-        )
-
-    def applied_to(self, scopes: ConcreteLimits) -> ConcreteLimits:
-        """The same limits with the system's connections, streams and memory set to these."""
-        return with_totals(scopes, self.max_connections, self.max_memory_bytes, self.max_streams)
+_NO_MEMORY_LIMITS: Final = ProcessMemoryLimits()
 
 
 class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
@@ -122,6 +80,8 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
     # what a subclass may have instead
     _tracker_type: type[ConnectionTracker] = ConnectionTracker
     _lifecycle_type: type[HostLifecycle] = HostLifecycle
+    _memory_limits_type: type[MemoryConnectionLimits] = MemoryConnectionLimits
+    _refused_by_old_peer_rates = 0
 
     def __init__(
         self,
@@ -138,25 +98,12 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
         prometheus_exporter: Any = None,
     ) -> None:
         link_upstream()
-        node = limits if isinstance(limits, NodeLimits) else _NO_LIMITS
-        if limits is None:
-            limits = ResourceLimits()
-        if connection_limits is None:
-            connection_limits = node.connections
-        rates = ConnectionRateLimits() if connection_rate_limits is None else connection_rate_limits
-        if not isinstance(rates, ConnectionRateLimits):
-            raise TypeError(
-                f"connection_rate_limits must be a ConnectionRateLimits, not {rates!r}")
-        if rates.per_ip is not None and node.rates is not None:
-            raise ValueError(
-                "connection_rate_limits.per_ip and limits.rates both say how often an address may "
-                "connect: give one of them")
-        allowed = _allowlist(allowlist)
+        allowed = Allowlist.of(allowlist)
         check_count("denials_kept", denials_kept, 1)
         denials = DenialLog(denials_kept)
         tracker = self._tracker_type(bypass=allowed.allowed_peers)
         ledger = Ledger(trace_allocations=trace_allocations)
-        intake = Intake(tracker, ledger, connection_limits)
+        intake = Intake(tracker, ledger, ConnectionLimits())
         self._lifecycle = self._lifecycle_type(
             tracker, intake=intake, denials=denials, allowlist=allowed
         )
@@ -169,23 +116,21 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
             intake=intake,
         )
         self._memory = self.ledger.system()
+        self._limits_lock = threading.RLock()
         self._adjusting: list[Callable[[ConcreteLimits], ConcreteLimits]] = []
-        self._scope_limits = node.scopes
+        self._node_limits = NodeLimits()
+        self._gate = AddressGate(allowlist=allowed)
         if isinstance(limits, NodeLimits):
-            self.ledger.set_limits(node.scopes)
+            self.node_limits = limits
         else:
-            self.limits = limits
-        self.connection_rate_limits = rates
-        if rates.per_peer is not None:
-            self._peer_rates = table_of(rates.per_peer, rates.max_peers, rates.on_full)
-        self._set_addresses(node.subnets, node.rates or _rates_per_ip(rates))
+            self.limits = ResourceLimits() if limits is None else limits
+        if connection_limits is not None:
+            self.connection_limits = connection_limits
+        if connection_rate_limits is not None:
+            self._add_rates(connection_rate_limits)
+        if memory_limits is not None:
+            self.memory_limits = memory_limits
         self.protocol_rate_limiters: dict[str, ProtocolRateLimiter] = {}
-        if memory_limits is None and (node.memory.max_bytes, node.memory.max_percentage) != (
-            None, None
-        ):
-            memory_limits = MemoryConnectionLimits(
-                node.memory.max_bytes, node.memory.max_percentage)
-        self.memory_limits = memory_limits
         # streams taken with `acquire_scoped_stream`
         self._scoped_streams: dict[tuple[Any, ...], list[StreamScope]] = {}
         self._servers: list[StatusServer | MetricsServer] = []
@@ -203,6 +148,49 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
     # -- limits --------------------------------------------------------------------------------
 
     @property
+    def node_limits(self) -> NodeLimits:
+        """All limits. May be set; they hold for what is asked from then on.
+
+        Connections, streams and memory that are held stay, and stay counted. A bucket whose rate
+        does not change keeps its state. TypeError: not a NodeLimits; then nothing has changed.
+        O(scopes and addresses). The properties below read and write parts of it.
+        """
+        memory = self.memory_limits
+        return replace(
+            self._node_limits,
+            connections=self._lifecycle._limits,
+            memory=_NO_MEMORY_LIMITS if memory is None else memory.limits,
+        )
+
+    @node_limits.setter
+    def node_limits(self, limits: NodeLimits) -> None:
+        if not isinstance(limits, NodeLimits):
+            raise TypeError(f"node_limits must be a rcmgr.NodeLimits, not {limits!r}")
+        with self._limits_lock:
+            self._apply(limits)
+
+    def _apply(self, limits: NodeLimits) -> None:
+        """Put limits into force, part by part. Only the first step can fail."""
+        before = self.node_limits
+        if limits.scopes != before.scopes:
+            self.ledger.set_limits(self._adjusted(limits.scopes))
+        if limits.connections != before.connections:
+            self.connection_lifecycle.limits = limits.connections
+        if limits.memory != before.memory:
+            gate = self.memory_limits
+            self.memory_limits = (
+                self._memory_limits_type.of(limits.memory) if gate is None
+                else gate.with_limits(limits.memory))
+        if (limits.subnets, limits.rates) != (before.subnets, before.rates):
+            self._set_addresses(limits.subnets, limits.rates)
+        if limits.peer_rates != before.peer_rates:
+            peers = limits.peer_rates
+            self._refused_by_old_peer_rates = self.refused_by_peer_rate
+            self._peer_rates = None if peers is None else table_of(
+                peers.rate, peers.max_peers, peers.on_full)
+        self._node_limits = limits
+
+    @property
     def connection_limits(self) -> ConnectionLimits:
         """Limits by connection state. May be set; holds for new connections only."""
         return self.connection_lifecycle.limits
@@ -212,6 +200,26 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
         if not isinstance(limits, ConnectionLimits):
             raise TypeError(f"connection_limits must be a rcmgr.ConnectionLimits, not {limits!r}")
         self.connection_lifecycle.limits = limits
+
+    @property
+    def connection_rate_limits(self) -> ConnectionRateLimits:
+        """How often one address and one peer may connect. May be set."""
+        return ConnectionRateLimits.of(self.node_limits)
+
+    @connection_rate_limits.setter
+    def connection_rate_limits(self, limits: ConnectionRateLimits) -> None:
+        with self._limits_lock:
+            self.node_limits = _rates(limits).applied_to(self.node_limits)
+
+    def _add_rates(self, limits: ConnectionRateLimits) -> None:
+        """Set what `limits` say, and keep the rest."""
+        node, rates = self.node_limits, _rates(limits)
+        if rates.per_ip is not None and node.rates is not None:
+            raise ValueError(
+                "connection_rate_limits.per_ip and limits.rates both say how often an address may "
+                "connect: give one of them")
+        self.node_limits = replace(
+            node, rates=node.rates or rates.addresses, peer_rates=rates.peers or node.peer_rates)
 
     @property
     def memory_limits(self) -> MemoryConnectionLimits | None:
@@ -229,10 +237,12 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
     ) -> None:
         """Change how much the process may use, and nothing else of `memory_limits`.
 
-        TypeError, ValueError: as `MemoryConnectionLimits`; then nothing has changed.
+        TypeError, ValueError: as `ProcessMemoryLimits`; then nothing has changed.
         """
-        limits = self.memory_limits or MemoryConnectionLimits()
-        self.memory_limits = limits.with_max_bytes(max_bytes).with_max_percentage(max_percentage)
+        with self._limits_lock:
+            node = self.node_limits
+            self.node_limits = replace(node, memory=replace(
+                node.memory, max_bytes=max_bytes, max_percentage=max_percentage))
 
     @property
     def limits(self) -> ResourceLimits:
@@ -240,25 +250,24 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
 
         The swarm has read `max_streams` by then: above it streams wait instead of being denied.
         """
-        return ResourceLimits.of(self._scope_limits.system)
+        return ResourceLimits.of(self._node_limits)
 
     @limits.setter
     def limits(self, limits: ResourceLimits) -> None:
         if not isinstance(limits, ResourceLimits):
             raise TypeError(f"limits must be a rcmgr.ResourceLimits, not {limits!r}")
-        self.scope_limits = limits.applied_to(self._scope_limits)
+        with self._limits_lock:
+            self.node_limits = limits.applied_to(self.node_limits)
 
     @property
     def scope_limits(self) -> ConcreteLimits:
         """Limits of all scopes. May be set; holds for what is asked from then on. O(scopes)."""
-        return self._scope_limits
+        return self._node_limits.scopes
 
     @scope_limits.setter
     def scope_limits(self, limits: ConcreteLimits) -> None:
-        if not isinstance(limits, ConcreteLimits):
-            raise TypeError(f"scope_limits must be a rcmgr.ConcreteLimits, not {limits!r}")
-        self.ledger.set_limits(self._adjusted(limits))
-        self._scope_limits = limits
+        with self._limits_lock:
+            self.node_limits = replace(self.node_limits, scopes=limits)
 
     def _adjusted(self, limits: ConcreteLimits) -> ConcreteLimits:
         for adjust in self._adjusting:
@@ -268,15 +277,16 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
     def _adjust_limits(
         self, adjust: Callable[[ConcreteLimits], ConcreteLimits]
     ) -> Callable[[], None]:
-        """Whatever `scope_limits` are, the ledger has `adjust` of them, until the result is called.
+        """The ledger has `adjust` of the scope limits, whichever they are. Call the result to stop.
         """
-        self._adjusting.append(adjust)
-        self.scope_limits = self._scope_limits
-
         def leave() -> None:
-            self._adjusting.remove(adjust)
-            self.scope_limits = self._scope_limits
+            with self._limits_lock:
+                self._adjusting.remove(adjust)
+                self.ledger.set_limits(self._adjusted(self.scope_limits))
 
+        with self._limits_lock:
+            self._adjusting.append(adjust)
+            self.ledger.set_limits(self._adjusted(self.scope_limits))
         return leave
 
     def set_service_stream_limit(self, service: str, max_streams: int) -> None:
@@ -296,8 +306,8 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
         self._limit_streams("protocol_peer", protocol, max_streams)
 
     def _limit_streams(self, scope: str, name: str, most: int) -> None:
-        with self._lock:
-            limits = self._scope_limits
+        with self._limits_lock:
+            limits = self.scope_limits
             table = getattr(limits, scope)
             now = table.get(name, getattr(limits, f"{scope}_default"))
             changed: Any = {scope: {**table, name: replace(now, streams=most)}}
@@ -311,11 +321,11 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
     def _set_addresses(
         self, subnets: SubnetLimits | SubnetLimiter | None, rates: AddressRates | None
     ) -> None:
-        gate = None
-        if subnets is not None or rates is not None:
-            gate = AddressGate(subnets, rates, self.allowlist)
-        self._asks_addresses = gate is not None
-        self._lifecycle.addresses = gate
+        self._gate.set_limits(subnets, rates)
+        limits = subnets.limits if isinstance(subnets, SubnetLimiter) else subnets
+        self._node_limits = replace(self._node_limits, subnets=limits, rates=rates)
+        self._asks_addresses = subnets is not None or rates is not None
+        self._lifecycle.addresses = self._gate if self._asks_addresses else None
 
     def verify_source_address(self, address: str) -> bool:
         """Whether who comes from here should prove the address before anything is spent on it.
@@ -539,7 +549,8 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
     @property
     def refused_by_peer_rate(self) -> int:
         """How often a peer connected faster than `connection_rate_limits.per_peer` allows."""
-        return 0 if self._peer_rates is None else self._peer_rates.denied
+        now = 0 if self._peer_rates is None else self._peer_rates.denied
+        return self._refused_by_old_peer_rates + now
 
     def _held(self) -> ScopeStat:
         return total_held(self.ledger)
@@ -565,8 +576,7 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
         """What its owner reserved with `acquire_memory` is not the host's, and stays."""
         self.connection_tracker.clear()
         self.ledger.clear(keep=self._memory)
-        if self.addresses is not None and self.addresses.subnets is not None:
-            self.addresses.subnets.clear()
+        self._gate.clear()
         with self._lock:
             self._scoped_streams.clear()
 
@@ -580,43 +590,15 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
         return f"ResourceManager({self.connection_tracker!r}, streams={streams})"
 
 
-def with_totals(
-    scopes: ConcreteLimits, conns: int | None, memory: int | None, streams: int | None
-) -> ConcreteLimits:
-    """The same limits with these of the system scope."""
-    system = replace(
-        scopes.system, conns=_counted(conns), memory=_counted(memory), streams=_counted(streams))
-    return replace(scopes, system=system)
-
-
-def _counted(limit: int | None) -> int | None:
-    """A limit as scopes have it: more than they can count is none."""
-    return None if limit is None or limit > _MOST else limit
-
-
 def _bytes(size: int) -> int:
     """A size as the ledger takes it: peers announce sizes, and some of them are absurd."""
     wanted = operator.index(size)
     if wanted < 0:
         raise ValueError(f"size must be 0 or more bytes, not {size}")
-    return min(wanted, _MOST)
+    return min(wanted, MAX_LIMIT)
 
 
-def _allowlist(entries: Allowlist | Iterable[Hashable] | None) -> Allowlist:
-    if isinstance(entries, Allowlist):
-        return entries
-    if isinstance(entries, str | bytes):
-        raise TypeError(f"allowlist must be a collection of entries, not {entries!r}")
-    return Allowlist(entries or ())
-
-
-def _rates_per_ip(rates: ConnectionRateLimits) -> AddressRates | None:
-    if rates.per_ip is None:
-        return None
-    return AddressRates(
-        ipv4=((32, rates.per_ip),),
-        ipv6=((64, rates.per_ip),),
-        overrides={},
-        max_networks=rates.max_peers,
-        on_full=rates.on_full,
-    )
+def _rates(limits: object) -> ConnectionRateLimits:
+    if not isinstance(limits, ConnectionRateLimits):
+        raise TypeError(f"connection_rate_limits must be a ConnectionRateLimits, not {limits!r}")
+    return limits

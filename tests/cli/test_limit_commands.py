@@ -7,7 +7,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from rcmgr.cli.limit_commands import limits
-from rcmgr.limits.files import LimitsFile, NodeLimits
+from rcmgr.limits.files import LimitsFile
+from rcmgr.limits.node import NodeLimits
 
 MACHINE = "--memory", "64GiB", "--fds", "32768"
 

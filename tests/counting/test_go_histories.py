@@ -16,7 +16,8 @@ import base58
 import pytest
 
 from rcmgr.counting.scope import Ledger, Refusal
-from rcmgr.limits.files import LimitsFile, NodeLimits
+from rcmgr.limits.files import LimitsFile
+from rcmgr.limits.node import NodeLimits
 
 TEXT = (Path(__file__).parents[1] / "data" / "go_libp2p_histories.json").read_text()
 PEERS = json.loads(TEXT)["peers"]

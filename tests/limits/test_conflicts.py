@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from rcmgr.limits.conflicts import conflicts
-from rcmgr.limits.files import INFINITE_LIMITS, NodeLimits
 from rcmgr.limits.memory import ProcessMemoryLimits
 from rcmgr.limits.networks import SubnetLimits
+from rcmgr.limits.node import INFINITE_LIMITS, NodeLimits
 from rcmgr.limits.scopes import ConcreteLimits, Limit
 from rcmgr.limits.states import ConnectionLimits
 

@@ -13,15 +13,11 @@ from go_limits import GO, GO_NAMES, ORDER, row
 from hypothesis import example, given, settings
 
 from rcmgr.counting.scope import Ledger
-from rcmgr.limits.files import (
-    INFINITE_LIMITS,
-    LimitsFile,
-    LimitsFileError,
-    NodeLimits,
-)
+from rcmgr.limits.files import LimitsFile, LimitsFileError
 from rcmgr.limits.memory import ProcessMemoryLimits
 from rcmgr.limits.networks import AddressRates, SubnetLimits
-from rcmgr.limits.rates import Rate
+from rcmgr.limits.node import INFINITE_LIMITS, SECTIONS, NodeLimits
+from rcmgr.limits.rates import PeerRates, Rate
 from rcmgr.limits.scopes import (
     DEFAULT,
     DEFAULT_LIMITS,
@@ -154,7 +150,13 @@ def test_gos_reading_of_odd_keys(text: str, output: Any) -> None:
         ('{"Subnets":{"overrides":{"1.2.3":5}}}', "Subnets", "not an IP address"),
         ('{"Rates":{"ipv4":{"32":{"burst":5}}}}', "Rates.ipv4.32", "needs 'refill_rate'"),
         ('{"Rates":{"overall":{"burst":0,"refill_rate":1}}}', "Rates.overall", "burst"),
-        ('{"Rates":{"ipv4":{"32":"unlimited"}}}', "Rates", "must be a Rate"),
+        ('{"Rates":{"ipv4":{"32":"unlimited"}}}', "Rates.ipv4.32", "an object, not 'unlimited'"),
+        ('{"Connections":{"max_pending_inbound":null}}', "Connections.max_pending_inbound",
+         "must be a value or 'unlimited', not null"),
+        ('{"Connections":"unlimited"}', "Connections", "must be an object, not 'unlimited'"),
+        ('{"ProcessMemory":{"hysteresis":"unlimited"}}', "ProcessMemory", "below 1, not inf"),
+        ('{"PeerRates":{"max_peers":5}}', "PeerRates", "needs 'rate'"),
+        ('{"PeerRates":{"rate":{"refill_rate":1,"burst":2.5}}}', "PeerRates.rate", "burst must be"),
         ('{"Rates":{"max_networks":0}}', "Rates", "1 or more"),
     ],
 )
@@ -196,58 +198,85 @@ def test_toml_has_the_same_tree() -> None:
         max_established_total = "unlimited"
         [ProcessMemory]
         max_percentage = 0.8
+        max_pressure = 20
         [Subnets]
         ipv4 = {{ 32 = 8, 24 = "unlimited" }}
         overrides = {{ "10.0.0.0/8" = "unlimited" }}
         [Rates]
         overall = {{ refill_rate = 2.5, burst = 9 }}
+        [PeerRates]
+        rate = {{ refill_rate = "unlimited", burst = 1 }}
+        max_peers = 7
     """)
     assert file.scopes.system == PartialLimit(conns=100, memory=2**30, fd=None)
     assert file.scopes.protocol == {"/x/1": PartialLimit(streams=0)}
     assert list(file.scopes.peer) == [bytes.fromhex("1220") + bytes(range(32))]
-    assert file.connections == {"max_pending_inbound": 5, "max_established_total": None}
-    assert file.memory == {"max_percentage": 0.8}
+    assert file.sections["connections"] == {
+        "max_pending_inbound": 5, "max_established_total": None}
+    assert file.sections["memory"] == {"max_percentage": 0.8, "max_pressure": 20}
     node = file.build(NodeLimits(
         connections=ConnectionLimits(1, 2, max_established_total=3),
         memory=ProcessMemoryLimits(max_bytes=4, max_percentage=0.5)))
     assert node.connections == ConnectionLimits(5, 2)
-    assert node.memory == ProcessMemoryLimits(max_bytes=4, max_percentage=0.8)
-    assert file.subnets == SubnetLimits(
+    assert node.memory == ProcessMemoryLimits(max_bytes=4, max_percentage=0.8, max_pressure=20)
+    assert node.subnets == file.sections["subnets"] == SubnetLimits(
         ipv4=((32, 8), (24, None)), overrides={"10.0.0.0/8": None}
     )
-    assert file.rates == AddressRates(overall=Rate(2.5, 9))
+    assert node.rates == file.sections["rates"] == AddressRates(overall=Rate(2.5, 9))
+    assert node.peer_rates == PeerRates(Rate(math.inf, 1), 7)
 
 
-COUNT = st.one_of(st.just(DEFAULT), st.none(), st.integers(0, 2**63 - 1))
+MAYBE = st.one_of(st.none(), st.integers(0, 2**63 - 2))
+COUNT = st.one_of(st.just(DEFAULT), MAYBE, st.just(2**63 - 1))
+LIMIT = st.builds(Limit, **dict.fromkeys(ORDER, MAYBE))
 PARTIAL = st.builds(PartialLimit, **dict.fromkeys(ORDER, COUNT))
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 PEERS = st.binary(min_size=32, max_size=32).map(lambda digest: b"\x12\x20" + digest)
-RATE = st.builds(Rate, st.floats(1e-3, 1e6), st.integers(1, 1000))
-MAYBE = st.one_of(st.none(), st.integers(0, 2**62))
+RATE = st.builds(Rate, st.one_of(st.floats(1e-3, 1e6), st.just(math.inf)), st.integers(1, 1000))
 OVERRIDES = st.sampled_from(["10.0.0.0/8", "::1", "2001:db8::/32"])
-FILES = st.builds(
-    LimitsFile,
-    st.builds(
-        PartialLimits,
-        **dict.fromkeys([*PartialLimits.scopes()], PARTIAL),
-        **{name: st.dictionaries(NAMES, PARTIAL, max_size=3)
+FRACTIONS = st.floats(0.01, 0.99)
+ON_FULL = st.sampled_from(["evict_fullest", "deny_new"])
+TABLE_SIZES = st.integers(1, 2**32)
+MEMORY = {
+    "max_bytes": MAYBE, "max_percentage": st.one_of(st.none(), st.floats(0.01, 1)),
+    "deny_new_peers_above": st.one_of(st.none(), FRACTIONS), "hysteresis": FRACTIONS,
+    "max_pressure": st.one_of(st.none(), st.floats(0, 100)),
+}
+
+
+def by_length(bits: int, value: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.dictionaries(st.integers(0, bits), value, max_size=3).map(lambda d: tuple(d.items()))
+
+
+def trees(kind: Any, leaf: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.builds(
+        kind, **dict.fromkeys([*kind.scopes()], leaf),
+        **{name: st.dictionaries(NAMES, leaf, max_size=3)
            for name in ("service", "service_peer", "protocol", "protocol_peer")},
-        peer=st.dictionaries(PEERS, PARTIAL, max_size=3),
-    ),
-    st.dictionaries(st.sampled_from(list(ConnectionLimits().to_dict())), MAYBE),
-    st.fixed_dictionaries({}, optional={"max_bytes": MAYBE, "max_percentage": st.floats(0.01, 1)}),
-    st.one_of(st.none(), st.builds(
-        SubnetLimits,
-        st.dictionaries(st.integers(0, 32), MAYBE, max_size=3).map(lambda d: tuple(d.items())),
-        st.dictionaries(st.integers(0, 128), MAYBE, max_size=3).map(lambda d: tuple(d.items())),
-        st.dictionaries(OVERRIDES, MAYBE),
-    )),
-    st.one_of(st.none(), st.builds(
-        AddressRates,
-        st.dictionaries(st.integers(0, 32), RATE, max_size=3).map(lambda d: tuple(d.items())),
-        overrides=st.dictionaries(OVERRIDES, st.one_of(st.none(), RATE)),
-        overall=st.one_of(st.none(), RATE), max_networks=st.integers(1, 2**40),
-    )),
+        peer=st.dictionaries(PEERS, leaf, max_size=3),
+    )
+
+
+SUBNETS = st.one_of(st.none(), st.builds(
+    SubnetLimits, by_length(32, MAYBE), by_length(128, MAYBE), st.dictionaries(OVERRIDES, MAYBE)))
+RATES = st.one_of(st.none(), st.builds(
+    AddressRates, by_length(32, RATE), by_length(128, RATE),
+    st.dictionaries(OVERRIDES, st.one_of(st.none(), RATE)), st.one_of(st.none(), RATE),
+    TABLE_SIZES, ON_FULL))
+PEER_RATES = st.one_of(st.none(), st.builds(PeerRates, RATE, TABLE_SIZES, ON_FULL))
+NODES = st.builds(
+    NodeLimits, trees(ConcreteLimits, LIMIT),
+    st.builds(ConnectionLimits, **dict.fromkeys(ConnectionLimits().to_dict(), MAYBE)),
+    st.builds(ProcessMemoryLimits, **MEMORY), SUBNETS, RATES, PEER_RATES,
+)
+FILES = st.builds(
+    LimitsFile, trees(PartialLimits, PARTIAL),
+    st.fixed_dictionaries({}, optional={
+        "connections": st.dictionaries(
+            st.sampled_from(list(ConnectionLimits().to_dict())), MAYBE),
+        "memory": st.dictionaries(st.just("max_bytes"), MAYBE),
+        "subnets": SUBNETS, "rates": RATES, "peer_rates": PEER_RATES,
+    }),
 )
 
 
@@ -264,6 +293,28 @@ def test_what_is_written_is_read_again(file: LimitsFile) -> None:
         assert read.to_dict() == file.to_dict()
 
 
+@settings(max_examples=60, deadline=None)
+@given(NODES, st.sampled_from([NodeLimits(), NodeLimits(
+    connections=ConnectionLimits(*[1] * 6), memory=ProcessMemoryLimits(1, 0.1, 0.1, 0.1, 1),
+    subnets=SubnetLimits(), rates=AddressRates(), peer_rates=PeerRates(Rate(1, 1)))]))
+def test_a_file_of_a_node_says_all_of_it(node: NodeLimits, fallback: NodeLimits) -> None:
+    file = LimitsFile.of(node)
+    assert LimitsFile.from_json(file.to_json()).build(fallback) == node
+    assert LimitsFile.from_toml(file.to_toml()).build(fallback) == node
+
+
+def test_every_section_has_its_place_in_a_file() -> None:
+    tree = LimitsFile.of(NodeLimits()).to_dict()
+    assert [key for key in tree if key in {section.key for section in SECTIONS}] == [
+        "Connections", "ProcessMemory", "Subnets", "Rates", "PeerRates"]
+
+
+@pytest.mark.parametrize("name", ["scopes", *(section.name for section in SECTIONS)])
+def test_a_wrong_type_names_the_field(name: str) -> None:
+    with pytest.raises(TypeError, match=f"^{name} must be a .*, not 5"):
+        NodeLimits(**{name: 5})  # type: ignore[arg-type]
+
+
 JSON = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5),
               st.sampled_from(["unlimited", "blockAll", "default", "12"])),
@@ -274,6 +325,7 @@ JSON = st.recursive(
                 "System", "Peer", "Protocol", "Streams", "Memory", "Subnets", "ipv4", "32",
                 "Rates", "overall", "burst", "refill_rate", "Connections", "overrides", "1.2.3.4",
                 "ProcessMemory", "max_bytes", "max_pending_inbound", "max_networks", PEER_TEXT,
+                "PeerRates", "rate",
             ])), inner, max_size=4,
         ),
     ),
@@ -322,7 +374,9 @@ def test_a_node_without_a_file_and_without_limits() -> None:
     assert INFINITE_LIMITS.scopes.system == Limit()
     infinite = json.loads(json.dumps(LimitsFile.of(INFINITE_LIMITS).to_dict()))
     assert infinite["System"] == dict.fromkeys(infinite["System"], "unlimited")
-    assert set(infinite["ProcessMemory"].values()) == {"unlimited"}
+    assert infinite["ProcessMemory"] == {
+        **dict.fromkeys(infinite["ProcessMemory"], "unlimited"), "hysteresis": 0.02}
+    assert infinite["Subnets"] == infinite["Rates"] == infinite["PeerRates"] == "unlimited"
 
 
 @pytest.mark.parametrize("value", [True, "0.5", math.nan, 0, 1.5])

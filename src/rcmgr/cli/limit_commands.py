@@ -12,8 +12,10 @@ from typing import Any, NamedTuple, TypeVar
 import click
 
 from rcmgr.limits.conflicts import conflicts
-from rcmgr.limits.files import LimitsFile, LimitsFileError, NodeLimits
+from rcmgr.limits.documents import LimitsFileError
+from rcmgr.limits.files import LimitsFile
 from rcmgr.limits.machine import total_memory
+from rcmgr.limits.node import SECTIONS, NodeLimits
 from rcmgr.limits.scopes import DEFAULT, DEFAULT_LIMITS, Limit, autoscale, soft_fd_limit
 from rcmgr.peers import peer_text
 
@@ -199,10 +201,9 @@ def show(
         click.echo(line)
     click.echo("+ scaled to the machine, * from the file, others as for the smallest machine")
     rest = LimitsFile.of(read.build(NodeLimits.default(memory=memory, fds=fds))).to_dict()
-    for section in ("Connections", "ProcessMemory", "Subnets", "Rates"):
-        if section in rest:
-            origin = "file" if section in read.to_dict() else "default"
-            click.echo(f"{section} ({origin}): {json.dumps(rest[section])}")
+    for section in SECTIONS:
+        origin = "file" if section.name in read.sections else "default"
+        click.echo(f"{section.key} ({origin}): {json.dumps(rest[section.key])}")
 
 
 @limits.command()

@@ -122,7 +122,7 @@ class Allowlist:
 
     def __init__(self, entries: Iterable[Hashable] = ()) -> None:
         if isinstance(entries, str | bytes):
-            raise TypeError(f"entries must be a collection of entries, not {entries!r}")
+            raise TypeError(f"an allowlist must be a collection of entries, not {entries!r}")
         self._lock = threading.Lock()
         self.allowed_peers: dict[Hashable, Hashable] = {}
         """Those allowed from anywhere: their key (an `ID`'s bytes) and how they were given."""
@@ -132,6 +132,11 @@ class Allowlist:
         self._by_prefix: PrefixTable[frozenset[Hashable | None]] = PrefixTable()
         for entry in entries:
             self.add(entry)
+
+    @classmethod
+    def of(cls, entries: Allowlist | Iterable[Hashable] | None) -> Allowlist:
+        """The very list, or a new one of these entries; None: an empty one."""
+        return entries if isinstance(entries, Allowlist) else cls(entries or ())
 
     def add(self, entry: Hashable) -> None:
         """ValueError: it is nothing of what an entry can be."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable
+from dataclasses import asdict, replace
 from typing import Literal, NamedTuple
 
 from rcmgr.counting.memory_stats import MemoryGate, MemoryStatsCache, default_cache
 from rcmgr.errors import MemoryUsageLimitExceeded
-from rcmgr.limits.checks import check_fraction, check_limit, check_number
 from rcmgr.limits.machine import memory_pressure, total_memory
+from rcmgr.limits.memory import ProcessMemoryLimits
 
 __all__ = ["MemoryConnectionLimits", "MemoryExcess"]
 
@@ -39,21 +40,9 @@ class MemoryExcess(NamedTuple):
 class MemoryConnectionLimits(MemoryGate):
     """No new connections while the process uses more memory than this.
 
-    max_bytes: resident bytes, 0 or more.
-    max_percentage: a fraction of `total_memory()`, above 0 and up to 1 (0.9 is ninety percent, as
-        in rust-libp2p's memory-connection-limits).
-    The tighter of the two holds; None: no limit. `used > limit` refuses, as in the crate.
-
-    Beyond the crate:
-    deny_new_peers_above: a fraction of the limit, above 0 and below 1, from which on only peers
-        that hold a connection already are admitted. None: no such mark.
-    hysteresis: once a mark has refused, it goes on until use has fallen this fraction below it, 0
-        to below 1; so a node at the edge does not flap.
-    max_pressure: percent of the last 10 s that tasks waited for memory (`memory_pressure`) above
-        which new peers are refused as well. None: not asked.
-
+    The limits are those of `ProcessMemoryLimits`.
     cache, total, pressure: where the numbers come from; default the process's own.
-    TypeError, ValueError: which of these has which wrong value.
+    TypeError, ValueError: which limit has which wrong value.
 
     Unknown memory never refuses. At most 100 ms behind. `check_limit` costs 10 to 20 ns until then,
     and under 3 us when the memory is read again. Thread safe.
@@ -71,18 +60,8 @@ class MemoryConnectionLimits(MemoryGate):
         total: Callable[[], int] = total_memory,
         pressure: Callable[[], float | None] = memory_pressure,
     ) -> None:
-        check_limit("max_bytes", max_bytes)
-        check_fraction("max_percentage", max_percentage)
-        check_fraction("deny_new_peers_above", deny_new_peers_above, below_one=True)
-        if hysteresis != 0:
-            check_fraction("hysteresis", hysteresis, below_one=True)
-        if max_pressure is not None:
-            check_number("max_pressure", max_pressure, 0, 100)
-        self.max_bytes = max_bytes
-        self.max_percentage = max_percentage
-        self.deny_new_peers_above = deny_new_peers_above
-        self.hysteresis = hysteresis
-        self.max_pressure = max_pressure
+        self._set_limits(ProcessMemoryLimits(
+            max_bytes, max_percentage, deny_new_peers_above, hysteresis, max_pressure))
         self._stats = default_cache() if cache is None else cache
         self._attach(self._stats)
         self._total = total
@@ -92,13 +71,37 @@ class MemoryConnectionLimits(MemoryGate):
         self._refusing = False
         self._refusing_new = False
 
+    def _set_limits(self, limits: ProcessMemoryLimits) -> None:
+        self.max_bytes = limits.max_bytes
+        self.max_percentage = limits.max_percentage
+        self.deny_new_peers_above = limits.deny_new_peers_above
+        self.hysteresis = limits.hysteresis
+        self.max_pressure = limits.max_pressure
+
+    @classmethod
+    def of(cls, limits: ProcessMemoryLimits) -> MemoryConnectionLimits:
+        """These limits on this process."""
+        return cls(**asdict(limits))
+
+    @property
+    def limits(self) -> ProcessMemoryLimits:
+        """The limits alone, as in `NodeLimits.memory`."""
+        return ProcessMemoryLimits(
+            self.max_bytes, self.max_percentage, self.deny_new_peers_above, self.hysteresis,
+            self.max_pressure)
+
+    def with_limits(self, limits: ProcessMemoryLimits) -> MemoryConnectionLimits:
+        """A copy with other limits and the same sources."""
+        return MemoryConnectionLimits(
+            **asdict(limits), cache=self._stats, total=self._total, pressure=self._pressure)
+
     def with_max_bytes(self, max_bytes: int | None) -> MemoryConnectionLimits:
         """A copy with another `max_bytes`."""
-        return self._with(max_bytes, self.max_percentage)
+        return self.with_limits(replace(self.limits, max_bytes=max_bytes))
 
     def with_max_percentage(self, max_percentage: float | None) -> MemoryConnectionLimits:
         """A copy with another `max_percentage`."""
-        return self._with(self.max_bytes, max_percentage)
+        return self.with_limits(replace(self.limits, max_percentage=max_percentage))
 
     @property
     def max_allowed_bytes(self) -> int | None:
@@ -182,18 +185,6 @@ class MemoryConnectionLimits(MemoryGate):
             self._pressure_now = self._pressure()
             self._pressure_read_at = now
         return self._pressure_now is not None and self._pressure_now > most
-
-    def _with(self, max_bytes: int | None, max_percentage: float | None) -> MemoryConnectionLimits:
-        return MemoryConnectionLimits(
-            max_bytes,
-            max_percentage,
-            deny_new_peers_above=self.deny_new_peers_above,
-            hysteresis=self.hysteresis,
-            max_pressure=self.max_pressure,
-            cache=self._stats,
-            total=self._total,
-            pressure=self._pressure,
-        )
 
     def __repr__(self) -> str:
         return (

@@ -395,6 +395,12 @@ class AddressGate:
             must_verify.set(Network.parse(network), must)
         self._verify.rates, self._must_verify = verify, must_verify
 
+    def clear(self) -> None:
+        """Forget all connections; closing them later changes nothing."""
+        for subnets in (self.subnets, self._own_subnets):
+            if subnets is not None:
+                subnets.clear()
+
     def try_enter(
         self, address: str, inbound: bool, exempt: bool | None = None
     ) -> NetworkShare | AddressRefusal:

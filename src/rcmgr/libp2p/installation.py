@@ -12,7 +12,8 @@ from types import ModuleType
 from typing import Any
 
 from rcmgr.libp2p.hooks import Hook, Libp2pMismatch, check_version, hook_new
-from rcmgr.limits.files import LimitsFile, NodeLimits
+from rcmgr.limits.files import LimitsFile
+from rcmgr.limits.node import NodeLimits
 
 __all__ = ["install", "installed", "is_installed", "uninstall"]
 

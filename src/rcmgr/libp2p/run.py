@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from rcmgr.libp2p.hooks import hook_new
 from rcmgr.libp2p.installation import install
-from rcmgr.limits.files import LimitsFileError
+from rcmgr.limits.documents import LimitsFileError
 
 __all__ = ["main"]
 

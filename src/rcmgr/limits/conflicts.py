@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from itertools import pairwise
 
-from rcmgr.limits.files import NodeLimits
+from rcmgr.limits.node import NodeLimits
 from rcmgr.limits.scopes import Limit
 from rcmgr.peers import peer_text
 

@@ -2,10 +2,11 @@
 
     {"System": {"Conns": 100, "Memory": "1073741824"}, "PeerDefault": {"Conns": "unlimited"},
      "Connections": {"max_pending_inbound": 50}, "ProcessMemory": {"max_percentage": 0.8},
-     "Subnets": {"ipv4": {"32": 8}}, "Rates": {"ipv4": {"32": {"refill_rate": 0.2, "burst": 16}}}}
+     "Subnets": {"ipv4": {"32": 8}}, "Rates": {"ipv4": {"32": {"refill_rate": 0.2, "burst": 16}}},
+     "PeerRates": {"rate": {"refill_rate": 10, "burst": 50}}}
 
-Go ignores the last four, so that one file can serve both. A value is a number, "default",
-"unlimited" or "blockAll"; 0 is "blockAll".
+Go ignores the sections of our own (`rcmgr.limits.node.SECTIONS`), so that one file can serve both.
+A limit of a scope is a number, "default", "unlimited" or "blockAll"; 0 is "blockAll".
 """
 
 from __future__ import annotations
@@ -14,28 +15,18 @@ import base64
 import difflib
 import json
 import re
-import sys
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-from rcmgr.limits.memory import ProcessMemoryLimits
-from rcmgr.limits.networks import AddressRates, SubnetLimits
-from rcmgr.limits.rates import Rate
-from rcmgr.limits.scopes import (
-    DEFAULT,
-    MAX_LIMIT,
-    ConcreteLimits,
-    PartialLimit,
-    PartialLimits,
-    autoscale,
-)
-from rcmgr.limits.states import ConnectionLimits
+from rcmgr.limits import documents, sections
+from rcmgr.limits.documents import Fraction, LimitsFileError, described, items
+from rcmgr.limits.node import SECTIONS, NodeLimits
+from rcmgr.limits.scopes import DEFAULT, MAX_LIMIT, PartialLimit, PartialLimits
 from rcmgr.peers import peer_text
 
-__all__ = ["INFINITE_LIMITS", "LimitsFile", "LimitsFileError", "NodeLimits"]
+__all__ = ["LimitsFile", "LimitsFileError"]
 
 _FIELDS: Final = {
     "Streams": "streams", "StreamsInbound": "streams_inbound",
@@ -54,89 +45,49 @@ _SCOPES: Final = {
     "ProtocolPeerDefault": "protocol_peer_default", "PeerDefault": "peer_default", "Conn": "conn",
     "Stream": "stream",
 }
-_SECTIONS: Final = ("Connections", "ProcessMemory", "Subnets", "Rates")
+_SECTIONS: Final = {section.key: section for section in SECTIONS}
 _WORDS: Final[dict[str, Any]] = {"default": DEFAULT, "unlimited": None, "blockAll": 0}
 _NUMBERS: Final[dict[int, Any]] = {-1: None, -2: 0}
 _DIGITS: Final = re.compile(r"[+-]?[0-9]{1,4000}")
-
-
-_NO_SCOPE_LIMITS: Final = ConcreteLimits()
-_NO_CONNECTION_LIMITS: Final = ConnectionLimits()
-_NO_MEMORY_LIMITS: Final = ProcessMemoryLimits()
 _NO_CHANGES: Final = PartialLimits()
-T = TypeVar("T")
-
-
-class LimitsFileError(ValueError):
-    """A limits file that cannot be used: where in it (`path`, "" for the whole) and why."""
-
-    def __init__(self, path: str, reason: str) -> None:
-        self.path, self.reason = path, reason
-        super().__init__(path, reason)
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.reason}" if self.path else self.reason
-
-
-@dataclass(frozen=True, slots=True)
-class NodeLimits:
-    """Everything that a node is limited by. subnets, rates: None: no limit of that kind."""
-
-    scopes: ConcreteLimits = _NO_SCOPE_LIMITS
-    connections: ConnectionLimits = _NO_CONNECTION_LIMITS
-    memory: ProcessMemoryLimits = _NO_MEMORY_LIMITS
-    subnets: SubnetLimits | None = None
-    rates: AddressRates | None = None
-
-    @classmethod
-    def default(cls, *, memory: int | None = None, fds: int | None = None) -> NodeLimits:
-        """Scaled for a machine; see `autoscale`. Addresses are limited as by go-libp2p."""
-        return cls(
-            autoscale(memory=memory, fds=fds), subnets=SubnetLimits(), rates=AddressRates()
-        )
-
-
-INFINITE_LIMITS: Final = NodeLimits()
-"""No limit on anything, addresses included."""
 
 
 @dataclass(frozen=True, slots=True)
 class LimitsFile:
     """What a file says. `build` makes limits of it.
 
-    connections, memory: fields of `ConnectionLimits` and `ProcessMemoryLimits`, those that the file
-    names. subnets, rates: None: the file has no such section.
+    sections: what the file says of other fields of `NodeLimits`, by their names. Of `connections`
+        and `memory` this is a dict of the values that the file names; of the others a whole value,
+        or None: no limit. A field that the file leaves open is not there.
     """
 
     scopes: PartialLimits = _NO_CHANGES
-    connections: Mapping[str, int | None] = field(default_factory=dict)
-    memory: Mapping[str, Any] = field(default_factory=dict)
-    subnets: SubnetLimits | None = None
-    rates: AddressRates | None = None
+    sections: Mapping[str, Any] = field(default_factory=dict)
 
     def build(self, fallback: NodeLimits) -> NodeLimits:
         """The limits, with `fallback`'s where the file leaves them open."""
-        return NodeLimits(
-            self.scopes.build(fallback.scopes),
-            replace(fallback.connections, **self.connections),
-            replace(fallback.memory, **self.memory),
-            fallback.subnets if self.subnets is None else self.subnets,
-            fallback.rates if self.rates is None else self.rates,
-        )
+        changes = {
+            name: replace(getattr(fallback, name), **said) if isinstance(said, Mapping) else said
+            for name, said in self.sections.items()
+        }
+        return replace(fallback, scopes=self.scopes.build(fallback.scopes), **changes)
 
     @classmethod
     def of(cls, limits: NodeLimits) -> LimitsFile:
-        """A file that says all of it. What is None in `limits` stays unsaid."""
-        return cls(
-            limits.scopes.to_partial(), asdict(limits.connections), asdict(limits.memory),
-            limits.subnets, limits.rates,
-        )
+        """A file that says all of it."""
+        said: dict[str, Any] = {section.name: getattr(limits, section.name) for section in SECTIONS}
+        for section in SECTIONS:
+            if not section.optional:
+                value = said[section.name]
+                said[section.name] = {
+                    each.name: getattr(value, each.name) for each in fields(section.kind)}
+        return cls(limits.scopes.to_partial(), said)
 
     # -- reading -------------------------------------------------------------------------------
 
     @classmethod
     def read(cls, path: Path, *, lenient: bool = False) -> LimitsFile:
-        """From a file, TOML if its name ends so, else JSON. OSError, LimitsFileError."""
+        """From a file: TOML if its name ends in .toml, else JSON. OSError, LimitsFileError."""
         content = path.read_bytes()
         if path.suffix == ".toml":
             return cls.from_toml(content)
@@ -144,43 +95,17 @@ class LimitsFile:
 
     @classmethod
     def from_json(cls, text: str | bytes, *, lenient: bool = False) -> LimitsFile:
-        """All of it, or LimitsFileError, which says where and what was meant.
+        """Read all of it. LimitsFileError says where it is wrong and what was meant.
 
         lenient: read as Go does: keys in any case, unknown and repeated ones, anything after the
         first value, null, and negative numbers (which block everything).
         """
-        text = _decoded(text)
-        decoder = json.JSONDecoder(
-            object_pairs_hook=_Pairs, parse_constant=_no_constant, parse_float=_Fraction
-        )
-        try:
-            if lenient:
-                start = re.match(r"[ \t\n\r]*", text)
-                value, _ = decoder.raw_decode(text, start.end() if start else 0)
-            else:
-                value = decoder.decode(text)
-        except json.JSONDecodeError as error:
-            raise LimitsFileError(
-                f"line {error.lineno}, column {error.colno}", f"not JSON: {error.msg}"
-            ) from None
-        except (ValueError, RecursionError) as error:
-            raise LimitsFileError("", f"not JSON: {error}") from None
-        return _Reader(lenient).read(value)
+        return _Reader(lenient).read(documents.from_json(text, lenient=lenient))
 
     @classmethod
     def from_toml(cls, text: str | bytes) -> LimitsFile:
-        """As `from_json`; TOML has one way of writing a file, and so there is no lenient one."""
-        if sys.version_info >= (3, 11):
-            import tomllib
-        else:
-            import tomli as tomllib
-        try:
-            value = _pairs_of(tomllib.loads(_decoded(text)))
-        except LimitsFileError:
-            raise
-        except (ValueError, RecursionError) as error:
-            raise LimitsFileError("", f"not TOML: {error}") from None
-        return _Reader(False).read(value)
+        """As `from_json`. There is no lenient way: Go does not read TOML."""
+        return _Reader(False).read(documents.from_toml(text))
 
     # -- writing -------------------------------------------------------------------------------
 
@@ -198,67 +123,16 @@ class LimitsFile:
             limit = getattr(self.scopes, name)
             if not limit.is_default:
                 tree[key] = _limit_shown(limit)
-        for key, section in (("Connections", self.connections), ("ProcessMemory", self.memory)):
-            if section:
-                tree[key] = {name: _shown(value) for name, value in section.items()}
-        if self.subnets is not None:
-            tree["Subnets"] = _networks_shown(self.subnets)
-        if self.rates is not None:
-            tree["Rates"] = {
-                **_networks_shown(self.rates),
-                "overall": _shown(self.rates.overall), "max_networks": self.rates.max_networks,
-                "on_full": self.rates.on_full,
-            }
+        for key, section in _SECTIONS.items():
+            if section.name in self.sections:
+                tree[key] = sections.shown(self.sections[section.name])
         return tree
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
 
     def to_toml(self) -> str:
-        return "\n".join(_toml_lines(self.to_dict(), ())).lstrip("\n") + "\n"
-
-
-# -- reading -----------------------------------------------------------------------------------
-
-
-class _Pairs(list[tuple[str, Any]]):
-    """A JSON object as it was written, repeated keys and all."""
-
-
-class _Fraction(str):
-    """A number with a fraction or exponent, which no count is; as it was written."""
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _decoded(text: str | bytes) -> str:
-    if isinstance(text, str):
-        return text
-    try:
-        return text.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise LimitsFileError("", f"not UTF-8: {error.reason} at byte {error.start}") from None
-
-
-def _pairs_of(value: Any) -> Any:
-    if isinstance(value, dict):
-        return _Pairs((key, _pairs_of(each)) for key, each in value.items())
-    if isinstance(value, list):
-        return [_pairs_of(each) for each in value]
-    return value
-
-
-def _kind(value: Any) -> str:
-    if isinstance(value, _Pairs):
-        return "an object"
-    if isinstance(value, list):
-        return "an array"
-    if value is None:
-        return "null"
-    text = value if isinstance(value, _Fraction) else repr(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
+        return documents.to_toml(self.to_dict())
 
 
 class _Reader:
@@ -267,84 +141,34 @@ class _Reader:
 
     def read(self, value: Any) -> LimitsFile:
         scopes: dict[str, Any] = {}
-        sections: dict[str, Any] = {}
-        readers: dict[str, Callable[[str, Any], Any]] = {
-            "Connections": partial(self._some_of, ConnectionLimits),
-            "ProcessMemory": partial(self._some_of, ProcessMemoryLimits),
-            "Subnets": self._subnets, "Rates": self._rates,
-        }
+        said: dict[str, Any] = {}
         known = (*_SCOPES, *_MAPPINGS, *_SECTIONS)
-        for key, each in self._items("", value, known):
+        for key, each in items("", value, known, lenient=self._lenient):
             if each is None and self._lenient:
-                if key in _MAPPINGS:  # a nil map; of other keys Go leaves what it has read
+                if key in _MAPPINGS:  # a nil map; Go leaves other keys as they are
                     scopes.pop(_MAPPINGS[key], None)
             elif key in _SCOPES:
                 name = _SCOPES[key]
                 scopes[name] = self._limit(key, each, scopes.get(name, PartialLimit()))
             elif key in _MAPPINGS:
                 entries = scopes.setdefault(_MAPPINGS[key], {})
-                for entry, limit in self._items(key, each, None):
+                for entry, limit in items(key, each, lenient=self._lenient):
                     path = f"{key}.{entry}"
                     exact = _peer_key(path, entry) if key == "Peer" else entry
                     entries[exact] = self._limit(path, limit, PartialLimit())
             else:
-                sections[key] = readers[key](key, each)
-        return LimitsFile(
-            PartialLimits(**scopes), sections.get("Connections", {}),
-            sections.get("ProcessMemory", {}), sections.get("Subnets"), sections.get("Rates"),
-        )
-
-    def _items(
-        self, path: str, value: Any, known: Iterable[str] | None
-    ) -> Iterable[tuple[str, Any]]:
-        """Keys and values of an object. known: the keys it may have; None: any."""
-        if value is None and self._lenient:
-            return
-        if not isinstance(value, _Pairs):
-            raise LimitsFileError(path, f"must be an object, not {_kind(value)}")
-        seen: set[str] = set()
-        for key, each in value:
-            name: str | None = key
-            if known is None:
-                name = self._encodable(path, key)
-            elif key not in known:
-                name = self._meant(path, key, tuple(known))
-            if name is None:
-                continue
-            if name in seen and not self._lenient:
-                raise LimitsFileError(f"{path}.{key}".lstrip("."), "is there twice")
-            seen.add(name)
-            yield name, each
-
-    def _encodable(self, path: str, key: str) -> str:
-        """JSON can name half a character, which cannot be written back."""
-        try:
-            key.encode()
-        except UnicodeEncodeError:
-            if not self._lenient:
-                raise LimitsFileError(f"{path}.{key!a}", "is not Unicode") from None
-            return key.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        return key
-
-    def _meant(self, path: str, key: str, known: tuple[str, ...]) -> str | None:
-        same = [name for name in known if name.casefold() == key.casefold()]
-        if self._lenient:
-            return same[0] if same else None
-        folded = {name.lower(): name for name in known}
-        close = same or [
-            folded[name] for name in difflib.get_close_matches(key.lower(), folded, 1, 0.6)
-        ]
-        hint = f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"
-        raise LimitsFileError(f"{path}.{key}".lstrip("."), f"unknown key{hint}")
+                section = _SECTIONS[key]
+                said[section.name] = _read_section(key, section.kind, section.optional, each)
+        return LimitsFile(PartialLimits(**scopes), said)
 
     def _limit(self, path: str, value: Any, so_far: PartialLimit) -> PartialLimit:
         values = {each.name: getattr(so_far, each.name) for each in fields(so_far)}
-        for key, each in self._items(path, value, _FIELDS):
+        for key, each in items(path, value, _FIELDS, lenient=self._lenient):
             values[_FIELDS[key]] = self._value(f"{path}.{key}", each, is_memory=key == "Memory")
         return PartialLimit(**values)
 
     def _value(self, path: str, value: Any, *, is_memory: bool) -> Any:
-        if isinstance(value, str) and not isinstance(value, _Fraction):
+        if isinstance(value, str) and not isinstance(value, Fraction):
             if value in _WORDS:
                 return _WORDS[value]
             if is_memory and _DIGITS.fullmatch(value):
@@ -355,8 +179,8 @@ class _Reader:
             return 0
         if not isinstance(value, int) or isinstance(value, bool):
             raise LimitsFileError(
-                path, f'must be a number, "default", "unlimited" or "blockAll", not {_kind(value)}'
-            )
+                path,
+                f'must be a number, "default", "unlimited" or "blockAll", not {described(value)}')
         if value in _NUMBERS:
             return _NUMBERS[value]
         if not -MAX_LIMIT - 1 <= value <= MAX_LIMIT:
@@ -379,77 +203,16 @@ class _Reader:
         else:
             hint = "known words are " + ", ".join(_WORDS)
         number = "a number of bytes" if is_memory else "a number"
-        raise LimitsFileError(path, f"must be {number} or a word, not {_kind(value)}; {hint}")
-
-    # sections of our own: always strict, as no other program has files with them
-
-    def _table(self, path: str, value: Any, known: Iterable[str] | None) -> dict[str, Any]:
-        table = dict(_Reader(False)._items(path, value, known))
-        for key, each in table.items():
-            if isinstance(each, _Fraction):
-                table[key] = float(each)
-        return table
-
-    def _some_of(self, kind: type[Any], path: str, value: Any) -> Mapping[str, Any]:
-        """Those of its fields that are named, which make one of that kind."""
-        known = [each.name for each in fields(kind)]
-        named = self._words(self._table(path, value, known))
-        _made(path, kind, named)
-        return named
-
-    def _words(self, table: dict[str, Any]) -> dict[str, Any]:
-        """TOML has no null: "unlimited" for no limit."""
-        return {key: None if each == "unlimited" else each for key, each in table.items()}
-
-    def _subnets(self, path: str, value: Any) -> SubnetLimits:
-        table = self._table(path, value, ("ipv4", "ipv6", "overrides"))
-        arguments: dict[str, Any] = {}
-        for key, each in table.items():
-            entries = self._words(self._table(f"{path}.{key}", each, None))
-            arguments[key] = entries if key == "overrides" else _lengths(f"{path}.{key}", entries)
-        return _made(path, SubnetLimits, arguments)
-
-    def _rates(self, path: str, value: Any) -> AddressRates:
-        known = ("ipv4", "ipv6", "overrides", "overall", "max_networks", "on_full")
-        table = self._table(path, value, known)
-        arguments: dict[str, Any] = {}
-        for key, each in table.items():
-            where = f"{path}.{key}"
-            if key in ("max_networks", "on_full"):
-                arguments[key] = each
-            elif key == "overall":
-                arguments[key] = self._rate(where, each)
-            else:
-                entries = {
-                    name: self._rate(f"{where}.{name}", rate)
-                    for name, rate in self._table(where, each, None).items()
-                }
-                arguments[key] = entries if key == "overrides" else _lengths(where, entries)
-        return _made(path, AddressRates, arguments)
-
-    def _rate(self, path: str, value: Any) -> Rate | None:
-        if value is None or value == "unlimited":
-            return None
-        return _made_by(path, Rate.from_dict,
-                        self._table(path, value, [each.name for each in fields(Rate)]))
+        raise LimitsFileError(path, f"must be {number} or a word, not {described(value)}; {hint}")
 
 
-def _lengths(path: str, entries: Mapping[str, Any]) -> tuple[tuple[int, Any], ...]:
-    for length in entries:
-        if not (length.isascii() and length.isdigit() and len(length) <= 3):
-            raise LimitsFileError(f"{path}.{length}", "must be a prefix length")
-    return tuple((int(length), value) for length, value in entries.items())
-
-
-def _made(path: str, kind: type[T], arguments: Mapping[str, Any]) -> T:
-    return _made_by(path, lambda values: kind(**values), arguments)
-
-
-def _made_by(path: str, make: Callable[[Any], T], arguments: Mapping[str, Any]) -> T:
-    try:
-        return make(arguments)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise LimitsFileError(path, str(error)) from None
+def _read_section(key: str, kind: type[Any], optional: bool, value: Any) -> Any:
+    """A section of our own. It is always read strictly: no other program writes it."""
+    if optional:
+        return sections.read(key, kind | None, value)
+    named = sections.read_fields(key, kind, value)
+    sections.made(key, kind, named)
+    return named
 
 
 def _peer_key(path: str, text: str) -> bytes:
@@ -476,9 +239,6 @@ def _peer_key(path: str, text: str) -> bytes:
     return key
 
 
-# -- writing -----------------------------------------------------------------------------------
-
-
 def _limit_shown(limit: PartialLimit) -> dict[str, Any]:
     shown: dict[str, Any] = {}
     for key, name in _FIELDS.items():
@@ -492,40 +252,3 @@ def _limit_shown(limit: PartialLimit) -> dict[str, Any]:
         else:
             shown[key] = str(value) if key == "Memory" else value
     return shown
-
-
-def _shown(value: Any) -> Any:
-    if value is None:
-        return "unlimited"
-    return value.to_dict() if isinstance(value, Rate) else value
-
-
-def _networks_shown(section: SubnetLimits | AddressRates) -> dict[str, Any]:
-    return {
-        "ipv4": {str(bits): _shown(value) for bits, value in section.ipv4},
-        "ipv6": {str(bits): _shown(value) for bits, value in section.ipv6},
-        "overrides": {network: _shown(value) for network, value in section.overrides.items()},
-    }
-
-
-def _toml_lines(tree: Mapping[str, Any], path: tuple[str, ...]) -> Iterable[str]:
-    if path:
-        yield ""
-        yield f"[{'.'.join(map(_toml_key, path))}]"
-    for key, value in tree.items():
-        if not isinstance(value, Mapping):
-            yield f"{_toml_key(key)} = {_toml_value(value)}"
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _toml_lines(value, (*path, key))
-
-
-def _toml_key(key: str) -> str:
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key, re.ASCII) else _toml_value(key)
-
-
-def _toml_value(value: Any) -> str:
-    if isinstance(value, str):
-        # JSON's strings are TOML's but for one character, which JSON leaves as it is
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    return repr(value)

@@ -4,19 +4,42 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rcmgr.limits.checks import check_fraction, check_limit
+from rcmgr.limits.checks import check_fraction, check_limit, check_number
 
 __all__ = ["ProcessMemoryLimits"]
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessMemoryLimits:
-    """What the whole process may use; the arguments of `MemoryConnectionLimits`."""
+    """How much memory the whole process may use before new connections are refused.
+
+    max_bytes: resident bytes, 0 or more.
+    max_percentage: a fraction of `total_memory()`, above 0 and up to 1 (0.9 is ninety percent, as
+        in rust-libp2p's memory-connection-limits).
+    The tighter of the two holds; None: no limit. `used > limit` refuses, as in the crate.
+
+    Beyond the crate:
+    deny_new_peers_above: a fraction of the limit, above 0 and below 1. Above it only peers that
+        hold a connection already are admitted. None: no such mark.
+    hysteresis: a mark that has refused goes on until use has fallen this fraction below it, 0 to
+        below 1. So a node at the edge does not flap.
+    max_pressure: percent of the last 10 s that tasks waited for memory (`memory_pressure`), 0 to
+        100. Above it new peers are refused as well. None: not asked.
+
+    TypeError, ValueError: which of these has which wrong value.
+    """
 
     max_bytes: int | None = None
     max_percentage: float | None = None
-    """Above 0 and up to 1."""
+    deny_new_peers_above: float | None = None
+    hysteresis: float = 0.02
+    max_pressure: float | None = None
 
     def __post_init__(self) -> None:
         check_limit("max_bytes", self.max_bytes)
         check_fraction("max_percentage", self.max_percentage)
+        check_fraction("deny_new_peers_above", self.deny_new_peers_above, below_one=True)
+        if self.hysteresis != 0:
+            check_fraction("hysteresis", self.hysteresis, below_one=True)
+        if self.max_pressure is not None:
+            check_number("max_pressure", self.max_pressure, 0, 100)

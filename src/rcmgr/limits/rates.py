@@ -9,7 +9,7 @@ from typing import Any
 
 from rcmgr.limits.checks import bucket_ticks, check_choice, check_count, check_names
 
-__all__ = ["ConnectionRateLimits", "Rate", "RateLimits", "check_rate", "check_table"]
+__all__ = ["PeerRates", "Rate", "RateLimits", "check_rate", "check_table"]
 
 _TABLE_SCALE = 1 << 16  # of a `BucketTable`, the coarser of the two
 _ON_FULL = ("evict_fullest", "deny_new")
@@ -105,22 +105,19 @@ class RateLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class ConnectionRateLimits:
-    """How often others may connect.
+class PeerRates:
+    """How often one peer may connect; asked after the handshake, when the peer is known.
 
-    per_ip: connections begun from one address (IPv6: one /64 network), asked before the handshake.
-    per_peer: connections of one peer id, asked after it. None: no limit.
-    max_peers, on_full: of each table of buckets; see `BucketTable`.
+    max_peers, on_full: of the table of buckets; see `BucketTable`.
     """
 
-    per_ip: Rate | None = None
-    per_peer: Rate | None = None
+    rate: Rate
     max_peers: int = 100_000
     on_full: str = "evict_fullest"
 
     def __post_init__(self) -> None:
-        check_rate("per_ip", self.per_ip)
-        check_rate("per_peer", self.per_peer)
+        if not isinstance(self.rate, Rate):
+            raise TypeError(f"rate must be a Rate, not {self.rate!r}")
         check_table("max_peers", self.max_peers, self.on_full)
 
 

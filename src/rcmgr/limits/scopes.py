@@ -279,6 +279,14 @@ class ConcreteLimits(LimitTree[Limit]):
         """The same, said completely: built over whatever, it gives these limits again."""
         return PartialLimits(**self._mapped(Limit.to_partial))
 
+    def with_system(self, **changes: int | None) -> ConcreteLimits:
+        """With other limits of the system. A number above `MAX_LIMIT` is no limit."""
+        counted = {
+            name: None if value is None or value > MAX_LIMIT else value
+            for name, value in changes.items()
+        }
+        return replace(self, system=replace(self.system, **counted))
+
 
 @dataclass(frozen=True)
 class PartialLimits(LimitTree[PartialLimit]):

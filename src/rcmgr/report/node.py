@@ -10,7 +10,7 @@ from rcmgr.counting.scope import Ledger
 from rcmgr.gates.memory import MemoryConnectionLimits
 from rcmgr.gates.networks import AddressGate
 from rcmgr.gates.requests import ProtocolRateLimiter
-from rcmgr.limits.rates import ConnectionRateLimits
+from rcmgr.limits.parts import ConnectionRateLimits
 from rcmgr.limits.scopes import ConcreteLimits
 from rcmgr.limits.states import ConnectionLimits
 

@@ -10,8 +10,8 @@ from typing import Any
 import click
 
 from rcmgr.limits.checks import check_limit
+from rcmgr.limits.parts import ResourceLimits
 from rcmgr.limits.states import ConnectionLimits
-from rcmgr.manager import ResourceLimits
 
 if sys.version_info >= (3, 11):
     import tomllib

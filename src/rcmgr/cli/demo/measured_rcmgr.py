@@ -5,7 +5,7 @@ from __future__ import annotations
 from libp2p.abc import IHost
 
 from rcmgr.libp2p import scope_streams
-from rcmgr.limits.files import NodeLimits
+from rcmgr.limits.node import NodeLimits
 from rcmgr.limits.scopes import ConcreteLimits, Limit
 from rcmgr.manager import ResourceManager
 from rcmgr.report.status_socket import StatusServer
@@ -33,7 +33,7 @@ class MeasuredRcmgr:
         self._status_error = "the host does not run"
         scopes = ConcreteLimits(transient=Limit(streams=limits.max_transient_streams))
         self.manager = ResourceManager(
-            NodeLimits(limits.resources.applied_to(scopes), limits.connections)
+            limits.resources.applied_to(NodeLimits(scopes, limits.connections))
         )
 
     def attach(self, host: IHost) -> None:

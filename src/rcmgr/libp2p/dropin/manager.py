@@ -30,12 +30,12 @@ from rcmgr.libp2p.dropin.memory_limits import MemoryConnectionLimits
 from rcmgr.libp2p.dropin.memory_stats import MemoryStatsCache
 from rcmgr.libp2p.dropin.token_bucket import LONGEST_FILL_S
 from rcmgr.limits.checks import check_limit
-from rcmgr.limits.files import NodeLimits
 from rcmgr.limits.memory import ProcessMemoryLimits
-from rcmgr.limits.rates import ConnectionRateLimits, Rate
+from rcmgr.limits.node import NodeLimits
+from rcmgr.limits.parts import ConnectionRateLimits
+from rcmgr.limits.rates import Rate
 from rcmgr.limits.scopes import ConcreteLimits
 from rcmgr.manager import ResourceManager as OurManager
-from rcmgr.manager import with_totals
 
 __all__ = [
     "ConnectionScope",
@@ -66,7 +66,7 @@ def node_limits_by_default() -> NodeLimits:
 
 def _process_memory_by_default() -> ProcessMemoryLimits:
     percent: Any = new_memory_connection_limits_with_defaults().max_process_memory_percent
-    return ProcessMemoryLimits(max_percentage=percent / 100)
+    return ProcessMemoryLimits(max_percentage=percent / 100, hysteresis=0)
 
 
 class ResourceLimits(Observed, StockResourceLimits):
@@ -126,6 +126,7 @@ class ResourceManager(OurManager):
 
     _tracker_type = ConnectionTracker
     _lifecycle_type = HostLifecycle
+    _memory_limits_type = MemoryConnectionLimits
 
     def __init__(
         self,
@@ -167,8 +168,9 @@ class ResourceManager(OurManager):
             memory_limits = None
             node = replace(node, memory=ProcessMemoryLimits())
         elif memory_limits is None:
-            memory_limits = _memory_limits_of(
-                node.memory if node is limits else _process_memory_by_default())
+            memory = node.memory if node is limits else _process_memory_by_default()
+            if memory != ProcessMemoryLimits():
+                memory_limits = MemoryConnectionLimits.of(memory)
         cidr_limiter = CIDRLimiter(cidr_limits) if cidr_limits else None
         rates = None
         if enable_rate_limiting:
@@ -200,7 +202,6 @@ class ResourceManager(OurManager):
         self._takes_any_peer = True
         if isinstance(limits, Observed):
             limits.observe(self._heed_limits)
-        self._address_rates = node.rates
         if cidr_limiter is not None:
             self.cidr_limiter = cidr_limiter
 
@@ -221,6 +222,12 @@ class ResourceManager(OurManager):
         self._given_limits = limits
         if isinstance(limits, Observed):
             limits.observe(self._heed_limits)
+
+    def _apply(self, limits: NodeLimits) -> None:
+        super()._apply(limits)
+        given = self._given_limits
+        if given is not None and _totals(given, limits.scopes) != limits.scopes:
+            self._given_limits = None  # other limits are in their place
 
     def _heed_limits(self) -> None:
         if self._given_limits is not None:  # else other limits are in their place by now
@@ -254,7 +261,7 @@ class ResourceManager(OurManager):
 
     @cidr_limiter.setter
     def cidr_limiter(self, limiter: SubnetLimiter | None) -> None:
-        self._set_addresses(limiter, self._address_rates)
+        self._set_addresses(limiter, self.node_limits.rates)
 
     @property
     def metrics(self) -> Metrics | None:
@@ -332,17 +339,11 @@ def _refused(refused: dict[str, dict[str, int]], resource: str) -> int:
 
 def _totals(limits: Any, scopes: ConcreteLimits) -> ConcreteLimits:
     try:
-        return with_totals(
-            scopes, limits.max_connections, limits.max_memory_bytes, limits.max_streams)
+        return scopes.with_system(
+            conns=limits.max_connections, memory=limits.max_memory_bytes,
+            streams=limits.max_streams)
     except AttributeError as error:
         raise TypeError(f"limits must be ResourceLimits, not {limits!r}") from error
-
-
-def _memory_limits_of(memory: ProcessMemoryLimits) -> MemoryConnectionLimits | None:
-    most, share = memory.max_bytes, memory.max_percentage
-    if most is None and share is None:
-        return None
-    return MemoryConnectionLimits(most, None if share is None else 100 * share)
 
 
 def _memory(limits: Any) -> OurMemoryLimits:

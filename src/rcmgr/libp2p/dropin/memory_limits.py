@@ -17,6 +17,7 @@ from rcmgr.gates.memory import MemoryConnectionLimits as OurLimits
 from rcmgr.gates.memory import MemoryExcess
 from rcmgr.libp2p.dropin.memory_stats import MemoryStatsCache
 from rcmgr.limits.checks import check_limit, check_number
+from rcmgr.limits.memory import ProcessMemoryLimits
 
 __all__ = ["MemoryConnectionLimits", "SystemMemoryLimitExceeded"]
 
@@ -122,14 +123,22 @@ class MemoryConnectionLimits(OurLimits, StockLimits):
         total = stats.system_memory_total
         return _SystemExcess(total - stats.system_memory_available, int(total * most / 100))
 
-    def _with(self, max_bytes: int | None, max_percentage: float | None) -> MemoryConnectionLimits:
-        percent = None if max_percentage is None else 100 * max_percentage
-        return MemoryConnectionLimits(
-            max_bytes, percent, self.max_system_memory_percent, self.memory_stats_cache)
+    @classmethod
+    def of(cls, limits: ProcessMemoryLimits) -> MemoryConnectionLimits:
+        return cls().with_limits(limits)
+
+    def with_limits(self, limits: ProcessMemoryLimits) -> MemoryConnectionLimits:
+        share = limits.max_percentage
+        changed = MemoryConnectionLimits(
+            limits.max_bytes, None if share is None else 100 * share,
+            self.max_system_memory_percent, self.memory_stats_cache)
+        changed._set_limits(limits)
+        return changed
 
     __repr__ = StockLimits.__str__
 
 
+_NEXT_TO_NOTHING = 5e-324  # as a fraction of any memory, it is 0 bytes
 _FIELDS = frozenset(StockLimits.__dataclass_fields__)
 
 
@@ -137,7 +146,7 @@ def _fraction(name: str, percent: Any) -> float | None:
     if percent is None:
         return None
     check_number(name, percent, 0, 100)
-    return float(percent) / 100
+    return float(percent) / 100 or _NEXT_TO_NOTHING
 
 
 def _process_memory_of(cache: Any) -> OurCache:

@@ -1,0 +1,188 @@
+"""JSON and TOML documents as trees that remember how they were written."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+__all__ = [
+    "Fraction",
+    "LimitsFileError",
+    "Pairs",
+    "described",
+    "from_json",
+    "from_toml",
+    "items",
+    "joined",
+    "to_toml",
+]
+
+
+class LimitsFileError(ValueError):
+    """A limits file that cannot be used: where in it (`path`, "" for the whole) and why."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        self.path, self.reason = path, reason
+        super().__init__(path, reason)
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}" if self.path else self.reason
+
+
+class Pairs(list[tuple[str, Any]]):
+    """An object as it was written, with its repeated keys."""
+
+
+class Fraction(str):
+    """A JSON number with a fraction or exponent, as it was written. A count never is one."""
+
+
+def from_json(text: str | bytes, *, lenient: bool = False) -> Any:
+    """lenient: ignore what follows the first value, as Go does."""
+    text = _decoded(text)
+    decoder = json.JSONDecoder(
+        object_pairs_hook=Pairs, parse_constant=_no_constant, parse_float=Fraction
+    )
+    try:
+        if lenient:
+            start = re.match(r"[ \t\n\r]*", text)
+            return decoder.raw_decode(text, start.end() if start else 0)[0]
+        return decoder.decode(text)
+    except json.JSONDecodeError as error:
+        raise LimitsFileError(
+            f"line {error.lineno}, column {error.colno}", f"not JSON: {error.msg}"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise LimitsFileError("", f"not JSON: {error}") from None
+
+
+def from_toml(text: str | bytes) -> Any:
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        return _pairs_of(tomllib.loads(_decoded(text)))
+    except LimitsFileError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise LimitsFileError("", f"not TOML: {error}") from None
+
+
+def items(
+    path: str, value: Any, known: Iterable[str] | None = None, *, lenient: bool = False
+) -> Iterator[tuple[str, Any]]:
+    """Keys and values of an object.
+
+    known: the keys that it may have; None: any. lenient: take keys in any case, skip unknown ones,
+    allow repeated ones, and take null for an empty object.
+    """
+    if value is None and lenient:
+        return
+    if not isinstance(value, Pairs):
+        raise LimitsFileError(path, f"must be an object, not {described(value)}")
+    seen: set[str] = set()
+    for key, each in value:
+        name: str | None = key
+        if known is None:
+            name = _encodable(path, key, lenient)
+        elif key not in known:
+            name = _meant(path, key, tuple(known), lenient)
+        if name is None:
+            continue
+        if name in seen and not lenient:
+            raise LimitsFileError(joined(path, key), "is there twice")
+        seen.add(name)
+        yield name, each
+
+
+def described(value: Any) -> str:
+    """A value for an error message, short."""
+    if isinstance(value, Pairs):
+        return "an object"
+    if isinstance(value, list):
+        return "an array"
+    if value is None:
+        return "null"
+    text = value if isinstance(value, Fraction) else repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def joined(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key
+
+
+def to_toml(tree: Mapping[str, Any]) -> str:
+    return "\n".join(_toml_lines(tree, ())).lstrip("\n") + "\n"
+
+
+def _decoded(text: str | bytes) -> str:
+    if isinstance(text, str):
+        return text
+    try:
+        return text.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise LimitsFileError("", f"not UTF-8: {error.reason} at byte {error.start}") from None
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _pairs_of(value: Any) -> Any:
+    if isinstance(value, dict):
+        return Pairs((key, _pairs_of(each)) for key, each in value.items())
+    if isinstance(value, list):
+        return [_pairs_of(each) for each in value]
+    return value
+
+
+def _encodable(path: str, key: str, lenient: bool) -> str:
+    """JSON can name half a character, which cannot be written back."""
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        if not lenient:
+            raise LimitsFileError(f"{path}.{key!a}", "is not Unicode") from None
+        return key.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return key
+
+
+def _meant(path: str, key: str, known: tuple[str, ...], lenient: bool) -> str | None:
+    """The known key that an unknown one means; None: skip it."""
+    same = [name for name in known if name.casefold() == key.casefold()]
+    if lenient:
+        return same[0] if same else None
+    folded = {name.lower(): name for name in known}
+    close = same or [
+        folded[name] for name in difflib.get_close_matches(key.lower(), folded, 1, 0.6)
+    ]
+    hint = f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"
+    raise LimitsFileError(joined(path, key), f"unknown key{hint}")
+
+
+def _toml_lines(tree: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[str]:
+    if path:
+        yield ""
+        yield f"[{'.'.join(map(_toml_key, path))}]"
+    for key, value in tree.items():
+        if not isinstance(value, Mapping):
+            yield f"{_toml_key(key)} = {_toml_value(value)}"
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _toml_lines(value, (*path, key))
+
+
+def _toml_key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key, re.ASCII) else _toml_value(key)
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, str):
+        # a JSON string is a TOML string but for one character, which JSON does not escape
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return repr(value)

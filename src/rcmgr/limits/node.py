@@ -1,0 +1,88 @@
+"""All limits of a node in one tree.
+
+A field of `NodeLimits` with a `_section` is a section of a limits file: its name in the file, and
+the dataclass of its values. `rcmgr.limits.files` reads and writes it by that declaration.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any, Final, NamedTuple
+
+from rcmgr.limits.memory import ProcessMemoryLimits
+from rcmgr.limits.networks import AddressRates, SubnetLimits
+from rcmgr.limits.rates import PeerRates
+from rcmgr.limits.scopes import ConcreteLimits, autoscale
+from rcmgr.limits.states import ConnectionLimits
+
+__all__ = ["INFINITE_LIMITS", "SECTIONS", "NodeLimits", "Section"]
+
+_NO_SCOPE_LIMITS: Final = ConcreteLimits()
+
+
+def _section(key: str, kind: type[Any]) -> dict[str, Any]:
+    return {"key": key, "kind": kind}
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLimits:
+    """Everything that a node is limited by.
+
+    scopes: streams, connections, descriptors and memory of the node, peers, protocols, services.
+    connections: connections by state. memory: of the whole process.
+    subnets, rates: how many connections from one network, and how often; None: no limit.
+    peer_rates: how often one peer may connect; None: no limit.
+
+    TypeError: a field has a value of a wrong type.
+    """
+
+    scopes: ConcreteLimits = _NO_SCOPE_LIMITS
+    connections: ConnectionLimits = field(
+        default_factory=ConnectionLimits, metadata=_section("Connections", ConnectionLimits))
+    memory: ProcessMemoryLimits = field(
+        default_factory=ProcessMemoryLimits,
+        metadata=_section("ProcessMemory", ProcessMemoryLimits))
+    subnets: SubnetLimits | None = field(
+        default=None, metadata=_section("Subnets", SubnetLimits))
+    rates: AddressRates | None = field(default=None, metadata=_section("Rates", AddressRates))
+    peer_rates: PeerRates | None = field(default=None, metadata=_section("PeerRates", PeerRates))
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.scopes, ConcreteLimits):
+            raise TypeError(f"scopes must be a ConcreteLimits, not {self.scopes!r}")
+        for section in SECTIONS:
+            section.check(getattr(self, section.name))
+
+    @classmethod
+    def default(cls, *, memory: int | None = None, fds: int | None = None) -> NodeLimits:
+        """Scaled for a machine; see `autoscale`. Addresses are limited as by go-libp2p."""
+        return cls(
+            autoscale(memory=memory, fds=fds), subnets=SubnetLimits(), rates=AddressRates()
+        )
+
+
+class Section(NamedTuple):
+    """A part of `NodeLimits` that has a section of its own in a limits file."""
+
+    name: str
+    """The field of `NodeLimits`."""
+    key: str
+    """Its name in a file."""
+    kind: type[Any]
+    optional: bool
+    """Whether it may be None: no limit. Then a file gives it whole, else the values that differ."""
+
+    def check(self, value: object) -> None:
+        if isinstance(value, self.kind) or (value is None and self.optional):
+            return
+        none = " or None (no limit)" if self.optional else ""
+        raise TypeError(f"{self.name} must be a {self.kind.__name__}{none}, not {value!r}")
+
+
+SECTIONS: Final = tuple(
+    Section(each.name, optional=each.default is None, **each.metadata)
+    for each in fields(NodeLimits) if each.metadata
+)
+
+INFINITE_LIMITS: Final = NodeLimits()
+"""No limit on anything, addresses included."""

@@ -1,0 +1,128 @@
+"""Shorter ways to write parts of `NodeLimits`.
+
+Each has `of`, which reads the part from a `NodeLimits`, and `applied_to`, which writes it into one.
+To write what was read changes nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any, Final
+
+from rcmgr.limits.checks import check_count, check_limit
+from rcmgr.limits.networks import AddressRates
+from rcmgr.limits.node import NodeLimits
+from rcmgr.limits.rates import PeerRates, Rate, check_rate, check_table
+
+__all__ = ["ConnectionRateLimits", "ResourceLimits"]
+
+_MIB: Final = 1024 * 1024
+_MANY_STREAMS: Final = 2**31 - 1  # the swarm needs a number
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceLimits:
+    """The limits of a whole node, with py-libp2p's names and defaults.
+
+    max_connections: pending and established connections together; None: no limit.
+    max_memory_mb: MiB that may be reserved with `acquire_memory`; None: no limit.
+    max_streams: streams open at once. py-libp2p's swarm makes a semaphore of this size when it gets
+        the manager, and so it must be a number.
+
+    TypeError: not an int (or None where that is allowed). ValueError: negative.
+    """
+
+    max_connections: int | None = 1000
+    max_memory_mb: int | None = 512
+    max_streams: int = 10000
+
+    def __post_init__(self) -> None:
+        check_limit("max_connections", self.max_connections)
+        check_limit("max_memory_mb", self.max_memory_mb)
+        check_count("max_streams", self.max_streams)
+
+    @property
+    def max_memory_bytes(self) -> int | None:
+        return None if self.max_memory_mb is None else self.max_memory_mb * _MIB
+
+    @classmethod
+    def of(cls, limits: NodeLimits) -> ResourceLimits:
+        """The limits of the system scope; memory is rounded down to MiB."""
+        system = limits.scopes.system
+        return cls(
+            system.conns,
+            None if system.memory is None else system.memory // _MIB,
+            _MANY_STREAMS if system.streams is None else system.streams,
+        )
+
+    def applied_to(self, limits: NodeLimits) -> NodeLimits:
+        """The same limits with the system's connections, streams and memory set to these.
+
+        A number that `of` would read from `limits` leaves the limit as it is.
+        """
+        before = ResourceLimits.of(limits)
+        values = {
+            "max_connections": ("conns", self.max_connections),
+            "max_memory_mb": ("memory", self.max_memory_bytes),
+            "max_streams": ("streams", self.max_streams),
+        }
+        changes = dict(
+            values[each.name] for each in fields(self)
+            if getattr(self, each.name) != getattr(before, each.name)
+        )
+        return replace(limits, scopes=limits.scopes.with_system(**changes))
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionRateLimits:
+    """How often others may connect.
+
+    per_ip: connections begun from one address (IPv6: one /64 network), asked before the handshake.
+        An `AddressRates` says more.
+    per_peer: connections of one peer id, asked after it. None: no limit.
+    max_peers, on_full: of each table of buckets; see `BucketTable`. Not of an `AddressRates`.
+    """
+
+    per_ip: Rate | AddressRates | None = None
+    per_peer: Rate | None = None
+    max_peers: int = 100_000
+    on_full: str = "evict_fullest"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.per_ip, AddressRates):
+            check_rate("per_ip", self.per_ip)
+        check_rate("per_peer", self.per_peer)
+        check_table("max_peers", self.max_peers, self.on_full)
+
+    @property
+    def addresses(self) -> AddressRates | None:
+        """As in `NodeLimits.rates`."""
+        if not isinstance(self.per_ip, Rate):
+            return self.per_ip
+        return AddressRates(
+            ((32, self.per_ip),), ((64, self.per_ip),), {}, None, self.max_peers, self.on_full)
+
+    @property
+    def peers(self) -> PeerRates | None:
+        """As in `NodeLimits.peer_rates`."""
+        if self.per_peer is None:
+            return None
+        return PeerRates(self.per_peer, self.max_peers, self.on_full)
+
+    @classmethod
+    def of(cls, limits: NodeLimits) -> ConnectionRateLimits:
+        addresses, peers = limits.rates, limits.peer_rates
+        table: dict[str, Any] = {}
+        if peers is not None:
+            table = {"max_peers": peers.max_peers, "on_full": peers.on_full}
+        elif addresses is not None:
+            table = {"max_peers": addresses.max_networks, "on_full": addresses.on_full}
+        found = cls(addresses, None if peers is None else peers.rate, **table)
+        if addresses is not None and addresses.ipv4:
+            simple = replace(found, per_ip=addresses.ipv4[0][1])
+            if simple.addresses == addresses:
+                return simple
+        return found
+
+    def applied_to(self, limits: NodeLimits) -> NodeLimits:
+        return replace(limits, rates=self.addresses, peer_rates=self.peers)
