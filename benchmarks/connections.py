@@ -1,17 +1,18 @@
-"""The work that is measured: the same on rcmgr and on libp2p.rcmgr 0.8.1.
+"""The work that ratios.py measures: the same on rcmgr and on libp2p.rcmgr 0.8.1.
 
-Each workload is a class: `__init__(size)` builds a node with `size` other connections, `run(n)`
-performs n operations, `implementation` and `operation` name it.
+Each workload is a class. `__init__(size)` builds a node with `size` other connections, and `run(n)`
+performs n operations. `implementation` and `operation` name the workload.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Coroutine
 from functools import cache
 from typing import Any
 
 from libp2p.peer.id import ID
+
+from benchmarks.timing import drive, peer_ids
 
 OPERATIONS = 1_000
 
@@ -29,7 +30,7 @@ def upstream_limits(size: int) -> Any:
 
 
 def limit_values(size: int) -> dict[str, int]:
-    """All limits set, none of them reached."""
+    """Limits of all kinds that the workloads do not reach."""
     return {
         "max_pending_inbound": size + OPERATIONS,
         "max_pending_outbound": size + OPERATIONS,
@@ -47,17 +48,8 @@ def identities(count: int, tag: str) -> tuple[list[str], list[ID]]:
     start = 140_000_000_000_000 if tag == "measured" else 150_000_000_000_000
     return (
         [str(start + 16 * i) for i in draw.sample(range(10_000_000), count)],
-        [ID(b"\x00\x25\x08\x02\x12\x21" + draw.randbytes(33)) for _ in range(count)],
+        peer_ids(count, f"peers of {tag}"),
     )
-
-
-def drive(coroutine: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine that never suspends, without an event loop."""
-    try:
-        coroutine.send(None)
-    except StopIteration:
-        return
-    raise RuntimeError("the handler suspended")
 
 
 class RcmgrTracker:
@@ -88,7 +80,7 @@ class RcmgrTracker:
 
 
 class UpstreamTracker:
-    """The same three steps; this tracker applies no limits."""
+    """The same three steps. This tracker applies no limits."""
 
     implementation = "libp2p.rcmgr"
     operation = "tracker cycle"
@@ -116,7 +108,7 @@ class UpstreamTracker:
 
 
 class InstalledTracker(UpstreamTracker):
-    """The same three steps as py-libp2p's, on what `rcmgr.install()` puts in its place."""
+    """The same three steps on the class that `rcmgr.install()` puts in place of py-libp2p's."""
 
     implementation = "rcmgr, installed"
     operation = "installed tracker cycle"
@@ -207,7 +199,7 @@ class _Reconcile:
 
 
 class RcmgrReconcile(_Reconcile, RcmgrLifecycle):
-    """The swarm's reconciliation at every new connection; nothing is stale."""
+    """The swarm's reconciliation at every new connection, without stale connections."""
 
     operation = "reconcile"
 
@@ -241,7 +233,7 @@ class _Manager:
         drive(self._connect_and_close(n))
 
     async def _connect_and_close(self, n: int) -> None:
-        """What the swarm asks for one TCP connection, in its order."""
+        """The swarm's calls for one TCP connection, in its order."""
         manager = self.manager
         lifecycle = manager.connection_lifecycle
         for connection_id, peer in zip(self.ids[:n], self.peers[:n], strict=True):

@@ -1,17 +1,20 @@
-"""How many instructions the hot paths take, and whether they have become more.
+"""The instructions that the hot paths take, and their growth.
 
     python benchmarks/instructions.py [--check | --record] [NAME ...]
 
-Counted by callgrind, so that the noise of a shared machine does not matter; system calls are not
-seen. Each figure is a run of many operations minus one of none, divided. The counts of one build of
-Python say nothing about another's: `instructions.json` has a table for each. --check: exit status 1
-if an operation takes more than 2 % above its entry there, 2 if there is none for this Python.
---record: write what was measured, to be committed with what it is due to. Needs valgrind.
+Callgrind counts instructions, so that the noise of a shared machine does not matter. It does not
+see system calls. Each figure is a run of many operations minus a run without operations, divided by
+their number. The counts differ between builds of Python: `instructions.json` has a table for each.
+
+--check: exit status 1 if an operation takes 2 % more than its entry, and 2 without a table for this
+Python. --record: write the counts to the table. Commit them with the change that caused them. Needs
+valgrind.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import platform
@@ -156,13 +159,11 @@ def bucket(capacity: int, refill_rate: float) -> Run:
 
 
 def call() -> Run:
-    from rcmgr import Ledger
-
-    ledger: Any = Ledger()
+    noop = gc.isenabled
 
     def run(times: int) -> None:
         for _ in range(times):
-            ledger._noop()
+            noop()
 
     return run
 
@@ -200,7 +201,7 @@ def instructions(name: str) -> float:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help="of operations; default all")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="an operation; default all")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--check", action="store_true")
     what.add_argument("--record", action="store_true")
@@ -208,7 +209,7 @@ def main() -> int:
     options = parser.parse_args()
     names = options.names or list(WORK)
     if unknown := set(names) - set(WORK):
-        parser.error(f"no such operation: {', '.join(sorted(unknown))}; there are: {list(WORK)}")
+        parser.error(f"unknown operation {', '.join(sorted(unknown))}, known are {list(WORK)}")
     if options.run is not None:
         WORK[names[0]]()(options.run)
         return 0
@@ -231,7 +232,7 @@ def main() -> int:
         tables[python] = {**known, **{name: round(value) for name, value in measured.items()}}
         BASELINE.write_text(json.dumps(tables, indent=2) + "\n")
     if options.check and not known:
-        print(f"no table for {python}: see --record")
+        print(f"no table for {python}: --record makes one")
         return 2
     return 1 if options.check and grown else 0
 

@@ -1,15 +1,16 @@
 """The workloads of connections.py under pytest-benchmark: `pytest benchmarks`.
 
-One group for each operation and size, with both implementations in it. Read the minima; for ratios
-that may be compared between runs use ratios.py.
+Each operation and size is one group with both implementations. Compare the minima. `ratios.py`
+gives ratios that can be compared between runs.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import connections
 import pytest
+
+from benchmarks import connections
 
 
 @pytest.mark.parametrize("size", [1_000, 100_000], ids=lambda size: f"{size:,}")

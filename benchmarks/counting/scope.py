@@ -1,10 +1,10 @@
-"""What scopes cost: rcmgr's ledger, a ledger of plain Python dictionaries, and libp2p.rcmgr 0.8.1.
+"""The cost of scopes: rcmgr's ledger, a ledger of Python dictionaries, and libp2p.rcmgr 0.8.1.
 
-    python benchmarks/scopes.py [--peers 10,1000,100000] [--check]
+    python -m benchmarks.counting.scope [--peers 10,1000,100000] [--check]
 
-One process; the implementations by turns, each a warm round and a timed one; minima, nanoseconds
-per operation. Each operation belongs to another peer, in random order, of as many as --peers says,
-all of them connected. --check: exit status 1 if a target is missed.
+Nanoseconds per operation in one process, with all implementations by turns, and the fastest of many
+rounds. Each operation is for another connected peer, in random order. --check: exit status 1 if a
+target is missed.
 """
 
 from __future__ import annotations
@@ -12,43 +12,31 @@ from __future__ import annotations
 import argparse
 import gc
 import random
-import subprocess
 import sys
-import time
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import psutil
 from libp2p.peer.id import ID
 
-from rcmgr import (
-    AddressGate,
-    AddressRates,
-    Allowlist,
-    ConcreteLimits,
-    Ledger,
-    Limit,
-    Rate,
-    SubnetLimits,
-)
+from benchmarks.timing import fastest, noop, peer_ids
+from benchmarks.verdict import fresh_process, parser
+from rcmgr import ConcreteLimits, Ledger, Limit
 
+MODULE = "benchmarks.counting.scope"
 ROUNDS, SAMPLE = 9, 2_000
-MANY = Limit(*[2**40] * 8)  # limited, and far from it
+MANY = Limit(*[2**40] * 8)  # limits that nothing reaches
 LIMITS = ConcreteLimits(**dict.fromkeys(ConcreteLimits.scopes(), MANY))
 PROTOCOL = "/ipfs/kad/1.0.0"
 
-# what the project promises: nanoseconds, or how many times libp2p's are ours at the least
+# promises: nanoseconds, and how many times faster than libp2p.rcmgr
 MOST_NS = {"connection": 700, "stream": 800, "refusal": 250}
-LEAST_TIMES = {"count a stream": 30, "count a connection": 20}
+TIMES_FASTER = {"count a stream": 30, "count a connection": 20}
 MOST_TIMES_SLOWER, MOST_BYTES = 3.0, 400
 
 Run = Callable[[list[Any]], None]
-
-
-def peers_of(count: int) -> list[ID]:
-    draw = random.Random(count)
-    return [ID(b"\x00\x25\x08\x02\x12\x21" + draw.randbytes(33)) for _ in range(count)]
 
 
 def ledger_runs(peers: list[ID]) -> tuple[dict[str, Run], Any]:
@@ -75,28 +63,28 @@ def ledger_runs(peers: list[ID]) -> tuple[dict[str, Run], Any]:
         for _ in sample:
             full.try_open_connection(True)
 
-    def loose_stream(sample: list[Any]) -> None:
+    def counted_stream(sample: list[Any]) -> None:
         for peer in sample:
             ledger.acquire_stream(peer, True)
             ledger.release_stream(peer, True)
 
-    def loose_connection(sample: list[Any]) -> None:
+    def counted_connection(sample: list[Any]) -> None:
         for _ in sample:
             scope: Any = ledger.try_open_connection(True)
             scope.close()
 
-    def noop(sample: list[Any]) -> None:
+    def call(sample: list[Any]) -> None:
         for _ in sample:
-            ledger._noop()
+            noop()
 
     return {
         "connection": connection, "stream": stream, "refusal": refusal,
-        "count a stream": loose_stream, "count a connection": loose_connection, "call": noop,
+        "count a stream": counted_stream, "count a connection": counted_connection, "call": call,
     }, kept
 
 
 class PlainLedger:
-    """The least that keeps the same counts: dictionaries, checks, all or nothing."""
+    """The simplest code that keeps the same counts: dictionaries, and all or nothing."""
 
     def __init__(self) -> None:
         self.held: dict[Any, int] = defaultdict(int)
@@ -170,35 +158,13 @@ def libp2p_runs(peers: list[ID]) -> tuple[dict[str, Run], Any]:
     return {"count a stream": stream, "count a connection": connection}, manager
 
 
-def nanoseconds(runs: dict[str, Run], sample: list[Any]) -> dict[str, float]:
-    best = dict.fromkeys(runs, float("inf"))
-    order = list(runs.items())
-    gc.collect()
-    gc.disable()
-    try:
-        for _ in range(ROUNDS):
-            for name, run in order:
-                run(sample)
-                start = time.perf_counter_ns()
-                run(sample)
-                best[name] = min(best[name], (time.perf_counter_ns() - start) / len(sample))
-            order.reverse()
-    finally:
-        gc.enable()
-    return best
-
-
 def bytes_per_peer(count: int = 100_000) -> float:
-    """Resident, in a process of its own: scopes and keys, without the ID around a key."""
-    done = subprocess.run(
-        [sys.executable, __file__, "--bytes", str(count)],
-        check=True, capture_output=True, text=True,
-    )
-    return float(done.stdout)
+    """Resident bytes of scopes and keys in a fresh process, without the ID around a key."""
+    return float(fresh_process(MODULE, "--bytes", str(count)))
 
 
 def grown_by(count: int) -> float:
-    keys = [peer._bytes for peer in peers_of(count)]
+    keys = [peer._bytes for peer in peer_ids(count)]
     ledger = Ledger(LIMITS)
     kept: list[Any] = [None] * len(keys)
     gc.collect()
@@ -209,48 +175,11 @@ def grown_by(count: int) -> float:
     return (psutil.Process().memory_info().rss - before) / len(keys) + sys.getsizeof(keys[0])
 
 
-def address_nanoseconds() -> dict[str, float]:
-    draw = random.Random(1)
-    sample: list[Any] = [
-        f"/ip4/10.{draw.randrange(256)}.{draw.randrange(256)}.1/tcp/1" for _ in range(SAMPLE)
-    ]
-    often = AddressRates(ipv4=((32, Rate(1e6, 10**6)),))
-    gates = {
-        "enter and leave, subnets": AddressGate(SubnetLimits()),
-        "enter and leave, subnets and rates": AddressGate(SubnetLimits(), often),
-    }
-    allowlists = {}
-    for size in (10, 100_000):
-        allowlist = Allowlist(f"11.{i >> 16}.{i >> 8 & 255}.{i & 255}" for i in range(size))
-        allowlists[f"not in an allowlist of {size:,}"] = allowlist
-
-    def entering(gate: AddressGate) -> Run:
-        def run(sample: list[Any]) -> None:
-            for address in sample:
-                entered: Any = gate.try_enter(address, True)
-                if entered:
-                    entered.close()
-        return run
-
-    def looking(allowlist: Allowlist) -> Run:
-        packed = [bytes([10, 1, i >> 8 & 255, i & 255]) for i in range(SAMPLE)]
-
-        def run(sample: list[Any]) -> None:
-            for ip in packed:
-                allowlist.allows_address(ip)
-        return run
-
-    runs = {name: entering(gate) for name, gate in gates.items()}
-    runs |= {name: looking(allowlist) for name, allowlist in allowlists.items()}
-    return nanoseconds(runs, sample)
-
-
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--peers", default="10,1000,100000")
-    parser.add_argument("--check", action="store_true")
-    parser.add_argument("--bytes", type=int, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--peers", default="10,1000,100000")
+    options.add_argument("--bytes", type=int, help=argparse.SUPPRESS)
+    arguments = options.parse_args()
     if arguments.bytes:
         print(grown_by(arguments.bytes))
         return 0
@@ -258,14 +187,15 @@ def main() -> int:
     least: dict[str, float] = {}
     print(f"{'ns':<22}{'peers':>9}{'ledger':>9}{'plain':>9}{'libp2p':>9}")
     for count in [int(each) for each in arguments.peers.split(",")]:
-        peers = peers_of(count)
+        peers = peer_ids(count)
         sample = random.Random(2).choices(peers, k=SAMPLE)
         makers = {"ledger": ledger_runs, "plain": plain_runs, "libp2p": libp2p_runs}
         made = {name: make(peers) for name, make in makers.items()}
-        times = nanoseconds(
-            {f"{name}/{what}": run for name, (runs, _) in made.items()
+        times = fastest(
+            {f"{name}/{what}": partial(run, sample) for name, (runs, _) in made.items()
              for what, run in runs.items()},
-            sample,
+            rounds=ROUNDS,
+            operations=len(sample),
         )
         for what in made["ledger"][0]:
             row = [times.get(f"{name}/{what}") for name in makers]
@@ -277,14 +207,12 @@ def main() -> int:
                 missed.append(f"{what}: {ours:.0f} ns")
             if what in MOST_NS and ours > MOST_TIMES_SLOWER * least[what]:
                 missed.append(f"{what} with {count:,} peers: {ours / least[what]:.1f} times slower")
-            if what in LEAST_TIMES and times[f"libp2p/{what}"] < LEAST_TIMES[what] * ours:
+            if what in TIMES_FASTER and times[f"libp2p/{what}"] < TIMES_FASTER[what] * ours:
                 missed.append(f"{what}: {times[f'libp2p/{what}'] / ours:.1f} times libp2p's speed")
     size = bytes_per_peer()
-    print(f"{size:.0f} bytes for a peer with one connection, of 100,000, its key included")
+    print(f"{size:.0f} bytes for each of 100,000 connected peers, its key included")
     if size > MOST_BYTES:
         missed.append(f"{size:.0f} bytes per peer")
-    for what, ns in address_nanoseconds().items():
-        print(f"{what:<40}{ns:>6.0f} ns")
     for each in missed:
         print(f"missed: {each}")
     return 1 if missed and arguments.check else 0

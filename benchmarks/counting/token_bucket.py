@@ -1,11 +1,11 @@
-"""What one rate decision costs: rcmgr's bucket table and what people would use instead.
+"""The cost of one rate decision: rcmgr's bucket table and its alternatives.
 
-    pip install '.[bench]' && python benchmarks/rates.py [--keys 1,1000] [--all]
+    pip install '.[bench]' && python -m benchmarks.counting.token_bucket [--keys 1,1000] [--all]
 
-One process; the implementations by turns, each a warm round and a timed one; minima, nanoseconds
-per decision, and how many times rcmgr's (with the same kind of key) that is. Keys are 38 random
-bytes, asked for in random order. "denied": every key's bucket is empty. Those that need
-microseconds are left out from 100,000 keys on, unless --all is given (minutes).
+Nanoseconds per decision in one process, with all implementations by turns, and the fastest of many
+rounds. The last column compares with rcmgr and the same kind of key. Keys are 38 random bytes, in
+random order. "denied" means that the bucket of every key is empty. From 100,000 keys on, only --all
+measures implementations that need microseconds; it takes minutes.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import asyncio
 import contextlib
 import datetime
 import gc
-import math
 import random
 import time
 import tracemalloc
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from libp2p.peer.id import ID
@@ -27,14 +27,17 @@ from libp2p.rcmgr.rate_limiter import RateLimitConfig, RateLimiter, RateLimitSco
 from libp2p.rcmgr.token_bucket import TokenBucket as StockTokenBucket
 from libp2p.rcmgr.token_bucket import TokenBucketConfig
 
+from benchmarks.timing import fastest, repeated
 from rcmgr import BucketTable, TokenBucket
 from rcmgr.libp2p.dropin.rate_limiter import RateLimiter as DropInRateLimiter
 from rcmgr.libp2p.dropin.token_bucket import TokenBucket as DropInTokenBucket
 
 SLOW_FROM = 100_000
 SAMPLE = 20_000
-BURST, RATE = 10**9, 1.0         # always allowed, and never full again
-NO_BURST, NO_RATE = 1, 1 / 3600  # allowed once
+CALLS = 1_000
+MOST_TIMES_THE_CLOCK = 1.4
+BURST, RATE = 10**9, 1.0         # allows every request, and never fills up again
+NO_BURST, NO_RATE = 1, 1 / 3600  # allows one request
 
 Ask = Callable[[Any], Any]
 
@@ -117,7 +120,7 @@ def pyrate_limiter(burst: int, rate: float, keys: int) -> Ask:
 
 
 def aiolimiter(burst: int, rate: float, keys: int) -> Ask:
-    """It has no way to take without waiting but to ask first, as here."""
+    """It can take a token without waiting only after a separate check."""
     import aiolimiter
 
     of_key: dict[Any, Any] = {}
@@ -135,7 +138,7 @@ def aiolimiter(burst: int, rate: float, keys: int) -> Ask:
     return ask
 
 
-# name -> (what makes the question, how it wants its keys, whether it needs microseconds)
+# name -> (factory, kind of key, whether a decision takes microseconds)
 IMPLEMENTATIONS: dict[str, tuple[Callable[[int, float, int], Ask], str, bool]] = {
     "rcmgr": (rcmgr_table, "bytes", False),
     "rcmgr, ID": (rcmgr_table, "ID", False),
@@ -170,28 +173,15 @@ def measure(count: int, denied: bool, names: list[str], rounds: int) -> dict[str
     raw = [draw.randbytes(38) for _ in range(count)]
     picked = [draw.randrange(count) for _ in range(min(SAMPLE, 20 * count))]
     burst, rate = (NO_BURST, NO_RATE) if denied else (BURST, RATE)
-    subjects: dict[str, tuple[Ask, list[Any]]] = {}
+    runs: dict[str, Callable[[], None]] = {}
     all_keys = {kind: as_kind(raw, kind) for kind in {IMPLEMENTATIONS[name][1] for name in names}}
     for name in names:
         make, kind, _ = IMPLEMENTATIONS[name]
         ask = make(burst, rate, count)
         keys = all_keys[kind]
-        decide(ask, keys)  # every key is known from now on, and its bucket empty if that is asked
-        subjects[name] = (ask, [keys[i] for i in picked])
-    best = dict.fromkeys(names, float("inf"))
-    order = list(names)
-    gc.collect()
-    gc.disable()
-    for _ in range(rounds):
-        for name in order:
-            ask, keys = subjects[name]
-            decide(ask, keys)
-            start = time.perf_counter_ns()
-            decide(ask, keys)
-            best[name] = min(best[name], (time.perf_counter_ns() - start) / len(keys))
-        order.reverse()
-    gc.enable()
-    return best
+        decide(ask, keys)  # makes every bucket, and empties it if `denied`
+        runs[name] = partial(decide, ask, [keys[i] for i in picked])
+    return fastest(runs, rounds=rounds, operations=len(picked))
 
 
 def report(count: int, denied: bool, best: dict[str, float]) -> None:
@@ -202,41 +192,28 @@ def report(count: int, denied: bool, best: dict[str, float]) -> None:
 
 
 def one_bucket() -> None:
-    """A single bucket against a method that only reads the same clock."""
-    bucket = TokenBucket(BURST, RATE)
-    best = {"no-op": float("inf"), "try_consume": float("inf")}
-    methods = {"no-op": bucket._noop, "try_consume": bucket.try_consume}
-    for _ in range(200):
-        for name, method in methods.items():
-            start = time.perf_counter_ns()
-            for _ in range(1_000):
-                method()
-            best[name] = min(best[name], (time.perf_counter_ns() - start) / 1_000)
-    ratio = best["try_consume"] / best["no-op"]
-    print("TokenBucket.try_consume() against a no-op that reads the same clock: "
-          f"{best['try_consume']:.1f} ns, {ratio:.2f} times (at most 2)")
+    """A single bucket against a call that only reads the same clock."""
+    calls = {"clock": time.monotonic_ns, "try_consume": TokenBucket(BURST, RATE).try_consume}
+    runs = {name: repeated(call, CALLS) for name, call in calls.items()}
+    best = fastest(runs, rounds=200, operations=CALLS)
+    ratio = best["try_consume"] / best["clock"]
+    print("TokenBucket.try_consume() against time.monotonic_ns(): "
+          f"{best['try_consume']:.1f} ns, {ratio:.2f} times (at most {MOST_TIMES_THE_CLOCK})")
 
 
-def one_drop_in_bucket(rounds: int = 15, calls: int = 2_000) -> None:
-    """py-libp2p's `TokenBucket` as it is, and as it is with `rcmgr.install()`."""
+def one_drop_in_bucket() -> None:
+    """py-libp2p's `TokenBucket`, stock and after `rcmgr.install()`."""
     for denied in (False, True):
         tokens = 0.0 if denied else 1e8
-        best = {
-            (name, monitoring): (
-                kind(TokenBucketConfig(1e-6, 1e8, tokens, enable_monitoring=monitoring)), math.inf)
-            for name, kind in (("installed", DropInTokenBucket), ("libp2p", StockTokenBucket))
-            for monitoring in (False, True)
-        }
-        for _ in range(rounds):
-            for which, (bucket, least) in best.items():
-                ask = bucket.try_consume
-                start = time.perf_counter_ns()
-                for _ in range(calls):
-                    ask()
-                best[which] = bucket, min(least, (time.perf_counter_ns() - start) / calls)
+        runs = {}
+        for name, kind in (("installed", DropInTokenBucket), ("libp2p", StockTokenBucket)):
+            for monitoring in (False, True):
+                config = TokenBucketConfig(1e-6, 1e8, tokens, enable_monitoring=monitoring)
+                what = name if monitoring else f"{name}, monitoring off"
+                runs[what] = repeated(kind(config).try_consume, CALLS)
+        best = fastest(runs, rounds=15, operations=CALLS)
         print(f"libp2p.rcmgr's TokenBucket, {'denied' if denied else 'allowed'}: " + ", ".join(
-            f"{name}{'' if monitoring else ', monitoring off'} {least:,.0f} ns"
-            for (name, monitoring), (_, least) in best.items()))
+            f"{name} {nanoseconds:,.0f} ns" for name, nanoseconds in best.items()))
 
 
 def memory_and_pauses(count: int = 1_000_000) -> None:
@@ -252,19 +229,19 @@ def memory_and_pauses(count: int = 1_000_000) -> None:
     longest = 0
     gc.disable()
     for key in keys:
-        start = time.thread_time_ns()  # the other processes' turns are not pauses of ours
+        start = time.thread_time_ns()  # without the time of other processes
         table.try_consume(key, BURST)
         longest = max(longest, time.thread_time_ns() - start)
     gc.enable()
-    print(f"{count:,} keys: {used / count:.1f} bytes each beside the keys (at most 40), "
+    print(f"{count:,} keys: {used / count:.1f} bytes each without the keys (at most 40), "
           f"longest pause {longest / 1e6:.2f} ms (at most 0.5)")
 
 
 async def main() -> None:
-    """A coroutine, as aiolimiter reads the running event loop's clock."""
+    """A coroutine, because aiolimiter reads the clock of the running event loop."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--keys", default="1,1000,100000,1000000")
-    parser.add_argument("--all", action="store_true", help="the slow ones at every size")
+    parser.add_argument("--all", action="store_true", help="measure the slow ones at every size")
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     one_bucket()

@@ -1,56 +1,55 @@
-"""What a real host spends: stock libp2p 0.8.1, after rcmgr.install(), and with harden=True.
+"""The work of a real host: stock libp2p 0.8.1, after rcmgr.install(), and with harden=True.
 
-    python benchmarks/hosts.py [--processes N] [--seconds S] [--json] [--check]
+    python -m benchmarks.libp2p.hosts [--processes N] [--seconds S] [--json] [--check]
 
-calls: what a swarm asks of its manager, nanoseconds, minima of many rounds in one process.
-refusals: a host on loopback is full of connections that say nothing, and other processes connect
-again and again. "full": of `max_connections`, which the user has set to 50; "default": nothing is
-set. Counted is what is refused in a second, and the host's CPU time for each.
-connections: eight peers that connect and disconnect again, over and over.
+calls: a swarm's calls of its manager, in nanoseconds, the fastest of many rounds in one process.
+refusals: silent connections fill a host on loopback, and other processes connect again and again.
+The host counts refusals per second, and its CPU time for each. "full" has `max_connections` set to
+50, and "default" has the default limits.
+connections: eight peers connect and disconnect again and again.
 
-Everything in fresh processes, the kinds by turns; medians, of ratios too. --check: exit status 1 if
-a target is missed.
+Every part runs in fresh processes, with the three kinds of host by turns. Figures are medians, for
+times and for ratios. --check: exit status 1 if a target is missed.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
 import itertools
 import json
 import logging
-import random
 import selectors
 import socket
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from benchmarks.timing import drive, fastest, peer_ids
+from benchmarks.verdict import ROOT, Figures, Target, fresh_process, parser
+
+MODULE = "benchmarks.libp2p.hosts"
 KINDS = ("libp2p", "install", "harden")
 SIZES = (10, 1_000, 10_000)
 ROUNDS, SAMPLE = 9, 300
 LIMIT, ATTACKERS, AT_ONCE, VISITORS = 50, 2, 32, 8
-HELD = {"full": LIMIT, "default": 250}  # by default the swarm itself admits no more from outside
-# at least so many times better than libp2p
-LEAST = {
-    "acquire and release a connection": 30,
-    "acquire and release a stream": 30,
-    "refusals, full: per second": 1.5,
-    "refusals, default: per second": 1.5,
+HELD = {"full": LIMIT, "default": 250}  # the swarm itself admits 250 inbound connections
+TIMES_BETTER = {  # than libp2p
+    "acquire and release a connection": Target(at_least=30),
+    "acquire and release a stream": Target(at_least=30),
+    "refusals, full: per second": Target(at_least=1.5),
+    "refusals, default: per second": Target(at_least=1.5),
 }
-MOST_TIMES_SLOWER = 3.0  # with 10,000 live connections than with 10
-
-Figures = dict[str, float]
+TIMES_SLOWER = Target(at_most=3)  # with 10,000 live connections than with 10
 
 
 # -- calls -------------------------------------------------------------------------------------
 
 
 def managers(limits: Any, **arguments: Any) -> tuple[Any, Any]:
-    """Ours and theirs, as by default but for rates and limits that are never reached."""
+    """Ours and theirs, with the defaults except for rates and limits, which nothing reaches."""
     from libp2p.rcmgr.connection_limits import ConnectionLimits
     from libp2p.rcmgr.manager import ResourceManager as Stock
 
@@ -64,42 +63,13 @@ def managers(limits: Any, **arguments: Any) -> tuple[Any, Any]:
     return Ours(limits, **arguments), Stock(limits, **arguments)
 
 
-def finish(work: Coroutine[Any, Any, None]) -> None:
-    try:
-        work.send(None)
-    except StopIteration:
-        return
-    raise RuntimeError("it suspended")
-
-
-def best_of(runs: list[Callable[[], None]], operations: int) -> list[float]:
-    """Nanoseconds per operation of the fastest round."""
-    best = [float("inf")] * len(runs)
-    order = list(enumerate(runs))
-    gc.collect()
-    gc.disable()
-    try:
-        for _ in range(ROUNDS):
-            for i, run in order:
-                run()
-                start = time.perf_counter_ns()
-                run()
-                best[i] = min(best[i], (time.perf_counter_ns() - start) / operations)
-            order.reverse()
-    finally:
-        gc.enable()
-    return best
-
-
 def calls() -> Figures:
-    from libp2p.peer.id import ID
     from libp2p.rcmgr import Direction, ResourceLimits
 
-    draw = random.Random(1)
-    peers = [ID(b"\x00\x25\x08\x02\x12\x21" + draw.randbytes(33)) for _ in range(SAMPLE)]
+    peers = peer_ids(SAMPLE)
     texts = [str(peer) for peer in peers]
     limits = ResourceLimits(10**9, 10**6, 10**9)
-    both = managers(limits)
+    ours, theirs = managers(limits)
     found: Figures = {}
 
     def connection(manager: Any) -> Callable[[], None]:
@@ -119,20 +89,21 @@ def calls() -> Figures:
         return run
 
     for what, make in (("connection", connection), ("stream", stream)):
-        ours, theirs = best_of([make(manager) for manager in both], SAMPLE)
-        found |= {f"acquire and release a {what}: libp2p": theirs,
-                  f"acquire and release a {what}: install": ours}
+        runs = {"libp2p": make(theirs), "install": make(ours)}
+        best = fastest(runs, rounds=ROUNDS, operations=SAMPLE)
+        found |= {f"acquire and release a {what}: {kind}": ns for kind, ns in best.items()}
     for size in SIZES:
-        few = 100 if size < SIZES[-1] else 10  # libp2p's takes milliseconds
-        runs = [adding(manager, peers[:few], size) for manager in managers(limits)]
-        ours, theirs = best_of(runs, few)
-        found |= {f"add a connection to {size:,}: libp2p": theirs,
-                  f"add a connection to {size:,}: install": ours}
+        few = 100 if size < SIZES[-1] else 10  # libp2p.rcmgr needs milliseconds
+        ours, theirs = managers(limits)
+        runs = {
+            "libp2p": adding(theirs, peers[:few], size), "install": adding(ours, peers[:few], size)}
+        best = fastest(runs, rounds=ROUNDS, operations=few)
+        found |= {f"add a connection to {size:,}: {kind}": ns for kind, ns in best.items()}
     return found
 
 
 def adding(manager: Any, peers: list[Any], size: int) -> Callable[[], None]:
-    """All that a swarm with `size` live connections asks for one more, to its end."""
+    """The calls of a swarm with `size` live connections for one more, until its end."""
     lifecycle = manager.connection_lifecycle
     ids = itertools.count()
 
@@ -142,7 +113,7 @@ def adding(manager: Any, peers: list[Any], size: int) -> Callable[[], None]:
         scope = manager.open_connection(peer, None, "inbound")
         before.close()
         lifecycle.reconcile_live_connections(live)
-        finish(lifecycle.handle_established_inbound_connection(connection_id, peer, None, None))
+        drive(lifecycle.handle_established_inbound_connection(connection_id, peer, None, None))
         return connection_id, peer, scope
 
     live: set[str] = set()
@@ -162,7 +133,7 @@ def adding(manager: Any, peers: list[Any], size: int) -> Callable[[], None]:
 
 
 async def host(kind: str, setting: str, seconds: float) -> Figures:
-    """Of this process, which runs a host: visited by processes that `visit` or `attack`."""
+    """Run a host in this process, for other processes that `visit` or `attack` it."""
     import trio
     from multiaddr import Multiaddr
 
@@ -183,8 +154,8 @@ async def host(kind: str, setting: str, seconds: float) -> Figures:
             port, held = address.value_for_protocol("tcp"), HELD[setting] // ATTACKERS
             others = [("--attack", str(port), str(held))] * ATTACKERS
         processes = [
-            subprocess.Popen(  # noqa: ASYNC220 (nothing is measured yet)
-                [sys.executable, __file__, "--seconds", str(seconds), *arguments],
+            subprocess.Popen(  # noqa: ASYNC220 - the measurement has not begun
+                [sys.executable, "-m", MODULE, "--seconds", str(seconds), *arguments], cwd=ROOT,
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE)
             for arguments in others
         ]
@@ -203,7 +174,7 @@ async def host(kind: str, setting: str, seconds: float) -> Figures:
 
 
 def attack(port: int, held: int, seconds: float) -> None:
-    """Hold connections and say nothing; then connect again whenever the host hangs up."""
+    """Hold silent connections, and connect again each time the host closes one."""
     selector = selectors.DefaultSelector()
 
     def connect() -> None:
@@ -242,7 +213,7 @@ def attack(port: int, held: int, seconds: float) -> None:
 
 
 async def visit(address: str, seconds: float) -> None:
-    """As several peers, connect, and disconnect again."""
+    """Connect and disconnect as several peers."""
     import trio
     from libp2p import new_host
     from libp2p.peer.peerinfo import info_from_p2p_addr
@@ -263,7 +234,7 @@ async def visit(address: str, seconds: float) -> None:
     async with trio.open_nursery() as nursery:
         for _ in range(VISITORS):
             nursery.start_soon(come_and_go)
-        while count < VISITORS:  # noqa: ASYNC110 (all have come at least once, or nearly)
+        while count < VISITORS:  # noqa: ASYNC110 - nearly all have connected once
             await trio.sleep(0.1)
         print("ready", flush=True)
         await trio.to_thread.run_sync(sys.stdin.readline)
@@ -276,25 +247,18 @@ async def visit(address: str, seconds: float) -> None:
 # -- all of it ---------------------------------------------------------------------------------
 
 
-def measured(*arguments: str) -> Figures:
-    run = subprocess.run(
-        [sys.executable, __file__, *arguments], check=True, stdout=subprocess.PIPE)
-    figures: Figures = json.loads(run.stdout)
-    return figures
-
-
 def round_of(kinds: list[str], seconds: float) -> Figures:
-    found = measured("--calls")
+    found: Figures = fresh_process(MODULE, "--calls")
     for setting, what in (("full", "refusals, full"), ("default", "refusals, default"),
                           ("visited", "connections")):
         for kind in kinds:
-            figures = measured("--host", kind, setting, "--seconds", str(seconds))
+            figures = fresh_process(MODULE, "--host", kind, setting, "--seconds", str(seconds))
             found |= {f"{what}: {name}: {kind}": value for name, value in figures.items()}
     return found
 
 
 def table(rounds: list[Figures]) -> Iterator[dict[str, Any]]:
-    """Lines: what, by kind the median, and by kind how many times better than libp2p."""
+    """A line per figure. It has the median of each kind, and how many times better it is."""
     for name in rounds[0]:
         what, _, kind = name.rpartition(": ")
         if kind != "libp2p":
@@ -315,29 +279,26 @@ def table(rounds: list[Figures]) -> Iterator[dict[str, Any]]:
 
 def missed(lines: list[dict[str, Any]]) -> Iterator[str]:
     by_name = {line["what"]: line for line in lines}
-    for what, least in LEAST.items():
+    for what, target in TIMES_BETTER.items():
         for kind in KINDS[1:]:
-            times = by_name[what].get(f"{kind}, times", least)
-            if times < least:
-                yield f"{what}: {times:.1f} times libp2p's with {kind}, at least {least}"
+            times = by_name[what].get(f"{kind}, times")
+            if times is not None and not target.met(times):
+                yield f"{what}, {kind}: {times:.1f} times better, {target.verdict(times)}"
     few, many = (by_name[f"add a connection to {size:,}"]["install"] for size in (10, 10_000))
-    if many > MOST_TIMES_SLOWER * few:
+    if not TIMES_SLOWER.met(many / few):
         yield f"adding a connection to 10,000: {many / few:.1f} times as slow as to 10"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--processes", type=int, default=5, help="of each kind (default 5)")
-    parser.add_argument("--seconds", type=float, default=4.0, help="of each host (default 4)")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--check", action="store_true")
-    for hidden, count in (("--calls", 0), ("--host", 2), ("--attack", 2), ("--visit", 1)):
-        if count:
-            parser.add_argument(hidden, nargs=count, help=argparse.SUPPRESS)
-        else:
-            parser.add_argument(hidden, action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    logging.getLogger().addHandler(logging.NullHandler())  # py-libp2p reports each broken stream
+    arguments = parser(__doc__)
+    arguments.add_argument("--processes", type=int, default=5, help="hosts per kind (default 5)")
+    arguments.add_argument("--seconds", type=float, default=4.0, help="per host (default 4)")
+    arguments.add_argument("--json", action="store_true")
+    arguments.add_argument("--calls", action="store_true", help=argparse.SUPPRESS)
+    for hidden, count in (("--host", 2), ("--attack", 2), ("--visit", 1)):
+        arguments.add_argument(hidden, nargs=count, help=argparse.SUPPRESS)
+    options = arguments.parse_args()
+    logging.lastResort = None  # py-libp2p logs every broken stream, and has no handler
     if options.calls:
         print(json.dumps(calls()))
         return 0
