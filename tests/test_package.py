@@ -67,6 +67,10 @@ def test_every_public_name_resolves(name: str) -> None:
     assert value.__doc__
 
 
+def test_dir_shows_the_public_names_only() -> None:
+    assert dir(rcmgr) == sorted([*rcmgr.__all__, "__version__"])
+
+
 def test_unknown_names() -> None:
     with pytest.raises(AttributeError, match="module 'rcmgr' has no attribute 'nonsense'"):
         rcmgr.nonsense  # type: ignore[attr-defined]  # noqa: B018

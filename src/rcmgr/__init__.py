@@ -1,7 +1,22 @@
-"""rcmgr: decides, before a py-libp2p node spends a resource, whether it may.
+"""A resource manager for py-libp2p nodes: it admits or refuses before the node spends a resource.
 
-A public name loads its module when it is first used: importing this package costs next to nothing
-and does not import libp2p.
+To guard a host, use one of these:
+
+    ResourceManager    libp2p.new_host(resource_manager=rcmgr.ResourceManager(...))
+    install()          afterwards, libp2p.rcmgr has the classes of this package
+    NodeLimits         all limits of a node; LimitsFile reads them from a file
+
+These parts also work without a host:
+
+    ConnectionTracker    connections by state and peer, under ConnectionLimits
+    Ledger               connections, streams and memory in scopes, under ConcreteLimits
+    TokenBucket          one rate; BucketTable has one bucket per peer
+    MemoryStatsCache     the memory that the process uses
+
+`rcmgr.libp2p` hooks into a host: it observes it, gives scopes to its streams, and closes holes of
+py-libp2p. `rcmgr.metrics` exports to Prometheus. The command `rcmgr` shows a running node.
+
+`import rcmgr` loads a module only when a name is first used, and never imports libp2p.
 """
 
 import importlib
@@ -104,4 +119,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return ["__version__", *__all__]
