@@ -292,12 +292,6 @@ async def test_no_event_is_made_without_observers(
 # -- unusual hosts ---------------------------------------------------------------------------------
 
 
-def test_an_object_without_a_swarm_is_refused() -> None:
-    nothing: Any = object()
-    with pytest.raises(Libp2pMismatch, match="has no swarm"):
-        observe(nothing)
-
-
 async def test_a_host_of_another_libp2p_stays_unchanged() -> None:
     async with running_node() as node:
         swarm: Any = node.host.get_network()

@@ -134,12 +134,13 @@ class ConnectionReport:
                 PendingInboundConnectionEvent if self.inbound else PendingOutboundConnectionEvent)
 
     def established(self, peer_id: Any) -> None:
-        self._state = _State.ESTABLISHED
-        self._established_at = time.monotonic()
-        self.peer_id = peer_id
-        self._notify(
-            EstablishedInboundConnectionEvent if self.inbound
-            else EstablishedOutboundConnectionEvent)
+        if self.in_progress:
+            self._state = _State.ESTABLISHED
+            self._established_at = time.monotonic()
+            self.peer_id = peer_id
+            self._notify(
+                EstablishedInboundConnectionEvent if self.inbound
+                else EstablishedOutboundConnectionEvent)
 
     def denied(self, denial: BaseException | None) -> None:
         """The manager denied it. denial: None, or an error of another manager: no reason."""

@@ -67,7 +67,8 @@ class Denials:
             report.denied(denial)
             return
         reason = why_failed(error, "handshake failed" if report.inbound else "failed")
-        report.failed(reason, printable(f"{type(error).__name__}: {error}"[:_MOST_CHARACTERS]))
+        text = f"{type(error).__name__}: {error}"[:_MOST_CHARACTERS]
+        report.failed(reason, printable(text)[:_MOST_CHARACTERS])
 
     def _hook_while_wanted(self) -> None:
         """Swarms ask often. Hook the manager only while an observer wants events that need it."""
