@@ -30,7 +30,7 @@ from rcmgr import (
     ScopeLimitExceeded,
     StreamLimitExceeded,
 )
-from rcmgr.errors import link_upstream
+from rcmgr.errors import link_upstream, printable_name
 
 PEER = ID(b"\x00\x01peer")
 
@@ -45,21 +45,21 @@ ERRORS = [
 
 @pytest.mark.parametrize("kind", ConnectionLimitKind)
 def test_message_of_a_connection_denial(kind: ConnectionLimitKind) -> None:
-    """The enhancement plan's 4.1."""
+    """As section 4.1 of the enhancement plan asks."""
     error = ConnectionLimitExceeded(limit=10, current=11, kind=kind)
     expected = f"Connection limit exceeded: {kind.value} (current: 11, limit: 10)"
     assert str(error) == error.message == expected
     assert (error.connection_id, error.peer_id) == (None, None)
 
 
-def test_kinds() -> None:
+def test_the_values_of_kinds_are_stable() -> None:
     assert [kind.value for kind in ConnectionLimitKind] == [
         "pending_inbound", "pending_outbound", "established_inbound", "established_outbound",
         "established_per_peer", "established_total", "connections",
     ]
 
 
-def test_fields() -> None:
+def test_the_fields_of_each_error() -> None:
     error = ConnectionLimitExceeded(1, 2, ConnectionLimitKind.CONNECTIONS, "c", PEER)
     assert (error.limit, error.current, error.kind, error.connection_id, error.peer_id) == (
         1, 2, ConnectionLimitKind.CONNECTIONS, "c", PEER)
@@ -92,7 +92,7 @@ def test_pickle_and_copy(error: Any) -> None:
 
 @pytest.mark.libp2p
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-def test_raised_and_caught(error: Any) -> None:
+def test_py_libp2ps_clauses_catch_our_errors(error: Any) -> None:
     import libp2p.rcmgr.exceptions as upstream
 
     theirs = (
@@ -104,14 +104,14 @@ def test_raised_and_caught(error: Any) -> None:
         raise error
     assert caught.value is error
     assert isinstance(error, upstream.ResourceManagerException)
-    # what handlers written against upstream's class read
+    # handlers written against upstream's class read these
     assert error.message == str(error)
     assert error.scope_name is None or isinstance(error.scope_name, str)
 
 
 @pytest.mark.libp2p
-def test_the_root_is_made_like_any_exception() -> None:
-    """With libp2p loaded too, whose constructor sets a `message` of its own."""
+def test_the_base_class_is_made_like_any_exception() -> None:
+    """Also with libp2p, whose constructor sets a `message`."""
     import libp2p.rcmgr  # noqa: F401
 
     assert link_upstream()
@@ -161,7 +161,7 @@ for error, theirs in (
 
 
 @pytest.mark.libp2p
-def test_caught_by_libp2ps_clause_when_libp2p_came_first() -> None:
+def test_caught_by_libp2ps_clause_if_libp2p_is_loaded_first() -> None:
     run(f"""
 import libp2p, rcmgr
 kind = rcmgr.ConnectionLimitKind.PENDING_INBOUND
@@ -170,8 +170,8 @@ kind = rcmgr.ConnectionLimitKind.PENDING_INBOUND
 
 
 @pytest.mark.libp2p
-def test_caught_by_libp2ps_clause_when_libp2p_comes_later() -> None:
-    """Errors made, raised and caught before; then libp2p is loaded; then it must catch ours."""
+def test_caught_by_libp2ps_clause_if_libp2p_is_loaded_later() -> None:
+    """libp2p also catches errors older than itself."""
     run(f"""
 import sys, rcmgr
 kind = rcmgr.ConnectionLimitKind.PENDING_INBOUND
@@ -219,7 +219,7 @@ print(repr(error))
     assert out.strip() == repr(error)
 
 
-# -- what a person and a program can do with it -----------------------------------------------
+# -- texts, codes and settings ------------------------------------------------------------------
 
 TOTAL = "ResourceLimits.max_connections (ConcreteLimits.system.conns)"
 EXPLAINED = [
@@ -284,13 +284,13 @@ def test_every_denial_explains_itself(error: Any, category: str, code: str, sett
     assert "None" not in error.explanation
     assert str(error) == error.message
     assert error.explanation.startswith(str(error).partition(";")[0])
-    told = json.loads(json.dumps(error.to_dict(), allow_nan=False))
-    assert (told["code"], told["category"]) == (code, category)
-    assert told["message"] == error.explanation
+    values = json.loads(json.dumps(error.to_dict(), allow_nan=False))
+    assert (values["code"], values["category"]) == (code, category)
+    assert values["message"] == error.explanation
     if getattr(error, "peer_id", None) is not None:
-        assert told["peer_id"] == str(PEER)
+        assert values["peer_id"] == str(PEER)
         assert str(PEER) in error.explanation
-    for key, value in told.items():
+    for key, value in values.items():
         assert value is None or isinstance(value, str | int | float), key
     for twin in (pickle.loads(pickle.dumps(error)), copy.deepcopy(error)):
         assert twin.to_dict() == error.to_dict()
@@ -300,9 +300,8 @@ def test_every_denial_explains_itself(error: Any, category: str, code: str, sett
 
 
 @pytest.mark.parametrize("setting", sorted({each[3] for each in EXPLAINED}))
-def test_a_setting_that_is_named_is_there(setting: str) -> None:
-    """Each is an attribute of a class of ours, or an argument that it takes, and its entries too.
-    """
+def test_every_named_setting_exists(setting: str) -> None:
+    """Each setting is an attribute or an argument of one of our classes, and so are its entries."""
     found = re.findall(r"([A-Z]\w+)\.(\w+)((?:\['[^']*'\])?)((?:\.\w+)?)", setting)
     assert found
     for name, attribute, key, field in found:
@@ -372,7 +371,7 @@ def test_codes_are_stable() -> None:
                 assert error.category == category
 
 
-def test_all_kinds_of_error_are_in_one_tree() -> None:
+def test_all_errors_have_one_base_class() -> None:
     def below(kind: type) -> set[type]:
         return {kind}.union(*(below(each) for each in kind.__subclasses__()))
 
@@ -394,19 +393,19 @@ HOSTILE = "x\x1b]0;owned\x07\r\n\u202e\ud800\x00" + "y" * 100_000
     AddressLimitExceeded(HOSTILE, "192.0.2.1/32", 8, 8),
     RateLimitExceeded(HOSTILE, HOSTILE, HOSTILE, 1.0, HOSTILE),
 ], ids=lambda error: type(error).__name__)
-def test_names_that_others_choose_are_only_text(error: Any) -> None:
-    """To whatever the text goes: a terminal, a log of one line each, UTF-8; and briefly."""
+def test_names_that_strangers_choose_are_escaped_and_short(error: Any) -> None:
+    """The text is short, has one line and no control characters, and can be encoded."""
     for text in (str(error), error.message, error.explanation, error.setting):
         assert text.isprintable()
         assert len(text) < 2000
         text.encode()
     assert r"x\x1b]0;owned\x07\r\n\u202e\ud800\x00yyy" in str(error)
-    told = json.loads(json.dumps(error.to_dict()))
-    assert any(value == HOSTILE or HOSTILE in str(value) for value in told.values())  # for machines
+    values = json.loads(json.dumps(error.to_dict()))
+    assert any(value == HOSTILE or HOSTILE in str(value) for value in values.values())
 
 
 def test_text_is_made_only_when_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A flood of denials formats nothing, whichever limit refuses."""
+    """A flood of denials formats no text, for any limit."""
     manager = rcmgr.ResourceManager(
         rcmgr.NodeLimits(
             rcmgr.ConcreteLimits(
@@ -437,7 +436,7 @@ def test_text_is_made_only_when_it_is_read(monkeypatch: pytest.MonkeyPatch) -> N
     assert manager.denials.total == sum(manager.get_stats()["denied"].values()) == 10
 
 
-def test_a_denial_for_memory_says_of_whom_and_which_way() -> None:
+def test_a_denial_for_memory_names_the_peer_and_the_direction() -> None:
     memory = rcmgr.MemoryConnectionLimits(
         max_bytes=1, cache=rcmgr.MemoryStatsCache(probe=lambda: 2))
     manager = rcmgr.ResourceManager(memory_limits=memory)
@@ -452,8 +451,16 @@ def test_a_denial_for_memory_says_of_whom_and_which_way() -> None:
     assert entries[1].error.code == "memory.process"
 
 
-def test_the_root_can_be_told_too() -> None:
+def test_the_base_class_as_a_dict() -> None:
     assert ResourceLimitExceeded("full").to_dict() == {
         "code": "resource", "category": "resource", "setting": "the limits of the ResourceManager",
         "message": "full; see the limits of the ResourceManager",
     }
+
+
+@pytest.mark.parametrize(("name", "expected"), [
+    ("/a/1.0.0", "/a/1.0.0"), (7, "7"), ("\n\x1b\ud800", r"\n\x1b\ud800"),
+    ("a" * 160, "a" * 160), ("a" * 100 + "b" * 100, "a" * 80 + "..." + "b" * 77),
+])
+def test_a_printable_name_is_short_and_escaped(name: object, expected: str) -> None:
+    assert printable_name(name) == expected

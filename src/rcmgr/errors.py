@@ -1,4 +1,4 @@
-"""What a denial says, and names that strangers chose, made safe to print.
+"""The errors that describe denials, and names that strangers chose, made safe to print.
 
 A refusal on a hot path is a small value. It becomes one of these errors only where it is raised or
 where a person reads the reason.
@@ -91,7 +91,7 @@ class ResourceLimitExceeded(_LimitRoot):
     """
 
     category: ClassVar[str] = "resource"
-    """What was asked for: "connection", "stream", "memory" or "rate"."""
+    """The thing that was refused: "connection", "stream", "memory" or "rate"."""
 
     _is_brief_without_subject: ClassVar[bool] = True
     """Whether the text is only the first sentence if no peer and no connection is known."""
@@ -120,7 +120,7 @@ class ResourceLimitExceeded(_LimitRoot):
 
     @property
     def explanation(self) -> str:
-        """What was asked, by whom, which limit refused, how much is in use, what to change."""
+        """The request, the peer, the limit, how much is in use, and the setting to change."""
         return "; ".join([self._sentence(), *self._subject(), f"see {self.setting}"])
 
     def _sentence(self) -> str:
@@ -142,7 +142,7 @@ class ResourceLimitExceeded(_LimitRoot):
 
     @property
     def setting(self) -> str:
-        """What to change to allow more."""
+        """The setting that would allow more."""
         return "the limits of the ResourceManager"
 
     @property
@@ -250,7 +250,7 @@ class ScopeLimitExceeded(ResourceLimitExceeded):
     scope: the scope that refused, as go-libp2p names it ("system", "peer:12D3K...", "conn-7").
     resource: "memory" (bytes), "inbound stream", "stream" (both directions), "outbound connection",
         "file descriptor", ...
-    priority: of a memory reservation. It may use (1 + priority) / 256 of the limit.
+    priority: a memory reservation may use (1 + priority) / 256 of the limit.
     asked_by: the scope that was asked, if that is another one with a name.
     peer_id: None: the caller did not know the peer.
 
@@ -359,7 +359,7 @@ class MemoryReservationExceeded(ScopeLimitExceeded):
 
 @dataclass(eq=False)
 class MemoryUsageLimitExceeded(ResourceLimitExceeded):
-    """The process uses more memory than `max_allowed_bytes`; `percentage` is the used part of it.
+    """The process uses more memory than `max_allowed_bytes`: `percentage` is 100 at that limit.
 
     limited_by: the argument of `MemoryConnectionLimits` that refused.
     """
@@ -393,7 +393,7 @@ class RateLimitExceeded(ResourceLimitExceeded):
     """A peer or network asked too often. It may ask again in `retry_after_s` seconds (inf: never).
 
     protocol: "connections" for the rate of one peer, "network 192.0.2.0/24" for that of a network.
-    address: of the connection, if its peer is not known yet.
+    address: where the connection comes from, if its peer is not known yet.
     refill_rate, burst: the rate a second, and how many at once; None: unknown.
     """
 

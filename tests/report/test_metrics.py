@@ -397,4 +397,4 @@ def test_our_dashboard_finds_its_series(manager: ResourceManager) -> None:
                 used.add(name)
     assert not matches(found, "rcmgr_nonsense", "")
     ours = {name for name, _ in found if name.startswith("rcmgr_")}
-    assert ours - used == {"rcmgr_rate_limit_burst"}  # it says little beside its rate
+    assert ours - used == {"rcmgr_rate_limit_burst"}  # its rate says more

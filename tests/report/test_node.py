@@ -1,4 +1,4 @@
-"""What reports read of a manager: `Node`, and nothing else."""
+"""Reports read all attributes of `Node`, and no others."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a node reports about itself, for people and for programs."""
+"""Reports of a node about itself, for people and for programs."""

@@ -20,8 +20,8 @@ __all__ = ["ErrorContextBuilder"]
 class ErrorContextBuilder:
     """Builds errors from what `tracker` and the process hold at the moment of the call.
 
-    A denial of rcmgr holds the numbers of its own moment. Use this for handlers and reports that
-    run later. Thread safe. O(1).
+    A denial of rcmgr holds the numbers of the moment of the refusal. Use this for handlers and
+    reports that run later. Thread safe. O(1).
     """
 
     def __init__(

@@ -68,7 +68,7 @@ def _what_was_denied(node: Node) -> Iterator[str]:
 
 
 def _common_setting(settings: set[str]) -> str:
-    """One setting as it is. Of several peers or protocols, the default that they share."""
+    """The only setting, or the default that several peers or protocols share."""
     if len(settings) == 1:
         return settings.pop()
     return ", ".join(sorted({setting.partition(" or ")[0] for setting in settings})[:_MOST_LINES])

@@ -290,7 +290,7 @@ class MetricsCollector(Collector):
 def _by_name(
     scopes: dict[str, Any], known: Collection[str]
 ) -> dict[str, dict[str, int]]:
-    """What each known scope holds, and under "other" what all unknown ones hold together."""
+    """Sums by name of the scope. All unknown names count as "other"."""
     found: dict[str, dict[str, int]] = {}
     for scope, held in scopes.items():
         sums = found.setdefault(

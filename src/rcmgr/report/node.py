@@ -1,4 +1,4 @@
-"""What reports read of a resource manager."""
+"""The part of a resource manager that reports read."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def stats_of(node: Node) -> dict[str, Any]:
 
 
 def total_held(ledger: Ledger) -> ScopeStat:
-    """What the system and the allowlisted system hold together."""
+    """The system scope and the allowlisted system scope together."""
     both = zip(ledger.system().stat(), ledger.allowlisted_system().stat(), strict=True)
     return ScopeStat(*map(sum, both))
 

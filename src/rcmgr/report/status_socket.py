@@ -1,7 +1,7 @@
 """Where a running node serves its status, and how to read it.
 
-On a Unix socket that only its owner can open. On systems without Unix sockets (Windows), on a
-loopback port; a file that only its owner can read holds the port's number and a password.
+A node serves it on a Unix socket that only its owner can open. Without Unix sockets (Windows), it
+uses a loopback port. A file that only its owner can read holds the port's number and a password.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class _UnixServer(_Server):
     address_family = getattr(socket, "AF_UNIX", socket.AF_INET)
 
     def server_bind(self) -> None:
-        # a socket refuses all connections until `listen`, so nobody connects before the mode is set
+        # a socket refuses all connections until `listen`, so no client connects before the chmod
         self.socket.bind(self.server_address)
         os.chmod(str(self.server_address), 0o600)
 
@@ -117,7 +117,7 @@ class _UnixServer(_Server):
 class StatusServer:
     """Serves the status of a node at `path` until `close`. A context manager.
 
-    It replaces the socket of a node that ended without closing. Each client has a thread; a client
+    It replaces the socket of a node that ended without closing. Each client has a thread. A client
     that does not read is dropped after 2 s.
 
     unix: whether to use a Unix socket; default: if the system has them.
@@ -157,7 +157,7 @@ class StatusServer:
     def close(self) -> None:
         """Stop serving and remove the file. A second call does nothing.
 
-        A forked child closes only its copy of the socket, and its parent goes on serving.
+        A forked child closes only its copy of the socket, and its parent continues to serve.
         """
         if not self._closed.acquire(blocking=False):
             return
@@ -262,7 +262,7 @@ def read_status(path: str | os.PathLike[str]) -> dict[str, Any]:
             while part := connection.recv(1 << 16):
                 received += part
                 if len(received) > _MOST_BYTES:
-                    raise StatusError(f"what serves at {path} is no node: it does not stop")
+                    raise StatusError(f"the server at {path} is no node: it does not stop")
         except OSError as error:
             raise StatusError(f"the node at {path} does not answer ({error})") from None
     if not received:
@@ -270,12 +270,12 @@ def read_status(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         status = json.loads(received)
     except ValueError:
-        raise StatusError(f"what serves at {path} is no node: it does not speak JSON") from None
+        raise StatusError(f"the server at {path} is no node: it does not speak JSON") from None
     if not isinstance(status, dict) or status.get("format") != FORMAT:
         theirs = status.get("format") if isinstance(status, dict) else None
         raise StatusError(
             f"the node at {path} speaks format {theirs!r:.40} of the status, this command {FORMAT}:"
             " use the rcmgr that the node runs")
     if not is_complete(status):
-        raise StatusError(f"what serves at {path} is no node: parts of the status are missing")
+        raise StatusError(f"the server at {path} is no node: parts of the status are missing")
     return status

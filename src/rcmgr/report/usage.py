@@ -38,10 +38,10 @@ class Usage(NamedTuple):
 
 
 def usages(node: Node) -> list[Usage]:
-    """All limits by state and of the process, and the fullest scopes and networks; fullest first.
+    """All limits by state and of the process, and the fullest scopes and networks.
 
-    Of equally full ones, a limit on the whole node comes before a limit on one peer.
-    O(scopes and networks).
+    The fullest comes first. If two are equally full, a limit on the whole node comes before a limit
+    on one peer. O(scopes and networks).
     """
     found = [*_by_state(node), *_by_scope(node), *_of_process(node), *_by_network(node)]
     return sorted(found, key=lambda usage: (-usage.share, usage.of_one_peer, usage.name))
