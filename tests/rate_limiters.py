@@ -1,4 +1,4 @@
-"""py-libp2p's token bucket and rate limiters and ours, in pairs, with clocks that a test sets."""
+"""Pairs of py-libp2p's token bucket or rate limiter and ours, and clocks that a test sets."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NEVER = 1e-9  # tokens per second
 
 
 class Clocks:
-    """The wall clock and the monotonic one, in place of the module `time`."""
+    """Stands in for the module `time`, with both clocks."""
 
     def __init__(self) -> None:
         self.wall, self.steady = START, 1000.0
@@ -52,7 +52,7 @@ def granted(ask: Callable[..., bool], times: int, *arguments: Any, **keywords: A
 
 
 def both_buckets(*arguments: Any, **keywords: Any) -> tuple[StockTokenBucket, TokenBucket]:
-    """Theirs and ours."""
+    """py-libp2p's bucket and ours."""
     return (StockTokenBucket(TokenBucketConfig(*arguments, **keywords)),
             TokenBucket(TokenBucketConfig(*arguments, **keywords)))
 
@@ -68,7 +68,7 @@ def both_protocols(**keywords: Any) -> tuple[StockProtocolRateLimiter, ProtocolR
 
 
 def in_threads(work: Callable[[int], int], threads: int = 8) -> list[int]:
-    """What `work` returns of each thread's number, all begun at once."""
+    """Call `work(number)` in so many threads at once, and return the results in order."""
     barrier = threading.Barrier(threads)
     results: dict[int, int] = {}
 
@@ -86,12 +86,12 @@ def in_threads(work: Callable[[int], int], threads: int = 8) -> list[int]:
             thread.join()
     finally:
         sys.setswitchinterval(interval)
-    assert len(results) == threads  # none failed
+    assert len(results) == threads  # no thread raised
     return [results[number] for number in range(threads)]
 
 
 class Counted(float):
-    """A time that counts how often any of its kind is compared."""
+    """A time. The class counts the comparisons of all its instances."""
 
     compared = 0
 
@@ -127,7 +127,7 @@ with_clocks = settings(
 
 
 def near(ours: float, theirs: float) -> bool:
-    return abs(ours - theirs) <= 0.001  # ours tells thousandths
+    return abs(ours - theirs) <= 0.001  # ours counts thousandths
 
 
 SCOPES: dict[RateLimitScope, list[dict[str, Any]]] = {
@@ -135,5 +135,5 @@ SCOPES: dict[RateLimitScope, list[dict[str, Any]]] = {
     PER_PEER: [{"peer_id": peer(1)}, {"peer_id": str(peer(1))}, {"peer_id": "b"}, {}],
     RateLimitScope.PER_CONNECTION: [{"connection_id": "a"}, {"connection_id": "b"}, {}],
     RateLimitScope.PER_PROTOCOL: [{"protocol": "/a"}, {"protocol": "/b"}, {"peer_id": peer(1)}],
-    RateLimitScope.PER_ENDPOINT: [{"endpoint": "/ip4/192.0.2.1"}],  # more of them: R5
+    RateLimitScope.PER_ENDPOINT: [{"endpoint": "/ip4/192.0.2.1"}],  # R5 has several
 }

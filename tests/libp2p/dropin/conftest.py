@@ -1,4 +1,4 @@
-"""Clocks in the place of the real ones."""
+"""Clocks that a test sets, for the limiters on both sides."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def gets_in(manager: Any, connection_id: str, peer: ID) -> bool:
     return established(manager.connection_lifecycle, connection_id, peer, Multiaddr(HERE))
 
 
-def test_a1_entries_with_addresses_are_heeded() -> None:
+def test_a1_entries_with_addresses_are_consulted() -> None:
     stock, ours = managers(
         limits=ResourceLimits(max_connections=0), enable_graceful_degradation=False,
         allowlist_config=AllowlistConfig(
@@ -47,7 +47,7 @@ def test_a1_entries_with_addresses_are_heeded() -> None:
     assert [ours.open_connection(*each) is not None for each in asked] == [True, True, False, False]
 
 
-def test_a2_allowed_peers_are_limited_by_nothing() -> None:
+def test_a2_no_limit_applies_to_allowed_peers() -> None:
     stock, ours = managers(
         allowlist_config=AllowlistConfig(peers={FRIEND}), cidr_limits=[("10.0.0.0/8", 0)],
         connections_per_peer_per_sec=1e-6, burst_connections_per_peer=1,
@@ -65,7 +65,7 @@ def test_a2_allowed_peers_are_limited_by_nothing() -> None:
     assert allowed[1] == (True, [True] * 3, True)
 
 
-def test_a2_who_is_allowed_later_counts_too() -> None:
+def test_a2_peers_may_be_allowed_later() -> None:
     for manager, expected in zip(managers(
         connection_limits=StockLimits(max_established_inbound=0)), (False, True), strict=True
     ):
@@ -77,20 +77,20 @@ def test_a2_who_is_allowed_later_counts_too() -> None:
         assert not gets_in(manager, "3", FRIEND)
 
 
-def test_a3_a_full_node_lets_an_allowed_address_begin() -> None:
+def test_a3_a_full_node_admits_an_allowed_address() -> None:
     for manager, expected in zip(managers(
         limits=ResourceLimits(max_connections=1), enable_graceful_degradation=False,
         allowlist_config=AllowlistConfig(
             peers={FRIEND}, peer_multiaddrs={(FRIEND, "/ip4/192.0.2.1")}),
     ), (False, True), strict=True):
         kept = [manager.open_connection(OTHER, "192.0.2.9")]
-        begun = manager.open_connection(None, "192.0.2.1")  # nobody knows yet who it is
+        begun = manager.open_connection(None, "192.0.2.1")  # its peer is still unknown
         assert (begun is not None) == expected
         kept.append(manager.open_connection(FRIEND, "192.0.2.1"))
         assert all(kept)
 
 
-def test_a4_bypassed_connections_take_nobodys_place() -> None:
+def test_a4_bypassed_connections_take_no_room() -> None:
     stock_limits, limits = (kind(max_established_inbound=3) for kind in (
         StockLimits, ConnectionLimits))
     stock = StockManager(connection_limits=stock_limits)
@@ -109,7 +109,7 @@ def test_a4_bypassed_connections_take_nobodys_place() -> None:
 
 
 @pytest.mark.parametrize("name", [FRIEND, str(FRIEND), FRIEND.to_bytes()])
-def test_a5_a_peer_is_one_peer_by_all_its_names(name: Any) -> None:
+def test_a5_a_peer_has_several_names(name: Any) -> None:
     stock, ours = managers(allowlist_config=AllowlistConfig(peers={name}))
     assert stock.allowlist.allowed_peer(FRIEND) == (not isinstance(name, str))
     assert ours.allowlist.allowed_peer(FRIEND)
@@ -132,7 +132,7 @@ ENTRIES = ["/ip4/192.0.2.1", "/ip4/192.0.2.1/tcp/1", "/ip4/192.0.2.2/udp/1/quic-
     st.just(("clear",)),
 )))
 def test_both_allowlists_agree(calls: list[tuple[Any, ...]]) -> None:
-    """On the entries; and ours allows whatever 0.8.1's does (and other ports, A1)."""
+    """Both have the same entries. Ours allows all that 0.8.1 allows, and other ports too (A1)."""
     stock: Any = StockAllowlist()
     ours: Any = Allowlist()
     for call, *arguments in calls:
@@ -147,7 +147,7 @@ def test_both_allowlists_agree(calls: list[tuple[Any, ...]]) -> None:
         assert repr(ours) == repr(stock)
         assert ours.get_allowed_peers() == stock.get_allowed_peers()
         assert ours.get_allowed_multiaddrs() == stock.get_allowed_multiaddrs()
-    # ports aside, exactly
+    # without ports, ours allows exactly these
     hosts = {entry.split("/")[2] for entry in stock.multiaddrs}
     pairs = {(peer, entry.split("/")[2]) for peer, entry in stock.peer_multiaddrs}
     for entry in ENTRIES:
@@ -161,7 +161,7 @@ def test_both_allowlists_agree(calls: list[tuple[Any, ...]]) -> None:
             assert expected or not stock.allowed_peer_and_multiaddr(peer, entry)
 
 
-def test_what_a_host_cannot_recognise_is_found_by_its_text_only() -> None:
+def test_entries_without_an_ip_address_are_found_by_text_only() -> None:
     name = "/dns4/example.org/tcp/1"
     ours = Allowlist()
     for add, arguments in (
@@ -211,7 +211,7 @@ def test_entries_of_ours_are_seen_in_the_sets() -> None:
     assert (len(ours), ours.networks) == (1, {})
 
 
-def test_one_address_written_twice_stays_until_both_are_gone() -> None:
+def test_an_address_with_two_entries_stays_until_both_are_removed() -> None:
     ours = Allowlist(AllowlistConfig(multiaddrs={"/ip4/192.0.2.1/tcp/1", "/ip4/192.0.2.1/tcp/2"}))
     ours.remove_multiaddr("/ip4/192.0.2.1/tcp/1")
     assert ours.allowed_multiaddr("/ip4/192.0.2.1/tcp/1")
@@ -236,7 +236,7 @@ def test_the_allowlist_of_a_manager_may_be_changed() -> None:
         assert manager.open_connection(FRIEND) is None
 
 
-def test_an_allowlist_that_is_given() -> None:
+def test_a_manager_takes_every_kind_of_allowlist() -> None:
     ours = Allowlist()
     manager = ResourceManager(ResourceLimits(0), allowlist=ours)
     assert manager.allowlist is ours
@@ -244,7 +244,8 @@ def test_an_allowlist_that_is_given() -> None:
     assert manager.open_connection(FRIEND)
     own = rcmgr.Allowlist([FRIEND])
     assert ResourceManager(allowlist=own).allowlist is own
-    before = StockAllowlist(AllowlistConfig(peers={FRIEND}))  # made before `install()`: copied
+    # made before `install()`, and so copied
+    before = StockAllowlist(AllowlistConfig(peers={FRIEND}))
     manager = ResourceManager(ResourceLimits(0), allowlist=before)
     assert manager.open_connection(FRIEND)
     before.add_peer(PEER)

@@ -20,7 +20,7 @@ from rcmgr.libp2p.dropin.cidr_limits import CIDRLimiter
 from rcmgr.libp2p.dropin.manager import ResourceManager
 
 
-def test_c1_ipv4_mapped_into_ipv6_is_that_address() -> None:
+def test_c1_a_mapped_ipv4_address_is_that_ipv4_address() -> None:
     for limiter, expected in (
         (StockLimiter([("10.0.0.0/8", 1)]), [True, True, True]),
         (CIDRLimiter([("10.0.0.0/8", 1)]), [True, False, False]),
@@ -29,11 +29,11 @@ def test_c1_ipv4_mapped_into_ipv6_is_that_address() -> None:
     assert not CIDRLimiter([("::ffff:10.0.0.0/104", 0)]).allow("10.1.1.1")
 
 
-def test_c2_a_network_that_is_listed_twice_counts_once() -> None:
+def test_c2_a_network_with_two_rules_counts_once() -> None:
     rules = [("10.0.0.0/8", 2), ("10.1.2.3/8", 3), ("10.0.0.0/255.0.0.0", 9)]
     stock, ours = StockLimiter(rules), CIDRLimiter(rules)
     assert [stock.acquire("10.0.0.1") for _ in range(3)] == [True, False, False]
-    assert [ours.acquire("10.0.0.1") for _ in range(3)] == [True, True, False]  # the tighter one
+    assert [ours.acquire("10.0.0.1") for _ in range(3)] == [True, True, False]  # the lower limit
 
 
 @pytest.mark.parametrize("rule", [
@@ -42,25 +42,25 @@ def test_c2_a_network_that_is_listed_twice_counts_once() -> None:
 ])
 def test_c2_a_wrong_rule_is_an_error(rule: Any) -> None:
     if len(rule) == 2:
-        assert StockLimiter([rule])._rules == []  # it vanishes, and with it the limit
+        assert StockLimiter([rule])._rules == []  # 0.8.1 drops the rule, and so the limit
     with pytest.raises(ValueError, match=r"not a rule of \(network, limit\): \('"):
         CIDRLimiter([rule])
     with pytest.raises(ValueError, match="not a rule"):
         ResourceManager(cidr_limits=[rule])
 
 
-def test_c3_what_is_looked_at_does_not_grow_with_the_rules() -> None:
+def test_c3_the_cost_does_not_grow_with_the_rules() -> None:
     looked: list[str] = []
 
     class Network:
-        """One of 0.8.1's, that tells when it is looked at."""
+        """Notes each look-up in a network of 0.8.1."""
 
         def __contains__(self, address: Any) -> bool:
             looked.append("theirs")
             return False
 
     class Networks(dict[bytes, Any]):
-        """All of ours of one length."""
+        """Notes each look-up in our networks of one length."""
 
         def get(self, key: bytes, default: Any = None) -> Any:
             looked.append("ours")
@@ -78,8 +78,8 @@ def test_c3_what_is_looked_at_does_not_grow_with_the_rules() -> None:
 
 
 @pytest.mark.parametrize("address", ["example.org", "nonsense", "", None, "10.0.0.999"])
-def test_c4_what_is_no_address_passes(address: str | None) -> None:
-    """The same, decided: a limit on networks says nothing of what is in none."""
+def test_c4_host_names_are_admitted(address: str | None) -> None:
+    """As in 0.8.1: a limit on networks does not apply to an address that is in no network."""
     for limiter in (StockLimiter([("0.0.0.0/0", 0)]), CIDRLimiter([("0.0.0.0/0", 0)])):
         assert limiter.allow(address)
         assert limiter.acquire(address)
@@ -99,7 +99,7 @@ ADDRESSES = [
                              st.sampled_from(ADDRESSES))),
 )
 def test_both_limiters_agree(rules: dict[str, int], calls: list[tuple[str, str | None]]) -> None:
-    """But for C1 and C2, and for giving back what was not taken, which 0.8.1 takes from others."""
+    """Except in C1 and C2. Only acquired addresses are released: 0.8.1 frees a place for any."""
     both: list[Any] = [StockLimiter(rules.items()), CIDRLimiter(rules.items())]
     held: list[str | None] = []
     for call, address in calls:
@@ -117,12 +117,12 @@ def test_both_limiters_agree(rules: dict[str, int], calls: list[tuple[str, str |
     assert len(both[1]) == 0
 
 
-def test_the_limiter_of_a_manager() -> None:
+def test_the_limiter_of_a_manager_may_be_replaced() -> None:
     for manager in managers(cidr_limits=[("10.0.0.0/8", 1), ("0.0.0.0/0", 2)]):
         kept = [manager.open_connection(None, "10.0.0.1")]
         assert not manager.cidr_limiter.allow("10.0.0.2")
         kept.append(manager.open_connection(None, "192.0.2.1"))
-        assert not manager.cidr_limiter.allow("192.0.2.1")  # all rules that match have to admit
+        assert not manager.cidr_limiter.allow("192.0.2.1")  # every rule that matches must admit
         assert manager.open_connection(None, "192.0.2.2") is None
         assert all(kept)
         manager.cidr_limiter = type(manager.cidr_limiter)([("192.0.2.0/24", 1)])
@@ -137,7 +137,7 @@ def test_the_limiter_of_a_manager() -> None:
     assert StockManager().cidr_limiter is None
 
 
-def test_subnets_of_a_node_are_its_limiter() -> None:
+def test_the_limiter_of_a_manager_has_the_subnets_of_its_limits() -> None:
     node = rcmgr.NodeLimits(subnets=rcmgr.SubnetLimits(ipv4=((32, 1),)))
     limiter: Any = ResourceManager(node).cidr_limiter
     assert limiter.limits is node.subnets

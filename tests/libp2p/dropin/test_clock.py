@@ -26,7 +26,7 @@ from rcmgr.libp2p.dropin.token_bucket import TokenBucket
 
 
 @pytest.mark.parametrize("kind", ["bucket", "limiter", "protocol"])
-def test_r11_the_wall_clock_is_set(kind: str, clocks: Clocks) -> None:
+def test_r11_a_change_of_the_wall_clock(kind: str, clocks: Clocks) -> None:
     def asks() -> tuple[Callable[..., bool], Callable[..., bool]]:
         if kind == "bucket":
             theirs, ours = both_buckets(1.0, 100.0, 100.0)
@@ -51,7 +51,7 @@ def test_r11_the_wall_clock_is_set(kind: str, clocks: Clocks) -> None:
         assert tuple(allowed) == expected
 
 
-def test_r11_new_peers_after_the_wall_clock_was_set(clocks: Clocks) -> None:
+def test_r11_new_peers_after_a_change_of_the_wall_clock(clocks: Clocks) -> None:
     for jump in (-3600, 3600):
         limiter = RateLimiter(RateLimitConfig(scope=PER_PEER, refill_rate=1.0, capacity=10.0))
         clocks.wall += jump
@@ -60,10 +60,10 @@ def test_r11_new_peers_after_the_wall_clock_was_set(clocks: Clocks) -> None:
         assert granted(limiter.try_allow, 9, peer_id=peer(1)) == 3
 
 
-def test_r11_calls_with_a_time_do_not_stop_it_for_calls_without(clocks: Clocks) -> None:
+def test_r11_a_given_time_does_not_stop_calls_without_one(clocks: Clocks) -> None:
     for bucket, expected in zip(both_buckets(1.0, 10.0, 10.0), (0, 60), strict=True):
         assert granted(bucket.try_consume, 20) == 10
-        clocks.wall += 3600  # somebody sets it forward; one caller gives that time
+        clocks.wall += 3600  # set forward, and one caller gives this time
         assert granted(bucket.try_consume, 20, 1, clocks.wall) == 10
         clocks.wall -= 3600  # and back
         allowed = 0
@@ -73,12 +73,12 @@ def test_r11_calls_with_a_time_do_not_stop_it_for_calls_without(clocks: Clocks) 
         assert allowed == expected
 
 
-def test_r11_a_time_that_is_none(clocks: Clocks) -> None:
+def test_r11_wrong_and_distant_times(clocks: Clocks) -> None:
     ours = TokenBucket(TokenBucketConfig(1.0, 10.0, 10.0))
     for wrong in (math.nan, math.inf):
         with pytest.raises(ValueError, match="current_time must be seconds"):
             ours.try_consume(1, wrong)
     assert ours.try_consume(10)
-    assert ours.try_consume(10, 1e15)  # far ahead: full, and goes on from there
+    assert ours.try_consume(10, 1e15)  # far ahead: full, and time continues from here
     clocks.advance(4)
     assert granted(ours.try_consume, 10) == 4

@@ -27,22 +27,22 @@ from rcmgr.libp2p.dropin.manager import ResourceManager
 VIEWS = ("pending_inbound", "pending_outbound", "established_inbound", "established_outbound")
 
 
-def test_l9_an_id_that_is_used_again_does_not_count_for_its_former_peer() -> None:
-    """An object that is gone gives its address, and so its id, to the next one."""
+def test_l9_a_reused_id_does_not_count_for_the_earlier_peer() -> None:
+    """An id is the address of an object, which another object may get later."""
     stock, ours = lifecycles(max_established_per_peer=1)
     for lifecycle in (stock, ours):
         assert established(lifecycle, "1", PEER)
-        # the swarm lost it; the next connection gets its id, and ends properly
+        # the swarm lost the first connection; the second gets its id, and ends properly
         assert established(lifecycle, "1", OTHER)
         lifecycle.notify_connection_closed("1", OTHER)
         lifecycle.reconcile_live_connections(set(), 0)
     assert stock.tracker.get_peer_connection_count(PEER) == 1
-    assert not established(stock, "2", PEER)  # for ever
+    assert not established(stock, "2", PEER)  # and never will be
     assert ours.tracker.get_peer_connection_count(PEER) == 0
     assert established(ours, "2", PEER)
 
 
-def test_l9_in_a_manager() -> None:
+def test_l9_a_reused_id_in_a_manager() -> None:
     ours = ResourceManager(connection_limits=ConnectionLimits(max_established_per_peer=1))
     assert established(ours.connection_lifecycle, "1", PEER)
     assert established(ours.connection_lifecycle, "1", OTHER)
@@ -52,7 +52,7 @@ def test_l9_in_a_manager() -> None:
 
 
 class BothLifecycles(RuleBasedStateMachine):
-    """Limits and bypasses: the same are refused, but for A4 (bypassed connections that count)."""
+    """Both refuse the same, except in A4 (bypassed connections that count)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class BothLifecycles(RuleBasedStateMachine):
             return
         if self.tell(f"handle_established_{way}_connection", i, peer, None, None):
             self.at[i] = (way, peer)
-        else:  # ours is no longer pending then; in 0.8.1 it stays so until somebody ends it
+        else:  # ours is no longer pending; in 0.8.1 it is until the swarm ends it
             self.both[0].notify_connection_closed(i)
             self.at.pop(i, None)
 
@@ -140,7 +140,7 @@ def test_lifecycles_are_compared_and_copied() -> None:
         assert str(lifecycle).startswith("ConnectionLifecycleManager(tracker=ConnectionTracker(")
 
 
-def test_reconciliation() -> None:
+def test_reconcile_forgets_stale_connections() -> None:
     stock, ours = lifecycles()
     for lifecycle in (stock, ours):
         assert established(lifecycle, "1", PEER)

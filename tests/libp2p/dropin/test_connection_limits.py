@@ -28,7 +28,7 @@ def test_limits_are_checked_when_they_are_set() -> None:
     limits.check_established_total_limit(0)
 
 
-def test_limits_are_what_their_class_says() -> None:
+def test_limits_compare_and_convert() -> None:
     limits = ConnectionLimits(1, 2, 3, 4, 5, 6)
     assert isinstance(limits, StockLimits)
     assert limits == ConnectionLimits(1, 2, 3, 4, 5, 6)
@@ -40,7 +40,7 @@ def test_limits_are_what_their_class_says() -> None:
         ConnectionLimits.of(5)
 
 
-def test_changed_limits_hold_wherever_they_were_given() -> None:
+def test_a_change_holds_in_every_manager() -> None:
     limits = ConnectionLimits()
     lifecycle = ConnectionLifecycleManager(ConnectionTracker(limits), limits)
     managers = [ResourceManager(connection_limits=limits) for _ in range(2)]
@@ -53,12 +53,12 @@ def test_changed_limits_hold_wherever_they_were_given() -> None:
     assert limits.with_max_established_inbound(5) is limits
     assert established(lifecycle, "2", PEER)
     managers[0].connection_limits = ConnectionLimits(0, 0, 0, 0, 0, 0)
-    limits.max_established_inbound = 9  # no longer its limits
+    limits.max_established_inbound = 9  # the first manager has other limits now
     assert managers[0].open_connection(PEER) is None
     assert managers[1].open_connection(PEER)
 
 
-def test_a_copy_of_limits_is_another() -> None:
+def test_a_copy_of_limits_is_independent() -> None:
     limits = ConnectionLimits(max_established_inbound=1)
     manager = ResourceManager(connection_limits=limits)
     for copied in (copy.copy(limits), copy.deepcopy(limits)):
@@ -75,14 +75,14 @@ def test_limits_from_before_the_installation_are_copied() -> None:
     assert manager.open_connection(PEER)
 
 
-def test_limits_of_others_that_are_gone_are_forgotten() -> None:
+def test_observers_that_are_gone_are_forgotten() -> None:
     limits = ConnectionLimits()
     for _ in range(50):
         ConnectionLifecycleManager(ConnectionTracker(), limits)
     assert len(limits._observers) <= 2
 
 
-def test_limits_of_a_node_hold_unless_others_are_given() -> None:
+def test_limits_of_a_node_are_the_default() -> None:
     node = rcmgr.NodeLimits(connections=rcmgr.ConnectionLimits(max_pending_inbound=3))
     assert ResourceManager(node).connection_limits.max_pending_inbound == 3
     given = ResourceManager(node, connection_limits=ConnectionLimits(max_pending_inbound=4))

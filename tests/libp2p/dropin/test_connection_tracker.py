@@ -25,7 +25,7 @@ from rcmgr.libp2p.dropin.connection_tracker import ConnectionTracker
 VIEWS = ("pending_inbound", "pending_outbound", "established_inbound", "established_outbound")
 
 
-def test_l10_the_peer_need_not_be_named_at_the_end() -> None:
+def test_l10_removing_a_connection_without_naming_its_peer() -> None:
     stock, ours = trackers()
     for tracker in (stock, ours):
         tracker.move_to_established_inbound("1", PEER)
@@ -35,7 +35,7 @@ def test_l10_the_peer_need_not_be_named_at_the_end() -> None:
     assert ours.get_peer_connection_count(PEER) == 0
 
 
-def test_l11_an_id_is_in_one_state() -> None:
+def test_l11_an_id_has_one_state() -> None:
     stock, ours = trackers()
     for tracker in (stock, ours):
         tracker.move_to_established_inbound("1", PEER)
@@ -45,7 +45,7 @@ def test_l11_an_id_is_in_one_state() -> None:
     assert set(ours.established_outbound) == {"1"}
 
 
-def test_l11_what_is_unknown_does_not_end() -> None:
+def test_l11_an_unknown_connection_does_not_count_as_closed() -> None:
     stock, ours = trackers()
     for tracker in (stock, ours):
         tracker.remove_connection("nobody")
@@ -53,7 +53,7 @@ def test_l11_what_is_unknown_does_not_end() -> None:
     assert ours.get_stats()["total_connections_closed"] == 0
 
 
-def test_m10_two_trackers_are_compared_without_locks_in_two_orders() -> None:
+def test_m10_comparing_trackers_takes_no_lock() -> None:
     taken: list[str] = []
 
     class Lock:
@@ -69,7 +69,7 @@ def test_m10_two_trackers_are_compared_without_locks_in_two_orders() -> None:
     one._lock, two._lock = Lock("one"), Lock("two")  # type: ignore[assignment]
     assert one == two
     assert two == one
-    assert taken == ["one", "two", "two", "one"]  # each waits for what the other one has
+    assert taken == ["one", "two", "two", "one"]  # each thread would wait for the other's lock
 
     left, right = ConnectionTracker(), ConnectionTracker()
     equal: list[bool] = []
@@ -90,7 +90,7 @@ def test_m10_two_trackers_are_compared_without_locks_in_two_orders() -> None:
     assert equal == [True] * 6_000
 
 
-def test_m10_the_hash_of_a_tracker_stays() -> None:
+def test_m10_the_hash_of_a_tracker_does_not_change() -> None:
     stock, ours = trackers()
     hashes = [hash(stock), hash(ours)]
     for tracker in (stock, ours):
@@ -101,10 +101,10 @@ def test_m10_the_hash_of_a_tracker_stays() -> None:
 
 
 class BothTrackers(RuleBasedStateMachine):
-    """The same calls on both: they agree.
+    """Both agree after the same calls.
 
-    Documented exceptions, which are not made here: an id in a second state (L9, L11), the end of
-    an unknown one (L11), an end without the peer (L10).
+    The machine leaves three calls out, because they differ. These are a second state for an id (L9,
+    L11), the removal of an unknown id (L11), and a removal without the peer (L10).
     """
 
     def __init__(self) -> None:
@@ -127,7 +127,7 @@ class BothTrackers(RuleBasedStateMachine):
         self.both(f"add_pending_{way}", i, peer)
         if before is None:
             self.at[i] = (state, peer)
-        else:  # again: 0.8.1 counts it as created once more, and takes another peer
+        else:  # 0.8.1 counts a repeated id as created again, and takes the other peer
             self.repeated += 1
 
     @rule(i=st.sampled_from("abcdef"), way=st.sampled_from(["inbound", "outbound"]),
@@ -137,7 +137,7 @@ class BothTrackers(RuleBasedStateMachine):
         if before is not None and before[0] != f"pending_{way}":
             return
         self.both(f"move_to_established_{way}", i, peer)
-        self.direct += before is None  # 0.8.1 does not count it as created
+        self.direct += before is None  # 0.8.1 does not count this one as created
         self.at[i] = (f"established_{way}", peer)
 
     @rule(i=st.sampled_from("abcdef"))
@@ -160,7 +160,8 @@ class BothTrackers(RuleBasedStateMachine):
     def clear(self, really: int) -> None:
         if really == 0:
             self.both("clear")
-            self.stock._stats["total_connections_closed"] += len(self.at)  # ours count as closed
+            # ours counts them as closed
+            self.stock._stats["total_connections_closed"] += len(self.at)
             self.at.clear()
 
     @invariant()
@@ -185,7 +186,7 @@ class BothTrackers(RuleBasedStateMachine):
         theirs, ours = self.both("get_stats")
         assert theirs.keys() == ours.keys()
         for name in theirs:
-            # bypassed connections are in the peaks of 0.8.1
+            # the peaks of 0.8.1 include bypassed connections
             if not (self.has_bypassed and name.startswith("peak_")):
                 expected = theirs[name]
                 if name == "total_connections_created":
@@ -223,7 +224,7 @@ TestBothTrackers = BothTrackers.TestCase
 TestBothTrackers.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
 
 
-def test_sets_are_views() -> None:
+def test_sets_are_live_read_only_views() -> None:
     tracker = ConnectionTracker()
     pending = tracker.pending_inbound
     tracker.add_pending_inbound("a")
@@ -238,7 +239,7 @@ def test_sets_are_views() -> None:
         tracker.pending_inbound = set()  # type: ignore[misc, assignment]
 
 
-def test_the_bypass_is_a_set_that_may_be_changed() -> None:
+def test_the_bypass_is_a_mutable_set() -> None:
     tracker = ConnectionTracker()
     tracker.bypass_peers.add(PEER)
     assert tracker.is_bypassed(PEER)
@@ -254,7 +255,7 @@ def test_the_bypass_is_a_set_that_may_be_changed() -> None:
     assert not tracker.bypass_peers
 
 
-def test_times_are_of_the_wall_clock() -> None:
+def test_times_are_on_the_scale_of_the_wall_clock() -> None:
     before = time.time()
     tracker = ConnectionTracker()
     tracker.add_pending_inbound("a")
@@ -269,7 +270,7 @@ def test_times_are_of_the_wall_clock() -> None:
     assert later.established_at >= info.created_at
 
 
-def test_limits_are_kept_for_whoever_reads_them() -> None:
+def test_a_tracker_keeps_its_limits() -> None:
     limits = ConnectionLimits(max_established_total=1)
     assert ConnectionTracker(limits).limits is limits
     assert ConnectionTracker().limits == ConnectionLimits()

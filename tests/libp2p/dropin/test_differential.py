@@ -1,7 +1,8 @@
-"""libp2p.rcmgr 0.8.1 and ours, the same calls: they agree, but for what docs/differences.md says.
+"""The managers of libp2p.rcmgr 0.8.1 and ours agree after the same calls.
 
-What is documented is either left out (giving back what was not taken, which in 0.8.1 frees somebody
-else's; limits that change by themselves, or are never asked) or expected where it is drawn.
+Differences that docs/differences.md names are expected, or their calls are left out. The machines
+release only what they acquired: 0.8.1 frees a place of others otherwise. They disable features that
+change limits, and limits that 0.8.1 never enforces.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ METRICS = (
     MetricType.CONNECTIONS_INBOUND, MetricType.CONNECTIONS_OUTBOUND, MetricType.STREAMS_INBOUND,
     MetricType.STREAMS_OUTBOUND, MetricType.MEMORY_USAGE,
 )
-# features that change limits by themselves, or are not asked in 0.8.1
+# features that change limits, or that 0.8.1 never uses
 CALM = {
     "enable_circuit_breaker": False, "enable_graceful_degradation": False,
     "enable_rate_limiting": False, "enable_memory_limits": False,
@@ -54,12 +55,12 @@ CALM = {
 
 
 def apart(call: Callable[..., Any], *arguments: Any) -> Any:
-    """As in a task of its own, which has nothing pending."""
+    """Call it in a separate context, like that of a task without a pending connection."""
     return copy_context().run(call, *arguments)
 
 
 def finish(work: Coroutine[Any, Any, None]) -> bool:
-    """Whether it was admitted."""
+    """Whether the connection was admitted."""
     try:
         work.send(None)
     except StopIteration:
@@ -104,7 +105,7 @@ class Machine(RuleBasedStateMachine):
 
 
 class Calls(Machine):
-    """All that is counted, by its numbers alone."""
+    """Counts of connections, streams and memory, after calls that take and give back."""
 
     @initialize(
         connections=st.integers(0, 4), streams=st.integers(0, 4),
@@ -135,7 +136,7 @@ class Calls(Machine):
 
     @property
     def friends_hold_something(self) -> bool:
-        """Then there is less room in 0.8.1, where friends take that of others."""
+        """In 0.8.1, friends take the room of other peers."""
         held = (self.connections, self.streams, self.scoped)
         return bool(self.friends) and (
             any(call[0] in (str(FRIEND), FRIEND) for calls in held for call in calls)
@@ -148,7 +149,7 @@ class Calls(Machine):
         return ours
 
     def take(self, kind: str, *arguments: Any) -> bool:
-        """Whether both admitted it; what only ours did, for a friend's sake, is given back."""
+        """Whether both admitted it. If only ours did, for a friend, ours gives it back."""
         ours, theirs = (getattr(manager, f"acquire_{kind}")(*arguments) for manager in self.both)
         if ours and not theirs and (
             self.friends_hold_something or (self.friends and arguments[0] == str(FRIEND))
@@ -182,7 +183,7 @@ class Calls(Machine):
 
     @rule(peer=st.sampled_from(STRANGERS), address=ADDRESSES, way=WAYS)
     def open_before_and_after_a_handshake(self, peer: ID, address: str | None, way: str) -> None:
-        """0.8.1 needs room for two for a moment, and so denies the last one."""
+        """For a moment, 0.8.1 counts the connection twice, and so refuses the last one."""
         def connect(manager: Any) -> Any:
             before = manager.open_connection(None, address, way)
             if before is None:
@@ -233,7 +234,7 @@ class Calls(Machine):
     def acquire_memory(self, size: int) -> None:
         theirs = self.both[1]
         if size == 0 and theirs._current_memory > theirs.limits.max_memory_bytes:
-            return  # 0.8.1 denies even that, once the limit is below what is held
+            return  # 0.8.1 denies even 0 bytes, if more is held than the limit
         if self.agree("acquire_memory", size):
             self.memory.append(size)
 
@@ -254,12 +255,12 @@ class Calls(Machine):
     @precondition(lambda self: self.limited)
     @rule(pick=PICK, most=st.integers(0, 3))
     def change_a_scopes_limit(self, pick: int, most: int) -> None:
-        """Of one that has a limit: 0.8.1 counts only where there is one."""
+        """Change an existing limit, because 0.8.1 does not count in a scope without a limit."""
         self.limit_streams(self.limited[pick % len(self.limited)], most)
 
 
 class Connections(Machine):
-    """What a swarm asks for its connections, in its order, under limits on states."""
+    """The calls of a swarm for its connections, in its order, under limits on states."""
 
     @initialize(
         inbound=st.integers(0, 3), outbound=st.integers(0, 3), per_peer=st.integers(0, 2),
@@ -275,7 +276,7 @@ class Connections(Machine):
         self.live: dict[str, tuple[ID, tuple[Any, Any]]] = {}
 
     def connect(self, manager: Any, name: str, peer: ID, way: str, quic: bool) -> Any:
-        """The scope, or None. 0.8.1 leaks that of a denied TCP connection: it is closed here."""
+        """The scope, or None. 0.8.1 leaks the scope of a denied TCP connection; this closes it."""
         lifecycle = manager.connection_lifecycle
         handle = getattr(lifecycle, f"handle_established_{way}_connection")
         lifecycle.reconcile_live_connections(set(self.live))
@@ -313,12 +314,12 @@ class Connections(Machine):
     @precondition(lambda self: self.live)
     @rule(pick=PICK)
     def lose(self, pick: int) -> None:
-        """The swarm forgets one, and says which it still has."""
+        """The swarm loses a connection, and reports those that it still has."""
         name = sorted(self.live)[pick % len(self.live)]
         _, scopes = self.live.pop(name)
         for manager, scope in zip(self.both, scopes, strict=True):
             lifecycle = manager.connection_lifecycle
-            assert lifecycle.reconcile_live_connections(set(self.live)) == 0  # they are young
+            assert lifecycle.reconcile_live_connections(set(self.live)) == 0  # too young
             assert lifecycle.reconcile_live_connections(set(self.live), 0.0) == 1
             scope.close()
 
@@ -336,9 +337,10 @@ class Connections(Machine):
 
 
 class Rates(Machine):
-    """With all that is on by default, and a rate so low that nothing comes back meanwhile.
+    """The default features, with a rate so low that no token comes back during the test.
 
-    Inbound only, as ours limits no dials; texts for `acquire_connection`, as 0.8.1 limits no `ID`s.
+    All connections are inbound, because ours limits no dials. `acquire_connection` gets texts,
+    because 0.8.1 limits no `ID`s.
     """
 
     @initialize(burst=st.integers(1, 4))
@@ -373,7 +375,7 @@ class Rates(Machine):
 
     @rule()
     def a_friend(self) -> None:
-        """0.8.1 limits those too."""
+        """Only 0.8.1 limits a friend."""
         scope = apart(self.both[0].open_connection, FRIEND)
         assert scope is not None
         scope.close()

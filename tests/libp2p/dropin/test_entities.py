@@ -15,7 +15,7 @@ from rate_limiters import NEVER, PER_PEER, Clocks, both_limiters, granted, peer
 from rcmgr.libp2p.dropin.token_bucket import TokenBucket
 
 
-def test_r3_who_used_up_its_rate_gets_no_fresh_bucket(clocks: Clocks) -> None:
+def test_r3_a_peer_that_used_up_its_rate_keeps_its_bucket(clocks: Clocks) -> None:
     for limiter, expected in zip(both_limiters(
         scope=PER_PEER, refill_rate=NEVER, capacity=5, initial_tokens=5, max_peers=1000,
     ), (5, 0), strict=True):
@@ -26,7 +26,7 @@ def test_r3_who_used_up_its_rate_gets_no_fresh_bucket(clocks: Clocks) -> None:
         assert limiter.get_stats().tracked_entities == 1000
 
 
-def test_r3_nor_do_many_that_did_at_once(clocks: Clocks) -> None:
+def test_r3_many_peers_that_used_up_their_rate_keep_their_buckets(clocks: Clocks) -> None:
     _, ours = both_limiters(
         scope=PER_PEER, refill_rate=NEVER, capacity=5, initial_tokens=5, max_peers=1000)
     for number in range(200):
@@ -36,7 +36,7 @@ def test_r3_nor_do_many_that_did_at_once(clocks: Clocks) -> None:
     assert not any(ours.try_allow(peer_id=peer(number)) for number in range(200))
 
 
-def test_r4_a_new_peer_costs_the_same_however_many_are_known(
+def test_r4_the_cost_of_a_new_peer_does_not_grow(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Looked(dict[str, float]):
@@ -66,7 +66,7 @@ def test_r4_a_new_peer_costs_the_same_however_many_are_known(
         assert len(asked) == 16
 
 
-def test_r5_every_endpoint_has_its_bucket(clocks: Clocks) -> None:
+def test_r5_every_endpoint_has_a_bucket(clocks: Clocks) -> None:
     endpoints = [Multiaddr("/ip4/192.0.2.1/tcp/1"), "/ip4/192.0.2.2/tcp/2"]
     for limiter, allowed, tracked in zip(both_limiters(
         scope=RateLimitScope.PER_ENDPOINT, refill_rate=NEVER, capacity=2, initial_tokens=2,
@@ -86,7 +86,7 @@ def test_r5_every_endpoint_has_its_bucket(clocks: Clocks) -> None:
     (RateLimitScope.PER_ENDPOINT, "endpoint", 5),
     (RateLimitScope.GLOBAL, "peer_id", 1),
 ])
-def test_r5_as_many_are_remembered_as_configured(
+def test_r5_the_configured_number_is_remembered(
     scope: RateLimitScope, argument: str, most: int
 ) -> None:
     _, ours = both_limiters(scope=scope, max_peers=4, max_connections=5, max_protocols=6)

@@ -1,11 +1,13 @@
-"""py-libp2p's constructor and methods, with what our manager does."""
+"""Our manager behind py-libp2p's constructor, methods and attributes.
+
+A number in the name of a test is that of a row in docs/differences.md.
+"""
 
 from __future__ import annotations
 
 import copy
 import inspect
 import pickle
-import threading
 from typing import Any
 
 import pytest
@@ -31,7 +33,7 @@ from rcmgr.libp2p.dropin.connection_tracker import ConnectionTracker
 from rcmgr.libp2p.dropin.manager import ResourceLimits, ResourceManager
 from rcmgr.libp2p.dropin.memory_limits import MemoryConnectionLimits
 
-# attributes of py-libp2p's that no host uses and that mean nothing here
+# attributes of py-libp2p's manager that no host uses
 WITHOUT = {"connection_rate_limiter"}
 
 
@@ -42,28 +44,28 @@ def parameters(function: Any) -> list[tuple[str, Any, Any]]:
     ]
 
 
-def test_the_constructor_takes_the_same() -> None:
+def test_the_constructor_takes_the_same_arguments() -> None:
     assert parameters(ResourceManager) == parameters(StockManager)
 
 
 @pytest.mark.parametrize(
     "name", [name for name, _ in inspect.getmembers(StockManager, inspect.isfunction)
              if not name.startswith("_")])
-def test_every_method_takes_at_least_the_same(name: str) -> None:
+def test_every_method_takes_the_same_arguments(name: str) -> None:
     ours = parameters(getattr(ResourceManager, name))
     theirs = parameters(getattr(StockManager, name))
     assert [each[0] for each in ours][: len(theirs)] == [each[0] for each in theirs]
     assert all(each[2] is not inspect.Parameter.empty for each in ours[len(theirs):])
 
 
-def test_every_attribute_is_there() -> None:
+def test_every_attribute_exists() -> None:
     ours = ResourceManager()
     missing = {name for name in vars(StockManager()) if not name.startswith("_")
                and not hasattr(ours, name)}
     assert missing == WITHOUT
 
 
-def test_their_limits_and_ours() -> None:
+def test_limits_of_all_kinds() -> None:
     theirs = StockResourceLimits(max_connections=3, max_memory_mb=5, max_streams=7)
     manager = ResourceManager(theirs)
     assert vars(manager.limits).items() >= vars(theirs).items()
@@ -91,7 +93,7 @@ def test_limits_may_be_changed_in_place() -> None:
     assert not managers[2].acquire_memory(1)
 
 
-def test_limits_that_say_all() -> None:
+def test_limits_of_a_whole_node() -> None:
     node = NodeLimits(
         connections=rcmgr.ConnectionLimits(max_pending_inbound=3), memory=ProcessMemoryLimits(7))
     manager = ResourceManager(node)
@@ -104,7 +106,7 @@ def test_limits_that_say_all() -> None:
     assert free.connection_limits.to_dict() == rcmgr.ConnectionLimits().to_dict()
 
 
-def test_the_defaults_are_theirs() -> None:
+def test_the_defaults_are_those_of_libp2p() -> None:
     ours, theirs = ResourceManager(), StockManager()
     assert ours.limits.max_connections == theirs.limits.max_connections
     assert ours.limits.max_memory_bytes == theirs.limits.max_memory_bytes
@@ -116,7 +118,7 @@ def test_the_defaults_are_theirs() -> None:
         theirs.memory_limits.max_process_memory_percent or 0) / 100
 
 
-def test_limits_on_states_and_memory() -> None:
+def test_limits_on_states_and_memory_are_enforced() -> None:
     manager = ResourceManager(
         connection_limits=StockConnectionLimits(max_established_inbound=1),
         memory_limits=StockMemoryLimits(max_process_memory_bytes=1),
@@ -137,7 +139,7 @@ def test_limits_on_states_and_memory() -> None:
     lambda config: {"allowlist_config": config},
     lambda config: {"allowlist": StockAllowlist(config)},
 ])
-def test_the_allowlist_is_heeded(make: Any) -> None:
+def test_the_allowlist_is_consulted(make: Any) -> None:
     config = AllowlistConfig(
         peers={PEER}, multiaddrs={"/ip4/192.0.2.1"}, peer_multiaddrs={(OTHER, "/ip4/192.0.2.2")})
     manager = ResourceManager(StockResourceLimits(max_connections=0), **make(config))
@@ -147,13 +149,13 @@ def test_the_allowlist_is_heeded(make: Any) -> None:
     assert manager.open_connection(OTHER, "192.0.2.3") is None
 
 
-def test_what_an_allowlist_cannot_mean_is_said() -> None:
+def test_an_entry_without_effect_is_a_warning() -> None:
     config = AllowlistConfig(multiaddrs={"/dns4/example.org/tcp/1"})
     with pytest.warns(UserWarning, match="example.org.* admits no connection: missing ip address"):
         ResourceManager(allowlist_config=config)
 
 
-def test_cidr_limits_also_hold_for_mapped_addresses() -> None:
+def test_cidr_limits_apply_to_mapped_addresses() -> None:
     manager = ResourceManager(cidr_limits=[("10.0.0.0/8", 1), ("192.0.2.0/24", -3)])
     first = manager.open_connection(None, "10.0.0.1")
     assert first is not None
@@ -166,7 +168,7 @@ def test_cidr_limits_also_hold_for_mapped_addresses() -> None:
         ResourceManager(cidr_limits=[("nonsense", 1)])
 
 
-def test_rates_hold_for_a_peer_by_any_name() -> None:
+def test_a_peer_has_one_rate_under_all_its_names() -> None:
     manager = ResourceManager(connections_per_peer_per_sec=1e-9, burst_connections_per_peer=3)
     got = [manager.acquire_connection(name) for name in (str(PEER), PEER, PEER.to_bytes(), PEER)]  # type: ignore[arg-type]
     assert got == [True, True, True, False]
@@ -174,7 +176,7 @@ def test_rates_hold_for_a_peer_by_any_name() -> None:
     assert all(free.acquire_connection(str(PEER)) for _ in range(100))
 
 
-def test_a_peer_of_another_type_is_known_by_its_text() -> None:
+def test_a_peer_of_another_type_counts_by_its_text() -> None:
     class Peer:
         _bytes = None
 
@@ -193,7 +195,7 @@ def test_a_peer_of_another_type_is_known_by_its_text() -> None:
 
 
 @pytest.mark.parametrize("peer", [PEER, PEER.to_bytes(), str(PEER), 7])
-def test_a_type_error_of_ones_own_limits_is_not_taken_for_a_peer_of_another_type(
+def test_a_type_error_in_a_users_limits_is_raised(
     peer: Any,
 ) -> None:
     class Broken(MemoryConnectionLimits):
@@ -211,7 +213,7 @@ def test_a_type_error_of_ones_own_limits_is_not_taken_for_a_peer_of_another_type
     assert manager._current_connections == 0
 
 
-def test_acquired_connections() -> None:
+def test_acquire_and_release_connections() -> None:
     manager = ResourceManager(
         StockResourceLimits(max_connections=2), cidr_limits=[("10.0.0.0/8", 1)])
     assert manager.acquire_connection("a", "10.0.0.1")
@@ -231,25 +233,8 @@ def test_acquired_connections() -> None:
         manager.acquire_connection("a")
 
 
-def test_closing_a_scope_in_three_threads_frees_one_slot() -> None:
-    manager = ResourceManager()
-    scopes = [manager.open_connection(PEER) for _ in range(3)]
-    barrier = threading.Barrier(3)
-
-    def close() -> None:
-        barrier.wait()
-        scopes[0].close()  # type: ignore[union-attr]
-
-    threads = [threading.Thread(target=close) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert manager._current_connections == 2
-
-
-def test_a_full_node_stays_as_large_as_it_is() -> None:
-    """0.8.1 lowers a limit that was reached, and grants one of 0 once."""
+def test_a_full_node_keeps_its_limits() -> None:
+    """0.8.1 lowers a limit once it is reached, and admits one connection at a limit of 0."""
     manager = ResourceManager(StockResourceLimits(max_connections=4), enable_rate_limiting=False)
     kept = [manager.open_connection(PEER) for _ in range(4)]
     for _ in range(100):
@@ -259,7 +244,7 @@ def test_a_full_node_stays_as_large_as_it_is() -> None:
     assert ResourceManager(StockResourceLimits(max_connections=0)).open_connection(PEER) is None
 
 
-def test_other_totals_leave_scoped_limits_alone() -> None:
+def test_new_totals_keep_the_limits_of_scopes() -> None:
     manager = ResourceManager()
     manager.set_protocol_stream_limit("/x", 0)
     for limits in (StockResourceLimits(7, 1, 5), ResourceLimits(7, 1, 5)):
@@ -271,7 +256,7 @@ def test_other_totals_leave_scoped_limits_alone() -> None:
     assert manager.acquire_scoped_stream("a", Direction.INBOUND, protocol="/x")
 
 
-def test_what_is_available() -> None:
+def test_is_resource_available() -> None:
     manager = ResourceManager(StockResourceLimits(2, 1, 1))
     manager.acquire_connection("a")
     manager.acquire_memory(1 << 19)
@@ -285,7 +270,7 @@ def test_what_is_available() -> None:
     assert not manager.is_resource_available("nonsense")
 
 
-def test_metrics_are_of_the_moment() -> None:
+def test_metrics_show_the_current_counts() -> None:
     given = Metrics()
     manager = ResourceManager(StockResourceLimits(max_connections=1), metrics=given)
     scope = manager.open_connection(PEER, None, "outbound")
@@ -304,7 +289,7 @@ def test_metrics_are_of_the_moment() -> None:
     assert ResourceManager(enable_metrics=False).metrics is None
 
 
-def test_pools_are_theirs() -> None:
+def test_pools_are_those_of_libp2p() -> None:
     manager = ResourceManager(enable_connection_pooling=True, enable_memory_pooling=True)
     stats = manager.get_stats()
     assert stats["connection_pool"] == manager.connection_pool.get_stats()  # type: ignore[union-attr]
@@ -312,7 +297,7 @@ def test_pools_are_theirs() -> None:
     assert "connection_pool" not in ResourceManager().get_stats()
 
 
-def test_subnets_of_node_limits_give_way_to_cidr_limits() -> None:
+def test_cidr_limits_replace_the_subnets_of_node_limits() -> None:
     manager = ResourceManager(
         NodeLimits(subnets=SubnetLimits()), cidr_limits=[("192.0.2.0/24", 1)])
     assert all(manager.open_connection(None, "203.0.113.1") for _ in range(9))
@@ -321,7 +306,7 @@ def test_subnets_of_node_limits_give_way_to_cidr_limits() -> None:
     assert kept is not None
 
 
-def test_e1_limits_on_pending_connections_are_asked() -> None:
+def test_e1_limits_on_pending_connections_are_enforced() -> None:
     stock, ours = managers(connection_limits=StockConnectionLimits(max_pending_inbound=2))
     held = [manager.open_connection(None) for manager in (stock, ours) for _ in range(2)]
     assert all(held)
@@ -344,20 +329,20 @@ def test_m10_metrics_do_not_become_negative() -> None:
 
 
 @pytest.mark.parametrize("how", [copy.deepcopy, pickle.dumps])
-def test_m11_a_manager_is_not_copied(how: Any) -> None:
-    """Decided: what it counts belongs to connections of a host, which are not copied either."""
+def test_m11_a_manager_cannot_be_copied(how: Any) -> None:
+    """Its counts belong to the connections of a host, which have no copies either."""
     with pytest.raises(TypeError, match="RLock"):
         how(StockManager())
     with pytest.raises(TypeError, match="cannot pickle 'ResourceManager' object"):
         how(ResourceManager())
 
 
-def test_m11_a_shallow_copy_is_refused_as_well() -> None:
+def test_m11_a_manager_has_no_shallow_copy_either() -> None:
     stock = StockManager(enable_rate_limiting=False)
     copied = copy.copy(stock)
     stock.open_connection(PEER)
     assert (stock._current_connections, copied._current_connections) == (1, 0)
-    assert copied.connection_tracker is stock.connection_tracker  # neither one nor two
+    assert copied.connection_tracker is stock.connection_tracker  # half of the state is shared
     with pytest.raises(TypeError, match="cannot pickle 'ResourceManager' object"):
         copy.copy(ResourceManager())
 
@@ -374,7 +359,7 @@ def test_totals_may_be_changed_at_any_time() -> None:
     with pytest.raises(ValueError, match=r"max_connections must be 0 or more.*-1"):
         ours.limits.max_connections = -1
     assert ours.limits.max_connections == 2
-    absurd = ResourceLimits(max_connections=-1)  # 0.8.1 takes them, and then denies everybody
+    absurd = ResourceLimits(max_connections=-1)  # 0.8.1 takes it, and then denies every connection
     with pytest.raises(ValueError, match=r"conns must be 0 or more.*-1"):
         ours.limits = absurd
     with pytest.raises(ValueError, match=r"conns must be 0 or more.*-1"):
@@ -382,7 +367,7 @@ def test_totals_may_be_changed_at_any_time() -> None:
     assert ours.scope_limits.protocol["x"].streams == 1
 
 
-def test_what_a_manager_shows_of_connections() -> None:
+def test_a_manager_shows_its_connections() -> None:
     stock, ours = managers()
     for manager in (stock, ours):
         assert manager.connection_lifecycle.tracker is manager.connection_tracker
@@ -414,7 +399,7 @@ def test_the_defaults_of_a_manager_may_be_changed() -> None:
     assert manager.get_stats()["limits"]["max_established_inbound"] == 1
 
 
-def test_r16_own_dials_do_not_lock_a_peer_out() -> None:
+def test_r16_dials_spend_no_rate_of_the_peer() -> None:
     for kind, expected in ((StockManager, False), (ResourceManager, True)):
         manager = kind(
             enable_memory_limits=False, connections_per_peer_per_sec=NEVER,

@@ -29,7 +29,7 @@ from rcmgr.libp2p.dropin.memory_limits import MemoryConnectionLimits, SystemMemo
 
 
 class Reported(StockCache):
-    """A cache of the user's own, that says what the test wants."""
+    """A user's cache. It reports the figures that a test sets."""
 
     def __init__(self, process: int = 0, system_percent: float = 0.0) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ def admits(manager: Any) -> bool:
     {"max_process_memory_percent": 0.0},
     {"max_system_memory_percent": 0.0},
 ])
-def test_e2_limits_on_memory_are_asked(limit: dict[str, Any]) -> None:
+def test_e2_limits_on_memory_are_enforced(limit: dict[str, Any]) -> None:
     stock: Any = StockManager(memory_limits=StockLimits(**limit))
     ours: Any = ResourceManager(memory_limits=MemoryConnectionLimits(**limit))
     assert admits(stock)
@@ -66,9 +66,9 @@ def test_e2_limits_on_memory_are_asked(limit: dict[str, Any]) -> None:
     assert (denied.code == "memory.system") == ("max_system_memory_percent" in limit)
 
 
-def test_e2_whether_they_are_asked_may_be_said() -> None:
+def test_e2_memory_limits_can_be_disabled() -> None:
     stock: Any = StockManager(memory_limits=StockLimits(1), enable_memory_limits=True)
-    assert admits(stock)  # the argument is read nowhere
+    assert admits(stock)  # 0.8.1 never reads the argument
     ours: Any = ResourceManager(
         memory_limits=MemoryConnectionLimits(1), enable_memory_limits=False)
     assert admits(ours)
@@ -79,7 +79,7 @@ def test_e2_whether_they_are_asked_may_be_said() -> None:
     assert admits(ours)
 
 
-def test_e2_an_allowed_peer_is_not_asked() -> None:
+def test_e2_an_allowed_peer_passes_memory_limits() -> None:
     ours = ResourceManager(memory_limits=MemoryConnectionLimits(1), allowlist=[PEER])
     assert admits(ours)
 
@@ -118,7 +118,7 @@ def test_limits_may_be_changed_at_any_time() -> None:
     ("max_system_memory_percent", -0.1, ValueError),
     ("max_system_memory_percent", True, TypeError),
 ])
-def test_wrong_limits(name: str, value: Any, error: type[Exception]) -> None:
+def test_wrong_limits_change_nothing(name: str, value: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match=name):
         MemoryConnectionLimits(**{name: value})
     limits = MemoryConnectionLimits()
@@ -127,7 +127,7 @@ def test_wrong_limits(name: str, value: Any, error: type[Exception]) -> None:
     assert limits == MemoryConnectionLimits()
 
 
-def test_the_numbers_of_a_cache_of_the_users_own() -> None:
+def test_a_users_cache_gives_the_numbers() -> None:
     cache = Reported()
     limits = MemoryConnectionLimits(100, None, 90.0, cache)
     limits.check_memory_limits()
@@ -144,7 +144,7 @@ def test_the_numbers_of_a_cache_of_the_users_own() -> None:
     limits.check_memory_limits(force_refresh=True)
 
 
-def test_memory_that_is_unknown_denies_nobody() -> None:
+def test_unknown_memory_refuses_nothing() -> None:
     class Failing(Reported):
         def get_memory_stats(self, force_refresh: bool = False) -> MemoryStats:
             raise psutil.AccessDenied
@@ -177,15 +177,15 @@ def test_summaries() -> None:
     assert ours.max_process_memory_bytes == 5
 
 
-def test_the_tighter_of_bytes_and_percent_holds() -> None:
+def test_the_lower_of_bytes_and_percent_applies() -> None:
     total = rcmgr.memory_report().total_bytes
     assert MemoryConnectionLimits(1000, 50.0).max_allowed_bytes == 1000
     assert MemoryConnectionLimits(None, 50.0).max_allowed_bytes == total // 2
     assert MemoryConnectionLimits(None, None, 50.0).max_allowed_bytes is None
 
 
-def test_the_default_is_the_part_of_the_process() -> None:
-    """0.8.1's 90 % of the whole system are not asked unless they are given: others would decide."""
+def test_the_default_limits_the_process_only() -> None:
+    """Other processes would decide with 0.8.1's default of 90 % of the system. It must be given."""
     assert StockManager().memory_limits.max_system_memory_percent == 90.0
     ours: Any = ResourceManager().memory_limits
     assert ours.get_limits_summary() == {
@@ -198,7 +198,7 @@ def test_the_default_is_the_part_of_the_process() -> None:
         ResourceManager(memory_limits=5)
 
 
-def test_limits_of_a_node_hold_unless_others_are_given() -> None:
+def test_limits_of_a_node_are_the_default() -> None:
     node = rcmgr.NodeLimits(memory=rcmgr.ProcessMemoryLimits(max_bytes=7, max_percentage=0.5))
     limits: Any = ResourceManager(node).memory_limits
     assert (limits.max_process_memory_bytes, limits.max_process_memory_percent) == (7, 50.0)
@@ -207,7 +207,7 @@ def test_limits_of_a_node_hold_unless_others_are_given() -> None:
     assert ResourceManager(rcmgr.NodeLimits()).memory_limits is None
 
 
-def test_the_global_cache_is_heeded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_global_cache_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory_stats, "_global_memory_cache", None)
     memory_stats.set_global_memory_cache(Reported(process=77))
     limits = MemoryConnectionLimits(76)

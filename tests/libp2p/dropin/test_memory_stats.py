@@ -1,4 +1,7 @@
-"""libp2p's cache of memory figures and ours, side by side."""
+"""libp2p's cache of memory figures and ours, side by side.
+
+A number in the name of a test is that of a row in docs/differences.md.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ MIB = 1 << 20
 
 
 def test_a_forked_child_reads_its_own_memory() -> None:
-    """0.8.1 keeps an object that names the parent's process."""
+    """0.8.1 keeps an object of the parent's process."""
     stock, ours = StockCache(0), MemoryStatsCache(0)
     for cache in (stock, ours):
         cache.get_memory_stats()
@@ -48,7 +51,7 @@ def test_a_forked_child_reads_its_own_memory() -> None:
     assert list(said) == [False, True, True, True]
 
 
-def test_r11_the_age_of_what_is_known_is_not_of_the_wall_clock(
+def test_r11_the_age_of_figures_is_monotonic(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     stock, ours = StockCache(1.0), MemoryStatsCache(1.0)
@@ -56,11 +59,11 @@ def test_r11_the_age_of_what_is_known_is_not_of_the_wall_clock(
     now, tick = time.time(), time.monotonic()
     monkeypatch.setattr(time, "time", lambda: now - 3600)  # an hour back
     monkeypatch.setattr(time, "monotonic", lambda: tick + 60)
-    assert stock.get_memory_stats() is known[0]  # for an hour
+    assert stock.get_memory_stats() is known[0]  # and will be for an hour
     assert ours.get_memory_stats() is not known[1]
 
 
-def test_both_caches_say_the_same() -> None:
+def test_both_caches_report_the_same() -> None:
     gc.collect()
     stock, ours = StockCache(0), MemoryStatsCache(0)
     assert isinstance(ours, StockCache)
@@ -77,13 +80,13 @@ def test_both_caches_say_the_same() -> None:
     assert not ours.is_memory_available(1 << 60)
 
 
-def test_the_percentage_is_of_what_the_process_may_have() -> None:
+def test_the_percentage_is_of_the_containers_limit() -> None:
     stats = MemoryStatsCache().get_memory_stats()
     assert stats.process_memory_percent == pytest.approx(
         100 * stats.process_memory_bytes / rcmgr.memory_report().total_bytes)
 
 
-def test_what_is_known_is_kept_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_figures_are_cached(monkeypatch: pytest.MonkeyPatch) -> None:
     tick = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: tick)
     cache = MemoryStatsCache(10.0)
@@ -103,7 +106,7 @@ def test_what_is_known_is_kept_for_a_while(monkeypatch: pytest.MonkeyPatch) -> N
     assert cache.get_memory_summary()["timestamp"] == cache.get_memory_stats().timestamp
 
 
-def test_forced_means_now() -> None:
+def test_force_refresh_reads_again() -> None:
     cache = MemoryStatsCache(3600)
     before = cache.get_process_memory_bytes()
     ballast = bytearray(os.urandom(1)) * (64 * MIB)
@@ -112,7 +115,7 @@ def test_forced_means_now() -> None:
     del ballast
 
 
-def test_what_a_manager_shows_of_memory() -> None:
+def test_a_manager_shows_its_memory() -> None:
     for manager in (StockManager(), ResourceManager()):
         cache: Any = manager.memory_stats_cache
         assert isinstance(cache, StockCache)

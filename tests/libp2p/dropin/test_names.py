@@ -1,6 +1,6 @@
-"""With our classes in their places, every name of libp2p.rcmgr is there and takes the same.
+"""With our classes installed, every name of libp2p.rcmgr exists and takes the same arguments.
 
-What is not ours is py-libp2p's own object, and so is the same by definition.
+All other objects are still py-libp2p's, and so are the same.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from rcmgr.libp2p.dropin.connection_tracker import ConnectionTracker
 EXCEPTIONS: dict[str, str] = {
     "ResourceManager.connection_rate_limiter": "no host uses it; see `connection_rate_limits`",
 }
-"""Reviewed: what is missing or differs, and why."""
+"""Names that are missing or differ, and the reason."""
 
-# made to compare what an instance has; a class that is not here needs no arguments
+# Arguments that make an instance, whose attributes are compared. Other classes need none.
 ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "ConnectionLifecycleManager": (ConnectionTracker(), ConnectionLimits()),
     "ConnectionScope": ("peer", None),
@@ -84,7 +84,7 @@ print(len(modules), kept, len(changed))
 """
 
 
-def test_every_name_of_both_packages_is_theirs_or_replaced() -> None:
+def test_every_name_is_theirs_or_replaced() -> None:
     done = subprocess.run(
         [sys.executable, "-c", WHOLE], capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
@@ -101,7 +101,7 @@ def test_every_module_stands_in_for_one_of_theirs() -> None:
 
 
 @names
-def test_ours_pretends_to_be_at_home_there(pair: tuple[type, type]) -> None:
+def test_our_class_names_their_module(pair: tuple[type, type]) -> None:
     theirs, ours = pair
     assert theirs is not ours
     assert (ours.__name__, ours.__module__) == (theirs.__name__, theirs.__module__)
@@ -119,7 +119,7 @@ def members(kind: type) -> dict[str, Any]:
 
 
 def parameters(function: Any) -> list[tuple[str, Any, Any]]:
-    """Without `self`, which compiled methods take by position only."""
+    """All parameters except `self`, which compiled methods take by position only."""
     return [
         (each.name, each.kind, each.default)
         for each in inspect.signature(function).parameters.values()
@@ -128,7 +128,7 @@ def parameters(function: Any) -> list[tuple[str, Any, Any]]:
 
 
 @names
-def test_every_member_takes_the_same(pair: tuple[type, type]) -> None:
+def test_every_member_takes_the_same_arguments(pair: tuple[type, type]) -> None:
     theirs, ours = pair
     for name, member in members(theirs).items():
         where = f"{theirs.__name__}.{name}"
@@ -152,7 +152,7 @@ def test_every_member_takes_the_same(pair: tuple[type, type]) -> None:
 
 
 @names
-def test_every_attribute_is_there(pair: tuple[type, type]) -> None:
+def test_every_attribute_exists(pair: tuple[type, type]) -> None:
     theirs, ours = pair
     arguments = ARGUMENTS.get(theirs.__name__, ())
     public = {name for name in vars(theirs(*arguments)) if not name.startswith("_")}
@@ -163,6 +163,6 @@ def test_every_attribute_is_there(pair: tuple[type, type]) -> None:
     assert {f"{theirs.__name__}.{name}" for name in missing} <= set(EXCEPTIONS)
 
 
-def test_no_exception_is_idle() -> None:
+def test_every_exception_names_a_class() -> None:
     classes = {theirs.__name__ for theirs, _ in PAIRS}
     assert {name.partition(".")[0] for name in EXCEPTIONS} <= classes

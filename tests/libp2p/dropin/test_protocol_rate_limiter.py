@@ -38,7 +38,7 @@ def test_r15_memory_of_protocols_is_bounded(clocks: Clocks) -> None:
     assert len(ours._entities) == ours.get_stats().tracked_entities == 10
 
 
-def test_r15_a_busy_peer_is_not_forgotten_for_idle_ones(clocks: Clocks) -> None:
+def test_r15_a_busy_peer_is_not_replaced_by_idle_ones(clocks: Clocks) -> None:
     _, ours = both_protocols(
         refill_rate=1000.0, capacity=1000.0, initial_tokens=1000.0, max_peers=50,
         max_concurrent_requests=5)
@@ -49,12 +49,12 @@ def test_r15_a_busy_peer_is_not_forgotten_for_idle_ones(clocks: Clocks) -> None:
     assert ours.get_entity_stats(peer(0))["in_backoff"]
 
 
-def test_r15_backoff_is_not_forgotten_for_new_peers(clocks: Clocks) -> None:
+def test_r15_a_peer_in_backoff_is_not_replaced_by_new_ones(clocks: Clocks) -> None:
     _, ours = both_protocols(
         refill_rate=1000.0, capacity=1000.0, initial_tokens=1000.0, max_peers=50,
         max_concurrent_requests=2, request_timeout_seconds=30.0, backoff_factor=2.0)
     assert granted(ours.try_allow_request, 3, peer_id=peer(0)) == 2
-    clocks.advance(40.0)  # what was in progress has timed out
+    clocks.advance(40.0)  # the requests in progress have timed out
     for number in range(1, 3000):
         ours.try_allow_request(peer_id=peer(number))
     assert not ours.try_allow_request(peer_id=peer(0))
@@ -62,7 +62,7 @@ def test_r15_backoff_is_not_forgotten_for_new_peers(clocks: Clocks) -> None:
         ours.try_allow_request(-1, peer_id=peer(0))
 
 
-def test_r15_who_timed_out_makes_room_first(clocks: Clocks) -> None:
+def test_r15_peers_whose_requests_timed_out_are_replaced_first(clocks: Clocks) -> None:
     _, ours = both_protocols(
         refill_rate=1000.0, capacity=1000.0, initial_tokens=1000.0, max_peers=20)
     for number in range(1, 20):
@@ -85,7 +85,7 @@ def test_r15_timeouts_are_counted(clocks: Clocks) -> None:
         assert (stats.concurrent_requests, stats.request_timeouts) == (0, expected)
 
 
-def test_r15_backoff_ends_with_what_caused_it(clocks: Clocks) -> None:
+def test_r15_backoff_ends_with_the_requests_that_caused_it(clocks: Clocks) -> None:
     for limiter, expected in zip(both_protocols(
         capacity=100.0, initial_tokens=100.0, max_concurrent_requests=2,
         request_timeout_seconds=30.0, backoff_factor=2.0,
@@ -99,7 +99,7 @@ def test_r15_backoff_ends_with_what_caused_it(clocks: Clocks) -> None:
         assert limiter.get_stats(peer(1)).backoff_events == 1
 
 
-def test_r15_backoff_is_as_long_as_configured_if_nothing_is_finished(clocks: Clocks) -> None:
+def test_r15_backoff_lasts_as_configured_if_no_request_ends(clocks: Clocks) -> None:
     for limiter in both_protocols(
         capacity=100.0, initial_tokens=100.0, max_concurrent_requests=2,
         request_timeout_seconds=30.0, backoff_factor=2.0,
@@ -159,7 +159,7 @@ def test_protocol_limiters_agree(
     assert str(both[0]) == str(both[1])
 
 
-def test_threads_never_have_more_in_progress_than_allowed() -> None:
+def test_threads_never_exceed_the_requests_in_progress() -> None:
     limiter = ProtocolRateLimiter(ProtocolRateLimitConfig(
         "/test/1", refill_rate=1e9, capacity=1e9, initial_tokens=1e9, max_concurrent_requests=4,
         request_timeout_seconds=1e9))
@@ -170,7 +170,7 @@ def test_threads_never_have_more_in_progress_than_allowed() -> None:
         done = 0
         for _ in range(5000):
             if limiter.try_allow_request(peer_id=peer(1)):
-                with lock:  # between begin and finish, so never more than the limiter has
+                with lock:  # the limiter counts the request all this time
                     in_progress[0] += 1
                     most[0] = max(most[0], in_progress[0])
                 time.sleep(0)
@@ -179,7 +179,7 @@ def test_threads_never_have_more_in_progress_than_allowed() -> None:
                 limiter.finish_request(peer_id=peer(1))
                 done += 1
             else:
-                limiter.finish_request(peer_id=peer(2))  # nothing in progress
+                limiter.finish_request(peer_id=peer(2))  # this peer has no request in progress
         return done
 
     done = sum(in_threads(work))

@@ -41,7 +41,7 @@ from rate_limiters import (
 from rcmgr.libp2p.dropin.manager import ResourceManager
 
 
-def test_r2_a_peer_is_limited_by_whatever_name() -> None:
+def test_r2_a_peer_is_limited_under_all_its_names() -> None:
     def allowed(kind: Any, name: Any) -> int:
         manager = kind(
             enable_circuit_breaker=False, enable_graceful_degradation=False,
@@ -65,7 +65,7 @@ def test_r2_a_peer_is_limited_by_whatever_name() -> None:
 
 @pytest.mark.parametrize(
     "strategy", [RateLimitStrategy.FIXED_WINDOW, RateLimitStrategy.SLIDING_WINDOW])
-def test_r6_windows_are_bounded_in_number(strategy: RateLimitStrategy, clocks: Clocks) -> None:
+def test_r6_the_number_of_windows_is_bounded(strategy: RateLimitStrategy, clocks: Clocks) -> None:
     theirs, ours = both_limiters(
         strategy=strategy, scope=PER_PEER, max_peers=10, max_requests_per_window=3)
     for limiter in (theirs, ours):
@@ -84,9 +84,9 @@ def test_r7_windows_count_tokens_and_do_not_copy(strategy: RateLimitStrategy) ->
     assert theirs.try_allow(1000, current_time=START)
     assert not ours.try_allow(1000, current_time=START)
     assert not ours.try_allow(math.inf, current_time=START)
-    assert ours.try_allow(9.5, current_time=START)  # begun tokens count
+    assert ours.try_allow(9.5, current_time=START)  # part of a token counts as one
     assert not ours.try_allow(0.5, current_time=START + 59)
-    assert ours.try_allow(0, current_time=START + 60)  # a request is one at least
+    assert ours.try_allow(0, current_time=START + 60)  # a request counts as one token at least
     assert not ours.try_allow(10, current_time=START + 61)
     assert ours.try_allow(9, current_time=START + 61)
     assert not ours.try_allow(current_time=START + 119)
@@ -100,8 +100,8 @@ def test_r7_windows_count_tokens_and_do_not_copy(strategy: RateLimitStrategy) ->
     assert comparisons(lambda: ours.try_allow(current_time=Counted(START))) < 5
 
 
-def test_r7_a_fixed_window_is_a_sliding_one_in_both(clocks: Clocks) -> None:
-    """And so never admits twice as much around the turn of a window."""
+def test_r7_a_fixed_window_slides_in_both(clocks: Clocks) -> None:
+    """So it never admits twice as much around the end of a window."""
     for limiter in both_limiters(
         strategy=RateLimitStrategy.FIXED_WINDOW, max_requests_per_window=2, window_size_seconds=60,
     ):
@@ -110,8 +110,8 @@ def test_r7_a_fixed_window_is_a_sliding_one_in_both(clocks: Clocks) -> None:
         assert answers == [True, True, True, False, False, True, True]
 
 
-def test_r8_defaults_stay() -> None:
-    """In a process of its own: `install()` changes what the names of a module mean."""
+def test_r8_defaults_are_the_same() -> None:
+    """In a separate process, because `install()` replaces names of modules."""
     code = """
     import rcmgr
     from libp2p.rcmgr import protocol_rate_limiter, rate_limiter, token_bucket
@@ -141,7 +141,7 @@ def test_r8_defaults_stay() -> None:
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=120)
 
 
-def test_r13_an_attacked_peer_leaves_little_behind() -> None:
+def test_r13_a_peer_leaves_little_memory() -> None:
     peers = [peer(number) for number in range(50)]
 
     def kept(limiter: Any) -> float:
@@ -162,8 +162,8 @@ def test_r13_an_attacked_peer_leaves_little_behind() -> None:
     assert kept(ours) < 2_000
 
 
-def test_r14_a_new_peer_while_another_is_let_in() -> None:
-    """0.8.1 looks through its dictionary while another thread changes it, and raises."""
+def test_r14_a_new_peer_while_another_thread_adds_one() -> None:
+    """0.8.1 iterates over its dictionary while another thread changes it, and raises."""
 
     class Interrupted(dict[str, float]):
         def get(self, key: str, default: Any = None) -> Any:
@@ -228,14 +228,14 @@ def test_limiters_agree(
                "current_time": clocks.wall if given_time else None}
         if strategy == RateLimitStrategy.ADAPTIVE:
             for limiter in both:
-                limiter.try_allow(0.0, **who)  # makes 0.8.1's bucket heed the rate of now
+                limiter.try_allow(0.0, **who)  # so that 0.8.1's bucket takes the current rate
         if call == "reset":
             for limiter in both:
                 limiter.reset()
         elif call == "get_stats":
             theirs, ours = (limiter.get_stats(**who).to_dict() for limiter in both)
             if windows:
-                del theirs["tracked_entities"], ours["tracked_entities"]  # 0.8.1 tells none
+                del theirs["tracked_entities"], ours["tracked_entities"]  # 0.8.1 reports 0
             assert theirs.pop("scope") == ours.pop("scope")
             assert theirs.keys() == ours.keys()
             assert all(near(ours[name], value) for name, value in theirs.items())
@@ -243,7 +243,7 @@ def test_limiters_agree(
             if strategy == RateLimitStrategy.ADAPTIVE and abs(
                 both[0].get_stats(**who).burst_available - tokens
             ) < 0.001:
-                continue  # rates that are no round numbers
+                continue  # rates that are not exact in both
             amount = 1.0 if windows else tokens
             theirs, ours = (limiter.try_allow(amount, **who) for limiter in both)
             assert theirs == ours

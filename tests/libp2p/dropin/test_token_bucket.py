@@ -72,10 +72,10 @@ def test_r10_other_absurd_amounts(clocks: Clocks) -> None:
     assert ours.try_consume(0)
     assert granted(ours.try_consume, 200, 0.1) == 100
     ours.reset()
-    assert granted(ours.try_consume, 20_000, 1e-9) == 10_000  # a thousandth is the least
+    assert granted(ours.try_consume, 20_000, 1e-9) == 10_000  # each takes one thousandth, the least
 
 
-def test_r12_watching_costs_the_same_however_much_was_seen(clocks: Clocks) -> None:
+def test_r12_the_cost_of_monitoring_does_not_grow(clocks: Clocks) -> None:
     theirs, ours = both_buckets(NEVER, 10.0)
     for bucket in (theirs, ours):
         assert granted(bucket.try_consume, 1000, current_time=Counted(START)) == 0
@@ -83,7 +83,7 @@ def test_r12_watching_costs_the_same_however_much_was_seen(clocks: Clocks) -> No
     assert comparisons(lambda: ours.try_consume(current_time=Counted(START))) < 5
 
 
-def test_r12_what_was_watched(clocks: Clocks) -> None:
+def test_r12_the_history(clocks: Clocks) -> None:
     for kind in (StockTokenBucket, TokenBucket):
         bucket = kind(TokenBucketConfig(4.0, 10.0, 2.0, max_history_size=3))
         for step in (0.0, 0.0, 0.0, 0.25, 0.0, 0.25):
@@ -156,7 +156,7 @@ def test_every_capacity_and_rate_can_be_counted(capacity: float, rate: float) ->
 
 
 @pytest.mark.parametrize(("rate", "capacity"), [(math.nan, 1.0), (1.0, math.inf), (1.0, math.nan)])
-def test_what_cannot_be_counted(rate: float, capacity: float) -> None:
+def test_a_rate_or_capacity_that_cannot_be_counted(rate: float, capacity: float) -> None:
     with pytest.raises(ValueError, match="cannot be counted"):
         TokenBucket(TokenBucketConfig(rate, capacity))
     bucket = TokenBucket(TokenBucketConfig(1.0, 10.0, 10.0, min_interval_seconds=1e-9))
@@ -177,17 +177,17 @@ def test_threads_share_a_bucket_exactly() -> None:
     assert bucket.get_history(1e9)["total_requests"] == 1000
 
 
-def test_a_thread_that_comes_late_to_refill_does_not(clocks: Clocks) -> None:
+def test_a_thread_that_waited_does_not_refill_again(clocks: Clocks) -> None:
     bucket = TokenBucket(TokenBucketConfig(1.0, 10.0))
     clocks.advance(1.0)
     bucket._refill(clocks.wall)
-    bucket._refill(clocks.wall)  # as one does that waited for the lock
+    bucket._refill(clocks.wall)  # like a thread that waited for the lock
     assert len(bucket.get_history(1e9)["recent_refills"]) == 1
 
 
-def test_two_threads_that_refill_at_once_do_it_once(clocks: Clocks) -> None:
+def test_two_threads_refill_once(clocks: Clocks) -> None:
     class Interrupted(float):
-        """A time that lets another thread ask while the time since the last refill is found."""
+        """A time. Its subtraction lets another thread ask in the middle of a refill."""
 
         def __sub__(self, since: float) -> float:
             if since == START and not other.ident:
@@ -203,7 +203,7 @@ def test_two_threads_that_refill_at_once_do_it_once(clocks: Clocks) -> None:
     assert bucket.get_stats().current_tokens == 1.0
 
 
-def test_threads_share_what_time_brings_and_a_rate_that_changes(clocks: Clocks) -> None:
+def test_threads_share_refills_and_a_changing_rate(clocks: Clocks) -> None:
     bucket = TokenBucket(TokenBucketConfig(1000.0, 10.0))
 
     def work(number: int) -> int:
