@@ -16,7 +16,7 @@ def transport(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def remote_addresses() -> Iterator[None]:
-    """Where connections come from, also where stock py-libp2p does not know it."""
+    """Report the remote addresses that stock py-libp2p does not know."""
     reported = report_remote_addresses()
     yield
     reported.undo()
@@ -24,7 +24,7 @@ def remote_addresses() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _process_as_it_was() -> Iterator[None]:
-    """What a test hooked for the whole process, and left so, would be there in the next."""
+    """Remove hooks on the whole process that a test left in place."""
     yield
     for hooks in (address_hooks, bounded_muxers):
         hooks._users.clear()

@@ -1,4 +1,4 @@
-"""Open streams to a host without end, and keep all that it does not refuse: ADDRESS/p2p/ID."""
+"""Open streams to the host at ADDRESS/p2p/ID without end, and keep those that it admits."""
 
 from __future__ import annotations
 

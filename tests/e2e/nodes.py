@@ -35,17 +35,17 @@ LISTEN = {
     "ws": "/ip4/127.0.0.1/tcp/0/ws",
     "quic": "/ip4/127.0.0.1/udp/0/quic-v1",
 }
-# A QUIC good-bye is one datagram, which a busy machine may lose. Then the other side hears of the
-# end when nothing has come for so long; libp2p's default is 600 seconds.
+# A QUIC close is one datagram, which a busy machine may lose. The other side then ends the
+# connection after this idle time. libp2p's default is 600 seconds.
 QUIC_IDLE_S = 30.0
 PATIENCE_S = QUIC_IDLE_S + 15
 ECHO = TProtocol("/echo/1.0.0")
-SHORT = 1.0  # seconds a handshake may take, in tests that let one stall (below 1 is no limit)
+SHORT = 1.0  # seconds for a handshake, in tests that let one stall (below 1 is no limit)
 
 
 @dataclass
 class SilentPeer:
-    """Accepts connections (its kernel does) and never says a word; or not even that."""
+    """The address of a listener that never sends a byte, or of no listener."""
 
     id: ID
     port: int
@@ -81,7 +81,7 @@ class Node:
         return tuple(self.manager.get_stats()["connection_states"].values())
 
     async def dial(self, other: Node | SilentPeer) -> bool:
-        """Whether this node's swarm reports a connection (the other one may still refuse it)."""
+        """Whether this node's swarm reports a connection. The other one may still refuse it."""
         for _ in range(3):
             try:
                 await self.host.connect(other.info)
@@ -94,11 +94,11 @@ class Node:
         return False
 
     def is_connected_to(self, other: Node) -> bool:
-        """Whether the swarm has it in its table; it is counted before that."""
+        """Whether the swarm's table has a connection to it. The manager counts it earlier."""
         return bool(self.host.get_network().get_connections(other.id))
 
     async def meet(self, other: Node) -> None:
-        """Dial, and wait for the end of what identify does by itself, on streams of its own."""
+        """Dial, and wait until both sides have identified each other, which takes streams."""
         assert await self.dial(other)
         for one, another in ((self, other), (other, self)):
             await eventually(lambda one=one, another=another: one._has_identified(another))
@@ -126,9 +126,10 @@ async def running_node(
     config: ConnectionConfig | None = None,
     muxer: Literal["YAMUX", "MPLEX"] | None = None,
 ) -> AsyncIterator[Node]:
-    """manager: one that exists already, py-libp2p's own perhaps; else ours with these limits.
-    config: of the swarm; default: its own limits, its retries and the dials of its own are out of
-    the way.
+    """A host that runs, with a manager.
+
+    manager: an existing one, also py-libp2p's. The default is ours with the limits given here.
+    config: the swarm's. The default disables the swarm's own limits, retries and automatic dials.
     """
     if manager is None:
         manager = ResourceManager(
@@ -191,7 +192,7 @@ async def is_reset(stream: Any, seconds: float = 5) -> bool:
 
 
 def held(node: Node, *path: str) -> dict[str, Any]:
-    """A scope of the node's snapshot; {} if it is not there."""
+    """A scope in the node's snapshot. {}: it does not exist."""
     found: Any = node.manager.ledger.snapshot()
     for key in path:
         found = found.get(key, {})
@@ -199,7 +200,7 @@ def held(node: Node, *path: str) -> dict[str, Any]:
 
 
 async def all_back(node: Node, *others: Node) -> None:
-    """Nothing is held once the others have hung up (and the node is still running)."""
+    """Disconnect the others, and check that the node then holds nothing."""
     for other in others:
         await other.host.disconnect(node.id)
     ledger = node.manager.ledger
@@ -208,20 +209,20 @@ async def all_back(node: Node, *others: Node) -> None:
 
 
 def was_too_slow(error: BaseException) -> bool:
-    """Whether a handshake over QUIC was given up after 10 s: on a busy machine some are."""
+    """Whether a QUIC handshake timed out after 10 s, as some do on a busy machine."""
     causes = [error.__cause__, *getattr(error, "errors", ())]
     return isinstance(error, QUICConnectionTimeoutError) or any(
         was_too_slow(cause) for cause in causes if cause is not None)
 
 
 async def comes_true(condition: Callable[[], bool], seconds: float = PATIENCE_S) -> bool:
-    """Wait until the condition holds; whether it does within `seconds`."""
+    """Wait until the condition holds. False: it does not within `seconds`."""
     with trio.move_on_after(seconds):
-        while not condition():  # noqa: ASYNC110 (py-libp2p signals none of what is waited for)
+        while not condition():  # noqa: ASYNC110 (py-libp2p has no event for these)
             await trio.sleep(0.01)
     return condition()
 
 
 async def eventually(condition: Callable[[], bool], seconds: float = PATIENCE_S) -> None:
-    """Wait until the condition holds; the test fails when it does not within `seconds`."""
+    """Wait until the condition holds. The test fails if it does not within `seconds`."""
     assert await comes_true(condition, seconds)

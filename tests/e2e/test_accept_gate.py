@@ -1,4 +1,4 @@
-"""Guarded hosts refuse a connection where they accept it, before py-libp2p hears of it."""
+"""Guarded hosts refuse a connection when they accept it, before py-libp2p sees it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ONE = ConnectionLimits(max_pending_inbound=1)
 
 @asynccontextmanager
 async def hardened_node(transport: str = "tcp", **options: Any) -> AsyncIterator[Node]:
-    """Listens after it was hardened, as with `install(harden=True)`."""
+    """A node that starts to listen after `harden`, as with `install(harden=True)`."""
     async with running_node(transport, **options) as node:
         swarm: Any = node.host.get_network()
         for listener in list(swarm.listeners.values()):
@@ -47,7 +47,7 @@ async def hardened_node(transport: str = "tcp", **options: Any) -> AsyncIterator
         swarm.listeners.clear()
         harden(node.host)
         await swarm.listen(Multiaddr(LISTEN[transport]))
-        if transport == "tcp":  # the first may have been waited for before there was a gate
+        if transport == "tcp":  # the listener may have accepted the first one before the gate
             limiter = swarm._inbound_limiter
             most, limiter.total_tokens = limiter.total_tokens, 0
             assert await is_closed_at_once(node)
@@ -55,8 +55,8 @@ async def hardened_node(transport: str = "tcp", **options: Any) -> AsyncIterator
         yield node
 
 
-class Heard:
-    """How many accepted connections the swarm was told of."""
+class Seen:
+    """Counts the accepted connections that the swarm sees."""
 
     def __init__(self, node: Node) -> None:
         self.connections = 0
@@ -71,7 +71,7 @@ class Heard:
 
 
 async def is_closed_at_once(node: Node) -> bool:
-    """Whether the node hangs up on one that says nothing."""
+    """Whether the node closes a silent connection."""
     with trio.move_on_after(SHORT):
         async with await trio.open_tcp_stream("127.0.0.1", node.port) as stream:
             try:
@@ -81,31 +81,31 @@ async def is_closed_at_once(node: Node) -> bool:
     return False
 
 
-async def test_refused_before_the_swarm_hears_of_it() -> None:
+async def test_the_swarm_does_not_see_a_refused_connection() -> None:
     async with hardened_node(limits=ONE) as node:
-        heard = Heard(node)
+        seen = Seen(node)
         async with await trio.open_tcp_stream("127.0.0.1", node.port):
             await eventually(lambda: node.counts == (1, 0, 0, 0))
             for number in range(1, 4):
                 assert await is_closed_at_once(node)
                 assert node.manager.get_stats()["denied"] == {"pending_inbound": number}
-            assert heard.connections == 1
+            assert seen.connections == 1
         await eventually(lambda: node.counts == (0, 0, 0, 0))
         assert not await is_closed_at_once(node)
         await eventually(lambda: node.counts == (0, 0, 0, 0))
 
 
-async def test_stock_hosts_hear_of_all() -> None:
+async def test_a_stock_swarm_sees_every_connection() -> None:
     async with running_node(limits=ONE) as node:
-        heard = Heard(node)
+        seen = Seen(node)
         async with await trio.open_tcp_stream("127.0.0.1", node.port):
             await eventually(lambda: node.counts == (1, 0, 0, 0))
             assert await is_closed_at_once(node)
-        assert heard.connections == 2
+        assert seen.connections == 2
 
 
-async def test_an_admitted_one_is_counted_once(transport: str) -> None:
-    """Also where one is all there may be, and where each takes a token."""
+async def test_an_admitted_connection_is_counted_once(transport: str) -> None:
+    """The limits admit one connection at once, and three in total."""
     if transport == "quic":
         pytest.skip("has no accepting")
     async with (
@@ -127,19 +127,19 @@ async def test_an_admitted_one_is_counted_once(transport: str) -> None:
         assert node.manager.ledger.leaked == node.manager.ledger.over_released == 0
 
 
-async def test_what_the_swarm_itself_refuses_is_not_counted() -> None:
+async def test_connections_above_the_swarms_own_limit_are_not_counted() -> None:
     async with hardened_node() as node:
         swarm: Any = node.host.get_network()
-        heard = Heard(node)
+        seen = Seen(node)
         swarm._inbound_limiter.total_tokens = 1
         async with await trio.open_tcp_stream("127.0.0.1", node.port):
-            await eventually(lambda: heard.connections == 1)
+            await eventually(lambda: seen.connections == 1)
             assert await is_closed_at_once(node)
-            assert heard.connections == 1
+            assert seen.connections == 1
             assert node.counts == (1, 0, 0, 0)
 
 
-async def test_the_gate_may_still_refuse() -> None:
+async def test_the_connection_gate_may_refuse_later() -> None:
     async with hardened_node(limits=ONE) as node:
         network: Any = node.host.get_network()
 
@@ -148,7 +148,7 @@ async def test_the_gate_may_still_refuse() -> None:
 
         async def refuse(address: Any) -> bool:
             counts.append(node.counts)
-            contexts.append(copy_context())  # so that no scope ends by being forgotten
+            contexts.append(copy_context())  # keeps the scope alive, so that the gate must close it
             return False
 
         network.connection_gate.is_allowed = refuse
@@ -169,7 +169,7 @@ async def test_allowlisted_addresses_get_in() -> None:
 
 
 @pytest.mark.parametrize("observed_first", [True, False])
-async def test_observers_hear_of_denials(observed_first: bool) -> None:
+async def test_observers_get_an_event_for_each_denial(observed_first: bool) -> None:
     async with running_node(limits=ConnectionLimits(max_pending_inbound=0)) as node:
         handler = ConnectionLifecycleHandler(ConnectionTracker(), ConnectionLimits())
         events: list[Any] = []
@@ -191,7 +191,7 @@ async def test_observers_hear_of_denials(observed_first: bool) -> None:
             assert event.error.kind.value == "pending_inbound"
 
 
-async def test_no_error_is_made_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_error_is_made_without_an_observer(monkeypatch: pytest.MonkeyPatch) -> None:
     def made(manager: ResourceManager) -> None:
         pytest.fail("a denial was described")
 
@@ -207,37 +207,37 @@ async def test_no_error_is_made_for_nobody(monkeypatch: pytest.MonkeyPatch) -> N
 async def test_undoing() -> None:
     async with running_node(limits=ConnectionLimits(max_pending_inbound=0)) as node:
         hardening = harden(node.host)
-        heard = Heard(node)
-        assert await is_closed_at_once(node)  # its first was being accepted already
+        seen = Seen(node)
+        assert await is_closed_at_once(node)  # a first one, which may pass the gate
         assert await is_closed_at_once(node)
-        assert heard.connections == 1
+        assert seen.connections == 1
         hardening.undo()
         assert await is_closed_at_once(node)
-        assert heard.connections == 2
+        assert seen.connections == 2
 
 
-async def test_one_gate_for_all_who_want_one() -> None:
+async def test_one_gate_serves_several_users() -> None:
     async with running_node(limits=ConnectionLimits(max_pending_inbound=0)) as node:
         leave = gate_accepts(node.host.get_network())
         hardening = harden(node.host)
-        heard = Heard(node)
-        assert await is_closed_at_once(node)  # its first was being accepted already
+        seen = Seen(node)
+        assert await is_closed_at_once(node)  # a first one, which may pass the gate
         for undo in (hardening.undo, hardening.undo, leave):
             before = node.manager.denials.total
             assert await is_closed_at_once(node)
-            assert (heard.connections, node.manager.denials.total) == (1, before + 1)
+            assert (seen.connections, node.manager.denials.total) == (1, before + 1)
             undo()
-        assert await is_closed_at_once(node)  # it was being accepted when the gate went
+        assert await is_closed_at_once(node)  # a first one, which the old gate may take
         assert await is_closed_at_once(node)
-        assert heard.connections == 3
+        assert seen.connections == 3
         leave = gate_accepts(node.host.get_network())
-        assert await is_closed_at_once(node)  # it was being accepted when the gate came
+        assert await is_closed_at_once(node)  # a first one, which may pass the gate
         assert await is_closed_at_once(node)
-        assert heard.connections == 4
+        assert seen.connections == 4
         leave()
 
 
-async def test_the_swarms_metrics_count_those_that_are_refused() -> None:
+async def test_the_swarms_metrics_count_refused_connections() -> None:
     async with hardened_node(limits=ConnectionLimits(max_pending_inbound=0)) as node:
         swarm: Any = node.host.get_network()
         swarm.metric_send_channel, events = trio.open_memory_channel(10)
@@ -261,7 +261,7 @@ async def test_the_swarms_metrics_count_those_that_are_refused() -> None:
             assert await is_closed_at_once(node)
 
 
-async def test_a_manager_that_fails_does_not_end_the_listener(
+async def test_a_failing_manager_does_not_end_the_listener(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with hardened_node() as node, running_node() as peer:
@@ -284,13 +284,13 @@ async def test_a_manager_that_fails_does_not_end_the_listener(
         await eventually(lambda: node.counts == (0, 0, 1, 0))
 
 
-async def test_listeners_of_ones_own_are_left_to_the_swarm() -> None:
+async def test_other_kinds_of_listeners_are_left_alone() -> None:
     async with hardened_node(limits=ConnectionLimits(max_pending_inbound=0)) as node:
         swarm: Any = node.host.get_network()
         swarm.listeners["/ip4/1.2.3.4/tcp/4001"] = SimpleNamespace(listeners=[object()])
         for address in swarm.listeners:
             await swarm.notify_listen(Multiaddr(address))
-            await swarm.notify_listen(Multiaddr(address))  # nothing is asked twice for that
+            await swarm.notify_listen(Multiaddr(address))  # hooks no socket twice
         await swarm.notify_listen(Multiaddr("/ip4/1.2.3.4/tcp/4002"))
         del swarm.listeners["/ip4/1.2.3.4/tcp/4001"]
         assert await is_closed_at_once(node)
@@ -299,7 +299,7 @@ async def test_listeners_of_ones_own_are_left_to_the_swarm() -> None:
         assert node.manager.denials.total == before + 1
 
 
-async def test_nothing_is_kept_of_listeners_that_closed() -> None:
+async def test_sockets_of_closed_listeners_are_freed() -> None:
     async with hardened_node() as node:
         swarm: Any = node.host.get_network()
         [listener] = swarm.listeners.values()
@@ -311,7 +311,7 @@ async def test_nothing_is_kept_of_listeners_that_closed() -> None:
         await eventually(lambda: gc.collect() >= 0 and not any(each() for each in sockets))
 
 
-async def test_what_an_observer_sets_is_not_inherited() -> None:
+async def test_connections_do_not_inherit_what_an_observer_sets() -> None:
     seen = ContextVar("seen", default="nothing")
     async with hardened_node(limits=ONE) as node:
         handler = ConnectionLifecycleHandler(ConnectionTracker(), ConnectionLimits())
@@ -334,7 +334,7 @@ async def test_what_an_observer_sets_is_not_inherited() -> None:
         assert found == ["nothing", "nothing"]
 
 
-async def test_another_manager_before_the_swarm_has_asked() -> None:
+async def test_the_manager_changes_before_the_swarm_asks() -> None:
     async with hardened_node() as node, running_node() as peer:
         network: Any = node.host.get_network()
         goes_on = trio.Event()
@@ -354,7 +354,7 @@ async def test_another_manager_before_the_swarm_has_asked() -> None:
         assert other.get_stats()["connections"] == 1
 
 
-async def test_a_manager_of_another_kind_is_asked_by_the_swarm() -> None:
+async def test_the_swarm_asks_another_kind_of_manager_itself() -> None:
     from libp2p.rcmgr.manager import ResourceManager as StockManager
 
     async with hardened_node() as node, running_node(

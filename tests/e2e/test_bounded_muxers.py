@@ -12,8 +12,8 @@ from rcmgr.libp2p import harden
 
 
 @pytest.mark.parametrize("muxer", ["YAMUX", "MPLEX"])
-async def test_a_hardened_host_takes_in_what_is_read(muxer: Any) -> None:
-    """More than any window, and an answer to whoever has closed its half."""
+async def test_a_hardened_host_reads_more_than_a_window(muxer: Any) -> None:
+    """The peer sends more than any window and closes its half. It still gets an answer."""
     size, chunk = 4 << 20, 1 << 16
     done = trio.Event()
 

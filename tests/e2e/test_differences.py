@@ -2,7 +2,7 @@
 
 The number in the name of a test is that of a row in docs/differences.md. Faults of a manager alone
 are in libp2p/test_differences.py. A test with the sides "stock" and "hardened" only means that our
-host without `harden` behaves as the stock one.
+host without `harden` behaves as the stock one. The docstring of a test says what its steps return.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ HOLD = TProtocol("/hold/1.0.0")
 async def guarded(
     side: Side, transport: str = "tcp", config: ConnectionConfig | None = None, **arguments: Any
 ) -> AsyncIterator[Node]:
-    """A host with a manager of that side. arguments: of the manager."""
+    """A host with a manager of that side, made with `arguments`."""
     async with running_node(transport, manager=side(**arguments), config=config) as node:
         with side.hardening(node.host):
             yield node
@@ -55,7 +55,7 @@ async def peers(count: int, transport: str = "tcp") -> AsyncIterator[list[Node]]
 
 
 async def settled(value: Callable[[], Any], seconds: float = 0.2) -> Any:
-    """What it is once it has stayed the same for so long; at most 10 s."""
+    """Wait until a value does not change for `seconds`, for at most 10 s, and return it."""
     with trio.move_on_after(10):
         while True:
             before = value()
@@ -71,7 +71,7 @@ def live(node: Node, other: Node | None = None) -> int:
 
 
 async def accepted(node: Node, dialers: list[Node]) -> int:
-    """How many of them, one after the other, get a connection that lasts."""
+    """Let them dial one after the other, and count the connections that stay."""
     for dialer in dialers:
         await dialer.dial(node)
         await settled(lambda: live(node), 0.1)
@@ -92,8 +92,8 @@ def refused(node: Node) -> int:
 
 
 @outcomes(stock=3, ours=0)
-async def test_l1_connections_denied_by_their_state_inbound(side: Side) -> int:
-    """Connections counted after three were denied."""
+async def test_l1_denied_inbound_connections(side: Side) -> int:
+    """Connections that are counted after three were denied."""
     limits = ConnectionLimits(max_established_inbound=0)
     async with guarded(side, connection_limits=limits) as node, peers(3) as dialers:
         assert await accepted(node, dialers) == 0
@@ -101,7 +101,7 @@ async def test_l1_connections_denied_by_their_state_inbound(side: Side) -> int:
 
 
 @outcomes(stock=3, ours=0)
-async def test_l1_connections_denied_by_their_state_outbound(side: Side) -> int:
+async def test_l1_denied_outbound_connections(side: Side) -> int:
     limits = ConnectionLimits(max_established_outbound=0)
     async with guarded(side, connection_limits=limits) as node, peers(3) as listeners:
         for listener in listeners:
@@ -110,14 +110,13 @@ async def test_l1_connections_denied_by_their_state_outbound(side: Side) -> int:
 
 
 async def burst(attacker: Node, target: Node, count: int) -> list[Any]:
-    """Begin so many connections at once with one key; those whose handshake was completed, secured.
-    """
+    """Dial `count` times at once with one key. Return the secured connections that succeed."""
     swarm: Any = attacker.host.get_network()
     address = Multiaddr(str(target.host.get_addrs()[0]).partition("/p2p/")[0])
     done = []
 
     async def dial() -> None:
-        with suppress(Exception):  # refused; upgrading says so in many ways
+        with suppress(Exception):  # refused: upgrading raises several kinds of errors
             raw: Any = await TCP().dial(address)
             secured = await swarm.upgrader.upgrade_security(raw, True, target.id)
             await swarm.upgrader.upgrade_connection(secured, target.id)
@@ -131,7 +130,7 @@ async def burst(attacker: Node, target: Node, count: int) -> list[Any]:
 
 @outcomes(stock=37, ours=0)
 async def test_l2_parallel_dials_with_default_settings(side: Side) -> int:
-    """Connections counted after one key dialled 45 times at once and left."""
+    """Connections that are counted after one key dialled 45 times at once and left."""
     async with guarded(side, config=ConnectionConfig()) as node, running_node() as attacker:
         connections = await burst(attacker, node, 45)
         await settled(lambda: live(node))
@@ -143,7 +142,7 @@ async def test_l2_parallel_dials_with_default_settings(side: Side) -> int:
 
 @outcomes(stock=False, ours=True)
 async def test_l3_a_node_is_wedged_by_bursts(side: Side) -> bool:
-    """Whether an honest peer may connect after 12 bursts of 13 dials; only the limit is not the
+    """Whether an honest peer may connect after 12 bursts of 13 dials. Only the limit is not the
     default. (One key can do it in ten seconds; three are faster.)
     """
     limits = ResourceLimits(max_connections=60)
@@ -162,7 +161,7 @@ async def test_l3_a_node_is_wedged_by_bursts(side: Side) -> bool:
 
 @outcomes(stock=(0, 0), ours=(1, 1))
 async def test_l4_max_connections_of_one(side: Side) -> tuple[int, int]:
-    """Connections accepted and dialled, of two each."""
+    """Connections that are accepted and dialled, of two each."""
     found = []
     async with guarded(side, limits=ResourceLimits(1)) as node, peers(2) as others:
         found.append(await accepted(node, others))
@@ -173,7 +172,7 @@ async def test_l4_max_connections_of_one(side: Side) -> tuple[int, int]:
 
 @outcomes(stock={1: 0, 2: 1}, ours={1: 1, 2: 2})
 async def test_l5_limits_of_a_network(side: Side) -> dict[int, int]:
-    """Connections accepted of three, by limit."""
+    """Connections that are accepted of three, by limit."""
     found = {}
     for most in (1, 2):
         async with guarded(side, cidr_limits=[(LOOPBACK, most)]) as node, peers(3) as dialers:
@@ -182,7 +181,7 @@ async def test_l5_limits_of_a_network(side: Side) -> dict[int, int]:
 
 
 class Slow(Notifee):
-    """Takes its time for every stream that is opened, once it is told to."""
+    """Delays the announcement of each stream until an event."""
 
     def __init__(self) -> None:
         self.goes_on = trio.Event()
@@ -194,14 +193,14 @@ class Slow(Notifee):
 
 
 def unused_permits(node: Node) -> int | None:
-    """Permits of the swarm's semaphore that are not there; None: there is no semaphore."""
+    """Permits that the swarm's semaphore has given away. None: the swarm has no semaphore."""
     semaphore: Any = node.host.get_network()._stream_semaphore  # type: ignore[attr-defined]
     return None if semaphore is None else node.manager.limits.max_streams - semaphore.value
 
 
 @outcomes(stock=(5, 5), hardened=(0, None))
-async def test_l6_inbound_streams_that_end_while_they_are_announced(side: Side) -> Any:
-    """Streams counted and permits missing after all have ended."""
+async def test_l6_inbound_streams_that_end_early(side: Side) -> Any:
+    """Streams that are counted and permits that are missing, after all streams have ended."""
     async with guarded(side) as node, running_node() as peer:
         assert await peer.dial(node)
         await settled(lambda: node.manager._current_streams)
@@ -218,7 +217,7 @@ async def test_l6_inbound_streams_that_end_while_they_are_announced(side: Side) 
 
 
 @outcomes(stock=(5, 5), hardened=(0, None))
-async def test_l6_outbound_streams_that_end_while_they_are_announced(side: Side) -> Any:
+async def test_l6_outbound_streams_that_end_early(side: Side) -> Any:
     async with guarded(side) as node, running_node() as peer:
         assert await peer.dial(node)
         await settled(lambda: node.manager._current_streams)
@@ -237,7 +236,7 @@ async def test_l6_outbound_streams_that_end_while_they_are_announced(side: Side)
 
 @outcomes(stock=(0, 1), ours=(0, 0))
 async def test_l7_connections_to_a_closed_manager(side: Side) -> tuple[int, int]:
-    """Connections there are, and those that are counted as established."""
+    """Connections that the swarm has, and those that count as established."""
     async with guarded(side) as node, running_node() as peer:
         node.manager.close()
         there = await accepted(node, [peer])
@@ -246,7 +245,7 @@ async def test_l7_connections_to_a_closed_manager(side: Side) -> tuple[int, int]
 
 @outcomes(stock=(6, 1, 0), hardened=(None, 0, 0))
 async def test_l15_another_manager_with_a_stream_open(side: Side) -> Any:
-    """Permits of five, and streams counted in both managers, after the stream has ended."""
+    """Permits of five, and the streams that each manager counts, after the stream has ended."""
     async with guarded(side) as node, running_node() as peer:
         assert await peer.dial(node)
         await settled(lambda: node.manager._current_streams)
@@ -262,7 +261,7 @@ async def test_l15_another_manager_with_a_stream_open(side: Side) -> Any:
 
 @outcomes(stock=(True, True), ours=(False, False))
 async def test_l16_a_host_that_stopped_with_three_connections(side: Side) -> tuple[bool, bool]:
-    """Whether its manager goes on counting any: in its metrics, in its tracker."""
+    """Whether its metrics and its tracker still count connections."""
     async with peers(3) as dialers:
         async with guarded(side) as node:
             assert await accepted(node, dialers) == 3
@@ -274,16 +273,16 @@ async def test_l16_a_host_that_stopped_with_three_connections(side: Side) -> tup
 
 
 @outcomes(stock=(1, True), ours=(0, False))
-async def test_e1_no_pending_connection_may_be(side: Side) -> tuple[int, bool]:
-    """Connections accepted, and whether one is dialled."""
+async def test_e1_a_limit_of_zero_pending_connections(side: Side) -> tuple[int, bool]:
+    """Connections that are accepted, and whether a dial succeeds."""
     limits = ConnectionLimits(max_pending_inbound=0, max_pending_outbound=0)
     async with guarded(side, connection_limits=limits) as node, peers(2) as (first, second):
         return await accepted(node, [first]), await node.dial(second)
 
 
 @outcomes(stock=(0, 20), ours=(5, 5))
-async def test_e1_sockets_that_say_nothing(side: Side) -> tuple[int, int]:
-    """Of 20, with 5 pending allowed: those that are pending, and all that are counted."""
+async def test_e1_silent_sockets(side: Side) -> tuple[int, int]:
+    """The pending ones of 20 sockets, and all that count. The limit is 5 pending."""
     limits = ConnectionLimits(max_pending_inbound=5)
     async with guarded(side, connection_limits=limits) as node, AsyncExitStack() as stack:
         for _ in range(20):
@@ -294,8 +293,8 @@ async def test_e1_sockets_that_say_nothing(side: Side) -> tuple[int, int]:
 
 
 @outcomes(stock=(1, True), ours=(0, False))
-async def test_e2_more_memory_than_may_be(side: Side) -> tuple[int, bool]:
-    """Connections accepted, and whether one is dialled, by a process that may use one byte."""
+async def test_e2_more_memory_than_allowed(side: Side) -> tuple[int, bool]:
+    """Connections that are accepted, and whether a dial succeeds. The process may use one byte."""
     limits = MemoryConnectionLimits(max_process_memory_bytes=1)
     async with guarded(side, memory_limits=limits) as node, peers(2) as (first, second):
         return await accepted(node, [first]), await node.dial(second)
@@ -303,8 +302,9 @@ async def test_e2_more_memory_than_may_be(side: Side) -> tuple[int, bool]:
 
 @outcomes(stock=(True, 0), ours=(True, 0))
 async def test_e3_nobody_reserves_memory(side: Side) -> tuple[bool, int]:
-    """Whether 64 KiB pass a node that may reserve none, and the bytes it ever had reserved. What a
-    process uses is limited instead (E2).
+    """Whether 64 KiB pass a node that may reserve nothing, and its peak of reserved bytes.
+
+    Limits on the memory of the process apply instead (E2).
     """
     received = 0
 
@@ -326,8 +326,9 @@ async def test_e3_nobody_reserves_memory(side: Side) -> tuple[bool, int]:
 
 @outcomes(stock=(40, 0, 0), ours=(40, 0, 0), hardened=(40, 0, 0))
 async def test_e4_quic_streams_count_once_and_reserve_nothing(side: Side) -> tuple[int, int, int]:
-    """Of 40 streams, with 1 MiB that may be reserved: how many count; memory; how many count when
-    they have ended.
+    """Streams of 40 that count, the reserved memory, and streams that count after the end.
+
+    The node may reserve 1 MiB.
     """
     limits = ResourceLimits(max_memory_mb=1)
     async with guarded(side, "quic", limits=limits) as node, running_node("quic") as peer:
@@ -346,8 +347,9 @@ async def test_e4_quic_streams_count_once_and_reserve_nothing(side: Side) -> tup
 
 @outcomes(stock=(3, 57, 0), hardened=(2, 0, 58))
 async def test_e5_streams_over_the_limit(side: Side) -> tuple[int, int, int]:
-    """Of 60, with 3 allowed (one of which is the host's, and one peer's share one): how many there
-    are, how many wait, how many were refused.
+    """Streams of 60 that are open, that wait, and that were refused.
+
+    The limit is 3. If hardened, one of them is the host's, and each peer may have one.
     """
     async with guarded(side, limits=ResourceLimits(max_streams=3)) as node, peers(2) as both:
         for peer in both:
@@ -364,7 +366,7 @@ async def test_e5_streams_over_the_limit(side: Side) -> tuple[int, int, int]:
 
 
 async def within(seconds: float, work: Callable[[], Awaitable[Any]]) -> bool:
-    """Whether it was done in that time, and not refused."""
+    """Whether the work succeeds in that time."""
     with trio.move_on_after(seconds), suppress(StreamError, StreamFailure):
         await work()
         return True
@@ -373,7 +375,7 @@ async def within(seconds: float, work: Callable[[], Awaitable[Any]]) -> bool:
 
 @outcomes(stock=False, hardened=True)
 async def test_e6_streams_of_the_hosts_own(side: Side) -> bool:
-    """Whether it can open one while all that others may have are theirs."""
+    """Whether the host can open a stream while other peers have as many as they may."""
     async with guarded(side, limits=ResourceLimits(max_streams=8)) as node, peers(3) as others:
         for peer in others:
             assert await peer.dial(node)
@@ -388,7 +390,7 @@ async def test_e6_streams_of_the_hosts_own(side: Side) -> bool:
 
 @outcomes(stock=(1, 1), hardened=(0, 0))
 async def test_e6_two_hosts_that_identify_each_other(side: Side) -> Any:
-    """Streams that wait in each of two hosts that may have one."""
+    """Streams that wait in each host. Each may have one stream."""
     limits = ResourceLimits(max_streams=1)
     async with guarded(side, limits=limits) as one, guarded(side, limits=limits) as two:
         assert await one.dial(two)
@@ -397,7 +399,7 @@ async def test_e6_two_hosts_that_identify_each_other(side: Side) -> Any:
 
 @outcomes(stock=(False, False), hardened=(True, True))
 async def test_e6_a_host_flooded_by_another_process(side: Side) -> tuple[bool, bool]:
-    """Whether a friend is served, and a newcomer, while a peer opens streams without end."""
+    """Whether a friend and a newcomer are served while a peer opens streams without end."""
     async with (
         guarded(side, limits=ResourceLimits(max_streams=64)) as node,
         peers(2) as (friend, newcomer),
@@ -431,8 +433,9 @@ async def test_e6_a_host_flooded_by_another_process(side: Side) -> tuple[bool, b
 
 @outcomes(stock=4, ours=1)
 async def test_e7_handshakes_of_one_address(side: Side) -> int:
-    """How many of four are completed, where one a day is allowed: of a peer there, of an address
-    here (a peer's id is known after the handshake).
+    """The handshakes of four that succeed at a rate of one connection.
+
+    The rate is of the peer in stock, and of the address in ours, which it knows before a handshake.
     """
     rates: dict[str, Any] = {
         "connections_per_peer_per_sec": 1e-6, "burst_connections_per_peer": 1,
@@ -445,8 +448,8 @@ async def test_e7_handshakes_of_one_address(side: Side) -> int:
 @outcomes(
     stock={"tcp": 0, "ws": 1, "quic": 1}, ours={"tcp": 0, "ws": 1, "quic": 0},
     hardened={"tcp": 0, "ws": 0, "quic": 0})
-async def test_e8_a_network_that_may_not_connect(side: Side) -> dict[str, int]:
-    """Connections accepted, by transport."""
+async def test_e8_connections_from_a_forbidden_network(side: Side) -> dict[str, int]:
+    """Connections that are accepted, by transport."""
     found = {}
     for transport in ("tcp", "ws", "quic"):
         async with (
@@ -458,8 +461,8 @@ async def test_e8_a_network_that_may_not_connect(side: Side) -> dict[str, int]:
 
 
 @outcomes(stock={"ws": 3, "quic": 3}, ours={"ws": 1, "quic": 1})
-async def test_e9_dialling_a_network(side: Side) -> dict[str, int]:
-    """Connections dialled of three, where one is allowed."""
+async def test_e9_dials_to_a_limited_network(side: Side) -> dict[str, int]:
+    """Dials of three that succeed, by transport. The limit is one."""
     found = {}
     for transport in ("ws", "quic"):
         async with (
@@ -472,7 +475,7 @@ async def test_e9_dialling_a_network(side: Side) -> dict[str, int]:
 
 @outcomes(stock=3, hardened=1)
 async def test_e12_streams_of_a_protocol(side: Side) -> int:
-    """Streams there are of three, where the protocol may have one."""
+    """Streams that are open of three. The protocol may have one."""
     async with guarded(side) as node, running_node() as peer:
         node.host.set_stream_handler(HOLD, hold)
         node.manager.set_protocol_stream_limit(HOLD, 1)
@@ -489,7 +492,7 @@ async def test_e12_streams_of_a_protocol(side: Side) -> int:
 
 @outcomes(stock=(0, 1), ours=(1, 1))
 async def test_a2_an_allowed_peer_with_a_limit_of_zero(side: Side) -> tuple[int, int]:
-    """Connections accepted, and counted."""
+    """Connections that are accepted, and those that count."""
     async with running_node() as friend, guarded(
         side, connection_limits=ConnectionLimits(max_established_inbound=0),
         allowlist_config=AllowlistConfig(peers={friend.id}),
@@ -501,7 +504,7 @@ async def test_a2_an_allowed_peer_with_a_limit_of_zero(side: Side) -> tuple[int,
     stock={"peer": False, "peer at address": False},
     ours={"peer": False, "peer at address": True})
 async def test_a3_an_allowed_peer_of_a_full_node(side: Side) -> dict[str, bool]:
-    """Whether it gets in. Who is only allowed by its id would have to be let in to say it."""
+    """Whether the peer gets in. Its id is unknown before the handshake, its address is not."""
     found = {}
     for kind in ("peer", "peer at address"):
         async with peers(3) as (*others, friend):
@@ -521,9 +524,9 @@ async def test_a3_an_allowed_peer_of_a_full_node(side: Side) -> dict[str, bool]:
 @outcomes(
     stock={"tcp": 2, "ws": 2, "quic": 2}, hardened={"tcp": 3, "ws": 3, "quic": 3})
 async def test_x1_connections_of_a_lifetime(side: Side) -> dict[str, int]:
-    """How many of three, one after the other, a host accepts that may accept two at once.
+    """Connections of three, one after the other, that a host with two slots accepts.
 
-    QUIC's are no exception (X2 is not so in the 0.8.1 that was released).
+    QUIC connections take a slot too. (X2 claims that they do not, which is wrong for 0.8.1.)
     """
     found = {}
     for transport in ("tcp", "ws", "quic"):
@@ -541,9 +544,10 @@ async def test_x1_connections_of_a_lifetime(side: Side) -> dict[str, int]:
 @outcomes(
     stock={"YAMUX": (20, 20), "MPLEX": (0, 22), "QUIC": (0, 0)},
     hardened={"YAMUX": (0, 0), "MPLEX": (0, 0), "QUIC": (0, 0)})
-async def test_x3_what_streams_leave_that_were_reset(side: Side) -> dict[str, tuple[int, int]]:
-    """Of 20 that were reset with something unread, and two of identify: streams, and buffers or
-    channels of them, that are kept.
+async def test_x3_data_of_streams_that_were_reset(side: Side) -> dict[str, tuple[int, int]]:
+    """Streams, and buffers or channels, that the muxer keeps after all streams have ended.
+
+    20 streams are reset with unread data. Identify has two more.
     """
 
     async def reset(stream: Any) -> None:
@@ -578,13 +582,13 @@ async def test_x3_what_streams_leave_that_were_reset(side: Side) -> dict[str, tu
 
 
 def frame(stream: int, data: bytes, flags: int = 0) -> bytes:
-    """Yamux: data of a stream."""
+    """A yamux frame with data of a stream."""
     return struct.pack(">BBHLL", 0, 0, flags, stream, len(data)) + data
 
 
 @asynccontextmanager
 async def raw_yamux(side: Side) -> AsyncIterator[tuple[Node, Any, Any]]:
-    """A host, a connection to it that writes frames, and the host's end of that."""
+    """A host, a connection to it that takes raw frames, and the host's end of that connection."""
     async with guarded(side) as node, running_node() as peer:
         [connection] = await burst(peer, node, 1)
         await eventually(lambda: live(node) == 1)
@@ -600,8 +604,9 @@ def asked(protocol: str) -> bytes:
 
 @outcomes(stock=(True, 1), hardened=(False, 0))
 async def test_x4_more_than_a_window(side: Side) -> tuple[bool, int]:
-    """Whether a host keeps more than the largest window, 16 MiB, of what is sent on one stream; how
-    many connections it has afterwards.
+    """Whether the host buffers more than 16 MiB of one stream, and its connections afterwards.
+
+    16 MiB is the largest window.
     """
 
     async def wait(stream: Any) -> None:
@@ -611,7 +616,7 @@ async def test_x4_more_than_a_window(side: Side) -> tuple[bool, int]:
         node.host.set_stream_handler(HOLD, wait)
         await connection.write(frame(1, asked(HOLD), flags=1))
         await settled(lambda: node.manager._current_streams)
-        with suppress(Exception):  # it hangs up
+        with suppress(Exception):  # the host closes the connection
             for _ in range(20 << 4):
                 await connection.write(frame(1, b"x" * (1 << 16)))
         kept = await settled(lambda: len(muxed.stream_buffers.get(1, b"")))
@@ -619,11 +624,11 @@ async def test_x4_more_than_a_window(side: Side) -> tuple[bool, int]:
 
 
 @outcomes(stock=(20, 20 * 50_000), hardened=(0, 0))
-async def test_x4_streams_that_only_we_have_closed(side: Side) -> tuple[int, int]:
-    """Of 20 of identify, each with 50,000 bytes that nobody reads: streams and bytes kept."""
+async def test_x4_streams_that_only_the_host_has_closed(side: Side) -> tuple[int, int]:
+    """Streams and bytes that the muxer keeps of 20 identify streams with 50,000 unread bytes."""
     async with raw_yamux(side) as (node, connection, muxed):
         await settled(lambda: node.manager._current_streams)
-        before = len(muxed.streams)  # identify, the other way
+        before = len(muxed.streams)  # those of identify in the other direction
         for number in range(20):
             await connection.write(frame(2 * number + 1, asked(IDENTIFY), flags=1))
             await connection.write(frame(2 * number + 1, b"x" * 50_000))

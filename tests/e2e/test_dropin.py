@@ -22,7 +22,7 @@ both = pytest.mark.parametrize("make", [StockManager, ResourceManager])
 
 
 async def connects(dialer: Node, node: Node) -> bool:
-    """Whether a connection comes of it, also as the other side sees it."""
+    """Whether the dial gives a connection that the other side has too."""
     await dialer.dial(node)
     swarm: Any = node.host.get_network()
     with trio.move_on_after(2):
@@ -55,7 +55,7 @@ async def test_e2_memory(make: Any) -> None:
 
 
 @both
-async def test_a1_an_address_that_is_allowed(make: Any) -> None:
+async def test_a1_an_allowed_address(make: Any) -> None:
     manager = make(
         ResourceLimits(max_connections=0), enable_graceful_degradation=False,
         allowlist_config=AllowlistConfig(multiaddrs={"/ip4/127.0.0.1/tcp/4001"}))
@@ -64,7 +64,7 @@ async def test_a1_an_address_that_is_allowed(make: Any) -> None:
 
 
 @both
-async def test_a2_a_peer_that_is_allowed(make: Any) -> None:
+async def test_a2_an_allowed_peer(make: Any) -> None:
     key_pair = create_new_key_pair()
     friend = ID.from_pubkey(key_pair.public_key)
     manager = make(
@@ -74,7 +74,7 @@ async def test_a2_a_peer_that_is_allowed(make: Any) -> None:
         assert await connects(peer, node) == (make is ResourceManager)
 
 
-async def test_what_a_program_reads_and_changes_while_its_host_runs(transport: str) -> None:
+async def test_a_program_reads_and_changes_a_running_host(transport: str) -> None:
     limits = ConnectionLimits()
     manager = ResourceManager(connection_limits=limits)
     async with (

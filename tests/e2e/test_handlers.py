@@ -16,7 +16,7 @@ from rcmgr.libp2p import limit_protocols
 
 
 async def ping(node: Node, target: Node) -> bool:
-    """One ping on a stream of its own; whether it was answered."""
+    """Send one ping on a new stream. Whether the target answers it."""
     try:
         stream = await node.host.new_stream(target.id, [PING])
         await stream.write(b"p" * 32)
@@ -28,7 +28,7 @@ async def ping(node: Node, target: Node) -> bool:
 
 
 @pytest.mark.parametrize("set_before", [True, False])
-async def test_a_flooding_peer_is_cut_and_an_honest_one_not(
+async def test_a_flooding_peer_is_limited_and_an_honest_one_is_not(
     transport: str, set_before: bool
 ) -> None:
     async with (
@@ -48,7 +48,7 @@ async def test_a_flooding_peer_is_cut_and_an_honest_one_not(
         answers = [await ping(flooder, node) for _ in range(12)]
         assert answers == [True] * 5 + [False] * 7
         assert [await ping(honest, node) for _ in range(5)] == [True] * 5
-        # the connection of the flooder stays, and every slot came back
+        # the connection of the flooder stays, and every slot comes back
         assert node.counts == (0, 0, 2, 0)
         await eventually(lambda: node.manager.get_stats()["streams"] == 0)
         stats = node.manager.get_stats()["protocol_rates"][PING]
@@ -59,7 +59,7 @@ async def test_a_flooding_peer_is_cut_and_an_honest_one_not(
         assert await ping(flooder, node)
 
 
-async def test_other_protocols_are_not_touched() -> None:
+async def test_other_protocols_are_not_limited() -> None:
     echo = TProtocol("/echo/1.0.0")
 
     async def answer(stream: object) -> None:

@@ -108,8 +108,8 @@ async def test_hardening_follows_another_manager() -> None:
         assert second.ledger.system().limit["streams_inbound"] is None
 
 
-async def test_undoing_with_streams_open_keeps_count(transport: str) -> None:
-    """Plain ones of before, those with scopes, and plain ones of after: every permit comes back."""
+async def test_undoing_with_open_streams_loses_no_permit(transport: str) -> None:
+    """Streams from before, during and after hardening all give their permits back."""
     limits = ResourceLimits(max_streams=20)
     async with (
         running_node(transport, node_limits=limits) as node,
@@ -142,8 +142,8 @@ async def test_undoing_with_streams_open_keeps_count(transport: str) -> None:
         assert node.manager.ledger.over_released == node.manager.ledger.leaked == 0
 
 
-async def test_many_hardened_hosts() -> None:
-    """What is hooked for the whole process is hooked once."""
+async def test_hardening_many_hosts() -> None:
+    """Hooks on the whole process are placed once for all hosts."""
     for _ in range(600):
         harden(new_host(resource_manager=ResourceManager()))
     [listener] = await trio.open_tcp_listeners(0, host="::1")

@@ -51,7 +51,7 @@ async def test_the_accepting_side_closes(transport: str) -> None:
 
 @pytest.mark.parametrize("maximum", [1, 3])
 @pytest.mark.parametrize("limit", ["max_established_inbound", "max_established_total"])
-async def test_established_limit_is_reached_never_passed_and_freed(
+async def test_an_established_limit_is_reached_and_never_exceeded(
     transport: str, limit: str, maximum: int
 ) -> None:
     async with AsyncExitStack() as stack:
@@ -71,7 +71,7 @@ async def test_established_limit_is_reached_never_passed_and_freed(
             limit.removeprefix("max_"), maximum, maximum)
         assert denial.peer_id in [dialer.id for dialer in dialers]
 
-        # a place that becomes free is given to the next one
+        # the next peer gets a place that becomes free
         first = next(d for d in dialers if d.id in tracker.established_per_peer)
         await first.host.disconnect(node.id)
         await eventually(lambda: node.counts == (0, 0, maximum - 1, 0))
@@ -81,8 +81,8 @@ async def test_established_limit_is_reached_never_passed_and_freed(
         assert tracker.snapshot().peak_established_total == maximum
 
 
-async def test_one_identity_gets_no_more_than_its_share(transport: str) -> None:
-    """A burst of dials by one key: in 0.8.1 the refused ones leak slots for good."""
+async def test_one_key_gets_no_more_than_its_limit(transport: str) -> None:
+    """One key dials in a burst. In 0.8.1, the refused dials leak their slots."""
     key_pair = create_new_key_pair()
     limits = ConnectionLimits(max_established_per_peer=2)
     async with running_node(transport, limits=limits) as node:
@@ -94,7 +94,7 @@ async def test_one_identity_gets_no_more_than_its_share(transport: str) -> None:
             ]
             for _ in range(3):  # on a busy machine, dials over QUIC time out
                 await dial_all(dialers, node)
-                # a dial over QUIC may be done before the node has counted it
+                # a dial over QUIC may return before the node counts the connection
                 if await comes_true(lambda: "established_per_peer" in tracker.snapshot().denied):
                     break
             assert tracker.snapshot().denied["established_per_peer"] >= 1
@@ -102,7 +102,7 @@ async def test_one_identity_gets_no_more_than_its_share(transport: str) -> None:
             await eventually(lambda: node.count("pending_total") == 0)
             for dialer in dialers:
                 await dialer.host.disconnect(node.id)
-        # a swarm may not know of a QUIC connection whose dial it has given up: its host's end does
+        # a swarm that gave up a QUIC dial may not know its connection, which ends with the host
         await eventually(lambda: node.counts == NOTHING)
         # an honest peer is still welcome
         async with running_node(transport) as honest:
@@ -173,7 +173,7 @@ async def test_half_open_connections_meet_the_pending_limit(garbage: bytes) -> N
                 await stream.send_all(garbage)
         tracker = node.manager.connection_tracker
         await eventually(lambda: tracker.snapshot().total_denied >= 5 or bool(garbage))
-        # the handshakes that stall are ended by the swarm's time-out, the others by their garbage
+        # the swarm ends stalled handshakes by its time-out, and the others because of the garbage
         await eventually(lambda: node.counts == NOTHING)
         assert tracker.snapshot().peak_pending_inbound <= 3
         if not garbage:
@@ -184,7 +184,7 @@ async def test_half_open_connections_meet_the_pending_limit(garbage: bytes) -> N
             assert await honest.dial(node)
 
 
-async def test_half_open_connections_that_leave_free_their_place() -> None:
+async def test_half_open_connections_free_their_place() -> None:
     async with running_node(limits=ConnectionLimits(max_pending_inbound=2)) as node:
         for _ in range(3):
             streams = [await trio.open_tcp_stream("127.0.0.1", node.port) for _ in range(2)]
@@ -217,7 +217,7 @@ async def test_dials_that_stall_or_are_cancelled() -> None:
                 )
                 dialing.cancel()
         await eventually(lambda: node.counts == NOTHING)
-        # and one that runs into the swarm's time-out
+        # and a dial that the swarm's time-out ends
         assert not await node.dial(silent[0])
         assert node.counts == NOTHING
         assert node.manager.connection_tracker.snapshot().peak_pending_outbound == 2
@@ -279,9 +279,8 @@ async def test_a_host_closed_in_mid_flood_holds_nothing(transport: str) -> None:
                     nursery.start_soon(flood, dialer)
                 tracker = node.manager.connection_tracker
                 await eventually(lambda: tracker.snapshot().total_established >= 5, 20)
-            # handshakes that end while the host stops take a moment more (and end, as those who
-            # dialled go on), and the swarm may leave the scope of one in the traceback of a logged
-            # error
+            # Handshakes that are in progress when the host stops end a moment later, because the
+            # dialers still run. The traceback of an error that the swarm logs may hold a scope.
 
             def all_back() -> bool:
                 gc.collect()
@@ -326,7 +325,7 @@ async def test_a_connection_is_transient_until_its_peer_is_known(transport: str)
             await all_back(node, peer)
 
 
-async def test_an_address_connects_only_so_often() -> None:
+async def test_the_rate_of_an_address() -> None:
     rates = ConnectionRateLimits(per_ip=Rate(0.001, 3))
     async with running_node(rates=rates) as node:
         for _ in range(6):
@@ -340,7 +339,7 @@ async def test_an_address_connects_only_so_often() -> None:
         assert "connection of network 127.0.0.1/32" in str(node.manager.last_denial)
 
 
-async def test_a_peer_connects_only_so_often(transport: str) -> None:
+async def test_the_rate_of_a_peer(transport: str) -> None:
     rates = ConnectionRateLimits(per_peer=Rate(0.001, 2))
     key_pair = create_new_key_pair()
     async with running_node(transport, rates=rates) as node:

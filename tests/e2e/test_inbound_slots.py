@@ -10,7 +10,7 @@ from nodes import ECHO, SHORT, Node, Notifee, echo, eventually, running_node
 from rcmgr.libp2p import harden
 
 
-async def test_an_accepted_connection_outlives_what_accepted_it(transport: str) -> None:
+async def test_a_connection_keeps_its_slot_until_it_ends(transport: str) -> None:
     async with running_node(transport) as node, running_node(transport) as peer:
         harden(node.host)
         node.host.set_stream_handler(ECHO, echo)
@@ -31,7 +31,7 @@ async def test_an_accepted_connection_outlives_what_accepted_it(transport: str) 
 
 
 class DialsBack(Notifee):
-    """Dials another peer for every connection, and takes its time."""
+    """Dials another peer for every connection, and returns late."""
 
     def __init__(self, other: Node, done: trio.Event) -> None:
         self.other, self.done = other, done
@@ -43,7 +43,7 @@ class DialsBack(Notifee):
             await trio.sleep(0.2)
 
 
-async def test_what_an_observer_dials_is_not_what_was_accepted() -> None:
+async def test_a_dial_of_an_observer_frees_no_slot() -> None:
     async with running_node() as node, running_node() as peer, running_node() as other:
         harden(node.host)
         swarm: Any = node.host.get_network()

@@ -1,4 +1,4 @@
-"""A real host above its memory limit refuses whoever comes, and goes on when there is room."""
+"""A real host refuses connections above its memory limit, and admits them again below it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from nodes import eventually, running_node
 from rcmgr import MemoryUsageLimitExceeded
 
 
-async def test_above_the_limit_nobody_is_admitted(transport: str) -> None:
+async def test_above_the_limit_no_connection_is_admitted(transport: str) -> None:
     key_pair = create_new_key_pair()
     friend_id = ID.from_pubkey(key_pair.public_key)
     async with (
@@ -26,7 +26,7 @@ async def test_above_the_limit_nobody_is_admitted(transport: str) -> None:
         await eventually(lambda: "memory_usage" in node.manager.get_stats()["denied"])
         assert isinstance(node.manager.last_denial, MemoryUsageLimitExceeded)
         await eventually(lambda: node.counts == (0, 0, 1, 0))
-        if transport == "quic":  # the only one where the peer is known at the first question
+        if transport == "quic":  # the only transport that knows the peer at the first question
             assert await friend.dial(node)
             await eventually(lambda: node.counts == (0, 0, 2, 0))
             await friend.host.disconnect(node.id)

@@ -25,7 +25,7 @@ ONE_AT_ONCE = NodeLimits(subnets=SubnetLimits(ipv4=((32, 1),), overrides={}))
 
 
 async def dial_through(relay: Node, guest: Node, node: Node) -> None:
-    """The guest connects to the node over its connection to the relay."""
+    """Connect the guest to the node over its connection to the relay."""
     transport = CircuitV2Transport(
         guest.host, CircuitV2Protocol(guest.host, LIMITS),
         RelayConfig(roles=RelayRole.CLIENT, limits=LIMITS),
@@ -46,7 +46,7 @@ async def test_guests_of_a_relay_do_not_share_its_limit() -> None:
         hop = CircuitV2Protocol(relay.host, LIMITS, allow_hop=True)
         stop = CircuitV2Protocol(node.host, LIMITS)
         async with background_trio_service(hop), background_trio_service(stop):
-            assert await node.dial(relay)  # all that there may be with 127.0.0.1
+            assert await node.dial(relay)  # the one connection that 127.0.0.1 may have
             reservations = CircuitV2Transport(
                 node.host, stop, RelayConfig(roles=RelayRole.STOP, limits=LIMITS))
             stream = await node.host.new_stream(relay.id, [PROTOCOL_ID])
@@ -60,7 +60,7 @@ async def test_guests_of_a_relay_do_not_share_its_limit() -> None:
             nursery.cancel_scope.cancel()
 
 
-def test_a_circuit_goes_to_no_address() -> None:
+def test_a_circuit_has_no_address() -> None:
     direct = Multiaddr("/ip4/192.0.2.1/tcp/4001")
     peer = "QmNLfbof5rLekrACjeuLk9JmGZD2HDBHCU4z16iYKmx5SE"
     circuit = Multiaddr(f"{direct}/p2p/{peer}/p2p-circuit/p2p/{peer}")
@@ -100,7 +100,7 @@ async def test_connections_of_one_address_are_limited(listen: str, address: str)
             assert denied == {"address_connections": 1}
             assert address in str(node.manager.last_denial)
             if address == "127.0.0.1":
-                # another address has room of its own, and 127.0.0.9 the room of its override
+                # another address has another limit, and 127.0.0.9 that of its override
                 await connect("127.0.0.2")
                 await eventually(lambda: node.counts[0] == 3)
                 await connect("127.0.0.9")
@@ -132,7 +132,7 @@ async def test_an_allowlisted_peer_gets_in_when_the_system_is_full(transport: st
         await eventually(lambda: node.counts == (0, 0, 2, 0))
         assert held(node, "allowlisted_system")["conns_inbound"] == 1
         assert held(node, "system")["conns_inbound"] == 1
-        # an address that is allowed for the friend alone lets a stranger begin, and no more
+        # a stranger at the friend's address may begin a handshake, and no more
         await eventually(lambda: node.counts == (0, 0, 2, 0))
         assert held(node, "peers", str(stranger.id)) == {}
         await all_back(node, first, friend)

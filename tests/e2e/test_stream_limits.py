@@ -12,8 +12,8 @@ from rcmgr import ConcreteLimits, Limit, NodeLimits, ResourceLimits, ResourceMan
 from rcmgr.libp2p import harden
 
 
-async def test_streams_over_the_limit() -> None:
-    limits = NodeLimits(ConcreteLimits(  # which let one peer have all that are not the host's
+async def test_streams_above_the_limit_are_reset() -> None:
+    limits = NodeLimits(ConcreteLimits(  # one peer may have all inbound streams
         system=Limit(streams=8), peer_default=Limit(streams_inbound=8)))
     async with running_node(node_limits=limits) as node, running_node() as peer:
         harden(node.host)
@@ -29,8 +29,8 @@ async def test_streams_over_the_limit() -> None:
         await own.reset()
 
 
-async def test_limits_that_say_it_themselves_stay() -> None:
-    """Others may have all streams, and are refused beyond: in a stock host, one would wait."""
+async def test_limits_that_set_the_shares_stay() -> None:
+    """Other peers may have all streams, and the next one is refused. In a stock host it waits."""
     nine = Limit(streams=9, streams_inbound=9)
     limits = NodeLimits(ConcreteLimits(system=nine, peer_default=nine))
     async with running_node(node_limits=limits) as node, running_node() as peer:
@@ -83,7 +83,7 @@ async def test_two_hosts_with_one_manager() -> None:
             assert network._stream_semaphore.value == 8
 
 
-async def test_streams_that_wait_already_are_asked_about() -> None:
+async def test_waiting_streams_are_refused() -> None:
     async with (
         running_node(node_limits=ResourceLimits(max_streams=4)) as node,
         running_node() as peer,

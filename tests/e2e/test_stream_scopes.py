@@ -1,4 +1,4 @@
-"""Streams of real hosts have scopes: the right ones are charged, and all is given back."""
+"""Streams of real hosts are charged to the right scopes, and give everything back."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def test_a_stream_is_transient_until_its_protocol_is_known(transport: str)
         node.host.set_stream_handler(ECHO, hold)
         await peer.meet(node)
         mute = await peer.host.get_network().new_stream(node.id)
-        await mute.write(b"\x13")  # the length of a protocol's name, and no name
+        await mute.write(b"\x13")  # the length of a protocol's name, without the name
         await eventually(lambda: streams(node, "transient") == (1, 0))
         assert streams(node, "peers", str(peer.id)) == (1, 0)
         spoken = await peer.host.new_stream(node.id, [ECHO])
@@ -84,8 +84,8 @@ async def test_both_directions_are_charged_to_the_service(transport: str) -> Non
         await all_back(peer)
 
 
-async def test_transient_exhaustion_leaves_negotiated_streams_alone() -> None:
-    """Streams that never say what they want fill the transient scope, not the node."""
+async def test_a_full_transient_scope_does_not_affect_negotiated_streams() -> None:
+    """Streams that never name a protocol fill the transient scope, not the node."""
     limits = NodeLimits(ConcreteLimits(transient=Limit(streams_inbound=3)))
     async with (
         running_node(node_limits=limits) as node,
@@ -118,7 +118,7 @@ async def test_transient_exhaustion_leaves_negotiated_streams_alone() -> None:
         await all_back(node, friend, attacker)
 
 
-async def test_a_protocol_full_for_a_peer_resets_its_streams(transport: str) -> None:
+async def test_streams_above_the_limit_of_a_protocol_and_peer_are_reset(transport: str) -> None:
     limits = NodeLimits(ConcreteLimits(protocol_peer={SLOW: Limit(streams_inbound=1)}))
     async with (
         running_node(transport, node_limits=limits) as node,
@@ -134,7 +134,7 @@ async def test_a_protocol_full_for_a_peer_resets_its_streams(transport: str) -> 
         try:
             second = await peer.host.new_stream(node.id, [SLOW])
         except StreamFailure:
-            pass  # the reset came before the last word of the negotiation was read
+            pass  # the reset arrived before the end of the negotiation
         else:
             assert await is_reset(second)
         third = await other.host.new_stream(node.id, [SLOW])
@@ -145,7 +145,7 @@ async def test_a_protocol_full_for_a_peer_resets_its_streams(transport: str) -> 
         await all_back(node, peer, other)
 
 
-async def test_an_outbound_stream_over_a_limit_raises() -> None:
+async def test_an_outbound_stream_above_a_limit_raises() -> None:
     limits = NodeLimits(ConcreteLimits(protocol={ECHO: Limit(streams_outbound=0)}))
     async with running_node() as node, running_node(node_limits=limits) as peer:
         scope_streams(peer.host, peer.manager)
@@ -182,7 +182,7 @@ async def test_undoing_leaves_streams_their_scopes() -> None:
 
 @pytest.mark.parametrize("dialling", [False, True])
 async def test_a_stream_that_ends_while_it_is_announced(dialling: bool) -> None:
-    """With the swarm's semaphore: the slot and the permit come back, once."""
+    """The slot and the permit of the swarm's semaphore come back once."""
     async with running_node() as node, running_node() as peer:
         scope_streams(node.host, node.manager)
         await peer.meet(node)
@@ -220,8 +220,8 @@ async def test_another_manager_is_refused() -> None:
         assert not vars(node.host).get("new_stream")
 
 
-async def test_a_stream_whose_opening_is_cancelled() -> None:
-    """With a semaphore as well: what was taken is given back once."""
+async def test_cancelling_the_opening_of_a_stream() -> None:
+    """The swarm has a semaphore too. The stream gives back its slot and its permit once."""
     async with running_node() as node, running_node() as peer:
         scope_streams(node.host, node.manager)
         network: Any = node.host.get_network()
@@ -248,7 +248,7 @@ async def test_a_stream_whose_opening_is_cancelled() -> None:
         assert node.manager.ledger.over_released == node.manager.ledger.leaked == 0
 
 
-async def test_refusing_a_stream_of_our_own_costs_no_permit_of_quic() -> None:
+async def test_refusing_an_outbound_quic_stream_loses_no_permit() -> None:
     limits = NodeLimits(ConcreteLimits(system=Limit(streams=8, streams_outbound=0)))
     async with (
         running_node("quic", node_limits=limits) as node,

@@ -1,7 +1,7 @@
 """Faults of libp2p.rcmgr 0.8.1's manager that ours does not have.
 
 The number in the name of a test is that of a row in docs/differences.md. Faults that only real
-hosts show are in e2e/test_differences.py.
+hosts show are in e2e/test_differences.py. The docstring of a test says what its steps return.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Broken(Metrics):
 
 
 def acquired(manager: Any, *args: Any, **kwargs: Any) -> bool | str:
-    """Whether a connection was granted, or the name of the error."""
+    """Whether the manager admits a connection, or the name of its error."""
     try:
         return bool(manager.acquire_connection(*args, **kwargs))
     except Exception as error:  # noqa: BLE001 (which one is the question)
@@ -49,7 +49,7 @@ def acquired(manager: Any, *args: Any, **kwargs: Any) -> bool | str:
 
 
 def full(side: Side, most: int, **limits: Any) -> Any:
-    """A manager with as many connections as it may have."""
+    """A manager that has as many connections as its limit allows."""
     manager = side(ResourceLimits(max_connections=most, **limits), enable_rate_limiting=False)
     manager.graceful_degradation._escalation_cooldown = 0  # 10 s between two steps of 0.8.1
     assert all(manager.acquire_connection() for _ in range(most))
@@ -61,7 +61,7 @@ def full(side: Side, most: int, **limits: Any) -> Any:
 
 @outcomes(stock=(5, False), ours=(0, True))
 def test_l8_an_exception_in_a_metrics_hook(side: Side) -> Any:
-    """Connections counted that nobody has; whether their network has room for one."""
+    """Connections counted after all failed, and whether their network has room for another."""
     metrics = Broken()
     manager = side(metrics=metrics, cidr_limits=[(NET, 5)], enable_circuit_breaker=False)
     for _ in range(5):
@@ -74,11 +74,11 @@ def test_l8_an_exception_in_a_metrics_hook(side: Side) -> Any:
 
 @outcomes(stock=0, ours=2)
 def test_l12_three_threads_close_one_scope(side: Side) -> int:
-    """Connections left of three."""
+    """Connections that remain of three."""
     manager = side()
     scopes = [manager.open_connection(PEER) for _ in range(3)]
     threads = [threading.Thread(target=scopes[0].close) for _ in range(3)]
-    with manager._lock:  # where 0.8.1 waits between looking and closing
+    with manager._lock:  # 0.8.1 waits here between its check and its close
         for thread in threads:
             thread.start()
         time.sleep(0.1)
@@ -88,8 +88,8 @@ def test_l12_three_threads_close_one_scope(side: Side) -> int:
 
 
 @outcomes(stock=(0, 0), ours=(1, 1))
-def test_l13_giving_back_what_is_of_others(side: Side) -> tuple[int, int]:
-    """Connections and streams left of one each."""
+def test_l13_releasing_with_other_arguments(side: Side) -> tuple[int, int]:
+    """Connections and streams that remain of one each."""
     manager = side()
     manager.acquire_connection(str(PEER))
     manager.release_connection("nobody")
@@ -99,8 +99,8 @@ def test_l13_giving_back_what_is_of_others(side: Side) -> tuple[int, int]:
 
 
 @outcomes(stock=(False, False), ours=(True, True))
-def test_l14_the_scope_as_its_class_closes_it(side: Side) -> tuple[bool, bool]:
-    """Whether its network has room again; whether it is freed at once."""
+def test_l14_closing_a_scope_by_its_class(side: Side) -> tuple[bool, bool]:
+    """Whether its network has room again, and whether the scope is freed at once."""
     manager = side(cidr_limits=[(NET, 1)])
     scope = manager.open_connection(None, "10.0.0.1")
     type(scope).close(scope)
@@ -112,7 +112,7 @@ def test_l14_the_scope_as_its_class_closes_it(side: Side) -> tuple[bool, bool]:
 
 @outcomes(stock=(0, 1, 1), ours=(0, 0, 0))
 def test_l16_closing_the_manager(side: Side) -> tuple[int, int, int]:
-    """Connections counted, in its metrics and in its tracker."""
+    """Connections that it counts, that its metrics count, and that its tracker counts."""
     manager = side()
     scope = manager.open_connection(PEER)
     asyncio.run(manager.connection_lifecycle.handle_established_inbound_connection(
@@ -127,8 +127,11 @@ def test_l16_closing_the_manager(side: Side) -> tuple[int, int, int]:
 
 @outcomes(stock=(True, 100, 2), ours=(False, 0, 2))
 def test_l17_streams_of_protocols(side: Side) -> tuple[bool, int, int]:
-    """Whether a limit that is set later counts what there is; entries of peers that are gone; the
-    peak when the second of two was denied (ours: it was transient until then).
+    """Three observations.
+
+    * Whether a later limit of one admits a second stream.
+    * Entries that remain of peers without streams.
+    * The peak after a limit denied the second of two streams, which is transient in ours before.
     """
     manager = side()
     manager.acquire_scoped_stream("a", IN, protocol="x")
@@ -152,7 +155,7 @@ def test_l17_streams_of_protocols(side: Side) -> tuple[bool, int, int]:
 
 @outcomes(stock=True, ours=True)
 def test_e10_names_have_no_address(side: Side) -> bool:
-    """The swarm does not say what a /dns address became, so that no limit by address applies."""
+    """The swarm reports no address for /dns names, so that no limit on addresses applies."""
     return acquired(side(cidr_limits=[("0.0.0.0/0", 0)]), "", None, "outbound") is True
 
 
@@ -171,8 +174,8 @@ def test_e13_an_unknown_direction_is_outbound(side: Side) -> tuple[int, int]:
 @outcomes(
     stock={"text": 5, "ID": 100, "no id": 100, "nobody": 100},
     ours={"text": 5, "ID": 5, "no id": 5, "nobody": 100})
-def test_r2_names_of_peers(side: Side) -> dict[str, int]:
-    """How many of 100 connections at once are granted, of 5, by what the peer is called."""
+def test_r2_a_peer_under_several_names(side: Side) -> dict[str, int]:
+    """Connections that are admitted of 100, where the rate allows 5, by the name of the peer."""
     names: dict[str, Any] = {"text": str(PEER), "ID": PEER, "no id": "alice", "nobody": ""}
     return {
         kind: sum(manager.acquire_connection(name) for _ in range(100))
@@ -182,8 +185,8 @@ def test_r2_names_of_peers(side: Side) -> dict[str, int]:
 
 
 @outcomes(stock=5, ours=0)
-def test_r3_a_crowd_makes_a_peer_forgotten(side: Side) -> int:
-    """Connections of a peer that has spent its five, after 1,000 others came."""
+def test_r3_many_new_peers(side: Side) -> int:
+    """More connections of a peer that has spent its five, after 1,000 other peers connected."""
     manager = side(
         ResourceLimits(max_connections=10_000), connections_per_peer_per_sec=1e-6,
         burst_connections_per_peer=5)
@@ -195,9 +198,10 @@ def test_r3_a_crowd_makes_a_peer_forgotten(side: Side) -> int:
 
 
 @outcomes(stock={-3600: False, 3600: True}, ours={-3600: True, 3600: False})
-def test_r11_the_wall_clock_jumps(side: Side) -> dict[int, bool]:
-    """Whether a peer that has spent its one connection may connect, 0.1 s after a jump of an hour.
-    It may once a millisecond, or (the clock going forward) once an hour.
+def test_r11_a_jump_of_the_wall_clock(side: Side) -> dict[int, bool]:
+    """Whether a peer that spent its one token may connect, 0.1 s after a jump of one hour.
+
+    The rate is one token a millisecond, or one token an hour if the clock goes forward.
     """
     wall = time.time
     found = {}
@@ -212,7 +216,7 @@ def test_r11_the_wall_clock_jumps(side: Side) -> dict[int, bool]:
 
 @outcomes(stock=True, ours="RuntimeError")
 def test_r14_an_error_in_a_limiter(side: Side) -> Any:
-    """What the caller hears: consent, or the error. (0.8.1's own come of threads, by chance.)"""
+    """The answer that a caller gets. In 0.8.1, races between threads raise such errors."""
     manager = side()
     with mock.patch.object(RateLimiter, "try_allow", side_effect=RuntimeError):
         if not side.is_stock:
@@ -220,7 +224,7 @@ def test_r14_an_error_in_a_limiter(side: Side) -> Any:
         return acquired(manager, str(PEER))
 
 
-def test_r14_ours_counts_exactly_in_threads() -> None:
+def test_r14_ours_is_exact_in_threads() -> None:
     manager = Side("ours")(connections_per_peer_per_sec=1e-6, burst_connections_per_peer=500)
     barrier, granted = threading.Barrier(8), []
 
@@ -237,8 +241,10 @@ def test_r14_ours_counts_exactly_in_threads() -> None:
 
 
 @outcomes(stock={"dialled": False, "denied": False}, ours={"dialled": True, "denied": False})
-def test_r16_who_spends_a_peers_token(side: Side) -> dict[str, bool]:
-    """Whether a peer may connect, once a day, after we dialled it; after another limit refused it.
+def test_r16_dials_and_refusals_spend_no_token(side: Side) -> dict[str, bool]:
+    """Whether a peer may connect after we dialled it, and after another limit refused it.
+
+    The rate allows one connection.
     """
     found = {}
     for case, way in (("dialled", "outbound"), ("denied", "inbound")):
@@ -257,15 +263,15 @@ def test_r16_who_spends_a_peers_token(side: Side) -> dict[str, bool]:
 
 @outcomes(stock=50, ours=100)
 def test_d1_a_full_node(side: Side) -> int:
-    """What is left of a limit of 100 that was reached."""
+    """The limit of 100 connections, after it was reached."""
     manager = full(side, 100)
     assert not any(manager.acquire_connection() for _ in range(9))
     return int(manager.limits.max_connections)
 
 
 @outcomes(stock=(800, 80), ours=(1000, 100))
-def test_d2_recovering_connections(side: Side) -> tuple[int, int]:
-    """What is left of 1,000 streams and 100 MiB when connections have come and gone."""
+def test_d2_recovery_of_connections(side: Side) -> tuple[int, int]:
+    """The limits of 1,000 streams and 100 MiB, after connections have come and gone."""
     manager = full(side, 10, max_streams=1000, max_memory_mb=100)
     for _ in range(2):
         manager.acquire_connection()
@@ -275,7 +281,7 @@ def test_d2_recovering_connections(side: Side) -> tuple[int, int]:
 
 
 @outcomes(stock="ZeroDivisionError", ours=None)
-def test_d3_giving_back_with_a_limit_of_zero(side: Side) -> str | None:
+def test_d3_releasing_at_a_limit_of_zero(side: Side) -> str | None:
     manager = full(side, 1, max_streams=0)
     manager.acquire_connection()
     try:
@@ -287,14 +293,14 @@ def test_d3_giving_back_with_a_limit_of_zero(side: Side) -> str | None:
 
 @outcomes(stock=(True, True), ours=(False, False))
 def test_d4_zero_means_zero(side: Side) -> tuple[bool, bool]:
-    """Whether a connection and a MiB are granted that a limit of 0 forbids."""
+    """Whether limits of 0 admit a connection and 1 MiB."""
     nothing = ResourceLimits(max_connections=0, max_memory_mb=0)
     return side(nothing).acquire_connection(), side(nothing).acquire_memory(1 << 20)
 
 
 @outcomes(stock=(10, 1 << 20), ours=(50, 1_500_000))
-def test_d5_what_an_operator_changed(side: Side) -> tuple[int, int]:
-    """Connections and bytes of memory that may be, once the node was full and is not any more."""
+def test_d5_a_change_at_run_time(side: Side) -> tuple[int, int]:
+    """The limits on connections and bytes of memory, after the node was full for a while."""
     limits = ResourceLimits(max_connections=10)
     limits.max_memory_bytes = 1_500_000
     manager = side(limits, enable_rate_limiting=False)
@@ -314,8 +320,8 @@ def test_d6_streams_do_not_degrade(side: Side) -> int:
 
 
 @outcomes(stock=False, ours=True)
-def test_d7_a_breaker_that_opened(side: Side) -> bool | str:
-    """Whether connections are granted once what was broken works again."""
+def test_d7_an_open_breaker(side: Side) -> bool | str:
+    """Whether connections are admitted after the metrics work again."""
     metrics = Broken()
     manager = side(metrics=metrics)
     if side.is_stock:
@@ -328,8 +334,8 @@ def test_d7_a_breaker_that_opened(side: Side) -> bool | str:
 
 
 @outcomes(stock=False, ours=True)
-def test_d8_failures_that_lie_far_apart(side: Side) -> bool | str:
-    """Whether connections are granted after five failures with 100 successes between each two."""
+def test_d8_rare_failures(side: Side) -> bool | str:
+    """Whether connections are admitted after five failures, each after 100 successes."""
     metrics = Broken()
     manager = side(metrics=metrics)
     for _ in range(5):
@@ -353,7 +359,7 @@ def test_d9_asking_a_closed_manager(side: Side) -> list[bool | str]:
 
 
 def samples(exporter: PrometheusExporter, name: str, **labels: str) -> float:
-    """The sum of a metric over all labels but these."""
+    """The sum of a metric over all samples that have these labels."""
     return sum(
         sample.value
         for family in exporter.registry.collect()
@@ -374,7 +380,7 @@ def test_m1_one_denied_connection(side: Side) -> float:
 
 @outcomes(stock=0, ours=1)
 def test_m2_an_exporter_without_metrics(side: Side) -> float:
-    """Connections that it shows."""
+    """Connections that the exporter shows."""
     exporter = PrometheusExporter(enable_server=False)
     manager = side(enable_metrics=False, prometheus_exporter=exporter)
     assert manager.acquire_connection()
@@ -382,8 +388,8 @@ def test_m2_an_exporter_without_metrics(side: Side) -> float:
 
 
 @outcomes(stock=set(), ours={"connection_pool", "memory_pool"})
-def test_m5_pools_that_are_empty(side: Side) -> set[str]:
-    """Which of them get_stats knows."""
+def test_m5_empty_pools(side: Side) -> set[str]:
+    """The pools that get_stats shows."""
     stats = side(enable_connection_pooling=True, enable_memory_pooling=True).get_stats()
     return {"connection_pool", "memory_pool"} & set(stats)
 
@@ -395,7 +401,7 @@ DOCS = TESTS.parent / "docs" / "differences.md"
 
 
 @pytest.mark.skipif(not DOCS.exists(), reason="of a checkout")
-def test_the_documentation_names_each_finding_and_its_proof() -> None:
+def test_the_documentation_names_each_difference_and_its_proof() -> None:
     text = DOCS.read_text()
     tests = {
         name: file.name for file in TESTS.rglob("test_*.py")
@@ -404,7 +410,7 @@ def test_the_documentation_names_each_finding_and_its_proof() -> None:
     assert named <= set(tests), named - set(tests)
     ours = {name for name, file in tests.items()
             if file == "test_differences.py"
-            and re.match(r"test_[ledmx]\d+_", name)}  # rates and allowlist: documented elsewhere
+            and re.match(r"test_[ledmx]\d+_", name)}  # others prove rates and allowlists
     assert ours <= named, ours - named
     rows = set(re.findall(r"^\| ([A-Z]\d+)\b", text, re.MULTILINE))
     assert {name.split("_")[1].upper() for name in ours} <= rows
