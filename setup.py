@@ -2,10 +2,10 @@
 
 Environment switches, all off by default:
 
-RCMGR_SANITIZE=address,undefined   compile and link with these sanitizers
-RCMGR_COVERAGE=1                   line tracing of the .pyx files, generated C beside them
-RCMGR_DEBUG=1                      no optimisation, debug information, assertions kept
-RCMGR_WERROR=1                     warnings of the C compiler are errors (for our own CI)
+    RCMGR_SANITIZE=address,undefined   compile and link with these sanitizers
+    RCMGR_COVERAGE=1                   trace lines of the .pyx files, and keep the generated C
+    RCMGR_DEBUG=1                      no optimisation, debug information, assertions
+    RCMGR_WERROR=1                     warnings of the C compiler are errors, for CI
 """
 
 from __future__ import annotations

@@ -249,10 +249,10 @@ def test_comments_of_toml_and_shell() -> None:
 
 def test_text_of_markdown() -> None:
     page = (
-        "# A title\n"
+        "# What a title says\n"
         "Some [linked\ntext](https://whoever.example). See https://nobody.example/x.\n"
         "\n"
-        '* An item, with "whoever" quoted.\n'
+        '* An item is: with "whoever" quoted.\n'
         "* Another item.\n"
         "\n"
         "| whoever | nobody |\n"
@@ -265,10 +265,9 @@ def test_text_of_markdown() -> None:
         "The end.\n"
     )
     assert read(page, "page.md") == [
-        (1, "A title"),
         (2, "Some linked text."),
         (3, "See WORD."),
-        (5, "An item, with WORD quoted."),
+        (5, "An item is: with WORD quoted."),
         (6, "Another item."),
         (17, "The end."),
     ]
