@@ -364,6 +364,9 @@ def test_verify_source_address() -> None:
     one = AddressGate(SubnetLimits(ipv4=((32, 1),)), clock=Clock())
     assert one.verify_source_address("1.2.3.4")
     assert not one.verify_source_address("127.0.0.1")
+    many = AddressGate(SubnetLimits(ipv4=((32, 2**62),), overrides={"10.0.0.0/8": 2**62}))
+    assert not many.verify_source_address("1.2.3.4")
+    assert not many.verify_source_address("10.0.0.1")
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,10 @@ __all__ = [
     "AddressRefusal",
     "NetworkShare",
     "SubnetLimiter",
-    "verify_source_rates",
 ]
+
+
+_LONGEST_BURST: Final = 1 << 20  # a bucket of 0.1 per s has to be full within 50 years
 
 
 class AddressRefusal(NamedTuple):
@@ -313,26 +315,40 @@ class AddressRateLimiter:
         return None
 
 
-def verify_source_rates(
-    limits: SubnetLimits, max_networks: int
-) -> tuple[AddressRates, dict[str, bool]]:
+def _handshake_rate(limit: int | None) -> Rate | None:
     """How often a network may begin a handshake before it has to prove its address.
 
-    0.1 per s (one per two handshakes of 5 s), bursts of half the connections it may have. And of
-    which networks every handshake has to (half of 1 is 0), the longest prefix deciding.
+    0.1 per s (one per two handshakes of 5 s), and bursts of half the connections that it may have.
     """
-    always = {network: limit is not None and limit < 2
-              for network, limit in limits.overrides.items()}
-    rates: dict[str, Any] = {"max_networks": max_networks, "overrides": {
-        network: None if limit is None or limit < 2 else Rate(0.1, limit // 2)
-        for network, limit in limits.overrides.items()
-    }}
-    for family, everything in (("ipv4", "0.0.0.0/0"), ("ipv6", "::/0")):
-        pairs = [(bits, limit) for bits, limit in getattr(limits, family) if limit is not None]
-        rates[family] = tuple((bits, Rate(0.1, limit // 2)) for bits, limit in pairs if limit > 1)
-        if any(limit < 2 for _, limit in pairs):
-            always.setdefault(everything, True)
-    return AddressRates(**rates), always
+    if limit is None or limit < 2:
+        return None
+    return Rate(0.1, min(limit // 2, _LONGEST_BURST))
+
+
+def _handshake_rates(limits: SubnetLimits, max_networks: int) -> AddressRates:
+    def by_length(pairs: tuple[tuple[int, int | None], ...]) -> tuple[tuple[int, Rate], ...]:
+        rates = [(bits, _handshake_rate(limit)) for bits, limit in pairs]
+        return tuple((bits, rate) for bits, rate in rates if rate is not None)
+
+    return AddressRates(
+        by_length(limits.ipv4), by_length(limits.ipv6),
+        {network: _handshake_rate(limit) for network, limit in limits.overrides.items()},
+        max_networks=max_networks,
+    )
+
+
+def _always_verify(limits: SubnetLimits) -> PrefixTable[bool]:
+    """Whether a network has to prove its address for every handshake; the longest prefix decides.
+
+    It has to where there may be fewer than two connections: half of 1 is 0.
+    """
+    always: PrefixTable[bool] = PrefixTable()
+    for pairs, everything in ((limits.ipv4, "0.0.0.0/0"), (limits.ipv6, "::/0")):
+        few = any(limit is not None and limit < 2 for _, limit in pairs)
+        always.set(Network.parse(everything), few)
+    for network, limit in limits.overrides.items():
+        always.set(Network.parse(network), limit is not None and limit < 2)
+    return always
 
 
 class AddressGate:
@@ -373,27 +389,25 @@ class AddressGate:
 
         Connections that came while there were no `subnets` are not counted. O(addresses).
         """
+        limits = subnets.limits if isinstance(subnets, SubnetLimiter) else subnets
+        if limits is None:
+            limits = SubnetLimits()
+        most = (AddressRates() if rates is None else rates).max_networks
+        self._verify.rates = _handshake_rates(limits, most)
+        self._always_verify = _always_verify(limits)
         if isinstance(subnets, SubnetLimits):
             if self._own_subnets is None:
                 self._own_subnets = SubnetLimiter(subnets)
             elif self._own_subnets.limits != subnets:
                 self._own_subnets.limits = subnets
             subnets = self._own_subnets
+        self.subnets = subnets
         if rates is None:
             self.rates = None
         elif self.rates is None:
             self.rates = AddressRateLimiter(rates, clock=self._clock)
         else:
             self.rates.rates = rates
-        self.subnets = subnets
-        verify, always = verify_source_rates(
-            SubnetLimits() if subnets is None else subnets.limits,
-            (AddressRates() if rates is None else rates).max_networks,
-        )
-        must_verify: PrefixTable[bool] = PrefixTable()
-        for network, must in always.items():
-            must_verify.set(Network.parse(network), must)
-        self._verify.rates, self._must_verify = verify, must_verify
 
     def clear(self) -> None:
         """Forget all connections; closing them later changes nothing."""
@@ -439,7 +453,7 @@ class AddressGate:
             return True
         if self.allowlist.allows_address(ip):
             return False
-        must = self._must_verify.longest(ip)
+        must = self._always_verify.longest(ip)
         if must is not None and must[1]:
             return True
         return self._verify.try_take(ip) is not None

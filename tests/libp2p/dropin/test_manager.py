@@ -25,8 +25,9 @@ from rate_limiters import NEVER, granted, peer
 from stock_and_ours import OTHER, PEER, established, managers
 
 import rcmgr
-from rcmgr import NodeLimits, ProcessMemoryLimits, SubnetLimits
+from rcmgr import NodeLimits, PeerRates, ProcessMemoryLimits, Rate, SubnetLimits
 from rcmgr import ResourceLimits as OurLimits
+from rcmgr.libp2p.dropin.cidr_limits import CIDRLimiter
 from rcmgr.libp2p.dropin.connection_lifecycle import ConnectionLifecycleManager
 from rcmgr.libp2p.dropin.connection_limits import ConnectionLimits
 from rcmgr.libp2p.dropin.connection_tracker import ConnectionTracker
@@ -407,3 +408,26 @@ def test_r16_dials_spend_no_rate_of_the_peer() -> None:
         name = str(peer(1))
         assert granted(manager.acquire_connection, 3, name, None, "outbound") == 3
         assert manager.acquire_connection(name, None, "inbound") == expected
+
+
+def test_all_limits_as_one_tree() -> None:
+    """Changes in place show in the tree, and the tree may be set whole."""
+    manager = ResourceManager(cidr_limits=[("192.0.2.0/24", 1)])
+    manager.connection_limits.max_pending_inbound = 3
+    manager.memory_limits.max_process_memory_percent = 0
+    manager.limits.max_connections = 7
+    seen = manager.node_limits
+    assert seen.connections.max_pending_inbound == 3
+    assert seen.scopes.system.conns == 7
+    assert seen.subnets == SubnetLimits((), (), {"192.0.2.0/24": 1})
+    assert seen.peer_rates == PeerRates(Rate(10.0, 50))
+    assert manager.open_connection(None, "1.2.3.4") is None  # 0 % of the memory
+    manager.node_limits = seen
+    assert manager.node_limits == seen
+    assert isinstance(manager.cidr_limiter, CIDRLimiter)
+    other = NodeLimits(memory=ProcessMemoryLimits(2**40, 0.5), subnets=SubnetLimits())
+    manager.node_limits = other
+    assert manager.node_limits == other
+    assert manager.memory_limits.max_process_memory_percent == 50
+    assert manager.limits.max_connections is None
+    assert manager.open_connection(None, "1.2.3.4") is not None

@@ -1,0 +1,69 @@
+"""Limits for tests of properties: `NODES` makes any `NodeLimits`."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import hypothesis.strategies as st
+from go_limits import ORDER
+
+from rcmgr import (
+    AddressRates,
+    ConcreteLimits,
+    ConnectionLimits,
+    Limit,
+    NodeLimits,
+    PartialLimit,
+    PartialLimits,
+    PeerRates,
+    ProcessMemoryLimits,
+    Rate,
+    SubnetLimits,
+)
+from rcmgr.limits.scopes import DEFAULT
+
+MAYBE = st.one_of(st.none(), st.integers(0, 2**63 - 2))
+COUNT = st.one_of(st.just(DEFAULT), MAYBE, st.just(2**63 - 1))
+LIMIT = st.builds(Limit, **dict.fromkeys(ORDER, MAYBE))
+PARTIAL = st.builds(PartialLimit, **dict.fromkeys(ORDER, COUNT))
+NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+PEERS = st.binary(min_size=32, max_size=32).map(lambda digest: b"\x12\x20" + digest)
+RATE = st.builds(Rate, st.one_of(st.floats(1e-3, 1e6), st.just(math.inf)), st.integers(1, 1000))
+OVERRIDES = st.sampled_from(["10.0.0.0/8", "::1", "2001:db8::/32"])
+FRACTIONS = st.floats(0.01, 0.99)
+ON_FULL = st.sampled_from(["evict_fullest", "deny_new"])
+TABLE_SIZES = st.integers(1, 2**32)
+MEMORY = {
+    "max_bytes": MAYBE, "max_percentage": st.one_of(st.none(), st.floats(0.01, 1)),
+    "deny_new_peers_above": st.one_of(st.none(), FRACTIONS), "hysteresis": FRACTIONS,
+    "max_pressure": st.one_of(st.none(), st.floats(0, 100)),
+}
+
+
+def by_length(bits: int, value: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.dictionaries(st.integers(0, bits), value, max_size=3).map(lambda d: tuple(d.items()))
+
+
+def trees(kind: Any, leaf: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.builds(
+        kind, **dict.fromkeys([*kind.scopes()], leaf),
+        **{name: st.dictionaries(NAMES, leaf, max_size=3)
+           for name in ("service", "service_peer", "protocol", "protocol_peer")},
+        peer=st.dictionaries(PEERS, leaf, max_size=3),
+    )
+
+
+SUBNETS = st.one_of(st.none(), st.builds(
+    SubnetLimits, by_length(32, MAYBE), by_length(128, MAYBE), st.dictionaries(OVERRIDES, MAYBE)))
+RATES = st.one_of(st.none(), st.builds(
+    AddressRates, by_length(32, RATE), by_length(128, RATE),
+    st.dictionaries(OVERRIDES, st.one_of(st.none(), RATE)), st.one_of(st.none(), RATE),
+    TABLE_SIZES, ON_FULL))
+PEER_RATES = st.one_of(st.none(), st.builds(PeerRates, RATE, TABLE_SIZES, ON_FULL))
+PARTIALS = trees(PartialLimits, PARTIAL)
+NODES = st.builds(
+    NodeLimits, trees(ConcreteLimits, LIMIT),
+    st.builds(ConnectionLimits, **dict.fromkeys(ConnectionLimits().to_dict(), MAYBE)),
+    st.builds(ProcessMemoryLimits, **MEMORY), SUBNETS, RATES, PEER_RATES,
+)
