@@ -12,7 +12,9 @@ Needs prometheus_client.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Collection, Iterable, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import accumulate
 from typing import Any, Final
 
 from rcmgr.counting.memory_stats import default_cache
@@ -37,6 +39,9 @@ except ModuleNotFoundError:
     raise
 
 __all__ = ["MetricsCollector", "MetricsServer", "show_in_exporter"]
+
+Samples = Iterable[tuple[Sequence[str], float]]
+"""Values of labels, and the value of a sample."""
 
 _MIB, _GIB = 2**20, 2**30
 COUNTS: Final = (*range(1, 11), 16, 32, 64, 128, 256)
@@ -71,9 +76,7 @@ class MetricsCollector(Collector):
     A scrape takes about 2 us for each peer. Between scrapes nothing runs. Thread safe.
     """
 
-    def __init__(
-        self, node: Node, *, protocols: Iterable[str] | None = None
-    ) -> None:
+    def __init__(self, node: Node, *, protocols: Iterable[str] | None = None) -> None:
         self._node = node
         self._protocols = None if protocols is None else frozenset(protocols)
 
@@ -88,208 +91,170 @@ class MetricsCollector(Collector):
         yield from self._scopes(snapshot)
         yield from self._distributions(ledger.peer_stats())
         yield self._blocked()
-        yield self._scope_limits(snapshot)
         yield from self._connections()
         yield from self._process_memory()
         yield from self._denials()
-        yield from self._rate_limits()
-        yield from self._requests()
+        yield from self._rates()
 
     # -- go-libp2p's families ------------------------------------------------------------------
 
     def _scopes(self, snapshot: dict[str, Any]) -> Iterator[Metric]:
-        connections = GaugeMetricFamily(
-            "libp2p_rcmgr_connections", "Connections.", labels=["dir", "scope"])
-        streams = GaugeMetricFamily(
-            "libp2p_rcmgr_streams", "Streams.", labels=["dir", "scope", "protocol"])
-        memory = GaugeMetricFamily(
-            "libp2p_rcmgr_memory", "Bytes reserved.", labels=["scope", "protocol"])
-        fds = GaugeMetricFamily("libp2p_rcmgr_fds", "File descriptors.", labels=["scope"])
-        for scope in _LIMITED_SCOPES:
-            held = snapshot[scope]
-            for direction in _DIRECTIONS:
-                connections.add_metric([direction, scope], held[f"conns_{direction}"])
-                streams.add_metric([direction, scope, ""], held[f"streams_{direction}"])
-            memory.add_metric([scope, ""], held["memory"])
-            fds.add_metric([scope], held["fd"])
-        for protocol, held in self._by_protocol(snapshot["protocols"]).items():
-            for direction in _DIRECTIONS:
-                streams.add_metric(
-                    [direction, "protocol", protocol], held[f"streams_{direction}"])
-            memory.add_metric(["protocol", protocol], held["memory"])
         limits = self._node.scope_limits
-        services = _by_name(snapshot["services"], {*limits.service, *limits.service_peer})
-        for service, held in services.items():
-            memory.add_sample(
-                memory.name, {"scope": "service", "protocol": "", "service": service},
-                held["memory"])
-        yield from (connections, streams, memory, fds)
-
-    def _by_protocol(self, protocols: dict[str, Any]) -> dict[str, dict[str, int]]:
         known = self._protocols
         if known is None:
-            limits = self._node.scope_limits
             known = frozenset((*limits.protocol, *limits.protocol_peer))
-        return _by_name(protocols, known)
+        protocols = _by_name(snapshot["protocols"], known).items()
+        held = [(scope, "", snapshot[scope]) for scope in _LIMITED_SCOPES]
+        all_held = [*held, *(("protocol", protocol, sums) for protocol, sums in protocols)]
+        yield _gauge(
+            "libp2p_rcmgr_connections", "Connections.", "dir scope",
+            (((way, scope), each[f"conns_{way}"])
+             for scope, _, each in held for way in _DIRECTIONS))
+        yield _gauge(
+            "libp2p_rcmgr_streams", "Streams.", "dir scope protocol",
+            (((way, scope, protocol), each[f"streams_{way}"])
+             for scope, protocol, each in all_held for way in _DIRECTIONS))
+        memory = _gauge(
+            "libp2p_rcmgr_memory", "Bytes reserved.", "scope protocol",
+            (((scope, protocol), each["memory"]) for scope, protocol, each in all_held))
+        services = _by_name(snapshot["services"], {*limits.service, *limits.service_peer})
+        for service, sums in services.items():
+            labels = {"scope": "service", "protocol": "", "service": service}
+            memory.add_sample(memory.name, labels, sums["memory"])
+        yield memory
+        yield _gauge(
+            "libp2p_rcmgr_fds", "File descriptors.", "scope",
+            (((scope,), each["fd"]) for scope, _, each in held))
+        yield _gauge(
+            "libp2p_rcmgr_limit", "Limits; absent: none.", "scope resource",
+            (((scope, resource), each["limits"][resource])
+             for scope, _, each in held for resource in _LIMITED if resource in each["limits"]))
 
     def _distributions(self, peers: list[ScopeStat]) -> Iterator[Metric]:
         for what, field in (("connections", "conns"), ("streams", "streams")):
-            name = f"peer_{what}"
-            now = _histogram(name, f"{what.capitalize()} of each peer that has any.", ["dir"])
-            before = _previous(name, ["dir"])
-            for direction in _DIRECTIONS:
-                held = [getattr(peer, f"{field}_{direction}") for peer in peers]
-                _add(now, [direction], held, COUNTS)
-                _add(before, [direction], (), COUNTS)
-            yield from (now, before)
-        for name, held in (
-            ("peer_memory", [peer.memory for peer in peers]),
-            ("conn_memory", []),  # libp2p 0.8.1 reserves no memory for a connection
-        ):
-            now = _histogram(name, f"Bytes reserved by each {name.partition('_')[0]}.", [])
-            before = _previous(name, [])
-            _add(now, [], held, BYTES)
-            _add(before, [], (), BYTES)
-            yield from (now, before)
+            held = {
+                way: [getattr(peer, f"{field}_{way}") for peer in peers] for way in _DIRECTIONS}
+            yield from _histograms(
+                f"peer_{what}", f"{what.capitalize()} of each peer that has any.", COUNTS, held)
+        yield from _histograms(
+            "peer_memory", "Bytes reserved by each peer.", BYTES,
+            {"": [peer.memory for peer in peers]})
+        # libp2p 0.8.1 reserves no memory for a connection
+        yield from _histograms("conn_memory", "Bytes reserved by each conn.", BYTES, {"": []})
 
     def _blocked(self) -> Metric:
-        family = GaugeMetricFamily(
-            "libp2p_rcmgr_blocked_resources",
-            "Requests refused since the start, by the scope that refused.",
-            labels=["dir", "scope", "resource"],
-        )
-        counts: dict[tuple[str, str, str], int] = {}
-        for (direction, scope, limit), times in self._node.ledger.blocked.items():
+        times: Counter[tuple[str, str, str]] = Counter()
+        for (direction, scope, limit), blocked in self._node.ledger.blocked.items():
             resource = _RESOURCES[limit.partition("_")[0]]
-            if resource in ("memory", "fd"):
-                direction = ""
-            key = (direction, scope.partition("-")[0], resource)
-            counts[key] = counts.get(key, 0) + times
-        for labels, times in counts.items():
-            family.add_metric(labels, times)
-        return family
+            way = "" if resource in ("memory", "fd") else direction
+            times[way, scope.partition("-")[0], resource] += blocked
+        return _gauge(
+            "libp2p_rcmgr_blocked_resources",
+            "Requests refused since the start, by the scope that refused.", "dir scope resource",
+            times.items())
 
-    def _scope_limits(self, snapshot: dict[str, Any]) -> Metric:
-        family = GaugeMetricFamily(
-            "libp2p_rcmgr_limit", "Limits; absent: none.", labels=["scope", "resource"])
-        for scope in _LIMITED_SCOPES:
-            limits = snapshot[scope]["limits"]
-            for resource in _LIMITED:
-                if resource in limits:
-                    family.add_metric([scope, resource], limits[resource])
-        return family
-
-    # -- our own -------------------------------------------------------------------------------
+    # -- our own families ----------------------------------------------------------------------
 
     def _connections(self) -> Iterator[Metric]:
-        tracker = self._node.connection_tracker
-        seen = tracker.snapshot()
-        states = GaugeMetricFamily(
-            "rcmgr_connections", "Connections by state.", labels=["state", "dir"])
-        most = GaugeMetricFamily(
-            "rcmgr_connections_peak", "The most there ever were.", labels=["state", "dir"])
-        for state in ("pending", "established"):
-            for direction in _DIRECTIONS:
-                name = f"{state}_{direction}"
-                states.add_metric([state, direction], getattr(seen, name))
-                most.add_metric([state, direction], getattr(seen, f"peak_{name}"))
-        limits = GaugeMetricFamily(
-            "rcmgr_connection_limit", "Limits by state; absent: none.", labels=["limit"])
-        for name, limit in self._node.connection_limits.to_dict().items():
-            if limit is not None:
-                limits.add_metric([name.removeprefix("max_")], limit)
-        yield from (states, most, limits)
-        yield GaugeMetricFamily("rcmgr_peers", "Peers with a connection.", value=seen.peers)
-        yield GaugeMetricFamily(
+        seen = self._node.connection_tracker.snapshot()
+        states = [(state, way) for state in ("pending", "established") for way in _DIRECTIONS]
+        limits = self._node.connection_limits.to_dict().items()
+        yield _gauge(
+            "rcmgr_connections", "Connections by state.", "state dir",
+            ((state, getattr(seen, "_".join(state))) for state in states))
+        yield _gauge(
+            "rcmgr_connections_peak", "The most there ever were.", "state dir",
+            ((state, getattr(seen, f"peak_{'_'.join(state)}")) for state in states))
+        yield _gauge(
+            "rcmgr_connection_limit", "Limits by state; absent: none.", "limit",
+            (((name.removeprefix("max_"),), limit) for name, limit in limits if limit is not None))
+        yield _gauge("rcmgr_peers", "Peers with a connection.", "", [((), seen.peers)])
+        yield _gauge(
             "rcmgr_oldest_pending_seconds",
-            "Since the oldest unfinished handshake began; 0: there is none.",
-            value=seen.oldest_pending_age or 0.0,
-        )
+            "Since the oldest unfinished handshake began; 0: there is none.", "",
+            [((), seen.oldest_pending_age or 0.0)])
 
     def _process_memory(self) -> Iterator[Metric]:
         cache = default_cache()
         cache.refresh_if_needed()
         if cache.is_known:
-            yield GaugeMetricFamily(
-                "rcmgr_process_memory_bytes", "Resident memory of the process.",
-                value=cache.cached_memory_bytes,
-            )
+            yield _gauge(
+                "rcmgr_process_memory_bytes", "Resident memory of the process.", "",
+                [((), cache.cached_memory_bytes)])
         limits = self._node.memory_limits
         most = None if limits is None else limits.max_allowed_bytes
         if most is not None:
-            yield GaugeMetricFamily(
-                "rcmgr_process_memory_limit_bytes", "What it may use.", value=most)
+            yield _gauge("rcmgr_process_memory_limit_bytes", "What it may use.", "", [((), most)])
 
     def _denials(self) -> Iterator[Metric]:
         node = self._node
-        denials = CounterMetricFamily(
-            "rcmgr_denials", "Denials by limit.", labels=["limit"])
-        for limit, times in {**_NO_DENIALS, **denied_by_limit(node)}.items():
-            denials.add_metric([limit.replace(" ", "_")], times)
-        by_direction = CounterMetricFamily(
-            "rcmgr_denials_by_direction", "Denials by direction.", labels=["dir"])
-        for direction in _DIRECTIONS:
-            by_direction.add_metric([direction], getattr(node.denials, direction))
-        yield from (denials, by_direction)
-        ledger = node.ledger
-        yield CounterMetricFamily(
-            "rcmgr_leaked_scopes", "Scopes dropped while they held something.",
-            value=ledger.leaked)
-        yield CounterMetricFamily(
-            "rcmgr_over_released", "What was given back and had not been taken.",
-            value=ledger.over_released)
+        by_limit = {**_NO_DENIALS, **denied_by_limit(node)}.items()
+        yield _counter(
+            "rcmgr_denials", "Denials by limit.", "limit",
+            (((limit.replace(" ", "_"),), times) for limit, times in by_limit))
+        yield _counter(
+            "rcmgr_denials_by_direction", "Denials by direction.", "dir",
+            (((way,), getattr(node.denials, way)) for way in _DIRECTIONS))
+        yield _counter(
+            "rcmgr_leaked_scopes", "Scopes dropped while they held something.", "",
+            [((), node.ledger.leaked)])
+        yield _counter(
+            "rcmgr_over_released", "What was given back and had not been taken.", "",
+            [((), node.ledger.over_released)])
 
-    def _rate_limits(self) -> Iterator[Metric]:
-        labels = ["limit", "protocol"]
-        rates = GaugeMetricFamily(
-            "rcmgr_rate_limit", "Requests a second that a limit allows.", labels=labels)
-        bursts = GaugeMetricFamily(
-            "rcmgr_rate_limit_burst", "Requests that it allows at once.", labels=labels)
-        for limit, protocol, rate in self._rates():
-            rates.add_metric([limit, protocol], rate.refill_rate)
-            bursts.add_metric([limit, protocol], rate.burst)
-        yield from (rates, bursts)
-
-    def _requests(self) -> Iterator[Metric]:
-        labels = ["protocol"]
-        allowed = CounterMetricFamily(
-            "rcmgr_protocol_rate_allowed", "Requests within a protocol's rates.", labels=labels)
-        denied = CounterMetricFamily(
-            "rcmgr_protocol_rate_denials", "Requests over a protocol's rates.", labels=labels)
-        tracked = GaugeMetricFamily(
+    def _rates(self) -> Iterator[Metric]:
+        limiters = self._node.protocol_rate_limiters.copy().items()
+        rates = [*self._connection_rates()]
+        for protocol, limiter in limiters:
+            limits = limiter.limits
+            named = {"default": limits.default, "overall": limits.overall, **limits.overrides}
+            rates += [((limit, protocol), rate) for limit, rate in named.items() if rate]
+        yield _gauge(
+            "rcmgr_rate_limit", "Requests a second that a limit allows.", "limit protocol",
+            ((labels, rate.refill_rate) for labels, rate in rates))
+        yield _gauge(
+            "rcmgr_rate_limit_burst", "Requests that it allows at once.", "limit protocol",
+            ((labels, rate.burst) for labels, rate in rates))
+        counts = [((protocol,), limiter.counts()) for protocol, limiter in limiters]
+        yield _counter(
+            "rcmgr_protocol_rate_allowed", "Requests within a protocol's rates.", "protocol",
+            ((protocol, each["allowed"]) for protocol, each in counts))
+        yield _counter(
+            "rcmgr_protocol_rate_denials", "Requests over a protocol's rates.", "protocol",
+            ((protocol, each["denied"] + each["denied_overall"]) for protocol, each in counts))
+        yield _gauge(
             "rcmgr_protocol_rate_tracked_peers", "Peers that used some of a protocol's rates.",
-            labels=labels)
-        for protocol, limiter in self._node.protocol_rate_limiters.copy().items():
-            counts = limiter.counts()
-            allowed.add_metric([protocol], counts["allowed"])
-            denied.add_metric([protocol], counts["denied"] + counts["denied_overall"])
-            tracked.add_metric([protocol], counts["tracked_peers"])
-        yield from (allowed, denied, tracked)
+            "protocol", ((protocol, each["tracked_peers"]) for protocol, each in counts))
 
-    def _rates(self) -> Iterator[tuple[str, str, Rate]]:
-        """(limit, protocol, rate) of all rates. Rates of connections have the protocol ""."""
-        node = self._node
-        per_peer, gate = node.connection_rate_limits.per_peer, node.addresses
+    def _connection_rates(self) -> Iterator[tuple[tuple[str, str], Rate]]:
+        """The labels (limit, protocol) and the rate. Connections have the protocol ""."""
+        per_peer, gate = self._node.connection_rate_limits.per_peer, self._node.addresses
         if per_peer is not None:
-            yield "connections_per_peer", "", per_peer
+            yield ("connections_per_peer", ""), per_peer
         if gate is not None and gate.rates is not None:
             rates = gate.rates.rates
             for version, lengths in (("ipv4", rates.ipv4), ("ipv6", rates.ipv6)):
                 for bits, rate in lengths:
-                    yield f"connections_per_{version}/{bits}", "", rate
+                    yield (f"connections_per_{version}/{bits}", ""), rate
             if rates.overall is not None:
-                yield "connections", "", rates.overall
-        for protocol, limiter in node.protocol_rate_limiters.copy().items():
-            limits = limiter.limits
-            named = {"default": limits.default, "overall": limits.overall, **limits.overrides}
-            for limit, found in named.items():
-                if found is not None:
-                    yield limit, protocol, found
+                yield ("connections", ""), rates.overall
 
 
-def _by_name(
-    scopes: dict[str, Any], known: Collection[str]
-) -> dict[str, dict[str, int]]:
+def _gauge(name: str, documentation: str, labels: str, samples: Samples) -> Metric:
+    family = GaugeMetricFamily(name, documentation, labels=labels.split())
+    for values, value in samples:
+        family.add_metric(values, value)
+    return family
+
+
+def _counter(name: str, documentation: str, labels: str, samples: Samples) -> Metric:
+    family = CounterMetricFamily(name, documentation, labels=labels.split())
+    for values, value in samples:
+        family.add_metric(values, value)
+    return family
+
+
+def _by_name(scopes: dict[str, Any], known: Collection[str]) -> dict[str, dict[str, int]]:
     """Sums by name of the scope. All unknown names count as "other"."""
     found: dict[str, dict[str, int]] = {}
     for scope, held in scopes.items():
@@ -301,30 +266,30 @@ def _by_name(
     return found
 
 
-def _histogram(name: str, documentation: str, labels: list[str]) -> HistogramMetricFamily:
-    return HistogramMetricFamily(f"libp2p_rcmgr_{name}", documentation, labels=labels)
+def _histograms(
+    name: str, documentation: str, bounds: tuple[int, ...], values: dict[str, list[int]]
+) -> Iterator[Metric]:
+    """A family of go-libp2p, and the zeros that its dashboard subtracts (see the module's text).
+
+    values: by direction; "": no label.
+    """
+    labels = ["dir"] if any(values) else []
+    now = HistogramMetricFamily(f"libp2p_rcmgr_{name}", documentation, labels=labels)
+    before = HistogramMetricFamily(f"libp2p_rcmgr_previous_{name}", "Always zero.", labels=labels)
+    for way, held in values.items():
+        _add_histogram(now, [way][:len(labels)], held, bounds)
+        _add_histogram(before, [way][:len(labels)], [], bounds)
+    yield from (now, before)
 
 
-def _previous(name: str, labels: list[str]) -> HistogramMetricFamily:
-    """The family that the dashboard subtracts; see the top of this module."""
-    return _histogram(f"previous_{name}", "Always zero.", labels)
-
-
-def _add(
-    family: HistogramMetricFamily, labels: list[str], values: Iterable[int], bounds: tuple[int, ...]
+def _add_histogram(
+    family: HistogramMetricFamily, labels: list[str], values: list[int], bounds: tuple[int, ...]
 ) -> None:
-    """Add a histogram of the values. Zeros do not count, as in go-libp2p."""
-    counts = [0] * (len(bounds) + 1)
-    total = 0
-    for value in values:
-        if value:
-            counts[bisect_left(bounds, value)] += 1
-            total += value
-    buckets, seen = [], 0
-    for bound, count in zip((*map(float, bounds), "+Inf"), counts, strict=True):
-        seen += count
-        buckets.append((bound if bound == "+Inf" else repr(bound), float(seen)))
-    family.add_metric(labels, buckets, float(total))
+    """Zeros do not count, as in go-libp2p."""
+    counts = Counter(bisect_left(bounds, value) for value in values if value)
+    seen = accumulate(counts[number] for number in range(len(bounds) + 1))
+    names = (*(repr(float(bound)) for bound in bounds), "+Inf")
+    family.add_metric(labels, list(zip(names, map(float, seen), strict=True)), float(sum(values)))
 
 
 def show_in_exporter(exporter: Any, node: Node) -> None:
