@@ -225,11 +225,8 @@ class AddressLimitExceeded(ResourceLimitExceeded):
     limit: int
 
     category = resource_type = "connection"
+    code = "connection.address"
     _is_brief_without_subject = False
-
-    @property
-    def code(self) -> str:
-        return "connection.address"
 
     @property
     def setting(self) -> str:
@@ -372,10 +369,7 @@ class MemoryUsageLimitExceeded(ResourceLimitExceeded):
     peer_id: Hashable | None = None
 
     category = resource_type = "memory"
-
-    @property
-    def code(self) -> str:
-        return "memory.process"
+    code = "memory.process"
 
     @property
     def setting(self) -> str:

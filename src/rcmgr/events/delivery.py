@@ -12,29 +12,12 @@ from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any
 
-__all__ = ["DeliveryCounts", "Observer"]
+__all__ = ["Observer"]
 
 _MOST_WAITING = 1024
 
 logger = logging.getLogger(__name__)
 _asyncio_tasks: set[asyncio.Task[None]] = set()
-
-
-class DeliveryCounts:
-    """Failures of all observers of one handler. Thread safe."""
-
-    def __init__(self) -> None:
-        self.errors = 0
-        self.left_out = 0
-        self._lock = threading.Lock()
-
-    def add_error(self) -> None:
-        with self._lock:
-            self.errors += 1
-
-    def add_left_out(self) -> None:
-        with self._lock:
-            self.left_out += 1
 
 
 class Observer:
@@ -43,13 +26,16 @@ class Observer:
     It runs in the thread of `notify`, or with `in_thread` in a separate thread. If it returns an
     awaitable, a task of the event loop of that thread awaits it. The thread and the task exist only
     while events wait.
+
+    count: called with "error" when the function raised, and with "left out" for each event that was
+        not delivered.
     """
 
     def __init__(
-        self, handler: Callable[[Any], Any], counts: DeliveryCounts, *, in_thread: bool
+        self, handler: Callable[[Any], Any], count: Callable[[str], None], *, in_thread: bool
     ) -> None:
         self.handler = handler
-        self._counts = counts
+        self._count = count
         self._in_thread = in_thread
         self._active = True
         self._was_logged = False
@@ -70,7 +56,7 @@ class Observer:
         if self._in_thread:
             self._notify_in_thread(event)
         elif len(self._awaited.get(threading.get_ident(), ())) >= _MOST_WAITING:
-            self._counts.add_left_out()
+            self._count("left out")
         else:
             self._call(event)
 
@@ -85,7 +71,7 @@ class Observer:
             self._failed(error)
 
     def _failed(self, error: BaseException) -> None:
-        self._counts.add_error()
+        self._count("error")
         with self._lock:
             is_first, self._was_logged = not self._was_logged, True
         if is_first:
@@ -99,7 +85,7 @@ class Observer:
     def _notify_in_thread(self, event: Any) -> None:
         with self._lock:
             if len(self._events) >= _MOST_WAITING:
-                self._counts.add_left_out()
+                self._count("left out")
                 return
             self._events.append(event)
             if self._has_thread:
@@ -149,7 +135,7 @@ class Observer:
         finally:
             del self._awaited[thread]
             for work in waiting:
-                self._counts.add_left_out()
+                self._count("left out")
                 _drop(work)
 
     def _failed_awaiting(self, error: BaseException) -> None:

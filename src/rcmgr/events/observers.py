@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import inspect
 import threading
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from rcmgr.events.delivery import DeliveryCounts, Observer
+from rcmgr.events.delivery import Observer
 from rcmgr.events.kinds import ConnectionLifecycleEvent
 
 __all__ = ["Observers"]
@@ -30,7 +31,7 @@ class Observers:
 
     def __init__(self) -> None:
         self._observers: dict[type, tuple[Observer, ...]] = {}
-        self._counts = DeliveryCounts()
+        self._counts: Counter[str] = Counter()
         self._watchers: tuple[Callable[[], None], ...] = ()
         self._lock = threading.Lock()
 
@@ -45,12 +46,16 @@ class Observers:
     @property
     def observer_errors(self) -> int:
         """How often an observer raised."""
-        return self._counts.errors
+        return self._counts["error"]
 
     @property
     def events_left_out(self) -> int:
         """How many events an observer did not receive, because too many were waiting."""
-        return self._counts.left_out
+        return self._counts["left out"]
+
+    def _count(self, what: str) -> None:
+        with self._lock:
+            self._counts[what] += 1
 
     def register_handler(
         self, event_type: type, handler: Callable[[Any], Any], *, in_thread: bool = False
@@ -68,7 +73,7 @@ class Observers:
             raise TypeError(f"handler must be a function or a coroutine function: {handler!r}")
         if in_thread and inspect.iscoroutinefunction(handler):
             raise TypeError(f"handler must be a function to run in a thread: {handler!r}")
-        observer = Observer(handler, self._counts, in_thread=in_thread)
+        observer = Observer(handler, self._count, in_thread=in_thread)
         with self._lock:
             observers = self._observers.get(event_type, ())
             self._observers = {**self._observers, event_type: (*observers, observer)}

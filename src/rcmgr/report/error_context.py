@@ -16,6 +16,11 @@ from rcmgr.limits.states import ConnectionLimits
 
 __all__ = ["ErrorContextBuilder"]
 
+_COUNTS = (
+    "pending_inbound", "pending_outbound", "established_inbound", "established_outbound",
+    "established_total", "pending_total", "peers", "bypassed",
+)
+
 
 class ErrorContextBuilder:
     """Builds errors from what `tracker` and the process hold at the moment of the call.
@@ -68,16 +73,7 @@ class ErrorContextBuilder:
     def get_connection_stats(self) -> dict[str, int]:
         """Connections by state, and the number of peers."""
         seen = self.tracker.snapshot()
-        return {
-            "pending_inbound": seen.pending_inbound,
-            "pending_outbound": seen.pending_outbound,
-            "established_inbound": seen.established_inbound,
-            "established_outbound": seen.established_outbound,
-            "established_total": seen.established_total,
-            "pending_total": seen.pending_total,
-            "peers": seen.peers,
-            "bypassed": seen.bypassed,
-        }
+        return {name: getattr(seen, name) for name in _COUNTS}
 
     def get_memory_stats(self) -> dict[str, int]:
         """Bytes that the process uses (absent: they cannot be read) and may use (absent: no limit).

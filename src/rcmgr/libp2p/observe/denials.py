@@ -46,6 +46,7 @@ class Denials:
         self._denials = (ResourceLimitExceeded, StockResourceLimitExceeded)
         self._reporter = reporter
         self._manager = manager_of(reporter.swarm)
+        self.has_manager = self._manager is not None
         self._hook: Hook | None = None
         self._lock = threading.Lock()
         self.undo = place_all(self._placing())
@@ -54,10 +55,6 @@ class Denials:
         yield Hook(AcceptGate, "refuse", self._refusing).undo
         yield self._unhook
         yield self._reporter.observers.watch(self._hook_while_wanted)
-
-    @property
-    def has_manager(self) -> bool:
-        return self._manager is not None
 
     def report_failure(self, report: ConnectionReport, error: BaseException) -> None:
         """Report a connection that ended with this error: as denied, or else as failed."""
