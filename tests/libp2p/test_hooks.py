@@ -20,6 +20,7 @@ from rcmgr.libp2p.hooks import (
     SharedHooks,
     Undo,
     UnverifiedLibp2pWarning,
+    hook_around,
     hook_new,
     place_all,
 )
@@ -50,6 +51,18 @@ def test_a_class_is_hooked_and_put_back() -> None:
     hook.undo()
     hook.undo()
     assert vars(Thing)["greet"] is before
+
+
+@pytest.mark.parametrize("owner", [Thing, Thing()], ids=["class", "object"])
+def test_a_call_goes_around_the_original(owner: Any) -> None:
+    def around(original: Callable[..., str], *args: Any, name: str) -> str:
+        return original(*args, name=name) + f" {len(args)}"
+
+    hook = hook_around(owner, "greet", around)
+    is_class = isinstance(owner, type)
+    assert (owner() if is_class else owner).greet(name="a") == f"hello a {int(is_class)}"
+    hook.undo()
+    assert Thing().greet("a") == "hello a"
 
 
 def test_an_object_is_hooked_alone() -> None:

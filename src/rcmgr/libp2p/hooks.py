@@ -19,6 +19,7 @@ __all__ = [
     "Undo",
     "UnverifiedLibp2pWarning",
     "check_version",
+    "hook_around",
     "hook_new",
     "place_all",
 ]
@@ -108,6 +109,11 @@ class Hook:
         below = getattr(self._original, "hook", None)
         if isinstance(below, Hook) and not below.active:
             below.undo()
+
+
+def hook_around(owner: Any, attribute: str, call: Callable[..., Any]) -> Hook:
+    """Call `call(original, *args, **kwargs)` instead of `owner.attribute(*args, **kwargs)`."""
+    return Hook(owner, attribute, functools.partial(functools.partial, call))
 
 
 def hook_new(kind: type, call: Callable[[Any], None]) -> Hook:

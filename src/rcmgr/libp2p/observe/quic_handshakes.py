@@ -88,8 +88,10 @@ class QuicHandshakes:
     def _ending(self, reason: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """Everything that may end a handshake, and the reason if it does.
 
-        libp2p 0.8.1: transport/quic/listener.py lines 426, 1153, 1181 and 1459.
-        transport/quic/connection_id_registry.py lines 457 and 1047.
+        libp2p 0.8.1: transport/quic/listener.py line 426, `_handle_pending_connection_packet`,
+        line 1153, `_remove_connection`, line 1181, `_remove_pending_connection`, and line 1459,
+        `_remove_connection_by_object`. Also transport/quic/connection_id_registry.py line 457,
+        `register_pending`, and line 1047, `cleanup_stale_pending`.
         """
 
         def make(original: Callable[..., Any]) -> Callable[..., Any]:
