@@ -551,6 +551,7 @@ async def test_x3_data_of_streams_that_were_reset(side: Side) -> dict[str, tuple
     """
 
     async def reset(stream: Any) -> None:
+        open_streams.append(stream)
         await unread.wait()
         await stream.reset()
 
@@ -560,7 +561,7 @@ async def test_x3_data_of_streams_that_were_reset(side: Side) -> dict[str, tuple
         async with (
             guarded(side, transport) as node, running_node(transport, muxer=preference) as peer,
         ):
-            unread = trio.Event()
+            unread, open_streams = trio.Event(), list[Any]()
             node.host.set_stream_handler(HOLD, reset)
             assert await peer.dial(node)
             await eventually(lambda node=node: live(node) == 1)
@@ -570,6 +571,7 @@ async def test_x3_data_of_streams_that_were_reset(side: Side) -> dict[str, tuple
             for _ in range(20):
                 stream = await peer.host.new_stream(node.id, [HOLD])
                 await stream.write(b"x" * 1000)
+            await eventually(lambda held=open_streams: len(held) == 20)
             await trio.sleep(0.2)
             unread.set()
             await settled(lambda node=node: node.manager._current_streams)
