@@ -1,4 +1,4 @@
-"""`rcmgr top`, `status` and `explain`, as a user runs them."""
+"""`rcmgr top`, `status` and `explain` in real processes and terminals."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ import sys
 import termios
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +120,7 @@ HOME, ALTERNATE, BACK, COLOURS = "\x1b[H", "\x1b[?1049h", "\x1b[?1049l", re.comp
 
 
 class Terminal:
-    """`rcmgr top` in a pseudo-terminal of its own."""
+    """`rcmgr top` in a separate pseudo-terminal."""
 
     def __init__(
         self, server: StatusServer, *, columns: int = 80, lines: int = 24, **environment: str
@@ -132,8 +131,8 @@ class Terminal:
         if self.pid == 0:
             os.execve(sys.executable, [
                 sys.executable, "-c",
-                # Ctrl-C works as in a shell, even if we run in the background of one; the size
-                # is set before the command looks at it
+                # Ctrl-C works even if the tests run in the background of a shell. The command waits
+                # for a line, so that the terminal has its size before.
                 "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
                 "input(); import rcmgr.cli; rcmgr.cli.main()",
                 "top", "--every", "0.2", "--socket", str(server.path),
@@ -146,7 +145,7 @@ class Terminal:
         fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
 
     def screen(self) -> list[str]:
-        """What is on it after the next look, line by line."""
+        """The lines on the screen after the next redraw."""
         self._read(0.0)
         self.seen = ""
         deadline = time.monotonic() + 30
@@ -159,7 +158,7 @@ class Terminal:
         return [line.rstrip() for line in CONTROLS.sub("", frame).replace("\r", "").split("\n")]
 
     def until(self, text: str) -> None:
-        """Wait until the text was written."""
+        """Wait for the text."""
         deadline = time.monotonic() + 30
         while text not in self.seen:
             assert time.monotonic() < deadline, self.seen
@@ -168,20 +167,21 @@ class Terminal:
     def press(self, key: str) -> None:
         os.write(self._fd, key.encode())
 
-    def status(self, *, check: Callable[[], bool] = lambda: True) -> int:
-        """How it ended. check: must hold of the terminal that it leaves."""
+    def status(self) -> int:
+        """The exit status. The command must leave a terminal that shows typed characters."""
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             self._read(0.1)
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
                 self._read(0.1)
+                assert self.has_echo()
                 os.close(self._fd)
                 return os.waitstatus_to_exitcode(status)
         raise AssertionError(f"it did not end: {self.seen}")
 
     def has_echo(self) -> bool:
-        """Whether the terminal is as a shell wants it."""
+        """Whether the terminal shows typed characters, as a shell needs it."""
         return bool(termios.tcgetattr(self._fd)[3] & termios.ECHO)
 
     def _read(self, seconds: float) -> None:
@@ -334,7 +334,7 @@ def test_a_signal_leaves_the_terminal_in_order(
         assert not terminal.has_echo()
         terminal.seen = ""
         os.kill(terminal.pid, number)
-        assert terminal.status(check=terminal.has_echo) == 128 + number
+        assert terminal.status() == 128 + number
         assert BACK in terminal.seen
     assert "Traceback" not in terminal.seen
 

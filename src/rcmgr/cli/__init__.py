@@ -1,4 +1,4 @@
-"""The command line, `rcmgr`. The only room of the package that prints."""
+"""The command line, `rcmgr`. Only this room of the package prints."""
 
 from __future__ import annotations
 
@@ -23,12 +23,8 @@ __all__ = ["main"]
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="rcmgr")
 def main() -> None:
-    """A resource manager for py-libp2p nodes, at the terminal."""
+    """Guard py-libp2p nodes, and look at their limits."""
 
 
-main.add_command(demo)
-main.add_command(limits)
-main.add_command(run)
-main.add_command(top)
-main.add_command(status)
-main.add_command(explain)
+for command in (demo, explain, limits, run, status, top):
+    main.add_command(command)

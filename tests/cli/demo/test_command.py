@@ -1,4 +1,4 @@
-"""`rcmgr demo` as its users run it: real processes, a real pseudo-terminal, real signals."""
+"""`rcmgr demo` with real processes, a real pseudo-terminal and real signals."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def until(true: Any, what: str, seconds: float = PATIENCE) -> None:
 
 @pytest.fixture
 def family() -> Iterator[Family]:
-    """At the end of every test nothing of the demo is left."""
+    """No process of the demo survives the test."""
     family = Family()
     try:
         yield family
@@ -112,7 +112,7 @@ class Terminal:
         os.write(self._ours, keys)
 
     def end(self) -> int:
-        """Read to the end; the exit status."""
+        """Read to the end, and return the exit status."""
         deadline = time.monotonic() + PATIENCE
         while self._read(deadline):
             pass
@@ -124,7 +124,7 @@ class Terminal:
         assert readable, f"silent too long after {plain(self.text)!r}"
         try:
             chunk = os.read(self._ours, 65536)
-        except OSError:  # EIO: nobody has the other end any more
+        except OSError:  # EIO: the other end is closed
             return False
         self.text += chunk.decode(errors="replace")
         return bool(chunk)
