@@ -42,6 +42,12 @@ def test_show_says_where_each_limit_comes_from(file: Path) -> None:
     assert "Subnets (default)" in result.output
 
 
+def test_the_table_fits_80_columns() -> None:
+    table = run("show", *MACHINE).output.partition("+ scaled")[0].splitlines()
+    assert len(table) > 60
+    assert max(map(len, table)) <= 80
+
+
 def test_show_as_json(file: Path) -> None:
     shown = json.loads(run("show", file, *MACHINE, "--json").output)
     assert (shown["memory"], shown["fds"]) == (64 << 30, 32768)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import pty
 import re
 import select
 import signal
 import struct
 import subprocess
 import sys
-import termios
 import threading
 import time
 from pathlib import Path
@@ -30,6 +27,10 @@ from rcmgr import (
     ResourceManager,
 )
 from rcmgr.report.status_socket import StatusServer, read_status
+
+fcntl = pytest.importorskip("fcntl", reason="pseudo-terminals are POSIX")
+pty = pytest.importorskip("pty")
+termios = pytest.importorskip("termios")
 
 PEER = b"\x12\x20" + b"p" * 32
 

@@ -23,11 +23,13 @@ __all__ = ["limits"]
 
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 _DECIMAL = {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-_COLUMNS = (
-    ("streams_inbound", "str in"), ("streams_outbound", "str out"), ("streams", "streams"),
-    ("conns_inbound", "conn in"), ("conns_outbound", "conn out"), ("conns", "conns"),
-    ("fd", "fd"), ("memory", "memory"),
+_COLUMNS = (  # the field, and two lines of its title
+    ("streams_inbound", "streams", "in"), ("streams_outbound", "", "out"), ("streams", "", "all"),
+    ("conns_inbound", "conns", "in"), ("conns_outbound", "", "out"), ("conns", "", "all"),
+    ("fd", "", "fd"), ("memory", "", "memory"),
 )
+_NAME_WIDTH = 21
+"""Columns for the name of a scope. A longer name has its own line: the table fits 80 columns."""
 _MARKS = {"default": " ", "scaled": "+", "file": "*"}
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -59,16 +61,16 @@ def _options(*, lenient: bool = True) -> Callable[[_Command], _Command]:
     def decorate(command: _Command) -> _Command:
         command = click.option(
             "--fds", type=click.IntRange(min=0), metavar="NUMBER",
-            help="File descriptors that a process may open. Default: this machine's.",
+            help="File descriptors that a process may open. Default: this process.",
         )(command)
         command = click.option(
             "--memory", type=Size(), metavar="SIZE",
-            help="Memory of the machine, as 8GiB. Default: this one's, or its container's.",
+            help="Memory of the machine, for example 8GiB. Default: this machine or container.",
         )(command)
         if lenient:
             command = click.option(
                 "--lenient", is_flag=True,
-                help="Read JSON as go-libp2p does: unknown keys are ignored.",
+                help="Read JSON like go-libp2p, which ignores unknown keys.",
             )(command)
         return command
 
@@ -128,7 +130,7 @@ def _rows(file: LimitsFile, machine: Machine) -> list[Row]:
     for name, limit in _limits_of(file.scopes.build(scaled)):
         of_class = f"{name.partition('[')[0]}_default"
         base = bases.get(name) or bases[of_class]
-        # who has no limits of its own by default takes those of its class, changed or not
+        # a name without default limits has the limits of its class, which the file may change
         said = [changed.get(name), None if name in bases else changed[of_class]]
         for each in fields(Limit):
             value = getattr(limit, each.name)
@@ -158,31 +160,36 @@ def _table(rows: list[Row]) -> Iterator[str]:
     for row in rows:
         shown = _shown(row.field, row.value) + _MARKS[row.origin]
         scopes.setdefault(row.scope, {})[row.field] = shown
-    width = max(map(len, scopes))
     widths = {
         field: max(len(title) + 1, *(len(cells[field]) for cells in scopes.values()))
-        for field, title in _COLUMNS
+        for field, _, title in _COLUMNS
     }
-    yield " " * width + "".join(f"  {title + ' ':>{widths[field]}}" for field, title in _COLUMNS)
+
+    def line(name: str, cells: dict[str, str]) -> str:
+        numbers = (f" {cells[field]:>{width}}" for field, width in widths.items())
+        return f"{name:<{_NAME_WIDTH}}{''.join(numbers)}".rstrip()
+
+    yield line("", {field: f"{group} " for field, group, _ in _COLUMNS})
+    yield line("", {field: f"{title} " for field, _, title in _COLUMNS})
     for scope, cells in scopes.items():
-        yield f"{scope:<{width}}" + "".join(
-            f"  {cells[field]:>{widths[field]}}" for field, _ in _COLUMNS
-        ).rstrip()
+        if len(scope) > _NAME_WIDTH:
+            yield scope
+        yield line(scope if len(scope) <= _NAME_WIDTH else "", cells)
 
 
 @click.group()
 def limits() -> None:
-    """What a node may hold: effective limits, scaled to a machine, checked, compared."""
+    """Show, write, check and compare the limits of a node."""
 
 
 @limits.command()
 @click.argument("file", type=_FILE, required=False)
 @_options()
-@click.option("--json", "as_json", is_flag=True, help="Every limit with its origin, as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print every limit and its origin as JSON.")
 def show(
     file: Path | None, memory: int | None, fds: int | None, lenient: bool, as_json: bool
 ) -> None:
-    """Show the effective limits, with FILE's changes, and where each comes from."""
+    """Show the effective limits and their origin, with the changes of FILE."""
     machine = _machine(memory, fds)
     read = _read(file, lenient)
     rows = _rows(read, machine)
@@ -194,12 +201,12 @@ def show(
         click.echo(json.dumps(tree, indent=2))
         return
     click.echo(
-        f"{_shown('memory', machine.memory)} of memory and {machine.fds} descriptors: "
-        f"limits for an eighth and a half of them."
+        f"Machine: {_shown('memory', machine.memory)} of memory, {machine.fds} file descriptors. "
+        "The limits use 1/8 and 1/2."
     )
     for line in _table(rows):
         click.echo(line)
-    click.echo("+ scaled to the machine, * from the file, others as for the smallest machine")
+    click.echo("+ scaled to the machine, * from the file, unmarked as on the smallest machine")
     rest = LimitsFile.of(read.build(NodeLimits.default(memory=memory, fds=fds))).to_dict()
     for section in SECTIONS:
         origin = "file" if section.name in read.sections else "default"
@@ -210,7 +217,7 @@ def show(
 @_options(lenient=False)
 @click.option("--toml", is_flag=True, help="Write TOML instead of JSON.")
 def scale(memory: int | None, fds: int | None, toml: bool) -> None:
-    """Write the limits for a machine as a file that can be edited and read again."""
+    """Write the limits for a machine to standard output, as a file."""
     machine = _machine(memory, fds)
     file = LimitsFile.of(NodeLimits.default(memory=machine.memory, fds=machine.fds))
     click.echo(file.to_toml() if toml else file.to_json(), nl=False)
@@ -220,14 +227,14 @@ def scale(memory: int | None, fds: int | None, toml: bool) -> None:
 @click.argument("file", type=_FILE, required=False)
 @_options()
 @click.option("--high-watermark", type=click.IntRange(min=0), metavar="NUMBER",
-              help="Connections up to which the connection manager lets the node grow.")
+              help="Most connections that the connection manager keeps.")
 def check(
     file: Path | None, memory: int | None, fds: int | None, lenient: bool,
     high_watermark: int | None,
 ) -> None:
-    """Say which limits contradict each other or the machine.
+    """Find limits that contradict each other or the machine.
 
-    Exit status: 0 none do, 1 some do, 2 FILE cannot be read.
+    Exit status: 0 without conflicts, 1 with conflicts, 2 if FILE cannot be read.
     """
     machine = _machine(memory, fds)
     node = _read(file, lenient).build(
@@ -250,7 +257,7 @@ def check(
 def diff(
     file: Path, other: Path | None, memory: int | None, fds: int | None, lenient: bool
 ) -> None:
-    """Show what FILE changes of the defaults, or what OTHER changes of FILE."""
+    """Compare FILE with the defaults, or OTHER with FILE."""
     machine = _machine(memory, fds)
     fallback = NodeLimits.default(memory=machine.memory, fds=machine.fds)
     first = fallback if other is None else _read(file, lenient).build(fallback)

@@ -15,7 +15,7 @@ __all__ = ["run"]
     short_help="Run a program and guard its py-libp2p nodes.",
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
 )
-@click.option("--harden", is_flag=True, help="Also close holes of py-libp2p: rcmgr.install(harden=True).")
+@click.option("--harden", is_flag=True, help="Also close holes of py-libp2p: install(harden=True).")
 @click.option(
     "--status", is_flag=True,
     help="Serve the node's status for `rcmgr top`, `status` and `explain`.",

@@ -1,0 +1,39 @@
+"""The help of every command: it fits a terminal, and names the command."""
+
+from __future__ import annotations
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from rcmgr.cli import main
+
+
+def commands(group: click.Group, *path: str) -> list[tuple[str, ...]]:
+    found = [path]
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            found += commands(command, *path, name)
+        else:
+            found.append((*path, name))
+    return found
+
+
+def help_of(*path: str) -> str:
+    result = CliRunner().invoke(main, [*path, "--help"], prog_name="rcmgr", terminal_width=80)
+    assert result.exit_code == 0
+    return result.output
+
+
+@pytest.mark.parametrize("path", commands(main), ids=" ".join)
+def test_help_fits_80_columns(path: tuple[str, ...]) -> None:
+    text = help_of(*path)
+    assert text.startswith(" ".join(["Usage: rcmgr", *path]))
+    assert max(map(len, text.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("group", [(), ("limits",)], ids=" ".join)
+def test_every_command_has_a_short_help_that_is_not_cut_off(group: tuple[str, ...]) -> None:
+    listed = help_of(*group).partition("Commands:\n")[2].splitlines()
+    assert listed
+    assert not [line for line in listed if line.endswith("...") or len(line.split()) < 3]
