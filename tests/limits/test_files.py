@@ -260,6 +260,12 @@ def test_a_file_of_a_node_says_all_of_it(node: NodeLimits, fallback: NodeLimits)
     assert LimitsFile.from_toml(file.to_toml()).build(fallback) == node
 
 
+@pytest.mark.parametrize("peer", ["alice", 7, b"p"])
+def test_a_file_names_no_peer_but_by_its_id(peer: Any) -> None:
+    with pytest.raises(LimitsFileError, match="not a peer id"):
+        LimitsFile.of(NodeLimits(ConcreteLimits(peer={peer: Limit()}))).to_dict()
+
+
 def test_every_section_has_its_place_in_a_file() -> None:
     tree = LimitsFile.of(NodeLimits()).to_dict()
     assert [key for key in tree if key in {section.key for section in SECTIONS}] == [

@@ -7,6 +7,7 @@ import sys
 from dataclasses import FrozenInstanceError, replace
 from typing import Any
 
+import base58
 import hypothesis.strategies as st
 import pytest
 from go_limits import GO, GO_NAMES, ORDER, row
@@ -118,6 +119,31 @@ def test_trees_are_frozen_and_can_be_pickled() -> None:
     with pytest.raises(TypeError):
         limits.protocol["/x"] = Limit()  # type: ignore[index]
     assert pickle.loads(pickle.dumps(limits)) == limits
+
+
+@pytest.mark.parametrize("kind", [ConcreteLimits, PartialLimits, ScalingLimits])
+def test_a_peer_is_one_peer_by_every_name(kind: Any) -> None:
+    limit = kind.LEAF()
+    key = bytes.fromhex("1220") + bytes(range(32))
+    text = base58.b58encode(key).decode()
+
+    class ID:
+        _bytes = key
+
+    assert kind(peer={text: limit}) == kind(peer={key: limit}) == kind(peer={ID(): limit})
+    with pytest.raises(ValueError, match=r"^peer\[.*\] is there twice"):
+        kind(peer={text: limit, key: limit})
+    assert set(kind(peer={"alice": limit, 7: limit, b"p": limit}).peer) == {"alice", 7, b"p"}
+    with pytest.raises(TypeError, match=r"a peer must be an ID, bytes, a str or an int, not 1\.5"):
+        kind(peer={1.5: limit})
+
+
+def test_a_limit_by_text_holds_for_the_id() -> None:
+    text = "QmNLfbof5rLekrACjeuLk9JmGZD2HDBHCU4z16iYKmx5SE"
+    ledger = Ledger(ConcreteLimits(peer={text: Limit(conns=0)}))
+    assert not ledger.try_open_connection(peer=base58.b58decode(text))
+    partial = PartialLimits(peer={text: PartialLimit(conns=0)})
+    assert partial.build(ConcreteLimits()).peer == {base58.b58decode(text): Limit(conns=0)}
 
 
 def test_building_by_name() -> None:

@@ -110,13 +110,19 @@ class LimitsFile:
     # -- writing -------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
-        """In Go's order and words; what is left open is left out."""
+        """In Go's order and words; what is left open is left out.
+
+        LimitsFileError: there is a limit for a peer that is no peer id. A file cannot name it.
+        """
         tree: dict[str, Any] = {}
         for key, name in _MAPPINGS.items():
             entries = {
                 peer_text(entry): _limit_shown(limit)
                 for entry, limit in getattr(self.scopes, name).items()
             }
+            if key == "Peer":
+                for text in entries:
+                    _peer_key(f"{key}.{text}", text)
             if entries:
                 tree[key] = dict(sorted(entries.items()))
         for key, name in _SCOPES.items():

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Final, Generic, TypeVar
 
 from rcmgr.limits.checks import check_count, check_limit, check_number
 from rcmgr.limits.machine import total_memory
+from rcmgr.peers import peer_from_any, peer_key
 
 __all__ = [
     "DEFAULT",
@@ -200,8 +201,11 @@ def _not_given() -> Any:
 class LimitTree(Generic[T]):
     """One T for each scope that exists once and for each class of scopes, others by name.
 
-    What is not given is T(). Keys of `peer` are the bytes of peer ids (or other keys of a
-    `Ledger`), of the other mappings names.
+    What is not given is T(). Keys of `peer` are peers: an `ID`, its bytes or its base58 text, which
+    are one peer and become bytes here. A text that is no peer id, or an int, is a name of your own.
+    Keys of the other mappings are names.
+
+    TypeError: a value or a peer has a wrong type. ValueError: a peer is there twice.
     """
 
     system: T = field(default_factory=_not_given)
@@ -219,7 +223,7 @@ class LimitTree(Generic[T]):
     service_peer: Mapping[str, T] = field(default_factory=_not_given)
     protocol: Mapping[str, T] = field(default_factory=_not_given)
     protocol_peer: Mapping[str, T] = field(default_factory=_not_given)
-    peer: Mapping[bytes | str | int, T] = field(default_factory=_not_given)
+    peer: Mapping[Any, T] = field(default_factory=_not_given)
 
     MAPPINGS: ClassVar = ("service", "service_peer", "protocol", "protocol_peer", "peer")
     LEAF: ClassVar[type[Any]] = object
@@ -232,9 +236,13 @@ class LimitTree(Generic[T]):
             else:
                 self._check_leaf(name, value)
         for name in self.MAPPINGS:
-            values = dict(getattr(self, name) or {})
-            for key, value in values.items():
+            values = {}
+            for key, value in (getattr(self, name) or {}).items():
                 self._check_leaf(f"{name}[{key!r}]", value)
+                exact = _peer(key) if name == "peer" else key
+                if exact in values:
+                    raise ValueError(f"peer[{key!r}] is there twice")
+                values[exact] = value
             object.__setattr__(self, name, MappingProxyType(values))
 
     def _check_leaf(self, where: str, value: object) -> None:
@@ -255,6 +263,13 @@ class LimitTree(Generic[T]):
         for name in self.MAPPINGS:
             tree[name] = {key: change(value) for key, value in getattr(self, name).items()}
         return tree
+
+
+def _peer(peer: object) -> bytes | str | int:
+    key = peer_key(peer_from_any(peer))
+    if isinstance(key, bytes | str | int):
+        return key
+    raise TypeError(f"a peer must be an ID, bytes, a str or an int, not {peer!r}")
 
 
 def _names(tree: LimitTree[Any]) -> list[str]:
