@@ -14,7 +14,7 @@ import os
 import sys
 
 from Cython.Build import cythonize
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 # sys.platform -> the suffix of its C files in ext/; others get *_unknown.c
@@ -94,4 +94,10 @@ def extensions() -> list[Extension]:
     )
 
 
-setup(ext_modules=extensions(), cmdclass={"build_ext": BuildExt})
+setup(
+    # the headers that the .pxd files name travel with them
+    packages=[*find_packages("src"), "rcmgr.include"],
+    package_dir={"": "src", "rcmgr.include": "ext"},
+    ext_modules=extensions(),
+    cmdclass={"build_ext": BuildExt},
+)
