@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from rcmgr.libp2p.hooks import Hook
+from rcmgr.libp2p.hooks import Hook, hook_around
 from rcmgr.libp2p.observe.failure_reasons import chain_of
 from rcmgr.libp2p.observe.socket_addresses import socket_stream
 
@@ -34,32 +34,29 @@ def note_resets(raw_conn: Any, note: Note) -> list[Hook]:
         return []
     writer_got_it = False
 
-    def receiving(original: Transfer) -> Transfer:
-        async def receive_some(*args: Any) -> Any:
-            try:
-                data = await original(*args)
-            except Exception as error:
-                if _is_reset(error):
-                    note("reset")
-                raise
-            if writer_got_it and not data:
+    async def receive_some(original: Transfer, *args: Any) -> Any:
+        try:
+            data = await original(*args)
+        except Exception as error:
+            if _is_reset(error):
                 note("reset")
-            return data
+            raise
+        if writer_got_it and not data:
+            note("reset")
+        return data
 
-        return receive_some
+    async def send_all(original: Transfer, *args: Any) -> Any:
+        nonlocal writer_got_it
+        try:
+            return await original(*args)
+        except Exception as error:
+            writer_got_it = writer_got_it or _is_reset(error)
+            raise
 
-    def sending(original: Transfer) -> Transfer:
-        async def send_all(*args: Any) -> Any:
-            nonlocal writer_got_it
-            try:
-                return await original(*args)
-            except Exception as error:
-                writer_got_it = writer_got_it or _is_reset(error)
-                raise
-
-        return send_all
-
-    return [Hook(stream, "receive_some", receiving), Hook(stream, "send_all", sending)]
+    return [
+        hook_around(stream, "receive_some", receive_some),
+        hook_around(stream, "send_all", send_all),
+    ]
 
 
 def _is_reset(error: BaseException) -> bool:
@@ -75,14 +72,11 @@ def note_terminations(muxed_conn: Any, note: Note) -> list[Hook]:
     if not hasattr(muxed_conn, "_handle_connection_terminated"):
         return []
 
-    def noting(original: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        async def terminated(event: Any) -> None:
-            if event.reason_phrase == "Idle timeout":
-                note("timed out")
-            elif event.error_code:
-                note("reset")
-            await original(event)
+    async def terminated(original: Transfer, event: Any) -> None:
+        if event.reason_phrase == "Idle timeout":
+            note("timed out")
+        elif event.error_code:
+            note("reset")
+        await original(event)
 
-        return terminated
-
-    return [Hook(muxed_conn, "_handle_connection_terminated", noting)]
+    return [hook_around(muxed_conn, "_handle_connection_terminated", terminated)]

@@ -17,7 +17,7 @@ from rcmgr.events.kinds import (
 )
 from rcmgr.libp2p.guard.accept_gate import AcceptGate
 from rcmgr.libp2p.guard.stream_scopes import manager_of
-from rcmgr.libp2p.hooks import Hook, Undo, place_all
+from rcmgr.libp2p.hooks import Hook, Undo, hook_around, place_all
 from rcmgr.libp2p.observe.connection_report import ConnectionReport, Reporter
 from rcmgr.libp2p.observe.failure_reasons import chain_of, why_failed
 from rcmgr.libp2p.observe.socket_addresses import addresses_of_socket
@@ -52,7 +52,7 @@ class Denials:
         self.undo = place_all(self._placing())
 
     def _placing(self) -> Iterator[Undo]:
-        yield Hook(AcceptGate, "refuse", self._refusing).undo
+        yield hook_around(AcceptGate, "refuse", self._refuse).undo
         yield self._unhook
         yield self._reporter.observers.watch(self._hook_while_wanted)
 
@@ -72,7 +72,8 @@ class Denials:
         with self._lock:
             wanted = any(map(self._reporter.wants, _BY_MANAGER))
             if wanted and self._hook is None and self.has_manager:
-                self._hook = Hook(self._manager, "open_connection", self._asking)
+                self._hook = hook_around(
+                    self._manager, "open_connection", self._open_connection)
         if not wanted:
             self._unhook()
 
@@ -82,44 +83,39 @@ class Denials:
         if hook is not None:
             hook.undo()
 
-    def _asking(self, original: Callable[..., Any]) -> Callable[..., Any]:
+    def _open_connection(
+        self, original: Callable[..., Any], peer_id: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
         """The swarm's question to the manager, before a handshake and after it."""
-
-        def open_connection(peer_id: Any = None, *args: Any, **kwargs: Any) -> Any:
-            report = self._reporter.current
-            if report is None:
-                return original(peer_id, *args, **kwargs)
-            before = self._count()
-            scope = original(peer_id, *args, **kwargs)
-            if scope is None:
-                report.was_denied = True
-                if self._count() != before and self._reporter.wants(ConnectionDeniedEvent):
-                    report.denial = self._manager.last_denial
-            elif peer_id is None:
-                report.pending()
-            return scope
-
-        return open_connection
+        report = self._reporter.current
+        if report is None:
+            return original(peer_id, *args, **kwargs)
+        before = self._count()
+        scope = original(peer_id, *args, **kwargs)
+        if scope is None:
+            report.was_denied = True
+            if self._count() != before and self._reporter.wants(ConnectionDeniedEvent):
+                report.denial = self._manager.last_denial
+        elif peer_id is None:
+            report.pending()
+        return scope
 
     def _count(self) -> int:
         """How many denials the manager has logged. A closed manager and py-libp2p's log none."""
         log = getattr(self._manager, "denials", None)
         return 0 if log is None else log.total
 
-    def _refusing(self, original: Callable[..., None]) -> Callable[..., None]:
+    def _refuse(
+        self, original: Callable[..., None], gate: AcceptGate, socket: Any, by_manager: bool
+    ) -> None:
         """The refusal of a hardened host, which closes the socket at once."""
-        reporter = self._reporter
-
-        def refuse(gate: AcceptGate, socket: Any, by_manager: bool) -> None:
-            kind = ConnectionDeniedEvent if by_manager else ListenFailedEvent
-            if gate.swarm is reporter.swarm and reporter.wants(kind):
-                sockets = addresses_of_socket(socket)
-                report = ConnectionReport(reporter, Endpoint.LISTENER, sockets=sockets)
-                if by_manager:
-                    manager = manager_of(gate.swarm)
-                    report.denied(None if manager.closed else manager.last_denial)
-                else:
-                    report.failed("refused by the swarm")
-            original(gate, socket, by_manager)
-
-        return refuse
+        kind = ConnectionDeniedEvent if by_manager else ListenFailedEvent
+        if gate.swarm is self._reporter.swarm and self._reporter.wants(kind):
+            report = ConnectionReport(
+                self._reporter, Endpoint.LISTENER, sockets=addresses_of_socket(socket))
+            if by_manager:
+                manager = manager_of(gate.swarm)
+                report.denied(None if manager.closed else manager.last_denial)
+            else:
+                report.failed("refused by the swarm")
+        original(gate, socket, by_manager)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rcmgr.events.handler import ConnectionLifecycleHandler
 from rcmgr.events.kinds import ConnectionClosedEvent, Endpoint
-from rcmgr.libp2p.hooks import Hook, Libp2pMismatch, Undo, place_all
+from rcmgr.libp2p.hooks import Libp2pMismatch, Undo, hook_around, place_all
 from rcmgr.libp2p.observe.close_reasons import note_resets, note_terminations, why_closed
 from rcmgr.libp2p.observe.connection_report import ConnectionReport, Reporter
 from rcmgr.libp2p.observe.denials import Denials
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HostObserver", "observe"]
 
-AsyncCall = Callable[..., Awaitable[Any]]
+Work = Callable[..., Awaitable[Any]]
 
 
 class HostObserver:
@@ -41,16 +41,16 @@ class HostObserver:
     def _placing(self) -> Iterator[Undo]:
         self._handshakes = QuicHandshakes(self._reporter)
         yield self._handshakes.undo
-        for attribute, make in (
-            ("_dial_addr_single_attempt", self._dialling),
-            ("upgrade_outbound_raw_conn", self._upgrading_outbound),
-            ("_handle_inbound_connection", self._handling_inbound),
-            ("upgrade_inbound_raw_conn", self._upgrading_inbound),
-            ("add_conn", self._adding),
-            ("notify_connected", self._connected),
-            ("run", self._running),
+        for attribute, call in (
+            ("_dial_addr_single_attempt", self._dial),
+            ("upgrade_outbound_raw_conn", self._upgrade_outbound),
+            ("_handle_inbound_connection", self._handle_inbound),
+            ("upgrade_inbound_raw_conn", self._upgrade_inbound),
+            ("add_conn", self._add),
+            ("notify_connected", self._notify_connected),
+            ("run", self._run),
         ):
-            yield Hook(self._swarm, attribute, make).undo
+            yield hook_around(self._swarm, attribute, call).undo
         self._denials = Denials(self._reporter)
         yield self._denials.undo
 
@@ -64,99 +64,86 @@ class HostObserver:
 
     # -- from the first sign to the handshake ----------------------------------------------------
 
-    def _dialling(self, original: AsyncCall) -> AsyncCall:
+    def _dial(
+        self, original: Work, addr: Any, peer_id: Any, *args: Any, **kwargs: Any
+    ) -> Awaitable[Any]:
         """libp2p 0.8.1: network/swarm.py line 1064, `_dial_addr_single_attempt`."""
+        report = ConnectionReport(self._reporter, Endpoint.DIALER, peer_id, dialled=addr)
+        return self._follow(report, original, addr, peer_id, *args, **kwargs)
 
-        def dial(addr: Any, peer_id: Any, *args: Any, **kwargs: Any) -> Awaitable[Any]:
-            report = ConnectionReport(self._reporter, Endpoint.DIALER, peer_id, dialled=addr)
-            return self._follow(report, original, addr, peer_id, *args, **kwargs)
-
-        return dial
-
-    def _upgrading_outbound(self, original: AsyncCall) -> AsyncCall:
+    def _upgrade_outbound(
+        self, original: Work, raw_conn: Any, *args: Any, **kwargs: Any
+    ) -> Awaitable[Any]:
         """A dial over TCP or WebSocket has its socket here.
 
         libp2p 0.8.1: network/swarm.py line 1240, `upgrade_outbound_raw_conn`.
         """
+        report = self._reporter.current
+        if report is not None:
+            report.sockets = addresses_of(raw_conn, report.dialled)
+            self._note_resets(report, raw_conn)
+        return original(raw_conn, *args, **kwargs)
 
-        def upgrade(raw_conn: Any, *args: Any, **kwargs: Any) -> Awaitable[Any]:
-            report = self._reporter.current
-            if report is not None:
-                report.sockets = addresses_of(raw_conn, report.dialled)
-                self._note_resets(report, raw_conn)
-            return original(raw_conn, *args, **kwargs)
-
-        return upgrade
-
-    def _handling_inbound(self, original: AsyncCall) -> AsyncCall:
+    async def _handle_inbound(
+        self, original: Work, connection: Any, maddr: Any, *args: Any, **kwargs: Any
+    ) -> Any:
         """The swarm may close an inbound connection here for its own reasons.
 
         libp2p 0.8.1: network/swarm.py line 1947, `_handle_inbound_connection`.
         """
-
-        async def handle(connection: Any, maddr: Any, *args: Any, **kwargs: Any) -> Any:
-            if self._handshakes.is_taken(connection):
+        if self._handshakes.is_taken(connection):
+            return await original(connection, maddr, *args, **kwargs)
+        report = self._handshakes.take(connection) or ConnectionReport(
+            self._reporter, Endpoint.LISTENER, sockets=addresses_of(connection, maddr))
+        try:
+            with self._reporter.working_on(report):
                 return await original(connection, maddr, *args, **kwargs)
-            report = self._handshakes.take(connection) or ConnectionReport(
-                self._reporter, Endpoint.LISTENER, sockets=addresses_of(connection, maddr))
-            try:
-                with self._reporter.working_on(report):
-                    return await original(connection, maddr, *args, **kwargs)
-            finally:
-                report.failed("refused by the swarm")
+        finally:
+            report.failed("refused by the swarm")
 
-        return handle
-
-    def _upgrading_inbound(self, original: AsyncCall) -> AsyncCall:
+    def _upgrade_inbound(
+        self, original: Work, raw_conn: Any, maddr: Any, *args: Any, **kwargs: Any
+    ) -> Awaitable[Any]:
         """TCP and WebSocket. For a dial as the responder, this is the first sign.
 
         libp2p 0.8.1: network/swarm.py line 2075, `upgrade_inbound_raw_conn`.
         """
-
-        def upgrade(raw_conn: Any, maddr: Any, *args: Any, **kwargs: Any) -> Awaitable[Any]:
-            report = self._reporter.current or ConnectionReport(
-                self._reporter, Endpoint.LISTENER, sockets=addresses_of(raw_conn, maddr))
-            self._note_resets(report, raw_conn)
-            return self._follow(report, original, raw_conn, maddr, *args, **kwargs)
-
-        return upgrade
+        report = self._reporter.current or ConnectionReport(
+            self._reporter, Endpoint.LISTENER, sockets=addresses_of(raw_conn, maddr))
+        self._note_resets(report, raw_conn)
+        return self._follow(report, original, raw_conn, maddr, *args, **kwargs)
 
     def _note_resets(self, report: ConnectionReport, raw_conn: Any) -> None:
         if self._reporter.wants(ConnectionClosedEvent):  # the hooks cost time at each transfer
             report.hooks += note_resets(raw_conn, report.note_close_reason)
 
-    def _adding(self, original: AsyncCall) -> AsyncCall:
-        """The swarm gets the connection. For a transport with its own handshake, this may be the
-        first sign.
+    def _add(
+        self, original: Work, muxed_conn: Any, direction: str = "unknown"
+    ) -> Awaitable[Any]:
+        """The swarm gets the connection. If the transport does the handshake, this may be the first
+        sign.
 
         libp2p 0.8.1: network/swarm.py line 2375, `add_conn`.
         """
-
-        def add_conn(muxed_conn: Any, direction: str = "unknown") -> Awaitable[Any]:
-            report = self._reporter.current
-            if report is None:
-                if self._has(muxed_conn) or self._handshakes.is_taken(muxed_conn):
-                    return original(muxed_conn, direction)
-                report = self._handshakes.take(muxed_conn) or ConnectionReport(
-                    self._reporter,
-                    Endpoint.LISTENER if direction == "inbound" else Endpoint.DIALER,
-                    getattr(muxed_conn, "peer_id", None), addresses_of(muxed_conn, None))
-            elif report.sockets is None:
-                report.sockets = addresses_of(muxed_conn, report.dialled)
-            report.pending()
-            if report.is_followed:
+        report = self._reporter.current
+        if report is None:
+            if self._has(muxed_conn) or self._handshakes.is_taken(muxed_conn):
                 return original(muxed_conn, direction)
-            return self._follow(report, original, muxed_conn, direction)
-
-        return add_conn
+            report = self._handshakes.take(muxed_conn) or ConnectionReport(
+                self._reporter, Endpoint.LISTENER if direction == "inbound" else Endpoint.DIALER,
+                getattr(muxed_conn, "peer_id", None), addresses_of(muxed_conn, None))
+        elif report.sockets is None:
+            report.sockets = addresses_of(muxed_conn, report.dialled)
+        report.pending()
+        if report.is_followed:
+            return original(muxed_conn, direction)
+        return self._follow(report, original, muxed_conn, direction)
 
     def _has(self, muxed_conn: Any) -> bool:
         connections = self._swarm.connections.get(muxed_conn.peer_id, ())
         return any(each.muxed_conn is muxed_conn for each in connections)
 
-    async def _follow(
-        self, report: ConnectionReport, work: AsyncCall, *args: Any, **kwargs: Any
-    ) -> Any:
+    async def _follow(self, report: ConnectionReport, work: Work, *args: Any, **kwargs: Any) -> Any:
         """Let the swarm work on the connection, and report if that does not establish it."""
         report.is_followed = True
         with self._reporter.working_on(report):
@@ -172,24 +159,20 @@ class HostObserver:
 
     # -- from the handshake to the end -----------------------------------------------------------
 
-    def _connected(self, original: AsyncCall) -> AsyncCall:
+    def _notify_connected(self, original: Work, connection: Any) -> Awaitable[None]:
         """`add_conn` notifies others here, and they may close the connection at once.
 
         libp2p 0.8.1: network/swarm.py line 3198, `notify_connected`.
         """
-
-        def notify_connected(connection: Any) -> Awaitable[None]:
-            report = self._reporter.current
-            if report is not None:
-                self._established[connection] = report
-                self._hook_close(connection, report)
-                report.established(connection.muxed_conn.peer_id)
-                if connection.is_closed:
-                    self._note_close(connection)
-                    self._closed(connection)
-            return original(connection)
-
-        return notify_connected
+        report = self._reporter.current
+        if report is not None:
+            self._established[connection] = report
+            self._hook_close(connection, report)
+            report.established(connection.muxed_conn.peer_id)
+            if connection.is_closed:
+                self._note_close(connection)
+                self._closed(connection)
+        return original(connection)
 
     def _hook_close(self, connection: Any, report: ConnectionReport) -> None:
         """Every way to the end, and the muxer's close for callers that use it directly.
@@ -197,29 +180,23 @@ class HostObserver:
         libp2p 0.8.1: network/connection/swarm_connection.py line 145, `close`.
         """
 
-        def closing(original: AsyncCall) -> AsyncCall:
-            async def close(*args: Any, **kwargs: Any) -> None:
-                is_first = not connection.is_closed
-                self._note_close(connection)
-                try:
-                    await original(*args, **kwargs)
-                finally:
-                    if is_first:
-                        self._closed(connection)
-
-            return close
-
-        def closing_muxer(original: AsyncCall) -> AsyncCall:
-            async def close(*args: Any, **kwargs: Any) -> None:
-                self._note_close(connection)
+        async def close(original: Work, *args: Any, **kwargs: Any) -> None:
+            is_first = not connection.is_closed
+            self._note_close(connection)
+            try:
                 await original(*args, **kwargs)
+            finally:
+                if is_first:
+                    self._closed(connection)
 
-            return close
+        async def close_muxer(original: Work, *args: Any, **kwargs: Any) -> None:
+            self._note_close(connection)
+            await original(*args, **kwargs)
 
         muxed_conn = connection.muxed_conn
         report.hooks += [
-            Hook(connection, "close", closing),
-            Hook(muxed_conn, "close", closing_muxer),
+            hook_around(connection, "close", close),
+            hook_around(muxed_conn, "close", close_muxer),
             *note_terminations(muxed_conn, report.note_close_reason),
         ]
 
@@ -235,19 +212,15 @@ class HostObserver:
         if report is not None:
             report.closed()
 
-    def _running(self, original: AsyncCall) -> AsyncCall:
+    async def _run(self, original: Work, *args: Any, **kwargs: Any) -> Any:
         """When the swarm ends, all connections are gone, closed or not.
 
         libp2p 0.8.1: network/swarm.py line 373, `run`.
         """
-
-        async def run(*args: Any, **kwargs: Any) -> Any:
-            try:
-                return await original(*args, **kwargs)
-            finally:
-                self._end()
-
-        return run
+        try:
+            return await original(*args, **kwargs)
+        finally:
+            self._end()
 
     async def _wait_for_end(self) -> None:
         import trio

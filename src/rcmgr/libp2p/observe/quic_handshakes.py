@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 from weakref import WeakSet
 
 from rcmgr.events.kinds import Endpoint
-from rcmgr.libp2p.hooks import Hook, Undo, place_all
+from rcmgr.libp2p.hooks import Undo, hook_around, place_all
 from rcmgr.libp2p.observe.connection_report import ConnectionReport, Reporter
 from rcmgr.libp2p.observe.socket_addresses import addresses_of_udp
 
 __all__ = ["QuicHandshakes"]
+
+Work = Callable[..., Awaitable[Any]]
 
 
 class _Handshake(NamedTuple):
@@ -42,7 +45,7 @@ class QuicHandshakes:
         from libp2p.transport.quic.listener import QUICListener
 
         yield self._current.clear
-        yield Hook(QUICListener, "_handle_new_connection", self._beginning).undo
+        yield hook_around(QUICListener, "_handle_new_connection", self._begin).undo
         for owner, attribute, reason in (
             (QUICListener, "_handle_pending_connection_packet", "handshake failed"),
             (QUICListener, "_remove_connection", "handshake failed"),
@@ -51,7 +54,7 @@ class QuicHandshakes:
             (ConnectionIDRegistry, "cleanup_stale_pending", "timed out"),
             (ConnectionIDRegistry, "register_pending", "refused by the swarm"),
         ):
-            yield Hook(owner, attribute, self._ending(reason)).undo
+            yield hook_around(owner, attribute, partial(self._may_end, reason)).undo
 
     def take(self, connection: Any) -> ConnectionReport | None:
         """The report of this QUICConnection, the first time; None: it is no followed handshake."""
@@ -68,42 +71,33 @@ class QuicHandshakes:
         """
         return getattr(connection, "_quic", None) in self._taken
 
-    def _beginning(self, original: Callable[..., Any]) -> Callable[..., Any]:
+    async def _begin(
+        self, original: Work, listener: Any, data: bytes, addr: Any, *args: Any, **kwargs: Any
+    ) -> Any:
         """libp2p 0.8.1: transport/quic/listener.py line 550, `_handle_new_connection`."""
-
-        async def handle(listener: Any, data: bytes, addr: Any, *args: Any, **kwargs: Any) -> Any:
-            quic = await original(listener, data, addr, *args, **kwargs)
-            if quic is None or listener._transport._swarm is not self._reporter.swarm:
-                return quic
-            cid = listener._pending_cid_by_quic_id.get(id(quic))
-            if cid is not None:
-                sockets = addresses_of_udp(listener._socket, addr[:2])
-                report = ConnectionReport(self._reporter, Endpoint.LISTENER, sockets=sockets)
-                report.pending()
-                self._current[cid] = _Handshake(listener._registry, quic, report)
+        quic = await original(listener, data, addr, *args, **kwargs)
+        if quic is None or listener._transport._swarm is not self._reporter.swarm:
             return quic
+        cid = listener._pending_cid_by_quic_id.get(id(quic))
+        if cid is not None:
+            sockets = addresses_of_udp(listener._socket, addr[:2])
+            report = ConnectionReport(self._reporter, Endpoint.LISTENER, sockets=sockets)
+            report.pending()
+            self._current[cid] = _Handshake(listener._registry, quic, report)
+        return quic
 
-        return handle
-
-    def _ending(self, reason: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        """Everything that may end a handshake, and the reason if it does.
+    async def _may_end(self, reason: str, original: Work, *args: Any, **kwargs: Any) -> Any:
+        """Each of these functions may end handshakes, for its reason.
 
         libp2p 0.8.1: transport/quic/listener.py line 426, `_handle_pending_connection_packet`,
         line 1153, `_remove_connection`, line 1181, `_remove_pending_connection`, and line 1459,
         `_remove_connection_by_object`. Also transport/quic/connection_id_registry.py line 457,
         `register_pending`, and line 1047, `cleanup_stale_pending`.
         """
-
-        def make(original: Callable[..., Any]) -> Callable[..., Any]:
-            async def call(*args: Any, **kwargs: Any) -> Any:
-                try:
-                    return await original(*args, **kwargs)
-                finally:
-                    self._report_ended(reason)
-
-            return call
-
-        return make
+        try:
+            return await original(*args, **kwargs)
+        finally:
+            self._report_ended(reason)
 
     def _report_ended(self, reason: str) -> None:
         ended = [each for each in self._current.items() if not each[1].goes_on(each[0])]
