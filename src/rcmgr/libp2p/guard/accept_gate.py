@@ -8,7 +8,14 @@ from contextvars import copy_context
 from typing import Any
 
 from rcmgr.admission.admission import accepted
-from rcmgr.libp2p.hooks import Hook, Libp2pMismatch, SharedHooks, Undo, place_all
+from rcmgr.libp2p.hooks import (
+    Hook,
+    Libp2pMismatch,
+    SharedHooks,
+    Undo,
+    hook_around,
+    place_all,
+)
 
 __all__ = ["AcceptGate", "gate_accepts"]
 
@@ -47,8 +54,8 @@ class AcceptGate:
 
     def _placing(self) -> Iterator[Undo]:
         yield self._unhook_sockets
-        yield Hook(self.swarm, "notify_listen", self._listening).undo
-        yield Hook(self.swarm, "_handle_inbound_connection", self._handling).undo
+        yield hook_around(self.swarm, "notify_listen", self._listening).undo
+        yield hook_around(self.swarm, "_handle_inbound_connection", self._handling).undo
         for listener in self.swarm.listeners.values():
             self._hook_sockets(listener)
 
@@ -65,41 +72,32 @@ class AcceptGate:
             del self._on_sockets[closed]
         for each in listener.listeners if isinstance(listener, TCPListener) else ():
             if isinstance(each, trio.SocketListener) and each.socket not in self._on_sockets:
-                self._on_sockets[each.socket] = Hook(each.socket, "accept", self._accepting)
+                self._on_sockets[each.socket] = hook_around(
+                    each.socket, "accept", self._accepting)
 
-    def _listening(
-        self, original: Callable[[Any], Awaitable[None]]
-    ) -> Callable[[Any], Awaitable[None]]:
+    async def _listening(self, original: Callable[[Any], Awaitable[None]], maddr: Any) -> None:
         """libp2p 0.8.1: network/swarm.py line 1930, when a listener has its sockets."""
+        self._hook_sockets(self.swarm.listeners.get(str(maddr)))
+        await original(maddr)
 
-        async def notify_listen(maddr: Any) -> None:
-            self._hook_sockets(self.swarm.listeners.get(str(maddr)))
-            await original(maddr)
-
-        return notify_listen
-
-    def _accepting(
+    async def _accepting(
         self, original: Callable[[], Awaitable[tuple[Any, Any]]]
-    ) -> Callable[[], Awaitable[tuple[Any, Any]]]:
+    ) -> tuple[Any, Any]:
         """trio 0.35: _highlevel_socket.py line 411, called by the task that starts the handlers."""
-
-        async def accept() -> tuple[Any, Any]:
-            accepted.set(None)  # the handler of the previous connection has taken it
-            while True:
-                socket, address = await original()
-                if self._undone:
+        accepted.set(None)  # the handler of the previous connection has taken it
+        while True:
+            socket, address = await original()
+            if self._undone:
+                return socket, address
+            try:
+                if self._admits(socket, address):
                     return socket, address
-                try:
-                    if self._admits(socket, address):
-                        return socket, address
-                except Exception:
-                    # A user's limits or observers failed. An exception in this task would end the
-                    # program. If the swarm asks later, it only ends the connection.
-                    logger.exception("asking for a connection from %s failed", address)
-                    return socket, address
-                await self._count()
-
-        return accept
+            except Exception:
+                # A user's limits or observers failed. An exception in this task would end the
+                # program. If the swarm asks later, it only ends the connection.
+                logger.exception("asking for a connection from %s failed", address)
+                return socket, address
+            await self._count()
 
     def _admits(self, socket: Any, address: Any) -> bool:
         by_manager = self.swarm._inbound_limiter.available_tokens > 0
@@ -135,18 +133,16 @@ class AcceptGate:
         socket.close()
 
     @staticmethod
-    def _handling(original: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    async def _handling(
+        original: Callable[..., Awaitable[None]], *args: Any, **kwargs: Any
+    ) -> None:
         """libp2p 0.8.1: network/swarm.py line 1947, which may return without asking the manager."""
-
-        async def handle(*args: Any, **kwargs: Any) -> None:
-            scope = accepted.get()
-            try:
-                await original(*args, **kwargs)
-            finally:
-                if scope is not None:
-                    scope.close()
-
-        return handle
+        scope = accepted.get()
+        try:
+            await original(*args, **kwargs)
+        finally:
+            if scope is not None:
+                scope.close()
 
 
 def gate_accepts(swarm: Any) -> Undo:

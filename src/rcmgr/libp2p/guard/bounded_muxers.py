@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
-from rcmgr.libp2p.hooks import Hook, Libp2pMismatch, SharedHooks, Undo
+from rcmgr.libp2p.hooks import Libp2pMismatch, SharedHooks, Undo, hook_around
 
 __all__ = ["bounded_muxers"]
 
@@ -25,30 +25,22 @@ async def _forget(stream: Any) -> None:
         connection.streams_msg_channels.pop(stream.stream_id, None)
 
 
-def _resetting(original: End) -> End:
+async def _resetting(original: End, stream: Any) -> None:
     """libp2p 0.8.1: stream_muxer/yamux/yamux.py line 976 keeps a reset stream and its unread data
     for up to 90 s. stream_muxer/mplex/mplex_stream.py line 319 keeps its channel as long as the
     connection. Reading fails after a reset, so that the data is of no use.
     """
-
-    async def reset(stream: Any) -> None:
-        await original(stream)
-        await _forget(stream)
-
-    return reset
+    await original(stream)
+    await _forget(stream)
 
 
-def _handling(original: End) -> End:
+async def _handling(original: End, connection: Any, stream: Any) -> None:
     """libp2p 0.8.1: network/connection/swarm_connection.py line 277. A stream that its handler has
     closed no longer counts. But it stays, with all data that arrives, until the peer closes it too.
     """
-
-    async def handle(connection: Any, stream: Any) -> None:
-        await original(connection, stream)
-        if _is_closed_by_us(stream):
-            await _forget(stream)
-
-    return handle
+    await original(connection, stream)
+    if _is_closed_by_us(stream):
+        await _forget(stream)
 
 
 def _is_closed_by_us(stream: Any) -> bool:
@@ -56,26 +48,18 @@ def _is_closed_by_us(stream: Any) -> bool:
     return bool(getattr(stream, "send_closed", False) if closed is None else closed.is_set())
 
 
-def _closing(original: End) -> End:
+async def _closing(original: End, stream: Any) -> None:
     """libp2p 0.8.1: stream_muxer/mplex/mplex_stream.py line 291 keeps the channel, as line 319."""
-
-    async def close(stream: Any) -> None:
-        await original(stream)
-        if stream.stream_id not in stream.muxed_conn.streams:
-            await _forget(stream)
-
-    return close
+    await original(stream)
+    if stream.stream_id not in stream.muxed_conn.streams:
+        await _forget(stream)
 
 
-def _closed_by_the_peer(original: End) -> End:
+async def _closed_by_the_peer(original: End, connection: Any, stream_id: Any) -> None:
     """libp2p 0.8.1: stream_muxer/mplex/mplex.py line 418 keeps the channel too."""
-
-    async def handle_close(connection: Any, stream_id: Any) -> None:
-        await original(connection, stream_id)
-        if stream_id not in connection.streams:
-            connection.streams_msg_channels.pop(stream_id, None)
-
-    return handle_close
+    await original(connection, stream_id)
+    if stream_id not in connection.streams:
+        connection.streams_msg_channels.pop(stream_id, None)
 
 
 class _ReceiveWindow:
@@ -114,11 +98,11 @@ def _placing() -> Iterator[Undo]:
     from libp2p.stream_muxer.yamux.yamux import YamuxStream
 
     yield _ReceiveWindow(YamuxStream).undo
-    yield Hook(YamuxStream, "reset", _resetting).undo
-    yield Hook(MplexStream, "reset", _resetting).undo
-    yield Hook(MplexStream, "close", _closing).undo
-    yield Hook(Mplex, "_handle_close", _closed_by_the_peer).undo
-    yield Hook(SwarmConn, "_handle_muxed_stream", _handling).undo
+    yield hook_around(YamuxStream, "reset", _resetting).undo
+    yield hook_around(MplexStream, "reset", _resetting).undo
+    yield hook_around(MplexStream, "close", _closing).undo
+    yield hook_around(Mplex, "_handle_close", _closed_by_the_peer).undo
+    yield hook_around(SwarmConn, "_handle_muxed_stream", _handling).undo
 
 
 bounded_muxers = SharedHooks(_placing)

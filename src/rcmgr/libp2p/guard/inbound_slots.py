@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from rcmgr.libp2p.hooks import Hook, Undo, place_all
+from rcmgr.libp2p.hooks import Undo, hook_around, place_all
 
 if TYPE_CHECKING:
     import trio
 
 __all__ = ["free_inbound_slots"]
+
+Coroutine = Callable[..., Awaitable[Any]]
 
 
 class _Slots:
@@ -22,53 +24,43 @@ class _Slots:
         self._accepted: dict[Any, trio.CancelScope] = {}  # by connection
 
     def placing(self) -> Iterator[Undo]:
-        yield Hook(self._swarm, "_do_handle_inbound_connection", self._handling).undo
-        yield Hook(self._swarm, "add_conn", self._adding).undo
-        yield Hook(self._swarm, "remove_conn", self._removing).undo
+        yield hook_around(self._swarm, "_do_handle_inbound_connection", self._handling).undo
+        yield hook_around(self._swarm, "add_conn", self._adding).undo
+        yield hook_around(self._swarm, "remove_conn", self._removing).undo
 
-    def _handling(self, original: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    async def _handling(self, original: Coroutine, *args: Any, **kwargs: Any) -> None:
         """libp2p 0.8.1: network/swarm.py lines 2044 and 2060 hold one of 250 slots, and wait for
         the end of the swarm instead of the connection.
         """
         import trio
 
-        async def handle(*args: Any, **kwargs: Any) -> None:
-            task = trio.lowlevel.current_task()
-            with trio.CancelScope() as waiting:
-                self._accepting[task] = waiting
-                try:
-                    await original(*args, **kwargs)
-                finally:
-                    del self._accepting[task]
+        task = trio.lowlevel.current_task()
+        with trio.CancelScope() as waiting:
+            self._accepting[task] = waiting
+            try:
+                await original(*args, **kwargs)
+            finally:
+                del self._accepting[task]
 
-        return handle
-
-    def _adding(self, original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    async def _adding(self, original: Coroutine, *args: Any, **kwargs: Any) -> Any:
         """libp2p 0.8.1: network/swarm.py line 2376, called by the task that accepted."""
         import trio
 
-        async def add_conn(*args: Any, **kwargs: Any) -> Any:
-            connection = await original(*args, **kwargs)
-            waiting = self._accepting.get(trio.lowlevel.current_task())
-            if waiting is not None:
-                if connection.is_closed:
-                    waiting.cancel()
-                else:
-                    self._accepted[connection] = waiting
-            return connection
-
-        return add_conn
-
-    def _removing(self, original: Callable[..., None]) -> Callable[..., None]:
-        """libp2p 0.8.1: network/swarm.py line 2926, called at the end of every connection."""
-
-        def remove_conn(connection: Any) -> None:
-            original(connection)
-            waiting = self._accepted.pop(connection, None)
-            if waiting is not None:
+        connection = await original(*args, **kwargs)
+        waiting = self._accepting.get(trio.lowlevel.current_task())
+        if waiting is not None:
+            if connection.is_closed:
                 waiting.cancel()
+            else:
+                self._accepted[connection] = waiting
+        return connection
 
-        return remove_conn
+    def _removing(self, original: Callable[..., None], connection: Any) -> None:
+        """libp2p 0.8.1: network/swarm.py line 2926, called at the end of every connection."""
+        original(connection)
+        waiting = self._accepted.pop(connection, None)
+        if waiting is not None:
+            waiting.cancel()
 
 
 def free_inbound_slots(swarm: Any) -> Undo:

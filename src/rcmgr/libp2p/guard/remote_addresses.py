@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from rcmgr.extras import require
-from rcmgr.libp2p.hooks import Hook, SharedHooks, Undo
+from rcmgr.libp2p.hooks import SharedHooks, Undo, hook_around
 
 __all__ = ["RemoteAddresses", "report_remote_addresses"]
 
@@ -14,21 +14,11 @@ Address = tuple[str, int]
 Find = Callable[[Any], Address | None]
 
 
-def _or_else(find: Find) -> Callable[[Find], Find]:
-    """Ask `find` about a connection whose address py-libp2p does not know."""
-
-    def make(original: Find) -> Find:
-        def get_remote_address(connection: Any) -> Address | None:
-            known = original(connection)
-            return find(connection) if known is None else known
-
-        return get_remote_address
-
-    return make
-
-
-def _of_tcp(stream: Any) -> Address | None:
+def _of_tcp(original: Find, stream: Any) -> Address | None:
     """libp2p 0.8.1: io/trio.py line 103 rejects an IPv6 address, because it has four parts."""
+    known = original(stream)
+    if known is not None:
+        return known
     try:
         host, port, *_ = stream.stream.socket.getpeername()
     except (OSError, AttributeError, ValueError):  # closed, or not an internet socket
@@ -37,35 +27,27 @@ def _of_tcp(stream: Any) -> Address | None:
     return found
 
 
-def _of_websocket(connection: Any) -> Address | None:
+def _of_websocket(original: Find, connection: Any) -> Address | None:
     """libp2p 0.8.1: transport/websocket/connection.py line 536 always answers None."""
     try:
         remote = connection._ws_connection.remote
         return str(remote.address), int(remote.port)
     except (OSError, AttributeError):  # closed, or not over a socket: then `remote` is a text
-        return None
+        return original(connection)
 
 
-def _of_relayed(original: Find) -> Find:
+def _of_relayed(original: Find, connection: Any) -> Address | None:
     """libp2p 0.8.1: network/connection/raw_connection.py line 73 answers with the relay's."""
     from libp2p.connection_types import ConnectionType
 
-    def get_remote_address(connection: Any) -> Address | None:
-        if connection.get_connection_type() is ConnectionType.RELAYED:
-            return None
-        return original(connection)
-
-    return get_remote_address
+    is_relayed = connection.get_connection_type() is ConnectionType.RELAYED
+    return None if is_relayed else original(connection)
 
 
-def _of_dialled(original: Callable[[Any], str | None]) -> Callable[[Any], str | None]:
+def _of_dialled(original: Callable[[Any], str | None], address: Any) -> str | None:
     """libp2p 0.8.1: network/swarm.py line 1106 takes the relay's for the address of a circuit."""
-
-    def extract_ip_from_multiaddr(address: Any) -> str | None:
-        is_relayed = any(part.name == "p2p-circuit" for part in address.protocols())
-        return None if is_relayed else original(address)
-
-    return extract_ip_from_multiaddr
+    is_relayed = any(part.name == "p2p-circuit" for part in address.protocols())
+    return None if is_relayed else original(address)
 
 
 def _placing() -> Iterator[Undo]:
@@ -74,10 +56,10 @@ def _placing() -> Iterator[Undo]:
     from libp2p.network.connection.raw_connection import RawConnection
     from libp2p.transport.websocket.connection import P2PWebSocketConnection
 
-    yield Hook(TrioTCPStream, "get_remote_address", _or_else(_of_tcp)).undo
-    yield Hook(P2PWebSocketConnection, "get_remote_address", _or_else(_of_websocket)).undo
-    yield Hook(RawConnection, "get_remote_address", _of_relayed).undo
-    yield Hook(swarm, "extract_ip_from_multiaddr", _of_dialled).undo
+    yield hook_around(TrioTCPStream, "get_remote_address", _of_tcp).undo
+    yield hook_around(P2PWebSocketConnection, "get_remote_address", _of_websocket).undo
+    yield hook_around(RawConnection, "get_remote_address", _of_relayed).undo
+    yield hook_around(swarm, "extract_ip_from_multiaddr", _of_dialled).undo
 
 
 address_hooks = SharedHooks(_placing)

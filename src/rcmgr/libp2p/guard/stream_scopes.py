@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rcmgr.counting.scope import Refusal, StreamScope
 from rcmgr.errors import ScopeLimitExceeded
 from rcmgr.libp2p.guard.handlers import guard_handlers
-from rcmgr.libp2p.hooks import Hook, Libp2pMismatch, Undo, place_all
+from rcmgr.libp2p.hooks import Libp2pMismatch, Undo, hook_around, place_all
 from rcmgr.limits.scopes import SERVICES
 from rcmgr.manager import ResourceManager
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["ScopedStreams", "has_scope", "manager_of", "scope_streams"]
 
 _ATTRIBUTE = "_rcmgr_granted"
+Coroutine = Callable[..., Awaitable[Any]]
 
 
 class _Granted:
@@ -106,9 +107,9 @@ class ScopedStreams:
         swarm._resource_manager = self._stand_in
 
     def _placing(self) -> Iterator[Undo]:
-        yield Hook(self._swarm, "notify_opened_stream", self._opened).undo
-        yield Hook(self._swarm, "notify_closed_stream", self._closed).undo
-        yield Hook(self._host, "new_stream", self._new_stream).undo
+        yield hook_around(self._swarm, "notify_opened_stream", self._opened).undo
+        yield hook_around(self._swarm, "notify_closed_stream", self._closed).undo
+        yield hook_around(self._host, "new_stream", self._new_stream).undo
         self._guarding = guard_handlers(self._host, self._may_have)
         yield self._guarding.undo
 
@@ -157,44 +158,36 @@ class ScopedStreams:
         granted: _Granted | None = getattr(stream, _ATTRIBUTE, None)
         return granted if granted is not None and granted.owner is self else None
 
-    def _opened(self, original: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    async def _opened(self, original: Coroutine, stream: Any) -> None:
         """libp2p 0.8.1: network/swarm.py line 3196, called by `SwarmConn._add_stream`."""
+        granted = self.take_granted()
+        if granted is None:
+            await original(stream)
+            return
+        setattr(stream, _ATTRIBUTE, granted)
+        try:
+            await original(stream)
+        except BaseException:
+            if not granted.scope.inbound:  # the swarm releases what it acquired
+                delattr(stream, _ATTRIBUTE)
+                granted.task = self._current_task()
+            raise
+        if stream._resource_released:
+            self._give_back(stream)
 
-        async def notify_opened_stream(stream: Any) -> None:
-            granted = self.take_granted()
-            if granted is None:
-                await original(stream)
-                return
-            setattr(stream, _ATTRIBUTE, granted)
-            try:
-                await original(stream)
-            except BaseException:
-                if not granted.scope.inbound:  # the swarm releases what it acquired
-                    delattr(stream, _ATTRIBUTE)
-                    granted.task = self._current_task()
-                raise
-            if stream._resource_released:
-                self._give_back(stream)
-
-        return notify_opened_stream
-
-    def _closed(self, original: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    async def _closed(self, original: Coroutine, stream: Any) -> None:
         """libp2p 0.8.1: network/swarm.py line 3219 releases what the swarm acquired, unless the
         stream ends before line 1638, or line 309 of swarm_connection.py.
         """
-
-        async def notify_closed_stream(stream: Any) -> None:
-            granted = self._granted_as(stream)
-            if granted is not None:
-                stream._resource_released = True
-                granted.scope.close()
-                # `new_stream` may still fail for an outbound stream without a direction, and
-                # then the swarm releases it
-                if granted.scope.inbound or stream._direction.name != "UNKNOWN":
-                    self._give_back(stream)
-            await original(stream)
-
-        return notify_closed_stream
+        granted = self._granted_as(stream)
+        if granted is not None:
+            stream._resource_released = True
+            granted.scope.close()
+            # `new_stream` may still fail for an outbound stream without a direction, and then the
+            # swarm releases it
+            if granted.scope.inbound or stream._direction.name != "UNKNOWN":
+                self._give_back(stream)
+        await original(stream)
 
     def _give_back(self, stream: Any) -> None:
         granted = self._granted_as(stream)
@@ -209,32 +202,30 @@ class ScopedStreams:
     def _may_have(self, protocol: Any, stream: Any) -> bool:
         return self._negotiated(protocol, stream) is None
 
-    def _new_stream(self, original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    async def _new_stream(
+        self, original: Coroutine, peer_id: Any, *args: Any, **kwargs: Any
+    ) -> Any:
         """libp2p 0.8.1: host/basic_host.py line 899, which knows the protocol when it returns.
 
         For a QUIC connection, line 925 takes a permit and line 937 may fail: then stock libp2p
         loses the permit.
         """
+        from libp2p.network.exceptions import SwarmException
 
-        async def new_stream(peer_id: Any, *args: Any, **kwargs: Any) -> Any:
-            from libp2p.network.exceptions import SwarmException
-
-            connection = self._host._get_first_connection(peer_id)
-            try:
-                stream = await original(peer_id, *args, **kwargs)
-            except SwarmException:
-                permits = getattr(
-                    getattr(connection, "muxed_conn", None), "_negotiation_semaphore", None)
-                if permits is not None:
-                    permits.release()
-                raise
-            error = self._negotiated(stream.get_protocol(), stream)
-            if error is not None:
-                await stream.reset()
-                raise error
-            return stream
-
-        return new_stream
+        connection = self._host._get_first_connection(peer_id)
+        try:
+            stream = await original(peer_id, *args, **kwargs)
+        except SwarmException:
+            permits = getattr(
+                getattr(connection, "muxed_conn", None), "_negotiation_semaphore", None)
+            if permits is not None:
+                permits.release()
+            raise
+        error = self._negotiated(stream.get_protocol(), stream)
+        if error is not None:
+            await stream.reset()
+            raise error
+        return stream
 
     def _negotiated(self, protocol: Any, stream: Any) -> ScopeLimitExceeded | None:
         """Charge the stream to its protocol and service. The error if a limit refuses it."""
