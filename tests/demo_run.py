@@ -38,6 +38,9 @@ class FixedManager:
     def remarks(self) -> list[str]:
         return []
 
+    def hint(self) -> str:
+        return "A hint."
+
 
 class FixedView(SwarmView):
     def __init__(self, *, connected: bool = True) -> None:

@@ -46,7 +46,7 @@ def test_memory_may_pass_its_limit_by_the_slack(peak: int, held: bool) -> None:
     run.manager.memory_peak = peak
     check = memory_kept(run)
     assert check.held is held
-    assert check.detail == f"peak {peak} of 100 + 16 MiB, 3 denials"
+    assert check.detail == f"peak {peak} of 100 MiB plus 16 MiB of tolerance, 3 denials"
 
 
 def test_the_check_names_the_counts_that_stayed() -> None:

@@ -69,7 +69,10 @@ def no_limit_passed(run: Run) -> Check:
 
 def memory_kept(run: Run) -> Check:
     memory = run.manager.memory()
-    detail = f"peak {memory.peak} of {memory.limit} + {memory.slack} MiB, {memory.denied} denials"
+    detail = (
+        f"peak {memory.peak} of {memory.limit} MiB plus {memory.slack} MiB of tolerance, "
+        f"{memory.denied} denials"
+    )
     return Check("The process's memory stayed at its limit", not memory.passed, detail)
 
 

@@ -68,7 +68,7 @@ class LiveTable:
     def _picture(self, run: Run) -> Group:
         facts = (
             Text.assemble((" honest peer: ", "dim"), honest_peer_line(run)),
-            Text.assemble((" denial: ", "dim"), run.manager.last_denial() or "none yet"),
+            Text.assemble((" last denial: ", "dim"), run.manager.last_denial() or "none yet"),
         )
         title = Text.assemble((" rcmgr demo ", "bold reverse"), " ", headline(run))
         bar = "#+." if self._console.options.ascii_only else "█▒·"

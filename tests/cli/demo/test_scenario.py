@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import signal
+from collections.abc import AsyncIterator
+from typing import Any
+
+import trio
+from demo_run import a_run, row
+
+from rcmgr.cli.demo import scenario
+from rcmgr.cli.demo.scenario import check_everything, handle_signals, wait_until_ready
+
+
+async def test_the_first_signal_ends_the_attack_and_the_second_everything() -> None:
+    run, attack, everything = a_run(), trio.CancelScope(), trio.CancelScope()
+
+    async def signals() -> AsyncIterator[int]:
+        yield signal.SIGTERM
+        assert (run.signal, attack.cancel_called) == (signal.SIGTERM, True)
+        assert not everything.cancel_called
+        yield signal.SIGINT
+
+    await handle_signals(signals(), run, attack, everything)
+    assert everything.cancel_called
+    assert run.signal == signal.SIGTERM
+
+
+async def test_the_attack_starts_when_all_visitors_are_ready() -> None:
+    run = a_run()
+    for visitor in run.visitors:
+        visitor.ready = True
+    assert await wait_until_ready(run) is None
+
+
+async def test_a_visitor_that_is_late_is_named(autojump_clock: Any) -> None:
+    run = a_run()
+    run.honest.ready = run.attackers[0].ready = True
+    assert await wait_until_ready(run) == "not ready after 60 s: streams"
+
+
+async def test_a_visitor_that_ended_is_named() -> None:
+    run = a_run()
+    run.attackers[1].died = "exit status 1"
+    assert await wait_until_ready(run) == "the process 'streams' ended: exit status 1"
+
+
+async def test_an_honest_peer_that_was_denied_is_told_why() -> None:
+    run = a_run()
+    run.honest.lost = "SwarmException"
+    run.manager.last_denial = lambda: "full"
+    assert await wait_until_ready(run) == (
+        "the honest peer could not connect (SwarmException); last denial: full"
+    )
+
+
+async def test_all_visitors_stop_and_five_conditions_are_checked(
+    autojump_clock: Any, monkeypatch: Any
+) -> None:
+    run = a_run(row("established_inbound", now=1))
+    stopped: list[str] = []
+
+    async def stop(visitor: Any) -> None:
+        stopped.append(visitor.role)
+
+    monkeypatch.setattr(type(run.honest), "stop", stop)
+    await check_everything(run)
+    assert stopped == ["honest", "half-open", "streams"]
+    assert len(run.checks) == 5
+    assert run.phase == "over"
+    assert trio.current_time() >= scenario.EMPTY_TIMEOUT_S  # one count stays above zero
