@@ -62,12 +62,9 @@ class Seen:
         self.connections = 0
         Hook(node.host.get_network(), "_handle_inbound_connection", self._counting)
 
-    def _counting(self, original: Any) -> Any:
-        async def handle(*args: Any) -> None:
-            self.connections += 1
-            await original(*args)
-
-        return handle
+    async def _counting(self, original: Any, *args: Any) -> None:
+        self.connections += 1
+        await original(*args)
 
 
 async def is_closed_at_once(node: Node) -> bool:

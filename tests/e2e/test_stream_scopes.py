@@ -189,14 +189,11 @@ async def test_a_stream_that_ends_while_it_is_announced(dialling: bool) -> None:
         network: Any = node.host.get_network()
         announced, goes_on = trio.Event(), trio.Event()
 
-        def slowly(notify: Any) -> Any:
-            async def announce(method: str, *args: Any) -> None:
-                await notify(method, *args)
-                if method == "opened_stream":
-                    announced.set()
-                    await goes_on.wait()
-
-            return announce
+        async def slowly(notify: Any, method: str, *args: Any) -> None:
+            await notify(method, *args)
+            if method == "opened_stream":
+                announced.set()
+                await goes_on.wait()
 
         hook = Hook(network, "_notify", slowly)
         async with trio.open_nursery() as nursery:

@@ -20,7 +20,6 @@ from rcmgr.libp2p.hooks import (
     SharedHooks,
     Undo,
     UnverifiedLibp2pWarning,
-    hook_around,
     hook_new,
     place_all,
 )
@@ -39,8 +38,8 @@ class Thing(Base):
         return f"hello {name}"
 
 
-def louder(original: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda *args: original(*args) + "!"
+def louder(original: Callable[..., str], *args: Any) -> str:
+    return original(*args) + "!"
 
 
 def test_a_class_is_hooked_and_put_back() -> None:
@@ -58,7 +57,7 @@ def test_a_call_goes_around_the_original(owner: Any) -> None:
     def around(original: Callable[..., str], *args: Any, name: str) -> str:
         return original(*args, name=name) + f" {len(args)}"
 
-    hook = hook_around(owner, "greet", around)
+    hook = Hook(owner, "greet", around)
     is_class = isinstance(owner, type)
     assert (owner() if is_class else owner).greet(name="a") == f"hello a {int(is_class)}"
     hook.undo()

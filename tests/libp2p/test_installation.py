@@ -225,11 +225,9 @@ def test_connections_are_refused_when_they_are_accepted() -> None:
         host = new_host(resource_manager=guard)
         seen = []
 
-        def counting(original):
-            async def handle(*args):
-                seen.append(args)
-                await original(*args)
-            return handle
+        async def counting(original, *args):
+            seen.append(args)
+            await original(*args)
 
         Hook(host.get_network(), "_handle_inbound_connection", counting)
         async with host.run([Multiaddr("/ip4/127.0.0.1/tcp/0")]):

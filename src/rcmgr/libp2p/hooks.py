@@ -19,7 +19,6 @@ __all__ = [
     "Undo",
     "UnverifiedLibp2pWarning",
     "check_version",
-    "hook_around",
     "hook_new",
     "place_all",
 ]
@@ -62,7 +61,7 @@ def check_version(what: str) -> None:
 
 
 class Hook:
-    """Replaces `owner.attribute` with `make(original)` until `undo`.
+    """`owner.attribute(...)` calls `call(original, ...)` with the same arguments, until `undo`.
 
     owner: a module, a class, or an object. An object then hides its class's attribute with its own.
     A program may undo several hooks on one attribute in any order. A hook below others only passes
@@ -71,9 +70,7 @@ class Hook:
     Libp2pMismatch: the owner has no such callable; nothing has changed.
     """
 
-    def __init__(
-        self, owner: Any, attribute: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]
-    ) -> None:
+    def __init__(self, owner: Any, attribute: str, call: Callable[..., Any]) -> None:
         where = f"{getattr(owner, '__qualname__', None) or type(owner).__qualname__}.{attribute}"
         check_version(f"the hook on {where}")
         original = getattr(owner, attribute, None)
@@ -87,11 +84,10 @@ class Hook:
         self._attribute = attribute
         self._original = original
         self._inherited = attribute not in vars(owner)
-        replacement = make(original)
 
         @functools.wraps(original)
         def hooked(*args: Any, **kwargs: Any) -> Any:
-            return (replacement if self.active else original)(*args, **kwargs)
+            return call(original, *args, **kwargs) if self.active else original(*args, **kwargs)
 
         hooked.hook = self  # type: ignore[attr-defined]
         self._hooked = hooked
@@ -111,22 +107,14 @@ class Hook:
             below.undo()
 
 
-def hook_around(owner: Any, attribute: str, call: Callable[..., Any]) -> Hook:
-    """Call `call(original, *args, **kwargs)` instead of `owner.attribute(*args, **kwargs)`."""
-    return Hook(owner, attribute, functools.partial(functools.partial, call))
-
-
 def hook_new(kind: type, call: Callable[[Any], None]) -> Hook:
     """Call `call(instance)` for every new instance of a class, after its `__init__`."""
 
-    def make(original: Callable[..., None]) -> Callable[..., None]:
-        def init(instance: Any, *args: Any, **kwargs: Any) -> None:
-            original(instance, *args, **kwargs)
-            call(instance)
+    def init(original: Callable[..., None], instance: Any, *args: Any, **kwargs: Any) -> None:
+        original(instance, *args, **kwargs)
+        call(instance)
 
-        return init
-
-    return Hook(kind, "__init__", make)
+    return Hook(kind, "__init__", init)
 
 
 def place_all(placing: Iterable[Undo]) -> Undo:

@@ -8,14 +8,7 @@ from contextvars import copy_context
 from typing import Any
 
 from rcmgr.admission.admission import accepted
-from rcmgr.libp2p.hooks import (
-    Hook,
-    Libp2pMismatch,
-    SharedHooks,
-    Undo,
-    hook_around,
-    place_all,
-)
+from rcmgr.libp2p.hooks import Hook, Libp2pMismatch, SharedHooks, Undo, place_all
 
 __all__ = ["AcceptGate", "gate_accepts"]
 
@@ -54,8 +47,8 @@ class AcceptGate:
 
     def _placing(self) -> Iterator[Undo]:
         yield self._unhook_sockets
-        yield hook_around(self.swarm, "notify_listen", self._listening).undo
-        yield hook_around(self.swarm, "_handle_inbound_connection", self._handling).undo
+        yield Hook(self.swarm, "notify_listen", self._listening).undo
+        yield Hook(self.swarm, "_handle_inbound_connection", self._handling).undo
         for listener in self.swarm.listeners.values():
             self._hook_sockets(listener)
 
@@ -72,8 +65,7 @@ class AcceptGate:
             del self._on_sockets[closed]
         for each in listener.listeners if isinstance(listener, TCPListener) else ():
             if isinstance(each, trio.SocketListener) and each.socket not in self._on_sockets:
-                self._on_sockets[each.socket] = hook_around(
-                    each.socket, "accept", self._accepting)
+                self._on_sockets[each.socket] = Hook(each.socket, "accept", self._accepting)
 
     async def _listening(self, original: Callable[[Any], Awaitable[None]], maddr: Any) -> None:
         """libp2p 0.8.1: network/swarm.py line 1930, when a listener has its sockets."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
-from rcmgr.libp2p.hooks import Libp2pMismatch, SharedHooks, Undo, hook_around
+from rcmgr.libp2p.hooks import Hook, Libp2pMismatch, SharedHooks, Undo
 
 __all__ = ["bounded_muxers"]
 
@@ -98,11 +98,11 @@ def _placing() -> Iterator[Undo]:
     from libp2p.stream_muxer.yamux.yamux import YamuxStream
 
     yield _ReceiveWindow(YamuxStream).undo
-    yield hook_around(YamuxStream, "reset", _resetting).undo
-    yield hook_around(MplexStream, "reset", _resetting).undo
-    yield hook_around(MplexStream, "close", _closing).undo
-    yield hook_around(Mplex, "_handle_close", _closed_by_the_peer).undo
-    yield hook_around(SwarmConn, "_handle_muxed_stream", _handling).undo
+    yield Hook(YamuxStream, "reset", _resetting).undo
+    yield Hook(MplexStream, "reset", _resetting).undo
+    yield Hook(MplexStream, "close", _closing).undo
+    yield Hook(Mplex, "_handle_close", _closed_by_the_peer).undo
+    yield Hook(SwarmConn, "_handle_muxed_stream", _handling).undo
 
 
 bounded_muxers = SharedHooks(_placing)

@@ -11,7 +11,7 @@ from rcmgr.libp2p.guard.inbound_slots import free_inbound_slots
 from rcmgr.libp2p.guard.remote_addresses import report_remote_addresses
 from rcmgr.libp2p.guard.stream_limits import limit_streams
 from rcmgr.libp2p.guard.stream_scopes import manager_of
-from rcmgr.libp2p.hooks import Libp2pMismatch, Undo, hook_around, place_all
+from rcmgr.libp2p.hooks import Hook, Libp2pMismatch, Undo, place_all
 from rcmgr.manager import ResourceManager
 
 if TYPE_CHECKING:
@@ -45,8 +45,7 @@ class Hardening:
         yield bounded_muxers.use()
         yield gate_accepts(self._swarm)
         yield free_inbound_slots(self._swarm)
-        yield hook_around(
-            self._swarm, "set_resource_manager", self._changing_managers).undo
+        yield Hook(self._swarm, "set_resource_manager", self._changing_managers).undo
         manager = manager_of(self._swarm)
         if not isinstance(manager, ResourceManager):
             raise Libp2pMismatch(

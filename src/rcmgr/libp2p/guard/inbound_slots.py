@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from rcmgr.libp2p.hooks import Undo, hook_around, place_all
+from rcmgr.libp2p.hooks import Hook, Undo, place_all
 
 if TYPE_CHECKING:
     import trio
@@ -24,9 +24,9 @@ class _Slots:
         self._accepted: dict[Any, trio.CancelScope] = {}  # by connection
 
     def placing(self) -> Iterator[Undo]:
-        yield hook_around(self._swarm, "_do_handle_inbound_connection", self._handling).undo
-        yield hook_around(self._swarm, "add_conn", self._adding).undo
-        yield hook_around(self._swarm, "remove_conn", self._removing).undo
+        yield Hook(self._swarm, "_do_handle_inbound_connection", self._handling).undo
+        yield Hook(self._swarm, "add_conn", self._adding).undo
+        yield Hook(self._swarm, "remove_conn", self._removing).undo
 
     async def _handling(self, original: Coroutine, *args: Any, **kwargs: Any) -> None:
         """libp2p 0.8.1: network/swarm.py lines 2044 and 2060 hold one of 250 slots, and wait for

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from rcmgr.extras import require
-from rcmgr.libp2p.hooks import SharedHooks, Undo, hook_around
+from rcmgr.libp2p.hooks import Hook, SharedHooks, Undo
 
 __all__ = ["RemoteAddresses", "report_remote_addresses"]
 
@@ -56,10 +56,10 @@ def _placing() -> Iterator[Undo]:
     from libp2p.network.connection.raw_connection import RawConnection
     from libp2p.transport.websocket.connection import P2PWebSocketConnection
 
-    yield hook_around(TrioTCPStream, "get_remote_address", _of_tcp).undo
-    yield hook_around(P2PWebSocketConnection, "get_remote_address", _of_websocket).undo
-    yield hook_around(RawConnection, "get_remote_address", _of_relayed).undo
-    yield hook_around(swarm, "extract_ip_from_multiaddr", _of_dialled).undo
+    yield Hook(TrioTCPStream, "get_remote_address", _of_tcp).undo
+    yield Hook(P2PWebSocketConnection, "get_remote_address", _of_websocket).undo
+    yield Hook(RawConnection, "get_remote_address", _of_relayed).undo
+    yield Hook(swarm, "extract_ip_from_multiaddr", _of_dialled).undo
 
 
 address_hooks = SharedHooks(_placing)

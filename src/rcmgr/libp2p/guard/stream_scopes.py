@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rcmgr.counting.scope import Refusal, StreamScope
 from rcmgr.errors import ScopeLimitExceeded
 from rcmgr.libp2p.guard.handlers import guard_handlers
-from rcmgr.libp2p.hooks import Libp2pMismatch, Undo, hook_around, place_all
+from rcmgr.libp2p.hooks import Hook, Libp2pMismatch, Undo, place_all
 from rcmgr.limits.scopes import SERVICES
 from rcmgr.manager import ResourceManager
 
@@ -107,9 +107,9 @@ class ScopedStreams:
         swarm._resource_manager = self._stand_in
 
     def _placing(self) -> Iterator[Undo]:
-        yield hook_around(self._swarm, "notify_opened_stream", self._opened).undo
-        yield hook_around(self._swarm, "notify_closed_stream", self._closed).undo
-        yield hook_around(self._host, "new_stream", self._new_stream).undo
+        yield Hook(self._swarm, "notify_opened_stream", self._opened).undo
+        yield Hook(self._swarm, "notify_closed_stream", self._closed).undo
+        yield Hook(self._host, "new_stream", self._new_stream).undo
         self._guarding = guard_handlers(self._host, self._may_have)
         yield self._guarding.undo
 

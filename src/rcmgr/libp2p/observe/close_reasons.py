@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from rcmgr.libp2p.hooks import Hook, hook_around
+from rcmgr.libp2p.hooks import Hook
 from rcmgr.libp2p.observe.failure_reasons import chain_of
 from rcmgr.libp2p.observe.socket_addresses import socket_stream
 
@@ -54,8 +54,8 @@ def note_resets(raw_conn: Any, note: Note) -> list[Hook]:
             raise
 
     return [
-        hook_around(stream, "receive_some", receive_some),
-        hook_around(stream, "send_all", send_all),
+        Hook(stream, "receive_some", receive_some),
+        Hook(stream, "send_all", send_all),
     ]
 
 
@@ -79,4 +79,4 @@ def note_terminations(muxed_conn: Any, note: Note) -> list[Hook]:
             note("reset")
         await original(event)
 
-    return [hook_around(muxed_conn, "_handle_connection_terminated", terminated)]
+    return [Hook(muxed_conn, "_handle_connection_terminated", terminated)]

@@ -17,7 +17,7 @@ from rcmgr.events.kinds import (
 )
 from rcmgr.libp2p.guard.accept_gate import AcceptGate
 from rcmgr.libp2p.guard.stream_scopes import manager_of
-from rcmgr.libp2p.hooks import Hook, Undo, hook_around, place_all
+from rcmgr.libp2p.hooks import Hook, Undo, place_all
 from rcmgr.libp2p.observe.connection_report import ConnectionReport, Reporter
 from rcmgr.libp2p.observe.failure_reasons import chain_of, why_failed
 from rcmgr.libp2p.observe.socket_addresses import addresses_of_socket
@@ -52,7 +52,7 @@ class Denials:
         self.undo = place_all(self._placing())
 
     def _placing(self) -> Iterator[Undo]:
-        yield hook_around(AcceptGate, "refuse", self._refuse).undo
+        yield Hook(AcceptGate, "refuse", self._refuse).undo
         yield self._unhook
         yield self._reporter.observers.watch(self._hook_while_wanted)
 
@@ -72,8 +72,7 @@ class Denials:
         with self._lock:
             wanted = any(map(self._reporter.wants, _BY_MANAGER))
             if wanted and self._hook is None and self.has_manager:
-                self._hook = hook_around(
-                    self._manager, "open_connection", self._open_connection)
+                self._hook = Hook(self._manager, "open_connection", self._open_connection)
         if not wanted:
             self._unhook()
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rcmgr.events.handler import ConnectionLifecycleHandler
 from rcmgr.events.kinds import ConnectionClosedEvent, Endpoint
-from rcmgr.libp2p.hooks import Libp2pMismatch, Undo, hook_around, place_all
+from rcmgr.libp2p.hooks import Hook, Libp2pMismatch, Undo, place_all
 from rcmgr.libp2p.observe.close_reasons import note_resets, note_terminations, why_closed
 from rcmgr.libp2p.observe.connection_report import ConnectionReport, Reporter
 from rcmgr.libp2p.observe.denials import Denials
@@ -50,7 +50,7 @@ class HostObserver:
             ("notify_connected", self._notify_connected),
             ("run", self._run),
         ):
-            yield hook_around(self._swarm, attribute, call).undo
+            yield Hook(self._swarm, attribute, call).undo
         self._denials = Denials(self._reporter)
         yield self._denials.undo
 
@@ -195,8 +195,8 @@ class HostObserver:
 
         muxed_conn = connection.muxed_conn
         report.hooks += [
-            hook_around(connection, "close", close),
-            hook_around(muxed_conn, "close", close_muxer),
+            Hook(connection, "close", close),
+            Hook(muxed_conn, "close", close_muxer),
             *note_terminations(muxed_conn, report.note_close_reason),
         ]
 

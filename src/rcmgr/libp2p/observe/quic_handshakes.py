@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from weakref import WeakSet
 
 from rcmgr.events.kinds import Endpoint
-from rcmgr.libp2p.hooks import Undo, hook_around, place_all
+from rcmgr.libp2p.hooks import Hook, Undo, place_all
 from rcmgr.libp2p.observe.connection_report import ConnectionReport, Reporter
 from rcmgr.libp2p.observe.socket_addresses import addresses_of_udp
 
@@ -45,7 +45,7 @@ class QuicHandshakes:
         from libp2p.transport.quic.listener import QUICListener
 
         yield self._current.clear
-        yield hook_around(QUICListener, "_handle_new_connection", self._begin).undo
+        yield Hook(QUICListener, "_handle_new_connection", self._begin).undo
         for owner, attribute, reason in (
             (QUICListener, "_handle_pending_connection_packet", "handshake failed"),
             (QUICListener, "_remove_connection", "handshake failed"),
@@ -54,7 +54,7 @@ class QuicHandshakes:
             (ConnectionIDRegistry, "cleanup_stale_pending", "timed out"),
             (ConnectionIDRegistry, "register_pending", "refused by the swarm"),
         ):
-            yield hook_around(owner, attribute, partial(self._may_end, reason)).undo
+            yield Hook(owner, attribute, partial(self._may_end, reason)).undo
 
     def take(self, connection: Any) -> ConnectionReport | None:
         """The report of this QUICConnection, the first time; None: it is no followed handshake."""
