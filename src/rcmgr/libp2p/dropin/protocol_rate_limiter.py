@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Hashable
+from dataclasses import dataclass, field
 from typing import Any
 
 from libp2p.peer.id import ID
@@ -190,11 +191,9 @@ class ProtocolRateLimiter:
         return 1.0 - len(entity.begun) / self.config.max_concurrent_requests
 
 
+@dataclass(eq=False, slots=True)
 class _Entity:
     """The start times of the requests in progress, and the end of the back-off (0.0: none)."""
 
-    __slots__ = ("backoff_until", "begun")
-
-    def __init__(self) -> None:
-        self.begun: deque[float] = deque()
-        self.backoff_until = 0.0
+    begun: deque[float] = field(default_factory=deque)
+    backoff_until: float = 0.0

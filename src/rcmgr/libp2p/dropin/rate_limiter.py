@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Hashable
+from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
@@ -170,12 +171,10 @@ class RateLimiter:
         self._adapted = now
 
 
+@dataclass(eq=False, slots=True)
 class _Entity:
-    __slots__ = ("last_request", "limit")
-
-    def __init__(self, limit: TokenBucket | _Window) -> None:
-        self.limit = limit
-        self.last_request = 0.0
+    limit: TokenBucket | _Window
+    last_request: float = 0.0
 
 
 class _Window:

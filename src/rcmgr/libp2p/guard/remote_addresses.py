@@ -69,11 +69,8 @@ class RemoteAddresses:
     """The hooks of `report_remote_addresses`, in place until `undo`."""
 
     def __init__(self) -> None:
-        self._leave = address_hooks.use()
-
-    def undo(self) -> None:
+        self.undo = address_hooks.use()
         """Report addresses as stock py-libp2p does, unless another user still needs these."""
-        self._leave()
 
 
 def report_remote_addresses() -> RemoteAddresses:

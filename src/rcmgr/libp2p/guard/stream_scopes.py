@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rcmgr.counting.scope import Refusal, StreamScope
@@ -23,20 +24,16 @@ _ATTRIBUTE = "_rcmgr_granted"
 Coroutine = Callable[..., Awaitable[Any]]
 
 
+@dataclass(eq=False, slots=True)
 class _Granted:
     """A stream that the manager granted to the swarm."""
 
-    __slots__ = ("owner", "scope", "semaphore", "task")
-
-    def __init__(
-        self, owner: ScopedStreams, scope: StreamScope, semaphore: trio.Semaphore | None
-    ) -> None:
-        self.owner = owner
-        self.scope = scope
-        self.semaphore = semaphore
-        """The swarm's at that time. The stream holds one of its permits."""
-        self.task: trio.lowlevel.Task | None = None
-        """The task that will open the stream; None once it has."""
+    owner: ScopedStreams
+    scope: StreamScope
+    semaphore: trio.Semaphore | None
+    """The swarm's at that time. The stream holds one of its permits."""
+    task: trio.lowlevel.Task | None
+    """The task that will open the stream; None once it has."""
 
 
 # The stream granted to a task last. Tasks that it starts inherit the value.
@@ -134,9 +131,7 @@ class ScopedStreams:
         if scope is None:
             return False
         self._count += 1
-        granted = _Granted(self, scope, self._swarm._stream_semaphore)
-        granted.task = self._current_task()
-        _granted.set(granted)
+        _granted.set(_Granted(self, scope, self._swarm._stream_semaphore, self._current_task()))
         return True
 
     def take_granted(self) -> _Granted | None:
