@@ -6,7 +6,7 @@ from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.peer.id import ID
 
 from rcmgr.cli.demo.limit_rows import Row
-from rcmgr.cli.demo.limits import DEFAULT_LIMITS
+from rcmgr.cli.demo.limits import DEMO_LIMITS
 from rcmgr.cli.demo.processes import Visitor
 from rcmgr.cli.demo.run_state import DemoOptions, Run
 from rcmgr.cli.demo.swarm_view import SwarmView
@@ -53,7 +53,7 @@ class FixedView(SwarmView):
 
 
 def a_run(*rows: Row, view: SwarmView | None = None) -> Run:
-    options = DemoOptions(20, 4, DEFAULT_LIMITS, stock=False)
+    options = DemoOptions(20, 4, DEMO_LIMITS, stock=False)
     run = Run(options, FixedManager(*rows), view or FixedView())
     run.honest.peer_id = PEER.to_base58()
     run.attackers = [Visitor("half-open", tried=3), Visitor("streams", tried=1)]

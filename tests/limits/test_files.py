@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +236,18 @@ FILES = st.builds(
         "subnets": SUBNETS, "rates": RATES, "peer_rates": PEER_RATES,
     }),
 )
+
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.skipif(not (ROOT / "docs").exists(), reason="only in a checkout")
+@pytest.mark.parametrize("page", ["README.md", "docs/scopes.md"])
+def test_the_files_in_the_docs_are_read(page: str) -> None:
+    blocks = re.findall(r"^```toml\n(.*?)^```", (ROOT / page).read_text(), re.M | re.S)
+    files = [LimitsFile.from_toml(block) for block in blocks]
+    assert all(file.sections for file in files)
+    assert files
 
 
 @settings(max_examples=60, deadline=None)

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import click
 
+from rcmgr.cli.limit_files import read_limits_file
 from rcmgr.limits.conflicts import conflicts
-from rcmgr.limits.documents import LimitsFileError
 from rcmgr.limits.files import LimitsFile
 from rcmgr.limits.machine import total_memory
 from rcmgr.limits.node import SECTIONS, NodeLimits
@@ -86,21 +86,8 @@ def _machine(memory: int | None, fds: int | None) -> Machine:
     )
 
 
-class Unreadable(click.ClickException):
-    """No limits could be read: not the same as limits that are in conflict (1)."""
-
-    exit_code = 2
-
-
 def _read(path: Path | None, lenient: bool) -> LimitsFile:
-    if path is None:
-        return LimitsFile()
-    try:
-        return LimitsFile.read(path, lenient=lenient)
-    except LimitsFileError as error:
-        raise Unreadable(f"{path}: {error}") from error
-    except OSError as error:
-        raise Unreadable(f"{path}: {error.strerror or error}") from error
+    return LimitsFile() if path is None else read_limits_file(path, lenient=lenient)
 
 
 class Row(NamedTuple):

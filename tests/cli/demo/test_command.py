@@ -281,7 +281,7 @@ def test_a_reader_that_goes_away_ends_it(family: Family) -> None:
 
 def test_limits_that_let_nobody_in(family: Family, tmp_path: Path) -> None:
     limits = tmp_path / "limits.toml"
-    limits.write_text("max_established_inbound = 0\n")
+    limits.write_text("[Connections]\nmax_established_inbound = 0\n")
     done = run(family, "--limits", str(limits), "--plain")
     assert done.returncode == 3
     assert "the honest peer could not connect" in done.stderr
@@ -290,7 +290,8 @@ def test_limits_that_let_nobody_in(family: Family, tmp_path: Path) -> None:
 
 def test_limits_of_a_file_are_the_hosts(family: Family, tmp_path: Path) -> None:
     limits = tmp_path / "limits.toml"
-    limits.write_text('max_pending_inbound = 5\nmax_streams = 9\nmax_connections = "none"\n')
+    limits.write_text(
+        '[Connections]\nmax_pending_inbound = 5\n[System]\nStreams = 9\nConns = "unlimited"\n')
     done = run(family, "--limits", str(limits), "--seconds", "3", "--json")
     rows = json.loads(done.stdout.splitlines()[-1])["limits"]
     assert done.returncode == 0, done.stdout

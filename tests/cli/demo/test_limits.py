@@ -1,16 +1,25 @@
-"""The demo's limits file: what it changes, and how it is refused."""
+"""The demo's limits, and how a limits file changes them."""
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from rcmgr.cli import main
-from rcmgr.cli.demo.limits import DEFAULT_LIMITS, LimitsFileError, read_limits
+from rcmgr.cli.demo.limits import DEMO_LIMITS, DEMO_LIMITS_FILE, MEMORY_GROWTH, read_limits
+from rcmgr.cli.limit_files import UnusableLimitsFile
+from rcmgr.limits.files import LimitsFile
+from rcmgr.limits.node import NodeLimits
 
-NAMES = list(DEFAULT_LIMITS.to_dict())
+PARTS = ("System.Streams", "System.Conns", "System.Memory", "Transient.Streams",
+         "Connections.max_pending_inbound", "Connections.max_pending_outbound",
+         "Connections.max_established_inbound", "Connections.max_established_outbound",
+         "Connections.max_established_per_peer", "Connections.max_established_total")
 
 
 def write(folder: Path, text: str | bytes) -> Path:
@@ -19,91 +28,99 @@ def write(folder: Path, text: str | bytes) -> Path:
     return path
 
 
-def test_names_are_all_limits() -> None:
-    assert NAMES == [
-        "max_pending_inbound",
-        "max_pending_outbound",
-        "max_established_inbound",
-        "max_established_outbound",
-        "max_established_per_peer",
-        "max_established_total",
-        "max_connections",
-        "max_memory_mb",
-        "max_streams",
-        "max_transient_streams",
-        "memory_growth_mb",
-    ]
+def named(limits: NodeLimits) -> dict[str, Any]:
+    """Those of a node's limits that the demo sets, by their place in a file."""
+    system, transient = limits.scopes.system, limits.scopes.transient
+    values = (system.streams, system.conns, system.memory, transient.streams,
+              *limits.connections.to_dict().values())
+    return dict(zip(PARTS, values, strict=True))
+
+
+def test_the_demo_limits_these_and_nothing_else() -> None:
+    assert None not in named(DEMO_LIMITS).values()
+    unlimited = DEMO_LIMITS.scopes.with_system(streams=None, conns=None, memory=None)
+    transient = replace(unlimited.transient, streams=None)
+    assert replace(unlimited, transient=transient) == NodeLimits().scopes
+    assert replace(DEMO_LIMITS, scopes=NodeLimits().scopes) == NodeLimits(
+        connections=DEMO_LIMITS.connections)
 
 
 def test_defaults_can_all_be_reached() -> None:
-    limits = DEFAULT_LIMITS.to_dict()
+    limits = DEMO_LIMITS.connections.to_dict()
     directions = limits["max_established_inbound"] + limits["max_established_outbound"]
     pending = limits["max_pending_inbound"] + limits["max_pending_outbound"]
     assert limits["max_established_total"] < directions
-    assert limits["max_connections"] < limits["max_established_total"] + pending
-    assert limits["max_connections"] > limits["max_established_total"] + 1
+    most = DEMO_LIMITS.scopes.system.conns
+    assert most < limits["max_established_total"] + pending
+    assert most > limits["max_established_total"] + 1
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", PARTS)
 def test_one_limit_changes_and_the_others_stay(tmp_path: Path, name: str) -> None:
-    limits = read_limits(write(tmp_path, f"{name} = 7\n")).to_dict()
-    assert limits == {**DEFAULT_LIMITS.to_dict(), name: 7}
+    section, key = name.split(".")
+    limits = read_limits(write(tmp_path, f"[{section}]\n{key} = 7\n"))
+    assert named(limits) == {**named(DEMO_LIMITS), name: 7}
+
+
+def test_json_is_read_too(tmp_path: Path) -> None:
+    path = tmp_path / "limits.json"
+    path.write_text('{"System": {"Conns": 7}, "PeerDefault": {"Conns": 3}}')
+    limits = read_limits(path)
+    assert limits.scopes.peer_default.conns == 3
+    assert named(limits) == {**named(DEMO_LIMITS), "System.Conns": 7}
 
 
 def test_an_empty_file_is_the_default(tmp_path: Path) -> None:
-    assert read_limits(write(tmp_path, "# nothing\n")) == DEFAULT_LIMITS
+    assert read_limits(write(tmp_path, "# nothing\n")) == DEMO_LIMITS
 
 
-def test_none_is_no_limit(tmp_path: Path) -> None:
-    text = 'max_established_total = "none"\nmax_connections = "none"\n'
-    limits = read_limits(write(tmp_path, text))
-    assert limits.connections.max_established_total is None
-    assert limits.resources.max_connections is None
+@pytest.mark.parametrize("name", PARTS)
+def test_unlimited_is_no_limit(tmp_path: Path, name: str) -> None:
+    section, key = name.split(".")
+    limits = read_limits(write(tmp_path, f'[{section}]\n{key} = "unlimited"\n'))
+    assert named(limits)[name] is None
 
 
-@pytest.mark.parametrize("value", ["true", "-1", "1.5", '"12"', '"None"', "[1]", "{ a = 1 }"])
-@pytest.mark.parametrize("name", NAMES)
-def test_a_bad_value_names_file_and_field(tmp_path: Path, name: str, value: str) -> None:
-    path = write(tmp_path, f"{name} = {value}\n")
-    with pytest.raises(LimitsFileError) as caught:
+@pytest.mark.parametrize("value", ["true", "-3", "1.5", '"12"', '"None"', "[1]", "{ a = 1 }"])
+@pytest.mark.parametrize("name", [name for name in PARTS if name != "System.Memory"])
+def test_a_bad_value_names_file_and_place(tmp_path: Path, name: str, value: str) -> None:
+    section, key = name.split(".")
+    path = write(tmp_path, f"[{section}]\n{key} = {value}\n")
+    with pytest.raises(UnusableLimitsFile) as caught:
         read_limits(path)
-    assert (caught.value.path, caught.value.field) == (path, name)
-    assert str(path) in caught.value.message
-    assert f"{name}: must be" in caught.value.message
+    assert caught.value.message.startswith(f"{path}: {section}")
+    assert re.search(rf"{key}\b.* must be", caught.value.message)
 
 
-def test_streams_need_a_number(tmp_path: Path) -> None:
-    with pytest.raises(LimitsFileError, match="max_streams: must be an int, not None") as caught:
-        read_limits(write(tmp_path, 'max_streams = "none"'))
-    assert caught.value.field == "max_streams"
-
-
-@pytest.mark.parametrize("text", ["max_conections = 4", "[limits]\nmax_streams = 4"])
-def test_an_unknown_name_is_told_what_is_known(tmp_path: Path, text: str) -> None:
-    with pytest.raises(LimitsFileError, match=r"unknown limit; known are .*max_streams") as caught:
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[System]\nConn = 4", "System.Conn: unknown key; did you mean 'Conns'?"),
+        ("max_pending_inbound = 4", "max_pending_inbound: unknown key; known are System, "),
+        ("[limits]\nStreams = 4", "limits: unknown key; known are System, "),
+    ],
+)
+def test_an_unknown_name_is_told_what_is_known(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UnusableLimitsFile) as caught:
         read_limits(write(tmp_path, text))
-    assert caught.value.field in ("max_conections", "limits")
+    assert message in caught.value.message
 
 
-@pytest.mark.parametrize("text", ["max_streams =", "max_streams = 4\nmax_streams = 5", b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "text", ["[System]\nConns =", "[System]\nConns = 4\nConns = 5", b"\xff\xfe"])
 def test_what_is_not_toml_names_the_file(tmp_path: Path, text: str | bytes) -> None:
     path = write(tmp_path, text)
-    with pytest.raises(LimitsFileError, match="not a TOML file") as caught:
+    with pytest.raises(UnusableLimitsFile, match=r"not TOML|not UTF-8") as caught:
         read_limits(path)
-    assert (caught.value.path, caught.value.field) == (path, None)
+    assert caught.value.message.startswith(f"{path}: ")
 
 
-def test_a_nodes_limits_file_is_another_one(tmp_path: Path) -> None:
-    with pytest.raises(LimitsFileError, match="limits files of nodes"):
-        read_limits(write(tmp_path, "[System]\nConns = 7\n"))
-
-
-@pytest.mark.parametrize("name", ["missing.toml", "."])
-def test_what_cannot_be_read_names_the_file(tmp_path: Path, name: str) -> None:
-    with pytest.raises(LimitsFileError) as caught:
+@pytest.mark.parametrize(
+    ("name", "reason"), [("missing.toml", "No such file or directory"), (".", "Is a directory")])
+def test_what_cannot_be_read_names_the_file(tmp_path: Path, name: str, reason: str) -> None:
+    with pytest.raises(UnusableLimitsFile) as caught:
         read_limits(tmp_path / name)
-    assert caught.value.path == tmp_path / name
-    assert caught.value.reason in ("No such file or directory", "Is a directory")
+    assert caught.value.message == f"{tmp_path / name}: {reason}"
 
 
 @pytest.mark.parametrize(
@@ -130,5 +147,10 @@ def test_help_says_what_the_exit_status_means() -> None:
     assert "Exit status:" in text
     for status in ("0 ", "1 ", "2 ", "3 ", "128+n"):
         assert f"\n    {status}" in text
-    for name, value in DEFAULT_LIMITS.to_dict().items():
-        assert f"{name} = {value}" in text
+
+
+def test_help_shows_the_limits_as_a_file() -> None:
+    text = CliRunner().invoke(main, ["demo", "--help"]).output
+    file = text[text.index("    [System]"):text.index("  Without [ProcessMemory]")]
+    assert LimitsFile.from_toml(file) == DEMO_LIMITS_FILE
+    assert f"grow by {MEMORY_GROWTH} MiB" in text

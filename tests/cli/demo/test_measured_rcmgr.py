@@ -3,13 +3,13 @@ from __future__ import annotations
 from demo_run import PEER
 
 from rcmgr.cli.demo.limit_rows import Row
-from rcmgr.cli.demo.limits import DEFAULT_LIMITS
+from rcmgr.cli.demo.limits import DEMO_LIMITS
 from rcmgr.cli.demo.measured_rcmgr import MeasuredRcmgr
 
 
 def test_rows_are_the_managers_counts() -> None:
-    measured = MeasuredRcmgr(DEFAULT_LIMITS)
-    limit = DEFAULT_LIMITS.connections.max_pending_outbound
+    measured = MeasuredRcmgr(DEMO_LIMITS)
+    limit = DEMO_LIMITS.connections.max_pending_outbound
     assert limit is not None
     scopes = [measured.manager.open_connection(direction="outbound") for _ in range(limit + 2)]
     rows = {row.name: row for row in measured.rows()}

@@ -4,15 +4,16 @@ from demo_run import PEER, FixedView
 from libp2p.rcmgr import Direction
 
 from rcmgr.cli.demo.limit_rows import Row
-from rcmgr.cli.demo.limits import DEFAULT_LIMITS
+from rcmgr.cli.demo.limits import DEMO_LIMITS
 from rcmgr.cli.demo.measured_stock import MeasuredStock
+from rcmgr.limits.parts import ResourceLimits
 
 
 def test_the_stock_manager_is_only_observed() -> None:
     """The subclass counts, and py-libp2p's manager decides."""
     view = FixedView()
     view.swarm = type("Swarm", (), {"get_connections_map": lambda self: {}})()
-    limits = DEFAULT_LIMITS.changed("max_connections", 2).changed("max_streams", 1)
+    limits = ResourceLimits(max_connections=2, max_streams=1).applied_to(DEMO_LIMITS)
     stock = MeasuredStock(limits, view)
     first = stock.manager.open_connection(direction="inbound")
     second = stock.manager.open_connection(PEER, direction="inbound")

@@ -8,14 +8,15 @@ from pathlib import Path
 import click
 
 from rcmgr.extras import require
+from rcmgr.limits.node import NodeLimits
 
-from .limits import DEFAULT_LIMITS, Limits, read_limits
+from .limits import DEMO_LIMITS, DEMO_LIMITS_FILE, MEMORY_GROWTH, read_limits
 
 __all__ = ["demo"]
 
 PASSED, FAILED, COULD_NOT_START, BY_SIGNAL = 0, 1, 3, 128
 
-_LIMITS = "\n".join(f"  {name} = {value}" for name, value in DEFAULT_LIMITS.to_dict().items())
+_LIMITS = "".join(f"  {line}\n" for line in DEMO_LIMITS_FILE.to_toml().splitlines() if line)
 
 HELP = f"""Attack a py-libp2p host on this machine, and show how its limits hold.
 
@@ -32,12 +33,13 @@ attack it. Each runs in a separate process. There are five kinds of attackers:
 The host dials the addresses that attackers advertise, as peer discovery does. A table shows each
 limit: how much is in use, the peak, and how often the limit admitted and denied.
 
+A limits file is that of a node, TOML or JSON (see rcmgr limits). What it leaves out stays as
+here:
+
 \b
-A limits file is TOML. A name that it leaves out keeps the value below.
-"none" means no limit.
 {_LIMITS}
-memory_growth_mb limits how far the host's process may grow under attack.
-The process may pass it by what arrives within 100 ms.
+Without [ProcessMemory] in the file, the host's process may grow by {MEMORY_GROWTH} MiB
+under attack. It may pass the limit by what arrives within 100 ms.
 
 \b
 Exit status:
@@ -76,7 +78,7 @@ def finite(_context: click.Context, _parameter: click.Parameter, value: float) -
     "--limits",
     "limits_file",
     type=click.Path(path_type=Path),
-    metavar="FILE.toml",
+    metavar="FILE",
     help="Limits of the host.",
 )
 @click.option("--stock", is_flag=True, help="Guard the host with py-libp2p's libp2p.rcmgr.")
@@ -94,7 +96,7 @@ def demo(
 ) -> None:
     if plain and as_json:
         raise click.UsageError("--plain and --json exclude each other.")
-    limits = DEFAULT_LIMITS if limits_file is None else read_limits(limits_file)
+    limits = DEMO_LIMITS if limits_file is None else read_limits(limits_file)
     try:
         status = run_demo(seconds, attackers, limits, stock, plain, as_json)
     except KeyboardInterrupt:  # before the scenario handles signals
@@ -103,7 +105,7 @@ def demo(
 
 
 def run_demo(
-    seconds: float, attackers: int, limits: Limits, stock: bool, plain: bool, as_json: bool
+    seconds: float, attackers: int, limits: NodeLimits, stock: bool, plain: bool, as_json: bool
 ) -> int:
     """Run the demo, print it, and return the exit status."""
     try:

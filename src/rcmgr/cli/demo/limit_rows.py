@@ -6,6 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rcmgr.counting.memory_stats import read_memory_usage
+from rcmgr.gates.memory import MemoryConnectionLimits
+from rcmgr.limits.memory import ProcessMemoryLimits
+
+from .limits import MEMORY_GROWTH
 
 if TYPE_CHECKING:
     from libp2p.abc import IHost
@@ -39,18 +43,22 @@ class Row:
 
 
 class ProcessMemory:
-    """The memory of this process in MiB. The limit is `growth` above the first measurement."""
+    """The memory of this process in MiB.
 
-    def __init__(self, growth: int) -> None:
-        self._growth = growth
-        self._start: int | None = None
+    Without a limit in `limits`, it is `MEMORY_GROWTH` above the first measurement.
+    """
+
+    def __init__(self, limits: ProcessMemoryLimits) -> None:
+        self._limits = limits
+        self._limit: int | None = None
         self._peak = 0
 
     @property
     def limit(self) -> int:
-        if self._start is None:
-            self._start = mebibytes_used()
-        return self._start + self._growth
+        if self._limit is None:
+            most = MemoryConnectionLimits.of(self._limits).max_allowed_bytes
+            self._limit = mebibytes_used() + MEMORY_GROWTH if most is None else most >> 20
+        return self._limit
 
     def measure(self, admitted: int, denied: int) -> Row:
         """The row of the memory limit, with how often it admitted and denied."""

@@ -6,12 +6,10 @@ from libp2p.abc import IHost
 
 from rcmgr.libp2p import scope_streams
 from rcmgr.limits.node import NodeLimits
-from rcmgr.limits.scopes import ConcreteLimits, Limit
 from rcmgr.manager import ResourceManager
 from rcmgr.report.status_socket import StatusServer
 
 from .limit_rows import ProcessMemory, Row
-from .limits import Limits
 
 __all__ = ["MeasuredRcmgr"]
 
@@ -26,15 +24,12 @@ class MeasuredRcmgr:
 
     title = "rcmgr"
 
-    def __init__(self, limits: Limits) -> None:
-        self._process = ProcessMemory(limits.memory_growth_mb)
+    def __init__(self, limits: NodeLimits) -> None:
+        self._process = ProcessMemory(limits.memory)
         self.memory_admitted = 0
         self._status: StatusServer | None = None
         self._status_error = "the host does not run"
-        scopes = ConcreteLimits(transient=Limit(streams=limits.max_transient_streams))
-        self.manager = ResourceManager(
-            limits.resources.applied_to(NodeLimits(scopes, limits.connections))
-        )
+        self.manager = ResourceManager(limits)
 
     def attach(self, host: IHost) -> None:
         scope_streams(host, self.manager)
@@ -112,7 +107,9 @@ class MeasuredRcmgr:
         ]
 
     def limit_memory(self) -> None:
-        self.manager.set_memory_limits(max_bytes=self._process.limit << 20)
+        memory = self.manager.memory_limits
+        if memory is None or memory.max_allowed_bytes is None:
+            self.manager.set_memory_limits(max_bytes=self._process.limit << 20)
 
     def memory(self) -> Row:
         lifecycle = self.manager.connection_lifecycle

@@ -18,8 +18,10 @@ from libp2p.rcmgr import ResourceManager as StockResourceManager
 from libp2p.rcmgr.connection_limits import ConnectionLimits as StockConnectionLimits
 from libp2p.rcmgr.exceptions import ResourceLimitExceeded
 
+from rcmgr.limits.node import NodeLimits
+from rcmgr.limits.parts import ResourceLimits
+
 from .limit_rows import ProcessMemory, Row
-from .limits import Limits
 from .swarm_view import ESTABLISHED, SwarmView
 
 __all__ = ["MeasuredStock"]
@@ -34,15 +36,20 @@ class MeasuredStock:
 
     title = "libp2p.rcmgr"
 
-    def __init__(self, limits: Limits, view: SwarmView) -> None:
+    def __init__(self, limits: NodeLimits, view: SwarmView) -> None:
         self._limits, self._view = limits, view
-        self._process = ProcessMemory(limits.memory_growth_mb)
+        self._process = ProcessMemory(limits.memory)
         self.memory_admitted = 0
         self.manager = CountingManager(limits)
 
     def rows(self) -> list[Row]:
         manager, view = self.manager, self._view
-        limits = self._limits.to_dict()
+        resources = ResourceLimits.of(self._limits)
+        limits = {
+            **self._limits.connections.to_dict(),
+            "max_connections": resources.max_connections,
+            "max_streams": resources.max_streams,
+        }
         live = view.measure()
         connected = view.total.total()
         tallies = {
@@ -86,7 +93,7 @@ class MeasuredStock:
         return self.manager.last_denial
 
     def remarks(self) -> list[str]:
-        configured, now = self._limits.resources.max_connections, self.manager.limits
+        configured, now = self._limits.scopes.system.conns, self.manager.limits
         remarks = []
         counted, live = self.manager.connections.now, self._view.measure()["established_total"]
         if counted > live:
@@ -121,8 +128,8 @@ class Tally:
 class CountingManager(StockResourceManager):
     """py-libp2p's manager with counters. Every decision is py-libp2p's."""
 
-    def __init__(self, limits: Limits) -> None:
-        resources = limits.resources
+    def __init__(self, limits: NodeLimits) -> None:
+        resources = ResourceLimits.of(limits)
         self.pending = {"inbound": Tally(), "outbound": Tally()}
         self.connections = Tally()
         self.streams = Tally()
@@ -191,7 +198,7 @@ class CountingManager(StockResourceManager):
 class CountingLimits(StockConnectionLimits):
     """py-libp2p's connection limits, which also report each refusal."""
 
-    def __init__(self, refused: Callable[[str, str], None], limits: Limits) -> None:
+    def __init__(self, refused: Callable[[str, str], None], limits: NodeLimits) -> None:
         super().__init__(**limits.connections.to_dict())
         self._refused = refused
 

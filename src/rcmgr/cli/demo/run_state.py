@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from rcmgr.limits.node import NodeLimits
+
 from .limit_rows import MeasuredManager, Row
-from .limits import Limits
 from .processes import Visitor
 from .swarm_view import SwarmView
 from .visit import HONEST
@@ -20,7 +21,7 @@ class DemoOptions:
 
     seconds: float
     attackers: int
-    limits: Limits
+    limits: NodeLimits
     stock: bool
 
 
