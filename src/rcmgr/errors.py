@@ -149,7 +149,7 @@ class ResourceLimitExceeded(_LimitRoot):
     def peer(self) -> str | None:
         """The peer that was refused, as base58 text; None: unknown."""
         peer = getattr(self, "peer_id", None)
-        return None if peer is None else _text_of_peer(peer)
+        return None if peer is None else peer_text(peer_key(peer))
 
     def to_dict(self) -> dict[str, Any]:
         """Code, category, message, setting and all fields, ready for JSON.
@@ -171,14 +171,10 @@ def _plain(name: str, value: Any) -> Any:
     if isinstance(value, Enum):
         return value.value
     if name == "peer_id" and value is not None:
-        return _text_of_peer(value)
+        return peer_text(peer_key(value))
     if isinstance(value, float) and math.isinf(value):
         return None
     return value if value is None or isinstance(value, str | int | float) else str(value)
-
-
-def _text_of_peer(peer: Hashable) -> str:
-    return peer_text(peer_key(peer))
 
 
 @dataclass(eq=False)

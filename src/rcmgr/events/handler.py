@@ -117,11 +117,8 @@ class ConnectionLifecycleHandler(Observers):
             step = lifecycle.handle_dial_failure(connection_id, peer_id)
         else:
             return
-        try:
-            step.send(None)
-        except StopIteration:
-            return
-        raise RuntimeError(f"{step!r} suspended")  # they never do
+        for _ in step.__await__():  # this runs it to its end, because it never suspends
+            raise RuntimeError(f"{step!r} suspended")
 
     def _notify_denied(self, event: ConnectionLifecycleEvent, error: ResourceLimitExceeded) -> None:
         if not self.wants(ConnectionDeniedEvent):

@@ -46,19 +46,21 @@ class ConnectionLifecycleEvent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PendingInboundConnectionEvent(ConnectionLifecycleEvent):
-    """A connection arrived, and its handshake begins. Addresses are multiaddrs; None: unknown."""
+class AddressedEvent(ConnectionLifecycleEvent):
+    """An event with the multiaddrs of both sides; None: unknown."""
 
     local_addr: Any = None
     remote_addr: Any = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EstablishedInboundConnectionEvent(ConnectionLifecycleEvent):
-    """The handshake of an inbound connection is done."""
+class PendingInboundConnectionEvent(AddressedEvent):
+    """A connection arrived, and its handshake begins."""
 
-    local_addr: Any = None
-    remote_addr: Any = None
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EstablishedInboundConnectionEvent(AddressedEvent):
+    """The handshake of an inbound connection is done."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,16 +72,14 @@ class PendingOutboundConnectionEvent(ConnectionLifecycleEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EstablishedOutboundConnectionEvent(ConnectionLifecycleEvent):
+class EstablishedOutboundConnectionEvent(AddressedEvent):
     """A dial succeeded."""
 
-    local_addr: Any = None
-    remote_addr: Any = None
     endpoint: Endpoint = Endpoint.DIALER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ConnectionClosedEvent(ConnectionLifecycleEvent):
+class ConnectionClosedEvent(AddressedEvent):
     """An established connection ended.
 
     reason: one of these:
@@ -96,12 +96,10 @@ class ConnectionClosedEvent(ConnectionLifecycleEvent):
     reason: str = ""
     duration: float = 0.0
     endpoint: Endpoint | None = None
-    local_addr: Any = None
-    remote_addr: Any = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ConnectionDeniedEvent(ConnectionLifecycleEvent):
+class ConnectionDeniedEvent(AddressedEvent):
     """A limit refused the connection.
 
     error: names the limit; None: the manager gives no reason (a closed one, or py-libp2p's own).
@@ -110,8 +108,6 @@ class ConnectionDeniedEvent(ConnectionLifecycleEvent):
 
     error: ResourceLimitExceeded | None = None
     endpoint: Endpoint = Endpoint.LISTENER
-    local_addr: Any = None
-    remote_addr: Any = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,10 +131,8 @@ class DialFailedEvent(ConnectionLifecycleEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ListenFailedEvent(ConnectionLifecycleEvent):
+class ListenFailedEvent(AddressedEvent):
     """An inbound connection failed in its handshake. reason: as for `DialFailedEvent`."""
 
-    local_addr: Any = None
-    remote_addr: Any = None
     reason: str = ""
     error: str = ""

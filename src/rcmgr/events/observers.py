@@ -74,23 +74,27 @@ class Observers:
         if in_thread and inspect.iscoroutinefunction(handler):
             raise TypeError(f"handler must be a function to run in a thread: {handler!r}")
         observer = Observer(handler, self._count, in_thread=in_thread)
-        with self._lock:
-            observers = self._observers.get(event_type, ())
-            self._observers = {**self._observers, event_type: (*observers, observer)}
-        self._call_watchers()
+        self._change(event_type, lambda observers: (*observers, observer))
 
         def unregister() -> None:
             observer.stop()
-            with self._lock:
-                kept = tuple(
-                    each for each in self._observers.get(event_type, ()) if each is not observer)
-                # a type without observers has no entry, so that `wants` stays cheap
-                others = {
-                    kind: each for kind, each in self._observers.items() if kind is not event_type}
-                self._observers = {**others, event_type: kept} if kept else others
-            self._call_watchers()
+            self._change(event_type, lambda observers: tuple(
+                each for each in observers if each is not observer))
 
         return unregister
+
+    def _change(
+        self, event_type: type,
+        change: Callable[[tuple[Observer, ...]], tuple[Observer, ...]],
+    ) -> None:
+        with self._lock:
+            observers = self._observers.copy()  # `notify` may read the old ones
+            changed = change(observers.pop(event_type, ()))
+            if changed:  # a type without observers has no entry, so that `wants` stays cheap
+                observers[event_type] = changed
+            self._observers = observers
+        for watcher in self._watchers:
+            watcher()
 
     def watch(self, changed: Callable[[], None]) -> Callable[[], None]:
         """Call `changed()` now and whenever an observer is registered or unregistered.
@@ -111,10 +115,6 @@ class Observers:
             stop_watching()
             raise
         return stop_watching
-
-    def _call_watchers(self) -> None:
-        for changed in self._watchers:
-            changed()
 
     def wants(self, event_type: type) -> bool:
         """Whether an observer receives events of this type. If not, the event need not be made."""

@@ -14,6 +14,8 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from itertools import accumulate
 from typing import Any, Final
 
@@ -58,9 +60,7 @@ _NO_DENIALS: Final = dict.fromkeys((
 ), 0)
 """Shown as 0, so that Prometheus sees the first denial as an increase. Scopes are too many."""
 _LIMITED_SCOPES: Final = ("system", "transient")
-_RESOURCES: Final = {
-    "memory": "memory", "fd": "fd", "conns": "connection", "streams": "stream"
-}
+_RESOURCES: Final = {"memory": "memory", "fd": "fd", "conns": "connection", "streams": "stream"}
 _LIMITED: Final = (
     "memory", "fd", "conns", "conns_inbound", "conns_outbound", "streams", "streams_inbound",
     "streams_outbound",
@@ -80,11 +80,6 @@ class MetricsCollector(Collector):
         self._node = node
         self._protocols = None if protocols is None else frozenset(protocols)
 
-    def describe(self) -> Iterator[Metric]:
-        """The families without samples, for the registry."""
-        for family in self.collect():
-            yield Metric(family.name, family.documentation, family.type)
-
     def collect(self) -> Iterator[Metric]:
         ledger = self._node.ledger
         snapshot = ledger.snapshot(peers=False)
@@ -95,6 +90,8 @@ class MetricsCollector(Collector):
         yield from self._process_memory()
         yield from self._denials()
         yield from self._rates()
+
+    describe = collect  # a registry learns the names of the families
 
     # -- go-libp2p's families ------------------------------------------------------------------
 
@@ -240,18 +237,15 @@ class MetricsCollector(Collector):
                 yield ("connections", ""), rates.overall
 
 
-def _gauge(name: str, documentation: str, labels: str, samples: Samples) -> Metric:
-    family = GaugeMetricFamily(name, documentation, labels=labels.split())
+def _family(kind: Any, name: str, documentation: str, labels: str, samples: Samples) -> Metric:
+    family: Metric = kind(name, documentation, labels=labels.split())
     for values, value in samples:
-        family.add_metric(values, value)
+        kind.add_metric(family, values, value)
     return family
 
 
-def _counter(name: str, documentation: str, labels: str, samples: Samples) -> Metric:
-    family = CounterMetricFamily(name, documentation, labels=labels.split())
-    for values, value in samples:
-        family.add_metric(values, value)
-    return family
+_gauge = partial(_family, GaugeMetricFamily)
+_counter = partial(_family, CounterMetricFamily)
 
 
 def _by_name(scopes: dict[str, Any], known: Collection[str]) -> dict[str, dict[str, int]]:
@@ -311,7 +305,7 @@ def show_in_exporter(exporter: Any, node: Node) -> None:
     setattr(exporter, _COLLECTOR, collector)
 
 
-class MetricsServer:
+class MetricsServer(AbstractContextManager["MetricsServer"]):
     """Serves the metrics of a node over HTTP, in a thread, until `close`. A context manager.
 
     port: 0 picks a free one. addr: the address to listen on. OSError: the port is taken.
@@ -332,9 +326,6 @@ class MetricsServer:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
-
-    def __enter__(self) -> MetricsServer:
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.close()

@@ -18,11 +18,7 @@ __all__ = ["Node"]
 
 
 class Node(Protocol):
-    """A resource manager, as reports see it: they read it and change nothing.
-
-    `rcmgr.ResourceManager` is one. Reports import this module and not the manager, which imports
-    them.
-    """
+    """A `rcmgr.ResourceManager` as reports see it. The manager imports them, never the reverse."""
 
     @property
     def connection_tracker(self) -> ConnectionTracker: ...

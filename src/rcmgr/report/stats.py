@@ -49,10 +49,7 @@ def total_held(ledger: Ledger) -> ScopeStat:
 
 
 def denied_by_limit(node: Node) -> dict[str, int]:
-    """How often each limit refused since the start. Limits that never refused are left out.
-
-    O(protocols with a limiter).
-    """
+    """See `ResourceManager.denied_by_limit`."""
     gate = node.addresses
     requests = [limiter.counts() for limiter in node.protocol_rate_limiters.copy().values()]
     denied = {

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,7 @@ class _UnixServer(_Server):
         os.chmod(str(self.server_address), 0o600)
 
 
-class StatusServer:
+class StatusServer(AbstractContextManager["StatusServer"]):
     """Serves the status of a node at `path` until `close`. A context manager.
 
     It replaces the socket of a node that ended without closing. Each client has a thread. A client
@@ -140,8 +141,11 @@ class StatusServer:
             self._server = _Server(("127.0.0.1", 0))
             self._server.password = secrets.token_hex(16)
             try:
-                _write_privately(self.path, json.dumps({
-                    "port": self._server.server_address[1], "password": self._server.password}))
+                descriptor = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+                with open(descriptor, "w", encoding="utf-8") as file:
+                    json.dump({
+                        "port": self._server.server_address[1],
+                        "password": self._server.password}, file)
             except BaseException:
                 self._server.server_close()
                 raise
@@ -169,9 +173,6 @@ class StatusServer:
         self._thread.join()
         if _identity(self.path) == self._file:
             self.path.unlink(missing_ok=True)
-
-    def __enter__(self) -> StatusServer:
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
@@ -202,12 +203,6 @@ def _make_room(path: Path) -> None:
         raise FileExistsError(f"{path} may be another node's: {error}") from error
     raise FileExistsError(
         f"another node serves its status at {path}: give this one another path (RCMGR_STATUS)")
-
-
-def _write_privately(path: Path, text: str) -> None:
-    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    with open(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
 
 
 def _password_file(path: Path) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import trio
 
+from rcmgr.libp2p.hooks import place_all
 from rcmgr.libp2p.observe.close_reasons import note_resets, note_terminations, why_closed
 
 
@@ -42,7 +43,7 @@ def broken(cause: Exception) -> Exception:
 
 async def test_a_reset_is_noted_when_reading_raises_it() -> None:
     stream, notes = Stream(broken(ConnectionResetError())), list[str]()
-    note_resets(SimpleNamespace(stream=stream), notes.append)
+    place_all(note_resets(SimpleNamespace(stream=stream), notes.append))
     with pytest.raises(trio.BrokenResourceError):
         await stream.receive_some()
     assert notes == ["reset"]
@@ -50,7 +51,7 @@ async def test_a_reset_is_noted_when_reading_raises_it() -> None:
 
 async def test_a_reset_that_a_writer_gets_is_noted_after_the_buffered_data() -> None:
     stream, notes = Stream(b"data", broken(BrokenPipeError())), list[str]()
-    note_resets(SimpleNamespace(stream=stream), notes.append)
+    place_all(note_resets(SimpleNamespace(stream=stream), notes.append))
     with pytest.raises(trio.BrokenResourceError):
         await stream.send_all()
     assert await stream.receive_some() == b"data"
@@ -62,21 +63,20 @@ async def test_a_reset_that_a_writer_gets_is_noted_after_the_buffered_data() -> 
 
 async def test_other_errors_and_an_orderly_end_are_no_reset() -> None:
     stream, notes = Stream(b""), list[str]()
-    hooks = note_resets(SimpleNamespace(stream=stream), notes.append)
+    undo = place_all(note_resets(SimpleNamespace(stream=stream), notes.append))
     assert await stream.receive_some() == b""
     stream.received = stream.sent = trio.ClosedResourceError()
     for call in (stream.receive_some, stream.send_all):
         with pytest.raises(trio.ClosedResourceError):
             await call()
     assert notes == []
-    for hook in hooks:
-        hook.undo()
+    undo()
     assert set(vars(stream)) == {"received", "sent"}
 
 
 def test_a_connection_without_a_socket_has_no_hook() -> None:
-    assert note_resets(SimpleNamespace(), print) == []
-    assert note_terminations(SimpleNamespace(), print) == []
+    assert list(note_resets(SimpleNamespace(), print)) == []
+    assert list(note_terminations(SimpleNamespace(), print)) == []
 
 
 @pytest.mark.parametrize(("phrase", "code", "noted"), [
@@ -86,7 +86,7 @@ async def test_how_a_quic_connection_ends(phrase: str, code: int, noted: list[st
         await trio.lowlevel.checkpoint()
 
     connection, notes = SimpleNamespace(_handle_connection_terminated=terminated), list[str]()
-    note_terminations(connection, notes.append)
+    place_all(note_terminations(connection, notes.append))
     await connection._handle_connection_terminated(
         SimpleNamespace(reason_phrase=phrase, error_code=code))
     assert notes == noted

@@ -126,10 +126,9 @@ def test_an_inactive_reporter_reports_nothing(reporter: Reporter) -> None:
 
 def test_hooks_are_removed_at_the_end(reporter: Reporter) -> None:
     undone: list[str] = []
-    hook: Any = SimpleNamespace(undo=lambda: undone.append("undone"))
     for end in ("failed", "denied", "closed"):
         connection = report(reporter, Endpoint.LISTENER)
-        connection.hooks.append(hook)
+        connection.hooks.callback(undone.append, "undone")
         if end == "closed":
             connection.established("peer")
             assert undone == []

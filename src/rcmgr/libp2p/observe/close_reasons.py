@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
-from rcmgr.libp2p.hooks import Hook
+from rcmgr.libp2p.hooks import Hook, Undo
 from rcmgr.libp2p.observe.failure_reasons import chain_of
 from rcmgr.libp2p.observe.socket_addresses import socket_stream
 
@@ -22,7 +22,7 @@ def why_closed(muxed_conn: Any) -> str:
     return "closed by peer" if has_ended else "closed by us"
 
 
-def note_resets(raw_conn: Any, note: Note) -> list[Hook]:
+def note_resets(raw_conn: Any, note: Note) -> Iterator[Undo]:
     """Note a reset of a TCP connection. The layers above trio's `SocketStream` hide its errors.
 
     The reset is noted once the buffered data has been read, because that data may close the
@@ -31,7 +31,7 @@ def note_resets(raw_conn: Any, note: Note) -> list[Hook]:
     """
     stream = socket_stream(raw_conn)
     if stream is None:
-        return []
+        return
     writer_got_it = False
 
     async def receive_some(original: Transfer, *args: Any) -> Any:
@@ -53,10 +53,8 @@ def note_resets(raw_conn: Any, note: Note) -> list[Hook]:
             writer_got_it = writer_got_it or _is_reset(error)
             raise
 
-    return [
-        Hook(stream, "receive_some", receive_some),
-        Hook(stream, "send_all", send_all),
-    ]
+    yield Hook(stream, "receive_some", receive_some).undo
+    yield Hook(stream, "send_all", send_all).undo
 
 
 def _is_reset(error: BaseException) -> bool:
@@ -64,14 +62,11 @@ def _is_reset(error: BaseException) -> bool:
         isinstance(each, ConnectionResetError | BrokenPipeError) for each in chain_of(error))
 
 
-def note_terminations(muxed_conn: Any, note: Note) -> list[Hook]:
+def note_terminations(muxed_conn: Any, note: Note) -> Iterator[Undo]:
     """Note how a QUIC connection ends.
 
     libp2p 0.8.1: transport/quic/connection.py line 1430, `_handle_connection_terminated`.
     """
-    if not hasattr(muxed_conn, "_handle_connection_terminated"):
-        return []
-
     async def terminated(original: Transfer, event: Any) -> None:
         if event.reason_phrase == "Idle timeout":
             note("timed out")
@@ -79,4 +74,5 @@ def note_terminations(muxed_conn: Any, note: Note) -> list[Hook]:
             note("reset")
         await original(event)
 
-    return [Hook(muxed_conn, "_handle_connection_terminated", terminated)]
+    if hasattr(muxed_conn, "_handle_connection_terminated"):
+        yield Hook(muxed_conn, "_handle_connection_terminated", terminated).undo

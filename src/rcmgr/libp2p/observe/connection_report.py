@@ -5,9 +5,8 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from enum import Enum
 from typing import Any
 
 from rcmgr.errors import ResourceLimitExceeded
@@ -23,11 +22,11 @@ from rcmgr.events.kinds import (
     PendingOutboundConnectionEvent,
 )
 from rcmgr.events.observers import Observers
-from rcmgr.libp2p.hooks import Hook
 from rcmgr.libp2p.observe.socket_addresses import SocketAddresses
 
 __all__ = ["ConnectionReport", "Reporter"]
 
+_BEGUN, _PENDING, _ESTABLISHED, _OVER = range(4)
 # one sequence for all hosts, because one handler may observe several
 _numbers = itertools.count(1)
 
@@ -68,13 +67,6 @@ class Reporter:
             service is not None and bool(service.is_cancelled or service.is_finished))
 
 
-class _State(Enum):
-    BEGUN = 0
-    PENDING = 1
-    ESTABLISHED = 2
-    OVER = 3
-
-
 class ConnectionReport:
     """One connection, from its first sign to its end.
 
@@ -89,7 +81,7 @@ class ConnectionReport:
         sockets: SocketAddresses | None = None, dialled: Any = None,
     ) -> None:
         self._reporter = reporter
-        self._state = _State.BEGUN
+        self._state = _BEGUN
         self.inbound = endpoint is Endpoint.LISTENER
         self.connection_id = f"{'in' if self.inbound else 'out'}-{next(_numbers)}"
         self.endpoint = endpoint
@@ -98,10 +90,8 @@ class ConnectionReport:
         self.dialled = dialled
         self.reason = ""
         self.error: Any = ""
-        self.hooks: list[Hook] = []
-        """Removed when the connection is over."""
-        self.is_followed = False
-        """Whether a hook waits for the outcome, to report it."""
+        self.hooks = ExitStack()  # removes the hooks on the connection when it is over
+        self.is_followed = False  # whether a hook waits for the outcome, to report it
         self.was_denied = False
         self.denial: ResourceLimitExceeded | None = None
         self._established_at = 0.0
@@ -109,7 +99,7 @@ class ConnectionReport:
     @property
     def in_progress(self) -> bool:
         """Whether the connection is neither established nor over."""
-        return self._state in (_State.BEGUN, _State.PENDING)
+        return self._state in (_BEGUN, _PENDING)
 
     @property
     def local_addr(self) -> Any:
@@ -128,14 +118,14 @@ class ConnectionReport:
         return time.monotonic() - self._established_at
 
     def pending(self) -> None:
-        if self._state is _State.BEGUN:
-            self._state = _State.PENDING
+        if self._state is _BEGUN:
+            self._state = _PENDING
             self._notify(
                 PendingInboundConnectionEvent if self.inbound else PendingOutboundConnectionEvent)
 
     def established(self, peer_id: Any) -> None:
         if self.in_progress:
-            self._state = _State.ESTABLISHED
+            self._state = _ESTABLISHED
             self._established_at = time.monotonic()
             self.peer_id = peer_id
             self._notify(
@@ -164,18 +154,14 @@ class ConnectionReport:
         self.reason = self.reason or reason
 
     def closed(self) -> None:
-        if self._state is _State.ESTABLISHED:
+        if self._state is _ESTABLISHED:
             self._end()
             self.reason = self.reason or "host shutdown"
             self._notify(ConnectionClosedEvent)
 
     def _end(self) -> None:
-        self._state = _State.OVER
-        self.remove_hooks()
-
-    def remove_hooks(self) -> None:
-        while self.hooks:
-            self.hooks.pop().undo()
+        self._state = _OVER
+        self.hooks.close()
 
     def _notify(self, kind: type) -> None:
         if self._reporter.wants(kind):

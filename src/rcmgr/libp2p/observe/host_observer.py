@@ -36,7 +36,9 @@ class HostObserver:
         self._remove_hooks = place_all(self._placing())
         service = getattr(swarm, "_manager", None)
         if service is not None:  # the swarm runs already, so that the hook on `run` came too late
-            service.run_task(self._wait_for_end)
+            from trio import sleep_forever
+
+            service.run_task(self._run, sleep_forever)
 
     def _placing(self) -> Iterator[Undo]:
         self._handshakes = QuicHandshakes(self._reporter)
@@ -59,7 +61,7 @@ class HostObserver:
         self._reporter.active = False
         self._remove_hooks()
         for report in self._established.values():
-            report.remove_hooks()
+            report.hooks.close()
         self._established.clear()
 
     # -- from the first sign to the handshake ----------------------------------------------------
@@ -115,7 +117,7 @@ class HostObserver:
 
     def _note_resets(self, report: ConnectionReport, raw_conn: Any) -> None:
         if self._reporter.wants(ConnectionClosedEvent):  # the hooks cost time at each transfer
-            report.hooks += note_resets(raw_conn, report.note_close_reason)
+            report.hooks.callback(place_all(note_resets(raw_conn, report.note_close_reason)))
 
     def _add(
         self, original: Work, muxed_conn: Any, direction: str = "unknown"
@@ -167,14 +169,14 @@ class HostObserver:
         report = self._reporter.current
         if report is not None:
             self._established[connection] = report
-            self._hook_close(connection, report)
+            report.hooks.callback(place_all(self._placing_on(connection, report)))
             report.established(connection.muxed_conn.peer_id)
             if connection.is_closed:
                 self._note_close(connection)
                 self._closed(connection)
         return original(connection)
 
-    def _hook_close(self, connection: Any, report: ConnectionReport) -> None:
+    def _placing_on(self, connection: Any, report: ConnectionReport) -> Iterator[Undo]:
         """Every way to the end, and the muxer's close for callers that use it directly.
 
         libp2p 0.8.1: network/connection/swarm_connection.py line 145, `close`.
@@ -193,12 +195,9 @@ class HostObserver:
             self._note_close(connection)
             await original(*args, **kwargs)
 
-        muxed_conn = connection.muxed_conn
-        report.hooks += [
-            Hook(connection, "close", close),
-            Hook(muxed_conn, "close", close_muxer),
-            *note_terminations(muxed_conn, report.note_close_reason),
-        ]
+        yield Hook(connection, "close", close).undo
+        yield Hook(connection.muxed_conn, "close", close_muxer).undo
+        yield from note_terminations(connection.muxed_conn, report.note_close_reason)
 
     def _note_close(self, connection: Any) -> None:
         report = self._established.get(connection)
@@ -220,19 +219,8 @@ class HostObserver:
         try:
             return await original(*args, **kwargs)
         finally:
-            self._end()
-
-    async def _wait_for_end(self) -> None:
-        import trio
-
-        try:
-            await trio.sleep_forever()
-        finally:
-            self._end()
-
-    def _end(self) -> None:
-        for connection in list(self._established):
-            self._closed(connection)
+            for connection in list(self._established):
+                self._closed(connection)
 
 
 def observe(
