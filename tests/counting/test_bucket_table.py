@@ -175,9 +175,9 @@ def test_both_or_neither() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"max_peers": 0}, ValueError, "max_peers must be from 1"),
+        ({"max_peers": 0}, ValueError, "max_peers must be 1 or more, not 0"),
         ({"max_peers": 1.5}, TypeError, "max_peers must be an int"),
-        ({"on_full": "panic"}, ValueError, "on_full must be 'evict_fullest' or 'deny_new'"),
+        ({"on_full": "panic"}, ValueError, "on_full must be one of evict_fullest, deny_new"),
         ({"capacity": 0}, ValueError, "capacity must be from 1"),
     ],
 )

@@ -34,6 +34,7 @@ from rcmgr.counting._pointer_table cimport (
 )
 
 from rcmgr.errors import ConnectionLimitExceeded, ConnectionLimitKind
+from rcmgr.limits.checks import check_limit
 
 
 __all__ = [
@@ -333,12 +334,7 @@ cdef class ConnectionTracker:
 
     @max_connections.setter
     def max_connections(self, value):
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
-            raise TypeError(
-                f"max_connections must be an int or None (no limit), not {value!r}"
-            )
-        if value is not None and value < 0:
-            raise ValueError(f"max_connections must be 0 or more, or None (no limit): {value}")
+        check_limit("max_connections", value)
         cdef int64_t limit = limit_of(value)
         with cython.critical_section(self):
             self._limits.at[RCMGR_CONNECTIONS] = limit

@@ -10,6 +10,8 @@ from libc.stdint cimport int64_t
 
 from rcmgr.counting._clock cimport rcmgr_now_coarse_ns
 
+from rcmgr.limits.checks import check_number
+
 
 cdef extern from "rss.h" nogil:
     int64_t rcmgr_rss_bytes() noexcept
@@ -86,11 +88,7 @@ cdef class MemoryStatsCache:
     cdef object __weakref__
 
     def __cinit__(self, max_stale_duration=0.1, *, clock=None, probe=None):
-        if isinstance(max_stale_duration, bool) or not isinstance(max_stale_duration, (int, float)):
-            raise TypeError(f"max_stale_duration must be seconds, not {max_stale_duration!r}")
-        if not 0 <= max_stale_duration <= 1e9:
-            raise ValueError(
-                f"max_stale_duration must be from 0 to 1e9 seconds, not {max_stale_duration}")
+        check_number("max_stale_duration", max_stale_duration, 0, 1_000_000_000)
         self._max_stale_ns = <int64_t>(max_stale_duration * 1e9)
         self._clock = clock
         self._probe = read_memory_usage if probe is None else probe

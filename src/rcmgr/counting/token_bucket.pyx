@@ -26,7 +26,7 @@ from rcmgr.counting._gcra cimport (
     rcmgr_shard_wanted_slots,
 )
 
-from rcmgr.limits.checks import bucket_ticks
+from rcmgr.limits.checks import bucket_ticks, check_count, check_table
 
 
 cdef extern from "Python.h":
@@ -119,11 +119,7 @@ cdef class TokenBucket:
         cdef int64_t missing = 0
         self._gcra = gcra_of(capacity, refill_rate, RCMGR_GCRA_MAX_SCALE)
         if initial_tokens is not None:
-            if isinstance(initial_tokens, bool) or not isinstance(initial_tokens, int):
-                raise TypeError(f"initial_tokens must be an int or None, not {initial_tokens!r}")
-            if not 0 <= initial_tokens <= capacity:
-                raise ValueError(
-                    f"initial_tokens must be from 0 to capacity ({capacity}), not {initial_tokens}")
+            check_count("initial_tokens", initial_tokens, 0, capacity)
             missing = capacity - initial_tokens
         self._clock = clock
         self._latest = self._read_clock()
@@ -323,12 +319,7 @@ cdef class BucketTable:
         cdef uint32_t shards = 1
         cdef uint32_t i
         self._gcra = gcra_of(capacity, refill_rate, RCMGR_BUCKET_MAX_SCALE)
-        if isinstance(max_peers, bool) or not isinstance(max_peers, int):
-            raise TypeError(f"max_peers must be an int, not {max_peers!r}")
-        if not 1 <= max_peers <= 1 << 32:
-            raise ValueError(f"max_peers must be from 1 to 2**32, not {max_peers}")
-        if on_full not in ("evict_fullest", "deny_new"):
-            raise ValueError(f"on_full must be 'evict_fullest' or 'deny_new', not {on_full!r}")
+        check_table("max_peers", max_peers, on_full)
         while shards < MAX_SHARDS and <int64_t>shards * KEYS_PER_SHARD < <int64_t>max_peers:
             shards *= 2
         self._max_peers = max_peers

@@ -14,8 +14,10 @@ __all__ = [
     "check_limit",
     "check_names",
     "check_number",
+    "check_table",
 ]
 
+_ON_FULL = ("evict_fullest", "deny_new")
 _SECONDS_PER_YEAR = 31_557_600
 _MAX_YEARS = 50
 
@@ -65,6 +67,12 @@ def check_choice(name: str, value: object, choices: Collection[object]) -> None:
     """A choice is one of a few values."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}, not {value!r}")
+
+
+def check_table(name: str, most: object, on_full: object) -> None:
+    """The number of buckets in a table, and what a full table does; see `BucketTable`."""
+    check_count(name, most, 1, 1 << 32)
+    check_choice("on_full", on_full, _ON_FULL)
 
 
 def check_names(

@@ -11,8 +11,8 @@ from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-from rcmgr.limits.checks import check_count, check_limit
-from rcmgr.limits.rates import Rate, check_rate, check_table
+from rcmgr.limits.checks import check_count, check_limit, check_table
+from rcmgr.limits.rates import Rate, check_rate
 
 __all__ = ["AddressRates", "Network", "SubnetLimits", "packed_ip", "prefix_of"]
 

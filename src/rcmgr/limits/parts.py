@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
-from rcmgr.limits.checks import check_count, check_limit
+from rcmgr.limits.checks import check_count, check_limit, check_table
 from rcmgr.limits.networks import AddressRates
 from rcmgr.limits.node import NodeLimits
-from rcmgr.limits.rates import PeerRates, Rate, check_rate, check_table
+from rcmgr.limits.rates import PeerRates, Rate, check_rate
 
 __all__ = ["ConnectionRateLimits", "ResourceLimits"]
 

@@ -7,12 +7,11 @@ from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
 
-from rcmgr.limits.checks import bucket_ticks, check_choice, check_count, check_names
+from rcmgr.limits.checks import bucket_ticks, check_count, check_names, check_table
 
-__all__ = ["PeerRates", "Rate", "RateLimits", "check_rate", "check_table"]
+__all__ = ["PeerRates", "Rate", "RateLimits", "check_rate"]
 
 _TABLE_SCALE = 1 << 16  # of a `BucketTable`, the coarser of the two
-_ON_FULL = ("evict_fullest", "deny_new")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +138,3 @@ def _rate_to(rate: Rate | None) -> dict[str, Any] | None:
 def check_rate(name: str, value: object) -> None:
     if value is not None and not isinstance(value, Rate):
         raise TypeError(f"{name} must be a Rate or None (no limit), not {value!r}")
-
-
-def check_table(name: str, most: object, on_full: object) -> None:
-    """The size of a table of buckets, and what a full table does; see `BucketTable`."""
-    check_count(name, most, 1, 1 << 32)
-    check_choice("on_full", on_full, _ON_FULL)
