@@ -1,25 +1,31 @@
-"""How py-libp2p names peers in its calls, and what of it our tables use as keys."""
+"""One key for one peer, whether a caller has an `ID`, its bytes or its text.
+
+An `ID` is no key: hashing it runs Python code, which takes 80 ns and may let another thread run.
+"""
 
 cimport cython
 
-from rcmgr._peer cimport peer_key as key_of
-
 __all__ = ["peer_from_any", "peer_key", "peer_text"]
 
-# texts of the shortest and the usual peer ids: sha2-256 multihash, inlined public keys
-cdef tuple TEXT_PREFIXES = ("Qm", "12D3Koo", "16Uiu2H")
+# Peer ids are multihashes: sha2-256, or a short public key itself ("identity").
+cdef tuple BASE58_PREFIXES = ("Qm", "12D3Koo", "16Uiu2H")
+# The multibases that libp2p uses for peer ids: base32, base36, base58btc.
+cdef tuple MULTIBASE_PREFIXES = ("b", "k", "z")
+cdef bytes CID_PREFIX = b"\x01\x72"  # version 1, codec libp2p-key
+cdef bytes SHA2_256_PREFIX = b"\x12\x20"
 cdef enum:
     SHORTEST_TEXT = 40
+    LONGEST_TEXT = 80
     HALF_OF_TEXTS = 16_384  # of 200 bytes each, and 60 for the bytes of the peer
 
 
 @cython.final
 @cython.no_gc
-cdef class Texts:
-    """Bytes of peers by their text, which take 8 us to decode: those asked for last.
+cdef class TextCache:
+    """The bytes of the peers last named by text. Decoding takes 8 us.
 
-    Two halves: when the young one is full it becomes the old one, and the old one is forgotten. So
-    what was asked for lately stays, however many peers come by, and nothing ever scans.
+    It has two halves. A full young half replaces the old one, and the old one is forgotten. So the
+    texts used lately stay, the memory is bounded, and nothing scans.
     """
 
     cdef dict young, old
@@ -27,14 +33,14 @@ cdef class Texts:
     def __cinit__(self):
         self.young, self.old = {}, {}
 
-    cdef object bytes_of(self, str text):
+    cdef object key_of(self, str text):
         cdef dict young, old
         with cython.critical_section(self):
             young, old = self.young, self.old
         peer = young.get(text)
         if peer is not None:
             return peer
-        if len(text) < SHORTEST_TEXT or not text.startswith(TEXT_PREFIXES):
+        if not SHORTEST_TEXT <= len(text) <= LONGEST_TEXT:
             return text
         peer = old.get(text)
         if peer is None:
@@ -49,31 +55,67 @@ cdef class Texts:
         return peer
 
 
-cdef Texts TEXTS = Texts()
+cdef TextCache CACHE = TextCache()
 
 
 cdef object decoded(str text):
-    import base58  # only where peers are named by text; it takes 4 ms to load
-
+    """The bytes of the peer; the text itself if it is no peer id."""
     try:
-        return base58.b58decode(text)
+        if text.startswith(BASE58_PREFIXES):
+            return base58_decoded(text)
+        if text.startswith(MULTIBASE_PREFIXES):
+            peer = multibase_decoded(text).removeprefix(CID_PREFIX)
+            if is_peer_id(peer):
+                return peer
     except ValueError:
-        return text
+        pass  # no digits of its base
+    return text
+
+
+cdef bytes multibase_decoded(str text):
+    import base64
+
+    digits = text[1:]
+    if text[0] == "b":
+        return base64.b32decode(digits.upper() + "=" * (-len(digits) % 8))
+    if text[0] == "z":
+        return base58_decoded(digits)
+    number = int(digits, 36)
+    zeros = len(digits) - len(digits.lstrip("0"))
+    return bytes(zeros) + number.to_bytes((number.bit_length() + 7) // 8, "big")
+
+
+cdef bytes base58_decoded(str text):
+    import base58  # loading it takes 4 ms, and most programs have no use for it
+
+    return base58.b58decode(text)
+
+
+cdef bint is_peer_id(bytes peer):
+    if peer.startswith(SHA2_256_PREFIX):
+        return len(peer) == 34
+    return len(peer) > 2 and peer[0] == 0 and peer[1] == len(peer) - 2
+
+
+cdef object key_of_text(str text):
+    return CACHE.key_of(text)
 
 
 def peer_key(peer):
-    """The bytes of an `ID`, anything else as it is: equal for all names of a peer but its text."""
+    """The key of a peer in our tables: the bytes of an `ID`, of its text, or the bytes themselves.
+
+    Text is base58, or multibase in base32, base36 or base58btc, with or without the prefix of a
+    CID. Anything else is its own key, also text that is no peer id. About 30 ns for text; 8 us
+    for one that is not among the 16,384 used last.
+    """
     return key_of(peer)
 
 
 cpdef object peer_from_any(object peer):
-    """The bytes of a peer id given as base58 text; an `ID`, bytes or another hashable as it is.
-
-    About 30 ns; 8 us for a text that is not among the 16,384 asked for last.
-    """
-    if type(peer) is not str:
-        return peer
-    return TEXTS.bytes_of(peer)
+    """The bytes of a peer named by text, as `peer_key`; anything else as it is."""
+    if type(peer) is str:
+        return key_of_text(peer)
+    return peer
 
 
 cpdef str peer_text(object peer):

@@ -23,7 +23,7 @@ from weakref import ref
 
 from rcmgr.counting cimport connection_tracker as trackers, scope as scopes
 from rcmgr.admission._context cimport rcmgr_current_context, rcmgr_refers_to
-from rcmgr._peer cimport peer_key
+from rcmgr.peers cimport key_of as peer_key
 from rcmgr.counting.connection_tracker cimport ConnectionRecord
 from rcmgr.counting.denials cimport DenialLog
 from rcmgr.counting.memory_stats cimport is_fine as memory_is_fine

@@ -26,7 +26,7 @@ from rcmgr.counting._connection_counts cimport (
     rcmgr_connection_limits, rcmgr_counted, rcmgr_enter, rcmgr_enter_state, rcmgr_leave,
     rcmgr_raise_peak, rcmgr_refusing_limit, rcmgr_since_ns,
 )
-from rcmgr._peer cimport peer_key
+from rcmgr.peers cimport key_of as peer_key
 from rcmgr.counting._pointer_table cimport (
     rcmgr_slot, rcmgr_table, rcmgr_table_after, rcmgr_table_home, rcmgr_table_match,
     rcmgr_table_mix, rcmgr_table_move, rcmgr_table_put, rcmgr_table_remove,

@@ -7,7 +7,7 @@ import time
 from collections import namedtuple
 
 from rcmgr.counting._clock cimport rcmgr_now_coarse_ns
-from rcmgr._peer cimport peer_key
+from rcmgr.peers cimport key_of as peer_key
 
 __all__ = ["DenialEntry", "DenialLog"]
 

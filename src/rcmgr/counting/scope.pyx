@@ -33,7 +33,7 @@ from rcmgr.errors import (
     StreamLimitExceeded,
 )
 
-from rcmgr._peer cimport peer_key
+from rcmgr.peers cimport key_of as peer_key
 from rcmgr.peers cimport peer_text
 from rcmgr.counting._scope cimport (
     RCMGR_AMOUNTS,
