@@ -26,9 +26,11 @@ MODULES: dict[str, list[str]] = {
     "counting.connection_tracker": [],
     "counting.denials": [],
     "counting.memory_stats": [f"ext/rss_{SYSTEMS.get(sys.platform, 'unknown')}.c"],
-    "peers": [],
+    "counting.groups": [],
+    "counting.reading": [],
     "counting.scope": [],
     "counting.token_bucket": [],
+    "peers": [],
 }
 
 SANITIZE = os.environ.get("RCMGR_SANITIZE", "")

@@ -9,14 +9,14 @@ from rcmgr.counting.connection_tracker import (
     TrackerSnapshot,
 )
 from rcmgr.counting.denials import DenialEntry, DenialLog
+from rcmgr.counting.groups import Refusal
 from rcmgr.counting.memory_stats import MemoryStatsCache
+from rcmgr.counting.reading import ScopeStat
 from rcmgr.counting.scope import (
     ConnScope,
     Ledger,
     Priority,
-    Refusal,
     Scope,
-    ScopeStat,
     ScopeView,
     Span,
     StreamScope,

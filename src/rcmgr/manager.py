@@ -14,7 +14,8 @@ from rcmgr.admission.host_lifecycle import HostLifecycle
 from rcmgr.admission.host_watch import HostWatch
 from rcmgr.counting.connection_tracker import ConnectionTracker
 from rcmgr.counting.denials import DenialLog
-from rcmgr.counting.scope import Ledger, Priority, ScopeStat, StreamScope
+from rcmgr.counting.reading import ScopeStat
+from rcmgr.counting.scope import Ledger, Priority, StreamScope
 from rcmgr.errors import (
     ResourceLimitExceeded,
     ResourceScopeClosed,

@@ -15,7 +15,8 @@ from typing import Any
 import base58
 import pytest
 
-from rcmgr.counting.scope import Ledger, Refusal
+from rcmgr.counting.groups import Refusal
+from rcmgr.counting.scope import Ledger
 from rcmgr.limits.files import LimitsFile
 from rcmgr.limits.node import NodeLimits
 

@@ -17,13 +17,13 @@ import pytest
 from model_scopes import limit
 
 import rcmgr.counting.scope
+from rcmgr.counting.groups import Refusal
+from rcmgr.counting.reading import ScopeStat
 from rcmgr.counting.scope import (
     ConnScope,
     Ledger,
     Priority,
-    Refusal,
     Scope,
-    ScopeStat,
     ScopeView,
     Span,
     StreamScope,
@@ -181,6 +181,63 @@ def test_an_id_and_its_bytes_are_one_peer() -> None:
     assert ledger.peers() == [PEER]
     assert ledger.peer(PEER).stat().streams_inbound == 3
     assert [stream.peer for stream in held] == [PEER, PEER]
+
+
+CID_TEXT = "bafzbeiaaaebagbafaydqqcikbmga2dqpcaireeyuculbogazdinryhi6d4"
+
+
+def test_a_peer_and_its_texts_are_one_peer() -> None:
+    ledger = Ledger(limits(peer={CID_TEXT: limit(streams=2, conns=2)}))
+    names: list[Any] = [PEER, ID(PEER), PEER_TEXT, CID_TEXT]
+    stream = ledger.open_stream(PEER_TEXT)
+    stream.set_protocol("/x")
+    assert stream.peer == PEER
+    assert ledger.acquire_stream(CID_TEXT, True) is True
+    connection = ledger.open_connection(allowlisted=True)
+    connection.set_peer(PEER_TEXT)
+    kept = ledger.open_connection(peer=CID_TEXT)
+    for name in names:
+        assert not ledger.try_open_stream(name)
+        assert not ledger.acquire_stream(name, True)
+        assert not ledger.open_connection().try_set_peer(name)
+        assert not ledger.try_open_connection(peer=name)
+        assert ledger.has_allowlisted_connection(name)
+        with ledger.peer(name) as view, ledger.protocol_peer("/x", name) as share:
+            assert view.stat().streams_inbound == 2
+            assert share.stat().streams_inbound == 1
+            assert view.limit["streams"] == 2
+    assert ledger.peers() == [PEER]
+    snapshot = ledger.snapshot()
+    assert list(snapshot["peers"]) == list(snapshot["protocols"]["/x"]["peers"]) == [PEER_TEXT]
+    assert ledger.release_stream(PEER_TEXT, True)
+    del connection, kept
+
+
+def test_a_limit_given_to_a_text_is_the_peers() -> None:
+    ledger = Ledger()
+    with ledger.peer(PEER_TEXT) as view:
+        view.set_limit(limit(streams=0))
+    assert not ledger.try_open_stream(ID(PEER))
+    with ledger.peer(PEER) as view:
+        view.set_limit(None)
+    assert ledger.try_open_stream(PEER)
+
+
+def test_two_limits_of_one_peer_are_an_error() -> None:
+    ledger = Ledger(limits(peer={PEER: limit(streams=1)}))
+    for first, second in ((PEER, PEER_TEXT), (CID_TEXT, ID(PEER))):
+        with pytest.raises(ValueError, match="has two limits"):
+            ledger.set_limits(limits(peer={first: limit(), second: limit()}))
+    assert ledger.peer(PEER).limit["streams"] == 1
+
+
+def test_text_that_is_no_peer_id_is_a_peer_of_its_own() -> None:
+    ledger = Ledger(limits(peer={"friend": limit(streams=1)}))
+    stream = ledger.open_stream("friend")
+    assert not ledger.try_open_stream("friend")
+    assert ledger.try_open_stream(b"friend")
+    assert ledger.peers() == ["friend"]
+    assert (stream.peer, list(ledger.snapshot()["peers"])) == ("friend", ["friend"])
 
 
 @pytest.mark.parametrize("peer", [None, 1.5, ("a", "b"), object(), bytearray(b"x")])

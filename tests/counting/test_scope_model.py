@@ -11,7 +11,8 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from model_scopes import AMOUNTS, FIELDS, Handle, ModelLedger, Refused, limit
 
-from rcmgr.counting.scope import Ledger, Refusal
+from rcmgr.counting.groups import Refusal
+from rcmgr.counting.scope import Ledger
 from rcmgr.errors import ResourceScopeClosed
 
 # over-releases are wanted here, thousands of them

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rcmgr import ConcreteLimits, Limit, NodeLimits, ResourceLimits, ResourceManager
-from rcmgr.counting.scope import Refusal
+from rcmgr.counting.groups import Refusal
 from rcmgr.report.status import is_complete, status_of
 
 PEER = b"\x12\x20" + b"p" * 32

@@ -8,7 +8,8 @@ from typing_extensions import disjoint_base
 from rcmgr.admission.lifecycle import ConnectionLifecycleManager
 from rcmgr.counting.connection_tracker import ConnectionRecord, ConnectionTracker, Denial
 from rcmgr.counting.denials import DenialLog
-from rcmgr.counting.scope import Ledger, Refusal
+from rcmgr.counting.groups import Refusal
+from rcmgr.counting.scope import Ledger
 from rcmgr.counting.token_bucket import BucketTable
 from rcmgr.gates.addresses import Allowlist
 from rcmgr.gates.memory import MemoryConnectionLimits

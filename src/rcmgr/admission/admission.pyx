@@ -611,7 +611,7 @@ cdef class Admission:
             return True
         if not self._networks:
             return False
-        return scopes.has_allowlisted_connection(self.ledger, peer)
+        return scopes.has_exempt_connection(self.ledger, peer)
 
     def acquire_connection(self, peer_id="", endpoint_ip=None, direction="inbound"):
         """Count a connection, in no state; False: denied. Give it back with `release_connection`.

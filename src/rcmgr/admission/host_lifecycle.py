@@ -9,7 +9,7 @@ from rcmgr.admission.admission import Intake
 from rcmgr.admission.lifecycle import ConnectionLifecycleManager
 from rcmgr.counting.connection_tracker import ConnectionRecord, ConnectionTracker, Denial
 from rcmgr.counting.denials import DenialLog
-from rcmgr.counting.scope import Refusal
+from rcmgr.counting.groups import Refusal
 from rcmgr.errors import ResourceLimitExceeded, ResourceScopeClosed
 from rcmgr.gates.addresses import Allowlist, endpoint_of
 from rcmgr.gates.memory import MemoryConnectionLimits

@@ -1,19 +1,18 @@
 from collections.abc import Hashable
 from enum import IntEnum
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, TypeVar, final
+from typing import Any, Literal, TypeVar, final
 
 from typing_extensions import disjoint_base
 
-from rcmgr.errors import ScopeLimitExceeded
+from rcmgr.counting.groups import Refusal
+from rcmgr.counting.reading import ScopeStat
 
 __all__ = [
     "ConnScope",
     "Ledger",
     "Priority",
-    "Refusal",
     "Scope",
-    "ScopeStat",
     "ScopeView",
     "Span",
     "StreamScope",
@@ -27,35 +26,6 @@ class Priority(IntEnum):
     MEDIUM = 152
     HIGH = 203
     ALWAYS = 255
-
-class ScopeStat(NamedTuple):
-    memory: int
-    streams_inbound: int
-    streams_outbound: int
-    conns_inbound: int
-    conns_outbound: int
-    fd: int
-
-@final
-class Refusal:
-    @property
-    def scope(self) -> str: ...
-    @property
-    def asked_by(self) -> str | None: ...
-    @property
-    def resource(self) -> str: ...
-    @property
-    def priority(self) -> int: ...
-    @property
-    def current(self) -> int: ...
-    @property
-    def attempted(self) -> int: ...
-    @property
-    def limit(self) -> int: ...
-    def __bool__(self) -> Literal[False]: ...
-    def to_error(
-        self, connection_id: Hashable | None = None, peer_id: Hashable | None = None
-    ) -> ScopeLimitExceeded: ...
 
 @disjoint_base
 class Scope:
@@ -193,4 +163,3 @@ class Ledger:
     def peer_stats(self) -> list[ScopeStat]: ...
     def fullest(self, most: int = 20, peers: bool = True) -> list[tuple[str, str, int, int]]: ...
     def clear(self, keep: ScopeView | None = None) -> None: ...
-    def _noop(self) -> None: ...

@@ -20,7 +20,7 @@ from itertools import accumulate
 from typing import Any, Final
 
 from rcmgr.counting.memory_stats import default_cache
-from rcmgr.counting.scope import ScopeStat
+from rcmgr.counting.reading import ScopeStat
 from rcmgr.extras import require
 from rcmgr.limits.rates import Rate
 from rcmgr.report.node import Node

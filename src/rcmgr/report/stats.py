@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from rcmgr.counting.scope import Ledger, ScopeStat
+from rcmgr.counting.reading import ScopeStat
+from rcmgr.counting.scope import Ledger
 from rcmgr.report.node import Node
 
 __all__ = ["denied_by_limit", "stats_of", "total_held"]

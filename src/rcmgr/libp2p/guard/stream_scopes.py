@@ -7,7 +7,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rcmgr.counting.scope import Refusal, StreamScope
+from rcmgr.counting.groups import Refusal
+from rcmgr.counting.scope import StreamScope
 from rcmgr.errors import ScopeLimitExceeded
 from rcmgr.libp2p.guard.handlers import guard_handlers
 from rcmgr.libp2p.hooks import Hook, Libp2pMismatch, Undo, place_all

@@ -1,0 +1,86 @@
+"""For our other compiled modules: the kinds of scopes, groups, and refusals."""
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+cimport cython
+
+from rcmgr.counting._scope cimport rcmgr_limit, rcmgr_refusal, rcmgr_scope
+
+
+cdef enum Kind:
+    SYSTEM
+    TRANSIENT
+    ALLOWLISTED_SYSTEM
+    ALLOWLISTED_TRANSIENT
+    FIXED_KINDS  # the ones above exist once, always
+    SERVICE = FIXED_KINDS
+    PROTOCOL
+    PEER
+    SERVICE_PEER
+    PROTOCOL_PEER
+    CONN
+    STREAM
+    KINDS
+
+cdef enum:
+    NO_KIND = -1
+
+cdef enum Direction:
+    NO_DIRECTION
+    INBOUND
+    OUTBOUND
+    DIRECTIONS
+
+cdef tuple DIRECTION_NAMES
+cdef tuple KIND_NAMES
+cdef tuple LIMIT_NAMES
+cdef tuple RESOURCE_FIELDS
+cdef tuple RESOURCE_TEXTS
+
+
+@cython.final
+cdef class GroupLimit:
+    cdef rcmgr_limit value
+
+
+@cython.final
+cdef class Group:
+    cdef rcmgr_scope state
+    cdef GroupLimit limit      # keeps state.limit alive; None: state.limit is a ledger's default
+    cdef object name           # of a service or protocol, else None
+    cdef object peer           # else None
+    cdef dict shares           # by peer, of a service or protocol; None: it never had one
+    cdef Group whole           # of such a share, which pins it
+    cdef uint64_t pins
+    cdef uint64_t acquired[2][2]      # streams without a handle: [exempt][outbound]
+    cdef uint32_t exempt_connections  # of a peer
+    cdef int kind
+
+    cdef str text(self)
+
+
+@cython.final
+cdef class Refusal:
+    cdef Group blamed       # None: the leaf
+    cdef Group view_group   # None: no view asked
+    cdef str span_name      # None: no span asked
+    cdef int leaf_kind      # NO_KIND: no leaf asked
+    cdef uint64_t leaf_number
+    cdef int what
+    cdef readonly int priority
+    """Of a memory reservation, 0 to 255."""
+    cdef readonly int64_t current
+    """How much the scope that refused was holding."""
+    cdef readonly int64_t attempted
+    """How much more was asked for."""
+    cdef readonly int64_t limit
+    """Its limit (for memory: before the priority's share of it is taken)."""
+
+    cdef str leaf(self)
+
+
+cdef str leaf_name(int kind, uint64_t number)
+cdef Group new_group(int kind, object name, object peer)
+cdef Refusal new_refusal(
+    const rcmgr_refusal *why, int priority, Group blamed, int leaf_kind, uint64_t leaf_number,
+    Group view_group)

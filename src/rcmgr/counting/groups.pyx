@@ -1,0 +1,148 @@
+"""The groups that scopes are charged to, their names, and what a refusal says."""
+
+cimport cython
+from libc.stdint cimport uint64_t
+
+from rcmgr.counting._scope cimport (
+    RCMGR_MEMORY,
+    RCMGR_STREAMS,
+    RCMGR_STREAMS_INBOUND,
+    RCMGR_STREAMS_OUTBOUND,
+    rcmgr_refusal,
+)
+from rcmgr.peers cimport peer_text
+
+from rcmgr.errors import MemoryReservationExceeded, ScopeLimitExceeded, StreamLimitExceeded
+
+__all__ = ["Refusal"]
+
+DIRECTION_NAMES = ("", "inbound", "outbound")
+# by Kind
+KIND_NAMES = (
+    "system", "transient", "allowlistedSystem", "allowlistedTransient", "service", "protocol",
+    "peer", "service-peer", "protocol-peer", "conn", "stream",
+)
+# by Kind, two attributes of a limits object: the default, and the mapping of particular limits
+LIMIT_NAMES = (
+    ("system", None), ("transient", None), ("allowlisted_system", None),
+    ("allowlisted_transient", None), ("service_default", "service"),
+    ("protocol_default", "protocol"), ("peer_default", "peer"),
+    ("service_peer_default", "service_peer"), ("protocol_peer_default", "protocol_peer"),
+    ("conn", None), ("stream", None),
+)
+# by the resources of scope.h: the field of a limit, and the words of an error
+RESOURCE_FIELDS = (
+    "memory", "streams_inbound", "streams_outbound", "conns_inbound", "conns_outbound", "fd",
+    "streams", "conns",
+)
+RESOURCE_TEXTS = (
+    "memory", "inbound stream", "outbound stream", "inbound connection", "outbound connection",
+    "file descriptor", "stream", "connection",
+)
+
+
+@cython.final
+@cython.no_gc
+cdef class GroupLimit:
+    """The limit of one group, or of the groups of one name."""
+
+
+@cython.final
+@cython.no_gc
+@cython.freelist(64)
+cdef class Group:
+    """What leaves are charged to: the system, a peer, a protocol, ...
+
+    It is in its table while `pins` > 0. The groups that exist once have no pins.
+    """
+
+    cdef str text(self):
+        cdef str text = KIND_NAMES[self.kind]
+        if self.kind == PEER:
+            return f"peer:{peer_text(self.peer)}"
+        if self.name is not None:
+            text = f"{text.partition('-')[0]}:{self.name}"
+            if self.peer is not None:
+                text = f"{text}.peer:{peer_text(self.peer)}"
+        return text
+
+
+@cython.final
+@cython.no_gc
+@cython.freelist(16)
+cdef class Refusal:
+    """Why a request was refused. False, unlike the answer to a request that was granted.
+
+    Making one formats no text. It holds no resource and keeps no leaf alive. Immutable.
+    """
+
+    def __bool__(self):
+        return False
+
+    cdef str leaf(self):
+        return None if self.leaf_kind == NO_KIND else leaf_name(self.leaf_kind, self.leaf_number)
+
+    @property
+    def scope(self):
+        """Name of the scope that refused."""
+        return self.leaf() if self.blamed is None else self.blamed.text()
+
+    @property
+    def asked_by(self):
+        """Name of the scope that asked. None: a move to another group, or a counted stream."""
+        if self.span_name is not None:
+            return self.span_name
+        return self.leaf() if self.view_group is None else self.view_group.text()
+
+    @property
+    def resource(self):
+        """The resource that ran out: "memory", "inbound stream", "file descriptor", ..."""
+        return RESOURCE_TEXTS[self.what]
+
+    def to_error(self, connection_id=None, peer_id=None):
+        """The ScopeLimitExceeded that describes it. peer_id: the peer it names, if any."""
+        scope, asked_by = self.scope, self.asked_by
+        error = ScopeLimitExceeded
+        if self.what == RCMGR_MEMORY:
+            error = MemoryReservationExceeded
+        elif self.what in (RCMGR_STREAMS, RCMGR_STREAMS_INBOUND, RCMGR_STREAMS_OUTBOUND):
+            error = StreamLimitExceeded
+        return error(
+            scope, self.resource, self.current, self.attempted, self.limit, self.priority,
+            None if asked_by == scope else asked_by, peer_id,
+        )
+
+    def __repr__(self):
+        return f"Refusal({str(self.to_error())!r})"
+
+
+cdef str leaf_name(int kind, uint64_t number):
+    return f"{KIND_NAMES[kind]}-{number}"
+
+
+# the two constructors: `__new__` from another module takes 25 instructions more
+
+cdef Group new_group(int kind, object name, object peer):
+    """Without a limit: bind it to one before it is charged."""
+    cdef Group group = Group.__new__(Group)
+    group.kind = kind
+    group.name = name
+    group.peer = peer
+    return group
+
+
+cdef Refusal new_refusal(
+    const rcmgr_refusal *why, int priority, Group blamed, int leaf_kind, uint64_t leaf_number,
+    Group view_group,
+):
+    cdef Refusal refusal = Refusal.__new__(Refusal)
+    refusal.blamed = blamed
+    refusal.view_group = view_group
+    refusal.leaf_kind = leaf_kind
+    refusal.leaf_number = leaf_number
+    refusal.what = why.resource
+    refusal.priority = priority
+    refusal.current = why.held
+    refusal.attempted = why.asked
+    refusal.limit = why.limit
+    return refusal
