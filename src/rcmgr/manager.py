@@ -53,32 +53,30 @@ _NO_MEMORY_LIMITS: Final = ProcessMemoryLimits()
 
 
 class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
-    """Decides for a node, before a resource is spent, whether it may be.
+    """Decides for a node whether it may spend a resource, before the node spends it.
 
     Give it to `libp2p.new_host(resource_manager=...)` or `new_swarm`.
 
-    limits: of the node. `ResourceLimits` (the default): a few totals. `NodeLimits`: everything
-        there is, as in a limits file; `NodeLimits.default()` is scaled to this machine.
-    allowlist: peers, addresses, networks (see `Allowlist`) that are never denied by a limit of the
-        above, but for those of the allowlisted scopes. Default none.
-    connection_limits: limits by connection state; default those of `limits`.
-    connection_rate_limits: how often one address and one peer may connect; default no limit.
-    memory_limits: what the process may use before connections and reservations are refused;
-        default those of `limits`. See also `set_memory_limits`.
+    limits: `ResourceLimits` (the default) are a few totals. `NodeLimits` are all limits, as in a
+        limits file. `NodeLimits.default()` is scaled to this machine.
+    allowlist: exempt peers, addresses and networks (see `Allowlist`). Only the limits of the
+        allowlisted scopes apply to them. Default: empty.
+    connection_limits, connection_rate_limits, memory_limits: parts of these limits, which replace
+        those of `limits`.
     trace_allocations: remember where each scope was opened, for `ledger.leaked_at` (1 us each).
-    denials_kept: how many of the latest denials `denials` has, 1 or more.
-    enable_prometheus, prometheus_port: serve metrics at that port of this machine from the start;
-        see `serve_metrics`. prometheus_exporter: a `libp2p.rcmgr.PrometheusExporter` that is to
-        show this manager.
+    denials_kept: how many of the latest denials `denials` keeps, 1 or more.
+    enable_prometheus, prometheus_port: serve metrics at this port from the start; see
+        `serve_metrics`.
+    prometheus_exporter: a `libp2p.rcmgr.PrometheusExporter` that shall show this manager.
 
-    Streams, connections and memory are counted in `ledger`, connections by state in
-    `connection_tracker`. The methods that a swarm calls are O(1), never block and are thread safe.
-    A denial is a return value (None or False); `last_denial` and `denials` have the reasons.
+    `ledger` counts streams, connections and memory. `connection_tracker` counts connections by
+    state. The methods that a swarm calls are O(1), never block and are thread safe. A denial is a
+    return value (None or False). `last_denial` and `denials` have the reasons.
 
-    TypeError, ValueError: which argument is wrong, and why.
+    TypeError, ValueError: an argument is wrong; the message names it.
     """
 
-    # what a subclass may have instead
+    # a subclass may replace these
     _tracker_type: type[ConnectionTracker] = ConnectionTracker
     _lifecycle_type: type[HostLifecycle] = HostLifecycle
     _memory_limits_type: type[MemoryConnectionLimits] = MemoryConnectionLimits
@@ -150,11 +148,11 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
 
     @property
     def node_limits(self) -> NodeLimits:
-        """All limits. May be set; they hold for what is asked from then on.
+        """All limits. May be set: new limits apply to later requests. O(scopes and addresses).
 
-        Connections, streams and memory that are held stay, and stay counted. A bucket whose rate
-        does not change keeps its state. TypeError: not a NodeLimits; then nothing has changed.
-        O(scopes and addresses). The properties below read and write parts of it.
+        Held connections, streams and memory stay, and stay counted. A bucket whose rate does not
+        change keeps its state. The properties below read and write parts of this tree.
+        TypeError: not a NodeLimits. Then nothing has changed.
         """
         memory = self.memory_limits
         return replace(
@@ -171,7 +169,7 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
             self._apply(limits)
 
     def _apply(self, limits: NodeLimits) -> None:
-        """Put limits into force, part by part. Only the first step can fail."""
+        """Apply limits, part by part. Only the first step can fail."""
         before = self.node_limits
         if limits.scopes != before.scopes:
             self.ledger.set_limits(self._adjusted(limits.scopes))
@@ -193,7 +191,7 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
 
     @property
     def connection_limits(self) -> ConnectionLimits:
-        """Limits by connection state. May be set; holds for new connections only."""
+        """Limits by connection state. May be set: they apply to new connections."""
         return self.connection_lifecycle.limits
 
     @connection_limits.setter
@@ -224,7 +222,7 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
 
     @property
     def memory_limits(self) -> MemoryConnectionLimits | None:
-        """What the process may use. May be set; None: no limit."""
+        """Limits on the memory of the process. May be set; None: no limit."""
         return self.connection_lifecycle.memory_limits
 
     @memory_limits.setter
@@ -236,9 +234,9 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
     def set_memory_limits(
         self, max_bytes: int | None = None, max_percentage: float | None = None
     ) -> None:
-        """Change how much the process may use, and nothing else of `memory_limits`.
+        """Change these two memory limits of the process, and leave the others as they are.
 
-        TypeError, ValueError: as `ProcessMemoryLimits`; then nothing has changed.
+        TypeError, ValueError: as `ProcessMemoryLimits`. Then nothing has changed.
         """
         with self._limits_lock:
             node = self.node_limits
@@ -247,9 +245,9 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
 
     @property
     def limits(self) -> ResourceLimits:
-        """Totals of the whole node. May be set; holds for what is asked from then on.
+        """Totals of the whole node. May be set: they apply to later requests.
 
-        The swarm has read `max_streams` by then: above it streams wait instead of being denied.
+        The swarm reads `max_streams` once, at its start. Streams above that number wait.
         """
         return ResourceLimits.of(self._node_limits)
 
@@ -262,7 +260,7 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
 
     @property
     def scope_limits(self) -> ConcreteLimits:
-        """Limits of all scopes. May be set; holds for what is asked from then on. O(scopes)."""
+        """Limits of all scopes. May be set: they apply to later requests. O(scopes)."""
         return self._node_limits.scopes
 
     @scope_limits.setter
@@ -278,7 +276,7 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
     def _adjust_limits(
         self, adjust: Callable[[ConcreteLimits], ConcreteLimits]
     ) -> Callable[[], None]:
-        """The ledger has `adjust` of the scope limits, whichever they are. Call the result to stop.
+        """Let the ledger use `adjust(limits)` instead of the scope limits. The result undoes this.
         """
         def leave() -> None:
             with self._limits_lock:
@@ -291,19 +289,22 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
         return leave
 
     def set_service_stream_limit(self, service: str, max_streams: int) -> None:
-        """How many streams a service may have, of all peers. TypeError, ValueError: not a count."""
+        """Limit the streams of a service, of all peers together.
+
+        This method and the next ones raise TypeError and ValueError like `Limit`.
+        """
         self._limit_streams("service", service, max_streams)
 
     def set_service_peer_stream_limit(self, service: str, max_streams: int) -> None:
-        """How many streams of a service each peer may have."""
+        """Limit the streams of a service that each peer may have."""
         self._limit_streams("service_peer", service, max_streams)
 
     def set_protocol_stream_limit(self, protocol: str, max_streams: int) -> None:
-        """How many streams of a protocol there may be, of all peers."""
+        """Limit the streams of a protocol, of all peers together."""
         self._limit_streams("protocol", protocol, max_streams)
 
     def set_protocol_peer_stream_limit(self, protocol: str, max_streams: int) -> None:
-        """How many streams of a protocol each peer may have."""
+        """Limit the streams of a protocol that each peer may have."""
         self._limit_streams("protocol_peer", protocol, max_streams)
 
     def _limit_streams(self, scope: str, name: str, most: int) -> None:
@@ -316,7 +317,7 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
 
     @property
     def addresses(self) -> AddressGate | None:
-        """Who may connect from where; None: no limit depends on it."""
+        """The gate for addresses; None: no limit depends on an address."""
         return self._lifecycle.addresses
 
     def _set_addresses(
@@ -329,7 +330,7 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
         self._lifecycle.addresses = self._gate if self._asks_addresses else None
 
     def verify_source_address(self, address: str) -> bool:
-        """Whether who comes from here should prove the address before anything is spent on it.
+        """Whether a peer must prove that it owns this address before the node spends resources.
 
         False without limits on addresses; see `AddressGate.verify_source_address`.
         """

@@ -1,1 +1,1 @@
-"""Who may, and by what."""
+"""Gates: a request passes all of them, or one refuses it."""

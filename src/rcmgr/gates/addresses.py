@@ -1,4 +1,4 @@
-"""Addresses and networks: what of a multiaddr is limited, and who is allowed in anyway."""
+"""Which part of a multiaddr limits apply to, and the allowlist."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ T = TypeVar("T")
 
 
 class Endpoint(NamedTuple):
-    """What limits look at in an address."""
+    """The parts of an address that limits use."""
 
     ip: bytes | None
-    """4 or 16 bytes; None: no address to count against (DNS, memory, relayed, unspecified)."""
+    """4 or 16 bytes. None: limits on addresses do not apply (DNS, memory, relayed, unspecified)."""
     peer: Hashable | None
-    """The peer named at the end, as bytes; None if there is none."""
+    """The bytes of the peer at the end of the address, or None."""
 
 
 @lru_cache(maxsize=4096)
 def endpoint_of(address: str) -> Endpoint:
-    """The endpoint of a multiaddr as text, or of a bare IP address. Anything else has no IP.
+    """The endpoint of a multiaddr as text, or of a bare IP address. Any other text has no IP.
 
-    A relayed address (with /p2p-circuit) has none: the relay's must not pay for its guests.
+    A relayed address (with /p2p-circuit) has no IP, because a relay must not pay for its guests.
     """
     if not address.startswith("/"):
         return Endpoint(_specified(packed_ip(address)), None)
@@ -54,14 +54,15 @@ def endpoint_of(address: str) -> Endpoint:
 
 
 def _specified(ip: bytes | None) -> bytes | None:
-    # py-libp2p's swarm reports 0.0.0.0 for what it does not know
+    # py-libp2p's swarm reports 0.0.0.0 for an address that it does not know
     return ip if ip is not None and any(ip) else None
 
 
 class PrefixTable(Generic[T]):
     """Values by network. A look-up costs one dict access per prefix length in use, not per network.
 
-    Keys are bytes, whose hash is keyed: others choose addresses. Look-ups take no lock.
+    Keys are bytes, because strangers choose addresses, and the hash of bytes is keyed. A look-up
+    takes no lock.
     """
 
     def __init__(self) -> None:
@@ -80,7 +81,7 @@ class PrefixTable(Generic[T]):
             self._tables[network.is_ipv4] = tuple(sorted(added, key=lambda each: -each[0]))
 
     def remove(self, network: Network) -> None:
-        """KeyError: it is not there."""
+        """KeyError: the network has no value."""
         with self._lock:
             tables = self._tables[network.is_ipv4]
             for bits, values in tables:
@@ -94,7 +95,7 @@ class PrefixTable(Generic[T]):
         raise KeyError(str(network))
 
     def longest(self, ip: bytes) -> tuple[int, T] | None:
-        """Length and value of the longest prefix of an address; None: none has a value."""
+        """Length and value of the longest prefix of an address, or None."""
         for bits, values in self._tables[len(ip) == 4]:
             value = values.get(prefix_of(ip, bits))
             if value is not None:
@@ -110,14 +111,18 @@ class PrefixTable(Generic[T]):
 
 
 class Allowlist:
-    """Peers, addresses and networks that limits on strangers do not apply to.
+    """Exempt peers, addresses and networks.
 
-    An entry is a peer ("/p2p/12D3...", base58 text, `ID`, bytes), an address ("/ip4/1.2.3.4",
-    "1.2.3.4"), a network ("/ip4/10.0.0.0/ipcidr/8", "10.0.0.0/8"), or a peer at one of these
-    ("/ip4/10.0.0.0/ipcidr/8/p2p/12D3..."). Other parts of a multiaddr (tcp, ...) do not matter.
+    An entry is one of these:
 
-    May be changed at any time. A look-up costs one dict access per prefix length in use, whatever
-    the number of entries (about 1 us). Thread safe. Rules: go-libp2p's allowlist.go.
+        a peer                  "/p2p/12D3...", base58 text, `ID`, bytes
+        an address              "/ip4/1.2.3.4", "1.2.3.4"
+        a network               "/ip4/10.0.0.0/ipcidr/8", "10.0.0.0/8"
+        a peer at one of these  "/ip4/10.0.0.0/ipcidr/8/p2p/12D3..."
+
+    Other parts of a multiaddr (tcp, ...) do not matter. Entries may change at any time. A look-up
+    costs one dict access per prefix length in use (about 1 us). Thread safe. The rules are those of
+    go-libp2p's allowlist.go.
     """
 
     def __init__(self, entries: Iterable[Hashable] = ()) -> None:
@@ -125,21 +130,21 @@ class Allowlist:
             raise TypeError(f"an allowlist must be a collection of entries, not {entries!r}")
         self._lock = threading.Lock()
         self.allowed_peers: dict[Hashable, Hashable] = {}
-        """Those allowed from anywhere: their key (an `ID`'s bytes) and how they were given."""
+        """Peers that are exempt from anywhere: key (the bytes of an `ID`) and entry."""
         self.networks: dict[Network, frozenset[Hashable | None]] = {}
-        """Who is allowed from a network: peers, or None for everybody."""
-        # the same, to be found by an address
+        """The exempt peers of a network. None in a set: all peers of that network."""
+        # the same by prefix, for look-ups of an address
         self._by_prefix: PrefixTable[frozenset[Hashable | None]] = PrefixTable()
         for entry in entries:
             self.add(entry)
 
     @classmethod
     def of(cls, entries: Allowlist | Iterable[Hashable] | None) -> Allowlist:
-        """The very list, or a new one of these entries; None: an empty one."""
+        """The same object if it is an Allowlist, or a new list of the entries. None: no entries."""
         return entries if isinstance(entries, Allowlist) else cls(entries or ())
 
     def add(self, entry: Hashable) -> None:
-        """ValueError: it is nothing of what an entry can be."""
+        """ValueError: not an entry."""
         network, peer = parse_entry(entry)
         if network is None:
             self.allowed_peers[peer] = peer if isinstance(entry, str) else entry
@@ -147,21 +152,21 @@ class Allowlist:
             self.allow_from(network, peer)
 
     def remove(self, entry: Hashable) -> bool:
-        """False: it was not there. Other entries that allow the same stay."""
+        """False: the list has no such entry. Other entries that cover the same peer stay."""
         network, peer = parse_entry(entry)
         if network is None:
             return self.allowed_peers.pop(peer, None) is not None
         return self.disallow_from(network, peer)
 
     def allow_from(self, network: Network, peer: Hashable | None) -> None:
-        """Allow the peer of this key from there; None: everybody."""
+        """Exempt the peer of this key at this network; None: all peers there."""
         with self._lock:
             allowed = self.networks.get(network, frozenset()) | {peer}
             self.networks[network] = allowed
             self._by_prefix.set(network, allowed)
 
     def disallow_from(self, network: Network, peer: Hashable | None) -> bool:
-        """Undo `allow_from`; False: there was nothing to undo."""
+        """Undo `allow_from`; False: it was not called."""
         with self._lock:
             allowed = self.networks.get(network, frozenset())
             if peer not in allowed:
@@ -175,19 +180,19 @@ class Allowlist:
             return True
 
     def add_peer(self, peer_id: Hashable) -> None:
-        """As `add`, of a peer with any kind of id."""
+        """Like `add`, for a peer with any kind of id."""
         self.allowed_peers[peer_key(peer_from_any(peer_id))] = peer_id
 
     def remove_peer(self, peer_id: Hashable) -> bool:
-        """False: it was not there."""
+        """False: the list does not have this peer."""
         return self.allowed_peers.pop(peer_key(peer_from_any(peer_id)), None) is not None
 
     def allows_address(self, ip: bytes | None) -> bool:
-        """Whether somebody is allowed from here; who it is will be known after the handshake."""
+        """Whether a peer may be exempt at this address. The peer is known after the handshake."""
         return ip is not None and self._by_prefix.longest(ip) is not None
 
     def allows(self, peer: Hashable, ip: bytes | None = None) -> bool:
-        """Whether this peer is allowed from this address (None: from wherever it is)."""
+        """Whether this peer is exempt at this address; None: from anywhere."""
         key = peer_key(peer_from_any(peer))
         if key in self.allowed_peers:
             return True
@@ -208,9 +213,9 @@ class Allowlist:
 
 
 def parse_entry(entry: Hashable) -> tuple[Network | None, Hashable | None]:
-    """From where, and the key of whom, an entry allows; None: from anywhere, or anybody.
+    """The network and the peer of an entry; None: any network, or any peer.
 
-    ValueError: it is nothing of what an entry can be.
+    ValueError: not an entry.
     """
     if not isinstance(entry, str):
         key = peer_key(entry)

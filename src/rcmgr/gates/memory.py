@@ -1,4 +1,4 @@
-"""Limits on the memory that the process uses, whatever it uses it for."""
+"""Limits on the memory of the whole process."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ class MemoryConnectionLimits(MemoryGate):
     """No new connections while the process uses more memory than this.
 
     The limits are those of `ProcessMemoryLimits`.
-    cache, total, pressure: where the numbers come from; default the process's own.
-    TypeError, ValueError: which limit has which wrong value.
+    cache, total, pressure: the sources of the numbers; default those of this process.
+    TypeError, ValueError: a limit has a wrong value; the message names both.
 
-    Unknown memory never refuses. At most 100 ms behind. `check_limit` costs 10 to 20 ns until then,
-    and under 3 us when the memory is read again. Thread safe.
+    Unknown memory never refuses. The number is at most 100 ms old. `check_limit` costs 10 to 20 ns,
+    and under 3 us when it reads the memory again. Thread safe.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class MemoryConnectionLimits(MemoryGate):
 
     @property
     def max_allowed_bytes(self) -> int | None:
-        """The limit in bytes as things are now; None: no limit."""
+        """The limit in bytes at this moment; None: no limit."""
         if self.max_percentage is None:
             return self.max_bytes
         share = int(self.max_percentage * self._total())
@@ -113,12 +113,12 @@ class MemoryConnectionLimits(MemoryGate):
 
     @property
     def process_memory_bytes(self) -> int:
-        """What the process was known to use at the last reading."""
+        """The use of the process at the last reading."""
         return self._stats.cached_memory_bytes
 
     @property
     def last_refreshed(self) -> float:
-        """When that was, in monotonic seconds."""
+        """Time of the last reading, in monotonic seconds."""
         return self._stats.last_refresh
 
     @property
@@ -127,7 +127,7 @@ class MemoryConnectionLimits(MemoryGate):
         return self._stats.max_stale_duration
 
     def refresh_memory_stats_if_needed(self) -> None:
-        """Read the memory if what is known is older than `max_stale_duration`."""
+        """Read the memory if the last reading is older than `max_stale_duration`."""
         self._stats.refresh_if_needed()
 
     def _check(self) -> None:
@@ -136,10 +136,10 @@ class MemoryConnectionLimits(MemoryGate):
             raise excess.to_error()
 
     def excess(self, *, new_peer: bool = False) -> MemoryExcess | None:
-        """None, or why nothing may be added now.
+        """The reason why nothing may be added now, or None.
 
-        new_peer: ask about a peer that holds no connection yet. A manager does not ask again as
-        long as a reading of the memory that was found fine holds (`is_fine`).
+        new_peer: ask about a peer without a connection. A manager does not ask again while the last
+        reading is fresh and within the limits (`is_fine`).
         """
         if self.deny_new_peers_above is None and self.max_pressure is None:
             new_peer = False
@@ -147,7 +147,7 @@ class MemoryConnectionLimits(MemoryGate):
             return None
         stats = self._stats
         stats.refresh_if_needed()
-        reading = stats.refreshes  # before the value: a later reading must be judged by itself
+        reading = stats.refreshes  # read before the value: a later reading is judged separately
         used = stats.cached_memory_bytes
         if not stats.is_known:
             return None
@@ -173,7 +173,7 @@ class MemoryConnectionLimits(MemoryGate):
         return None
 
     def _further_excess(self) -> MemoryExcess | None:
-        """What else a subclass may refuse for; asked at each new reading that is within limits."""
+        """A further refusal by a subclass. It is asked at each new reading within the limits."""
         return None
 
     def _mark(self, limit: int, refusing: bool) -> float:

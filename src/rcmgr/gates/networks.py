@@ -1,7 +1,7 @@
-"""How many connections, and how often, from one address or network.
+"""Limits on the connections of one network: how many at once, and how often.
 
-Rules and defaults are go-libp2p's (conn_limiter.go, conn_rate_limiter.go). Where this differs on
-purpose, docs/scopes.md says why.
+Rules and defaults are go-libp2p's (conn_limiter.go, conn_rate_limiter.go). docs/scopes.md has the
+differences and their reasons.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class AddressRefusal(NamedTuple):
     limit: int | None
     """Connections at once; None: a rate refused."""
     retry_after_s: float
-    """Of a rate: seconds until the address may come again; inf: never."""
+    """Seconds until the rate admits the address again; inf: never. 0 if no rate refused."""
     address: str
 
     def __bool__(self) -> Literal[False]:
@@ -53,7 +53,7 @@ class AddressRefusal(NamedTuple):
             f"network {self.network}", "connection", peer_id, self.retry_after_s, self.address)
 
 
-# what an address is counted as: keys of networks, and the limits that hold for them
+# the networks that count an address: their keys and limits
 _Counted = Sequence[tuple[bytes, "int | None"]]
 
 
@@ -79,7 +79,7 @@ _UNCOUNTED: Final = NetworkShare()
 
 
 class _Address:
-    """The connections of one address, and what each of them is counted as."""
+    """The connections of one address, and the networks that count each of them."""
 
     __slots__ = ("connections", "counted")
 
@@ -91,8 +91,8 @@ class _Address:
 class SubnetLimiter:
     """Counts connections per network. O(1), about 1 us; thread safe.
 
-    limits: may be replaced at any time. Then the connections that exist are counted again, by their
-        addresses, and keep their places even above a limit. O(addresses).
+    limits: may be replaced at any time. Then existing connections are counted again, by their
+        addresses. They stay, even above a new limit. O(addresses).
     """
 
     def __init__(self, limits: SubnetLimits | None = None) -> None:
@@ -100,11 +100,11 @@ class SubnetLimiter:
         self._addresses: dict[bytes, _Address] = {}
         self._counts: dict[bytes, int] = {}
         self._epoch = 0
-        # The garbage collector may close a connection anywhere, also in a thread that holds the
-        # lock at that moment. So `NetworkShare.close` never waits for the lock.
+        # The garbage collector may close a share anywhere, even in a thread that holds the lock.
+        # So `NetworkShare.close` never waits for the lock.
         self._leaving: deque[NetworkShare] = deque()
         self.over_released = 0
-        """Connections given back that had not been taken: a defect of the caller."""
+        """Connections that were given back and never taken: a defect of the caller."""
         self.limits = SubnetLimits() if limits is None else limits
 
     @property
@@ -128,18 +128,18 @@ class SubnetLimiter:
         override = self._overrides.longest(ip)
         if override is not None:
             bits, (limit,) = override
-            # counted apart from a network of that length without an override
+            # apart from the network of this length without an override
             return [(b"%c%c!%b" % (len(ip), bits, prefix_of(ip, bits)), limit)]
         pairs = self._limits.ipv4 if len(ip) == 4 else self._limits.ipv6
         return [(b"%c%c=%b" % (len(ip), bits, prefix_of(ip, bits)), limit) for bits, limit in pairs]
 
     def try_add(self, ip: bytes) -> tuple[Network, int] | None:
-        """Count a connection of this address; else the network that is full and its limit."""
+        """Count a connection of this address: None, or the full network and its limit."""
         share = self._try_enter(ip)
         return None if isinstance(share, NetworkShare) else share
 
     def full(self, ip: bytes) -> tuple[Network, int] | None:
-        """The network that would refuse this address now and its limit; None: it may come."""
+        """The network that would refuse this address now, and its limit. None: it may connect."""
         return self._full(ip, self._counted_as(ip))
 
     def _full(self, ip: bytes, counted: _Counted) -> tuple[Network, int] | None:
@@ -169,7 +169,7 @@ class SubnetLimiter:
         self._settle()
 
     def _settle(self) -> None:
-        """Give back what is leaving. A thread that holds the lock does this after it."""
+        """Give back closed shares. If a thread holds the lock, it does so after releasing it."""
         while self._leaving and self._lock.acquire(blocking=False):
             try:
                 while self._leaving:
@@ -202,7 +202,7 @@ class SubnetLimiter:
                 del counts[key]
 
     def clear(self) -> None:
-        """Forget all connections; closing them later changes nothing."""
+        """Forget all connections. Closing their shares later changes nothing."""
         with self._lock:
             self._addresses.clear()
             self._counts.clear()
@@ -242,10 +242,10 @@ class _Buckets(NamedTuple):
 
 
 class AddressRateLimiter:
-    """Says whether a connection may come from an address now. O(1), about 1 us; thread safe.
+    """Decides whether an address may connect now. O(1), about 1 us; thread safe.
 
-    All buckets are asked before a token is taken, so a refusal takes none. (Threads that ask at the
-    same moment may each lose the token that the other's refusal needed.)
+    A refusal takes no token, because all buckets are asked before one is taken. (Two threads that
+    ask at the same moment may each lose a token to the other's refusal.)
 
     rates: may be replaced at any time. A bucket whose rate stays the same keeps its state.
     clock: monotonic nanoseconds; default the system's coarse clock.
@@ -286,39 +286,34 @@ class AddressRateLimiter:
         self._made, self._rates = made, rates
 
     def try_take(self, ip: bytes) -> tuple[Network, float] | None:
-        """None: it may come. Else the network that came too often, and seconds until it may."""
-        by_family, by_network, overall = self._buckets
+        """None: it may connect. Or the network that must wait, and for how many seconds."""
+        asked = self._asked(ip)
+        if len(asked) > 1:
+            for bits, bucket, key in asked:
+                if bucket.get_available_tokens(*key) < 1:
+                    return Network.of(ip, bits), bucket.time_until(*key)
+        for bits, bucket, key in asked:
+            if not bucket.try_consume(*key):
+                return Network.of(ip, bits), bucket.time_until(*key)
+        return None
+
+    def _asked(self, ip: bytes) -> list[tuple[int, Any, tuple[bytes, ...]]]:
+        """The buckets that an address takes from: prefix length, bucket or table, and its key."""
+        tables, by_network, overall = self._buckets
         overrides = list(by_network.matching(ip))
         if overrides:
-            buckets = [(bits, bucket) for bits, (bucket,) in overrides if bucket is not None]
-            for bits, bucket in buckets:
-                if bucket.get_available_tokens() < 1:
-                    return Network.of(ip, bits), bucket.time_until()
-            for bits, bucket in buckets:
-                if not bucket.try_consume():
-                    return Network.of(ip, bits), bucket.time_until()
-            return None
-        tables = by_family[len(ip) == 4]
-        if len(tables) > 1 or overall is not None:
-            for bits, table in tables:
-                key = prefix_of(ip, bits)
-                if table.get_available_tokens(key) < 1:
-                    return Network.of(ip, bits), table.time_until(key)
-            if overall is not None and overall.get_available_tokens() < 1:
-                return Network.of(ip, 0), overall.time_until()
-        for bits, table in tables:
-            key = prefix_of(ip, bits)
-            if not table.try_consume(key):
-                return Network.of(ip, bits), table.time_until(key)
-        if overall is not None and not overall.try_consume():
-            return Network.of(ip, 0), overall.time_until()
-        return None
+            return [(bits, bucket, ()) for bits, (bucket,) in overrides if bucket is not None]
+        asked: list[tuple[int, Any, tuple[bytes, ...]]] = [
+            (bits, table, (prefix_of(ip, bits),)) for bits, table in tables[len(ip) == 4]]
+        if overall is not None:
+            asked.append((0, overall, ()))
+        return asked
 
 
 def _handshake_rate(limit: int | None) -> Rate | None:
-    """How often a network may begin a handshake before it has to prove its address.
+    """How often a network may begin a handshake before it must prove its address.
 
-    0.1 per s (one per two handshakes of 5 s), and bursts of half the connections that it may have.
+    0.1 per s (one per two handshakes of 5 s), and bursts of half of its connections.
     """
     if limit is None or limit < 2:
         return None
@@ -338,9 +333,9 @@ def _handshake_rates(limits: SubnetLimits, max_networks: int) -> AddressRates:
 
 
 def _always_verify(limits: SubnetLimits) -> PrefixTable[bool]:
-    """Whether a network has to prove its address for every handshake; the longest prefix decides.
+    """Whether a network must prove its address for every handshake. The longest prefix decides.
 
-    It has to where there may be fewer than two connections: half of 1 is 0.
+    It must if it may have fewer than two connections, because half of 1 is 0.
     """
     always: PrefixTable[bool] = PrefixTable()
     for pairs, everything in ((limits.ipv4, "0.0.0.0/0"), (limits.ipv6, "::/0")):
@@ -354,10 +349,10 @@ def _always_verify(limits: SubnetLimits) -> PrefixTable[bool]:
 class AddressGate:
     """Asks the limits that depend on an address: first the rate, then connections at once.
 
-    subnets, rates: None: no limit of that kind. allowlist: its addresses pass both. A SubnetLimiter
-    may be shared: what it has counted already counts here.
-    Only inbound connections spend the rate; both directions count at once. What has no IP address
-    (relayed, DNS) passes. Thread safe.
+    subnets, rates: None: no limit of that kind. A SubnetLimiter may be shared with other gates.
+    allowlist: its addresses pass.
+    Only inbound connections take from the rate. Both directions count as connections at once. An
+    address without an IP (relayed, DNS) passes. Thread safe.
     """
 
     def __init__(
@@ -371,23 +366,23 @@ class AddressGate:
         self.allowlist = Allowlist() if allowlist is None else allowlist
         self.subnets: SubnetLimiter | None = None
         self.rates: AddressRateLimiter | None = None
-        # kept while there are no limits, for the connections that it still counts
+        # stays without limits too, because it counts connections that still exist
         self._own_subnets: SubnetLimiter | None = None
         self._clock = clock
         self._verify = AddressRateLimiter(clock=clock)
         self._lock = threading.Lock()
         self.refused_by_rate = 0
-        """How often an address came too often."""
+        """Refusals by a rate."""
         self.refused_by_number = 0
-        """How often there were enough connections from a network."""
+        """Refusals by a number of connections."""
         self.set_limits(subnets, rates)
 
     def set_limits(
         self, subnets: SubnetLimits | SubnetLimiter | None, rates: AddressRates | None
     ) -> None:
-        """Replace the limits. Connections stay counted, and a bucket of the same rate stays.
+        """Replace the limits. Connections stay counted, and buckets of the same rate stay.
 
-        Connections that came while there were no `subnets` are not counted. O(addresses).
+        Connections from a time without `subnets` are not counted. O(addresses).
         """
         limits = subnets.limits if isinstance(subnets, SubnetLimiter) else subnets
         if limits is None:
@@ -410,7 +405,7 @@ class AddressGate:
             self.rates.rates = rates
 
     def clear(self) -> None:
-        """Forget all connections; closing them later changes nothing."""
+        """Forget all connections. Closing their shares later changes nothing."""
         for subnets in (self.subnets, self._own_subnets):
             if subnets is not None:
                 subnets.clear()
@@ -418,9 +413,9 @@ class AddressGate:
     def try_enter(
         self, address: str, inbound: bool, exempt: bool | None = None
     ) -> NetworkShare | AddressRefusal:
-        """Count a connection of this multiaddr (text) or IP address; close what it returns.
+        """Count a connection of this multiaddr (text) or IP address. Close the share afterwards.
 
-        exempt: whether it is allowed anyway; None: as the allowlist says of the address alone.
+        exempt: whether the limits do not apply; None: ask the allowlist for this address.
         """
         ip = endpoint_of(address).ip
         if exempt is None:
@@ -444,9 +439,9 @@ class AddressGate:
         return AddressRefusal(share[0], share[1], 0.0, address)
 
     def verify_source_address(self, address: str) -> bool:
-        """Whether this address should prove that it is its own before anything is spent on it.
+        """Whether a peer must prove that it owns this address before the node spends resources.
 
-        True as well for what is no IP address. (QUIC's Retry; `address` as for `try_enter`.)
+        QUIC's Retry asks this. `address`: as for `try_enter`. True for text that is no IP address.
         """
         ip = endpoint_of(address).ip
         if ip is None:

@@ -24,12 +24,12 @@ def bucket_of(rate: Rate | None, clock: _Clock | None = None) -> TokenBucket | N
 
 
 def table_of(rate: Rate, most: int, on_full: str, clock: _Clock | None = None) -> BucketTable:
-    """Buckets of this rate by key, at most so many; see `BucketTable`."""
+    """At most `most` buckets of this rate, by key; see `BucketTable`."""
     return BucketTable(rate.burst, rate.refill_rate, max_peers=most, on_full=on_full, clock=clock)
 
 
 class RateRefusal(NamedTuple):
-    """Why a rate refused something: it came too often. Falsy."""
+    """A refusal by a rate. Falsy."""
 
     protocol: str
     operation: str
@@ -66,11 +66,11 @@ class _Buckets:
         return table_of(rate, self.limits.max_peers, self.limits.on_full, clock)
 
     def table(self, name: str) -> BucketTable | None:
-        """The buckets for this name; None: no limit but the overall one."""
+        """The buckets of this name; None: only the overall limit applies."""
         return self.tables.get(name, self.default)
 
     def take(self, name: str, key: Hashable, tokens: int) -> str | None:
-        """Take tokens from both buckets; else from none: "key" or "overall" refused."""
+        """Take tokens from both buckets. If "key" or "overall" refuses, take nothing."""
         table, overall = self.tables.get(name, self.default), self.overall
         if table is None:
             return None if overall is None or overall.try_consume(tokens) else "overall"
@@ -79,7 +79,7 @@ class _Buckets:
         return table.try_consume_both(key, overall, tokens)
 
     def wait(self, name: str, key: Hashable) -> float:
-        """Seconds until the key would be granted once more, 0 if it would be now; inf: never."""
+        """Seconds until both buckets grant the key again; inf: never."""
         table, tokens = self.table(name), self.cost(name)
         return max(
             0.0 if table is None else table.time_until(key, tokens),
@@ -94,14 +94,14 @@ class _Buckets:
 
 
 class RateLimiter:
-    """Says of a named resource whether it may be used once more.
+    """Limits how often a named resource may be used.
 
-    Every resource has a bucket of its own: at the rate of `limits.overrides`, else at the default
-    rate; without either it is unlimited. `limits.overall`, if set, has to agree as well.
+    Every resource has a separate bucket, with its rate in `limits.overrides` or the default rate.
+    Without either it is unlimited. `limits.overall`, if set, must agree too.
 
     clock: returns monotonic nanoseconds; default the system's coarse clock (steps of a few ms).
-    O(1), under a microsecond; thread safe. At most `limits.max_peers` resources of the default rate
-    are remembered (see `BucketTable`), so names may come from outside.
+    O(1), under a microsecond; thread safe. Strangers may choose names: the limiter remembers at
+    most `limits.max_peers` resources of the default rate (see `BucketTable`).
     """
 
     def __init__(self, limits: RateLimits, *, clock: Callable[[], int] | None = None) -> None:
@@ -109,21 +109,21 @@ class RateLimiter:
         self._buckets = _Buckets(limits, clock)
 
     def check_rate_limit(self, resource: str, tokens: int | None = None) -> bool:
-        """Use `resource` if its rate allows it; False: denied, and nothing is taken.
+        """Use `resource` if its rate allows it. False: denied, and no token is taken.
 
-        tokens: what it takes; None: its cost in `limits.costs`, else 1. ValueError: negative.
+        tokens: how many to take; None: its cost in `limits.costs`, or 1. ValueError: negative.
         """
         if tokens is None:
             tokens = self._buckets.cost(resource)
         return self._buckets.take(resource, resource, tokens) is None
 
     def get_rate_limit_status(self, resource: str) -> dict[str, Any]:
-        """Where `resource` stands.
+        """The state of `resource`.
 
         "limit": refill_rate and burst; None: unlimited. "available": tokens now; None: unlimited.
-        "retry_after_s": seconds until it would be granted again, 0 if it would be now.
-        "allowed", "denied": requests so far, of all resources that share the default rate, or of
-        this one if it has a rate of its own.
+        "retry_after_s": seconds until the next use, 0 if it may be used now.
+        "allowed", "denied": requests so far. A resource without an override shares these counts
+        with all resources of the default rate.
         """
         rate, table = self._buckets.rate(resource), self._buckets.table(resource)
         return {
@@ -136,19 +136,19 @@ class RateLimiter:
 
 
 class ProtocolRateLimiter:
-    """Says of a peer whether it may ask once more for something of a protocol.
+    """Limits how often a peer may make requests of a protocol.
 
-    Every peer has a bucket for each operation in `limits.overrides`, and one for all its other
-    operations, at the default rate; without a rate they are unlimited. `limits.overall`, if set, is
-    one bucket for all peers and operations: both have to agree, and a denial takes from neither.
+    Every peer has a bucket for each operation in `limits.overrides`, and one of the default rate
+    for all other operations. Without a rate they are unlimited. `limits.overall`, if set, is one
+    bucket for all peers and operations. Both buckets must agree, and a denial takes from neither.
 
-    exempt_peers: peers that are never denied and take nothing.
-    is_exempt: asked besides, about peers that are not among them; default nobody.
-    denials: where each denial is noted, too; of a limiter of a manager, the manager's.
+    exempt_peers: peers without limits, which take no tokens.
+    is_exempt: tells whether another peer is exempt too; default: it is not.
+    denials: a log for each denial; the manager's log for a limiter of a manager.
     clock: returns monotonic nanoseconds; default the system's coarse clock (steps of a few ms).
 
-    Peers are `ID`s, their bytes or base58 text. O(1), under a microsecond; thread safe; memory is
-    bounded by `limits.max_peers` (see `BucketTable`), however many peers somebody makes up.
+    Peers are `ID`s, their bytes or base58 text. O(1), under a microsecond; thread safe. At most
+    `limits.max_peers` peers use memory (see `BucketTable`), even if a peer makes up many peer ids.
     """
 
     def __init__(
@@ -174,11 +174,12 @@ class ProtocolRateLimiter:
         self._exempt.add(peer_key(peer_from_any(peer_id)))
 
     def remove_exempt_peer(self, peer_id: Hashable) -> None:
-        """Its requests count again; nothing happens if it was not exempt."""
+        """Limit this peer again. Nothing happens if it was not exempt."""
         self._exempt.discard(peer_key(peer_from_any(peer_id)))
 
     def check_peer_rate_limit(self, peer_id: Hashable, operation: str = "request") -> bool:
-        """Let the peer do this once if its rate and the overall one allow it; False: denied."""
+        """Take one request of the peer, if its rate and the overall rate allow it. False: denied.
+        """
         peer = peer_from_any(peer_id)
         if self._is_exempted(peer):
             self._exempted += 1
@@ -191,12 +192,12 @@ class ProtocolRateLimiter:
         return refused is None
 
     def retry_after(self, peer_id: Hashable, operation: str = "request") -> float:
-        """Seconds until the peer would be allowed this, 0 if it would be now; inf: never."""
+        """Seconds until the peer may make this request, 0 if it may now; inf: never."""
         peer = peer_from_any(peer_id)
         return 0.0 if self._is_exempted(peer) else self._buckets.wait(operation, peer)
 
     def refusal(self, operation: str = "request") -> RateRefusal:
-        """What is noted of a denial; its error says how long to wait from when it is made."""
+        """The entry of a denial in the log. Making its error computes the waiting time."""
         return RateRefusal(
             self.protocol, operation, partial(self.retry_after, operation=operation),
             self._buckets.rate(operation) or self.limits.overall)
@@ -205,7 +206,7 @@ class ProtocolRateLimiter:
     async def request(self, peer_id: Hashable, operation: str = "request") -> AsyncIterator[None]:
         """`async with limiter.request(peer_id, "op"):` around the work of one request.
 
-        RateLimitExceeded: denied; the work is not done.
+        RateLimitExceeded: denied, before the work begins.
         """
         if not self.check_peer_rate_limit(peer_id, operation):
             raise self.refusal(operation).to_error(peer_id=peer_id)
@@ -225,10 +226,10 @@ class ProtocolRateLimiter:
         }
 
     def get_protocol_stats(self) -> dict[str, Any]:
-        """Totals and who was denied most; ready for JSON.
+        """Totals, and the peers with the most denials; ready for JSON. O(tracked peers).
 
-        "most_denied": the ten peers with the most denials since their bucket was last full, as
-        (peer id as base58 text, operation or None for the default rate, denials). O(tracked peers).
+        "most_denied": ten peers with the most denials since their bucket was last full. Each is the
+        base58 text, the operation (None: the default rate) and the number of denials.
         """
         most_denied = [
             (peer_text(peer), operation, denials)

@@ -1,1 +1,1 @@
-"""Values: what may be."""
+"""Values: the limits of a node."""

@@ -1,4 +1,4 @@
-"""Checks of single values. Each raises TypeError or ValueError, and names the field."""
+"""Checks of single values. Each raises TypeError or ValueError, which name the field."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Limits that cannot all mean what they say."""
+"""Limits that contradict each other or the machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _WORDS = {
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """Where, and a sentence on what would happen."""
+    """The place of a limit, and a sentence on what would happen."""
 
     where: str
     what: str
@@ -38,10 +38,11 @@ def conflicts(
     fds: int | None = None,
     high_watermark: int | None = None,
 ) -> list[Conflict]:
-    """What contradicts itself or the machine; an empty list if nothing does.
+    """All limits that contradict each other or the machine.
 
-    memory, fds: of the machine, in bytes and descriptors that the process may open; None: not
-    asked. high_watermark: up to how many connections a connection manager lets the node grow.
+    memory, fds: the machine's bytes, and how many descriptors the process may open. None: do not
+        check against it.
+    high_watermark: the number of connections up to which a connection manager lets the node grow.
     """
     return [
         *_parts_above_wholes(limits),
@@ -79,7 +80,7 @@ def _parts_above_wholes(limits: NodeLimits) -> Iterator[Conflict]:
     for part_name, part, whole_name, whole in pairs:
         for each in fields(Limit):
             inner, outer = getattr(part, each.name), getattr(whole, each.name)
-            if not outer:  # no limit to pass; or 0, which _nothing_at_all speaks of
+            if not outer:  # no limit, or 0, which _nothing_at_all reports
                 continue
             if inner is None or inner > outer:
                 allows = "any number of" if inner is None else f"{inner}"

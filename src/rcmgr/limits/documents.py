@@ -78,8 +78,8 @@ def items(
 ) -> Iterator[tuple[str, Any]]:
     """Keys and values of an object.
 
-    known: the keys that it may have; None: any. lenient: take keys in any case, skip unknown ones,
-    allow repeated ones, and take null for an empty object.
+    known: the keys that it may have; None: any. lenient: ignore case, skip unknown keys, allow
+    repeated keys, and treat null as an empty object.
     """
     if value is None and lenient:
         return
@@ -183,6 +183,6 @@ def _toml_key(key: str) -> str:
 
 def _toml_value(value: Any) -> str:
     if isinstance(value, str):
-        # a JSON string is a TOML string but for one character, which JSON does not escape
+        # TOML escapes one character that JSON does not
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return repr(value)

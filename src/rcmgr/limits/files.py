@@ -1,12 +1,12 @@
-"""Limits in files: go-libp2p's JSON, the same tree in TOML, and sections of our own.
+"""Limits in files: go-libp2p's JSON, the same tree in TOML, and our sections.
 
     {"System": {"Conns": 100, "Memory": "1073741824"}, "PeerDefault": {"Conns": "unlimited"},
      "Connections": {"max_pending_inbound": 50}, "ProcessMemory": {"max_percentage": 0.8},
      "Subnets": {"ipv4": {"32": 8}}, "Rates": {"ipv4": {"32": {"refill_rate": 0.2, "burst": 16}}},
      "PeerRates": {"rate": {"refill_rate": 10, "burst": 50}}}
 
-Go ignores the sections of our own (`rcmgr.limits.node.SECTIONS`), so that one file can serve both.
-A limit of a scope is a number, "default", "unlimited" or "blockAll"; 0 is "blockAll".
+Go ignores our sections (`rcmgr.limits.node.SECTIONS`), so that one file can serve both. The limit
+of a scope is a number, "default", "unlimited" or "blockAll". 0 means "blockAll".
 """
 
 from __future__ import annotations
@@ -54,18 +54,18 @@ _NO_CHANGES: Final = PartialLimits()
 
 @dataclass(frozen=True, slots=True)
 class LimitsFile:
-    """What a file says. `build` makes limits of it.
+    """The contents of a file. `build` turns them into limits.
 
-    sections: what the file says of other fields of `NodeLimits`, by their names. Of `connections`
-        and `memory` this is a dict of the values that the file names; of the others a whole value,
-        or None: no limit. A field that the file leaves open is not there.
+    sections: the sections of the file, by the names of the fields of `NodeLimits`. `connections`
+        and `memory` are dicts of the values that the file names. The others are whole values, or
+        None: no limit.
     """
 
     scopes: PartialLimits = _NO_CHANGES
     sections: Mapping[str, Any] = field(default_factory=dict)
 
     def build(self, fallback: NodeLimits) -> NodeLimits:
-        """The limits, with `fallback`'s where the file leaves them open."""
+        """The limits of the file. `fallback` has those that the file leaves open."""
         changes = {
             name: replace(getattr(fallback, name), **said) if isinstance(said, Mapping) else said
             for name, said in self.sections.items()
@@ -74,7 +74,7 @@ class LimitsFile:
 
     @classmethod
     def of(cls, limits: NodeLimits) -> LimitsFile:
-        """A file that says all of it."""
+        """A file that names all limits."""
         said: dict[str, Any] = {section.name: getattr(limits, section.name) for section in SECTIONS}
         for section in SECTIONS:
             if not section.optional:
@@ -87,7 +87,7 @@ class LimitsFile:
 
     @classmethod
     def read(cls, path: Path, *, lenient: bool = False) -> LimitsFile:
-        """From a file: TOML if its name ends in .toml, else JSON. OSError, LimitsFileError."""
+        """From a file: JSON, or TOML if its name ends in .toml. OSError, LimitsFileError."""
         content = path.read_bytes()
         if path.suffix == ".toml":
             return cls.from_toml(content)
@@ -95,24 +95,24 @@ class LimitsFile:
 
     @classmethod
     def from_json(cls, text: str | bytes, *, lenient: bool = False) -> LimitsFile:
-        """Read all of it. LimitsFileError says where it is wrong and what was meant.
+        """Read JSON. LimitsFileError says what is wrong, where, and what was probably meant.
 
-        lenient: read as Go does: keys in any case, unknown and repeated ones, anything after the
-        first value, null, and negative numbers (which block everything).
+        lenient: read like Go, which accepts keys in any case, unknown keys, repeated keys, null,
+        text after the first value, and negative numbers (these block everything).
         """
         return _Reader(lenient).read(documents.from_json(text, lenient=lenient))
 
     @classmethod
     def from_toml(cls, text: str | bytes) -> LimitsFile:
-        """As `from_json`. There is no lenient way: Go does not read TOML."""
+        """Read TOML. It is always strict, because Go reads no TOML."""
         return _Reader(False).read(documents.from_toml(text))
 
     # -- writing -------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
-        """In Go's order and words; what is left open is left out.
+        """The tree of the file, in Go's order and words, without the limits that it leaves open.
 
-        LimitsFileError: there is a limit for a peer that is no peer id. A file cannot name it.
+        LimitsFileError: a peer has a name that is not a peer id. A file cannot contain it.
         """
         tree: dict[str, Any] = {}
         for key, name in _MAPPINGS.items():
@@ -213,7 +213,7 @@ class _Reader:
 
 
 def _read_section(key: str, kind: type[Any], optional: bool, value: Any) -> Any:
-    """A section of our own. It is always read strictly: no other program writes it."""
+    """Our sections are always read strictly, because no other program writes them."""
     if optional:
         return sections.read(key, kind | None, value)
     named = sections.read_fields(key, kind, value)
@@ -222,7 +222,7 @@ def _read_section(key: str, kind: type[Any], optional: bool, value: Any) -> Any:
 
 
 def _peer_key(path: str, text: str) -> bytes:
-    """A peer id from base58 text or a CID. LimitsFileError: it is none."""
+    """A peer id from base58 text or a CID. LimitsFileError: the text is not a peer id."""
     import base58
 
     try:
@@ -235,7 +235,7 @@ def _peer_key(path: str, text: str) -> bytes:
             key = data[2:]
         else:
             raise ValueError
-        # a multihash: its code, its length, as many bytes; sha2-256 or identity
+        # a multihash (sha2-256 or identity) is its code, its length and so many bytes
         if len(key) < 3 or key[0] not in (0x12, 0x00) or key[1] != len(key) - 2:
             raise ValueError
         if key[0] == 0x12 and key[1] != 32:

@@ -1,4 +1,4 @@
-"""How much memory this process may have: the machine's, or less if its container says so."""
+"""How much memory this process may have: the machine's, or less in a container."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _MAX_AGE_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class MemoryBound:
-    """One thing that bounds the memory of this process."""
+    """One bound on the memory of this process."""
 
     kind: str
     """physical memory, or the cgroup's file: memory.max, memory.high, memory.limit_in_bytes."""
     bytes: int
     path: str = ""
-    """Where it was read; empty for physical memory."""
+    """The file that has it; empty for physical memory."""
 
     def __str__(self) -> str:
         return f"{_size(self.bytes)}  {self.kind}" + (f"  ({self.path})" if self.path else "")
@@ -32,11 +32,11 @@ class MemoryBound:
 
 @dataclass(frozen=True, slots=True)
 class MemoryReport:
-    """All bounds, and which of them holds: the smallest. Prints as a few lines."""
+    """All bounds. The smallest one applies. Prints as a few lines."""
 
     bounds: tuple[MemoryBound, ...]
     address_space_limit: int | None
-    """RLIMIT_AS in bytes; None: none. Reported, not applied: it bounds what is mapped."""
+    """RLIMIT_AS in bytes; None: no limit. It only bounds address space, so no limit uses it."""
 
     @property
     def bound(self) -> MemoryBound:
@@ -59,10 +59,10 @@ class MemoryReport:
 
 
 def memory_report(root: Path = Path("/")) -> MemoryReport:
-    """What bounds the memory of this process now. Reads some ten small files (about 0.3 ms).
+    """The bounds on the memory of this process now. Reads some ten small files (about 0.3 ms).
 
-    root: where /proc and /sys are looked for. On systems other than Linux only the physical memory
-    counts. Source: the kernel's admin-guide, cgroup-v2 and cgroup-v1/memory.
+    root: the folder of /proc and /sys. On systems other than Linux only the physical memory counts.
+    Source: the kernel's admin-guide, cgroup-v2 and cgroup-v1/memory.
     """
     bounds = [MemoryBound("physical memory", _physical_memory()), *_cgroup_bounds(root)]
     return MemoryReport(tuple(bounds), _address_space_limit())
@@ -96,7 +96,7 @@ def total_memory() -> int:
 
 
 def memory_pressure(root: Path = Path("/")) -> float | None:
-    """How much of the last 10 s some task waited for memory, in percent; None: not known.
+    """How much of the last 10 s some task waited for memory, in percent. None: unknown.
 
     The larger of /proc/pressure/memory and the own cgroup's memory.pressure ("some avg10").
     """
@@ -113,7 +113,7 @@ def _physical_memory() -> int:
         # /proc/meminfo first: in some containers it is their own
         return int(psutil.virtual_memory().total)
     except OSError:
-        # hidden, as by systemd's ProcSubset=pid; the limits must hold all the same
+        # systemd's ProcSubset=pid hides /proc/meminfo, and limits must still work
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 

@@ -19,14 +19,14 @@ class ProcessMemoryLimits:
     The tighter of the two holds; None: no limit. `used > limit` refuses, as in the crate.
 
     Beyond the crate:
-    deny_new_peers_above: a fraction of the limit, above 0 and below 1. Above it only peers that
-        hold a connection already are admitted. None: no such mark.
-    hysteresis: a mark that has refused goes on until use has fallen this fraction below it, 0 to
-        below 1. So a node at the edge does not flap.
+    deny_new_peers_above: a fraction of the limit, above 0 and below 1. Above this mark, only peers
+        that hold a connection are admitted. None: no mark.
+    hysteresis: after a refusal, use must fall this fraction below the mark before the next
+        admission, 0 to below 1. So a node near a mark does not switch to and fro.
     max_pressure: percent of the last 10 s that tasks waited for memory (`memory_pressure`), 0 to
-        100. Above it new peers are refused as well. None: not asked.
+        100. Above it, new peers are refused as well. None: do not ask.
 
-    TypeError, ValueError: which of these has which wrong value.
+    TypeError, ValueError: a field has a wrong value; the message names both.
     """
 
     max_bytes: int | None = None

@@ -22,9 +22,9 @@ _MAPPED_BITS = 96
 
 
 def packed_ip(text: str) -> bytes | None:
-    """An IP address as 4 or 16 bytes; None if it is none. About 0.3 us.
+    """An IP address as 4 or 16 bytes. None: the text is no IP address. About 0.3 us.
 
-    An IPv4 address mapped into IPv6 is that IPv4 address. A zone ("%eth0") is left out.
+    An IPv4 address mapped into IPv6 becomes that IPv4 address. A zone ("%eth0") is ignored.
     """
     try:
         if ":" not in text:
@@ -39,15 +39,15 @@ class Network(NamedTuple):
     """The addresses that begin with these bits."""
 
     prefix: bytes
-    """As many bytes as the bits need, those behind them zero."""
+    """As many bytes as the bits need. The bits after them are 0."""
     bits: int
     is_ipv4: bool
 
     @classmethod
     def parse(cls, text: str) -> Network:
-        """From "10.0.0.0/8" or "::1" (a network of one). Bits behind the prefix are ignored.
+        """From "10.0.0.0/8" or "::1" (a network of one). Bits after the prefix are ignored.
 
-        ValueError: it is no network.
+        ValueError: the text is no network.
         """
         address, slash, length = text.partition("/")
         ip = packed_ip(address)
@@ -65,7 +65,7 @@ class Network(NamedTuple):
 
     @classmethod
     def of(cls, ip: bytes, bits: int) -> Network:
-        """The network of that size which an address of 4 or 16 bytes is in."""
+        """The network of this size that contains an address of 4 or 16 bytes."""
         return cls(prefix_of(ip, bits), bits, len(ip) == 4)
 
     def __str__(self) -> str:
@@ -84,12 +84,12 @@ def prefix_of(ip: bytes, bits: int) -> bytes:
 
 @dataclass(frozen=True)
 class SubnetLimits:
-    """How many connections there may be at once from one network.
+    """How many connections one network may have at once.
 
-    ipv4, ipv6: (prefix length, limit) for every network of that length; all have to admit.
-    overrides: the limit of one network; the longest that matches holds alone. None: no limit.
+    ipv4, ipv6: (prefix length, limit) for every network of that length. All of them must admit.
+    overrides: limits of single networks. Only the longest match applies. None: no limit.
 
-    TypeError, ValueError: which of these has which wrong value.
+    TypeError, ValueError: a field has a wrong value; the message names both.
     """
 
     ipv4: tuple[tuple[int, int | None], ...] = ((32, 8),)
@@ -109,13 +109,15 @@ class SubnetLimits:
 
 @dataclass(frozen=True)
 class AddressRates:
-    """How often connections may come from one network.
+    """How often one network may connect.
 
-    ipv4, ipv6: (prefix length, rate) for every network of that length; all have to admit.
-    overrides: the rate of one network, instead of the above and of `overall`; all that match have
-        to admit, longest first. None: no limit.
-    overall: for everything together that no override takes; None: no limit.
-    max_networks, on_full: of the table of each prefix length; see `BucketTable`.
+    ipv4, ipv6: (prefix length, rate) for every network of that length. All of them must admit.
+    overrides: rates of single networks, which replace the rates above and `overall`. All matches
+        must admit. None: no limit.
+    overall: one rate for all networks without an override; None: no limit.
+    max_networks, on_full: the size of the table of each prefix length; see `BucketTable`.
+
+    TypeError, ValueError: a field has a wrong value; the message names both.
     """
 
     ipv4: tuple[tuple[int, Rate], ...] = ((32, Rate(0.2, 16)),)

@@ -26,11 +26,12 @@ def _section(key: str, kind: type[Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class NodeLimits:
-    """Everything that a node is limited by.
+    """All limits of a node.
 
     scopes: streams, connections, descriptors and memory of the node, peers, protocols, services.
     connections: connections by state. memory: of the whole process.
-    subnets, rates: how many connections from one network, and how often; None: no limit.
+    subnets: connections of one network; None: no limit.
+    rates: how often one network may connect; None: no limit.
     peer_rates: how often one peer may connect; None: no limit.
 
     TypeError: a field has a value of a wrong type.
@@ -55,14 +56,14 @@ class NodeLimits:
 
     @classmethod
     def default(cls, *, memory: int | None = None, fds: int | None = None) -> NodeLimits:
-        """Scaled for a machine; see `autoscale`. Addresses are limited as by go-libp2p."""
+        """Scaled for a machine; see `autoscale`. Limits on addresses are those of go-libp2p."""
         return cls(
             autoscale(memory=memory, fds=fds), subnets=SubnetLimits(), rates=AddressRates()
         )
 
 
 class Section(NamedTuple):
-    """A part of `NodeLimits` that has a section of its own in a limits file."""
+    """A field of `NodeLimits` that is a section of a limits file."""
 
     name: str
     """The field of `NodeLimits`."""
@@ -70,7 +71,8 @@ class Section(NamedTuple):
     """Its name in a file."""
     kind: type[Any]
     optional: bool
-    """Whether it may be None: no limit. Then a file gives it whole, else the values that differ."""
+    """Whether it may be None: no limit. A file contains an optional section whole, and only the
+    values of other sections that differ."""
 
     def check(self, value: object) -> None:
         if isinstance(value, self.kind) or (value is None and self.optional):

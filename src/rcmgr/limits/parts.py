@@ -26,10 +26,10 @@ class ResourceLimits:
 
     max_connections: pending and established connections together; None: no limit.
     max_memory_mb: MiB that may be reserved with `acquire_memory`; None: no limit.
-    max_streams: streams open at once. py-libp2p's swarm makes a semaphore of this size when it gets
-        the manager, and so it must be a number.
+    max_streams: streams open at once. It must be a number, because py-libp2p's swarm makes a
+        semaphore of this size when it gets the manager.
 
-    TypeError: not an int (or None where that is allowed). ValueError: negative.
+    TypeError: a field is not an int, or None where None is not allowed. ValueError: negative.
     """
 
     max_connections: int | None = 1000
@@ -56,9 +56,9 @@ class ResourceLimits:
         )
 
     def applied_to(self, limits: NodeLimits) -> NodeLimits:
-        """The same limits with the system's connections, streams and memory set to these.
+        """`limits` with these connections, streams and memory of the system.
 
-        A number that `of` would read from `limits` leaves the limit as it is.
+        A number that `of(limits)` has too leaves its limit as it is.
         """
         before = ResourceLimits.of(limits)
         values = {
@@ -75,12 +75,13 @@ class ResourceLimits:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionRateLimits:
-    """How often others may connect.
+    """How often an address and a peer may connect.
 
-    per_ip: connections begun from one address (IPv6: one /64 network), asked before the handshake.
-        An `AddressRates` says more.
-    per_peer: connections of one peer id, asked after it. None: no limit.
-    max_peers, on_full: of each table of buckets; see `BucketTable`. Not of an `AddressRates`.
+    per_ip: the rate of one address (IPv6: one /64 network), asked before the handshake. An
+        `AddressRates` has rates for other networks too.
+    per_peer: the rate of one peer, asked after the handshake. None: no limit.
+    max_peers, on_full: the size of each table of buckets; see `BucketTable`. An `AddressRates` has
+        its own.
     """
 
     per_ip: Rate | AddressRates | None = None

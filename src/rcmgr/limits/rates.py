@@ -1,4 +1,4 @@
-"""What may be asked how often."""
+"""Rates of requests and connections."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from rcmgr.limits.checks import bucket_ticks, check_count, check_names, check_ta
 
 __all__ = ["PeerRates", "Rate", "RateLimits", "check_rate"]
 
-_TABLE_SCALE = 1 << 16  # of a `BucketTable`, the coarser of the two
+_TABLE_SCALE = 1 << 16  # the scale of `BucketTable`, which is coarser than that of `TokenBucket`
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """`refill_rate` requests per second in the long run, `burst` at once.
+    """`refill_rate` requests per second in the long run, and `burst` at once.
 
     refill_rate: above 0; inf: no limit. burst: 1 or more.
-    TypeError, ValueError: as `TokenBucket`, whose parameters these are.
+    TypeError, ValueError: a bucket cannot count this rate.
     """
 
     refill_rate: float
@@ -30,7 +30,7 @@ class Rate:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Rate:
-        """{"refill_rate": ..., "burst": ...}. ValueError: a name is missing or unknown."""
+        """From {"refill_rate": ..., "burst": ...}. ValueError: a name is missing or unknown."""
         check_names("a rate", values, [f.name for f in fields(cls)], required=True)
         return cls(**values)
 
@@ -42,13 +42,13 @@ class Rate:
 class RateLimits:
     """The rates of a `RateLimiter` or `ProtocolRateLimiter`.
 
-    default: for every resource or operation that is not in `overrides`; None: those are unlimited.
-    overrides: rates of resources or operations by name; None: that one is unlimited.
-    overall: one rate for everything together, beside the others; None: none.
-    costs: tokens that an operation takes, by name, 0 or more; those not named take 1.
-    max_peers, on_full: of each table of buckets; see `BucketTable`.
+    default: the rate of every resource or operation that is not in `overrides`; None: no limit.
+    overrides: rates of resources or operations by name; None: no limit.
+    overall: one rate for all requests together, in addition to the others; None: no limit.
+    costs: tokens that a request takes, by name of its operation, 0 or more. The default is 1.
+    max_peers, on_full: the size of each table of buckets; see `BucketTable`.
 
-    TypeError, ValueError: which field has which wrong value.
+    TypeError, ValueError: a field has a wrong value; the message names both.
     """
 
     default: Rate | None = None
@@ -66,15 +66,15 @@ class RateLimits:
         for name, cost in self.costs.items():
             check_count(f"costs[{name!r}]", cost)
         check_table("max_peers", self.max_peers, self.on_full)
-        # frozen through and through
+        # the mappings must be frozen too
         object.__setattr__(self, "overrides", MappingProxyType(dict(self.overrides)))
         object.__setattr__(self, "costs", MappingProxyType(dict(self.costs)))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RateLimits:
-        """The inverse of `to_dict`; names left out have their defaults.
+        """The inverse of `to_dict`. Names that `values` leaves out have their defaults.
 
-        ValueError: an unknown name. TypeError and ValueError as the constructor.
+        ValueError: an unknown name, or as the constructor. TypeError: as the constructor.
         """
         check_names("rate limits", values, [f.name for f in fields(cls)])
         rates: dict[str, Any] = {
@@ -92,7 +92,7 @@ class RateLimits:
         return cls(**{**values, **rates})
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything by name, ready for JSON (an infinite rate is written as inf)."""
+        """All fields by name, ready for JSON (an infinite rate is inf)."""
         return {
             "default": _rate_to(self.default),
             "overrides": {name: _rate_to(rate) for name, rate in self.overrides.items()},
@@ -105,9 +105,9 @@ class RateLimits:
 
 @dataclass(frozen=True, slots=True)
 class PeerRates:
-    """How often one peer may connect; asked after the handshake, when the peer is known.
+    """How often one peer may connect. The rate is asked after the handshake.
 
-    max_peers, on_full: of the table of buckets; see `BucketTable`.
+    max_peers, on_full: the size of the table of buckets; see `BucketTable`.
     """
 
     rate: Rate

@@ -1,8 +1,8 @@
-"""What each scope may hold, and how that grows with the machine.
+"""The limits of scopes, and how they grow with the machine.
 
 The default table, the formula and the names are go-libp2p's (p2p/host/resource-manager,
-limit_defaults.go). Three trees have the same branches: `ScalingLimits` say how limits grow,
-`ConcreteLimits` are numbers for a `Ledger`, `PartialLimits` are what a person changed of them.
+limit_defaults.go). Three trees have the same branches. `ScalingLimits` define how limits grow.
+`ConcreteLimits` are numbers for a `Ledger`. `PartialLimits` change some of these numbers.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ MAX_LIMIT: Final = 2**63 - 1
 """The largest limit; itself, as in Go, it is no limit."""
 
 UNLIMITED_FDS: Final = 1 << 20
-"""What a descriptor limit of "unlimited" counts as: Linux's own ceiling (fs.nr_open)."""
+"""An unlimited number of descriptors counts as this number, Linux's ceiling (fs.nr_open)."""
 
 _MIB, _GIB = 1 << 20, 1 << 30
 
 
 class Default(Enum):
-    """The one value of a partial limit that says nothing."""
+    """The value of a limit that a partial limit leaves open."""
 
     DEFAULT = "default"
 
@@ -64,11 +64,11 @@ def _check(name: str, value: object) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """What one scope may hold: 0 to 2**63 - 1 of each, or None: no limit. 0 admits nothing.
+    """The limits of one scope: 0 to 2**63 - 1 of each, or None: no limit. 0 admits nothing.
 
     streams, conns: both directions together. fd: file descriptors. memory: bytes.
 
-    TypeError, ValueError: which of these has which wrong value.
+    TypeError, ValueError: a field has a wrong value; the message names both.
     """
 
     streams: int | None = None
@@ -96,7 +96,7 @@ NOTHING: Final = Limit(0, 0, 0, 0, 0, 0, 0, 0)
 
 @dataclass(frozen=True, slots=True)
 class PartialLimit:
-    """A `Limit` that leaves some fields as they were: those that are `DEFAULT`."""
+    """A `Limit` that leaves the fields with `DEFAULT` as they were."""
 
     streams: int | Default | None = DEFAULT
     streams_inbound: int | Default | None = DEFAULT
@@ -114,24 +114,21 @@ class PartialLimit:
                 _check(each.name, value)
 
     def build(self, fallback: Limit) -> Limit:
-        """The limit, its defaults taken from `fallback`."""
-        values: dict[str, Any] = {}
-        for each in fields(self):
-            value = getattr(self, each.name)
-            if value is DEFAULT:
-                value = getattr(fallback, each.name)
-            values[each.name] = None if value == MAX_LIMIT else value
-        return Limit(**values)
+        """The limit, with `fallback`'s values for its defaults."""
+        values = self._over(fallback)
+        return Limit(**{name: None if value == MAX_LIMIT else value
+                        for name, value in values.items()})
 
     def filled(self, fallback: PartialLimit) -> PartialLimit:
-        """With the defaults taken from another partial limit."""
+        """This limit, with another partial limit's values for its defaults."""
+        return PartialLimit(**self._over(fallback))
+
+    def _over(self, fallback: Limit | PartialLimit) -> dict[str, Any]:
         values = {each.name: getattr(self, each.name) for each in fields(self)}
-        return PartialLimit(
-            **{
-                name: getattr(fallback, name) if value is DEFAULT else value
-                for name, value in values.items()
-            }
-        )
+        return {
+            name: getattr(fallback, name) if value is DEFAULT else value
+            for name, value in values.items()
+        }
 
     @property
     def is_default(self) -> bool:
@@ -140,7 +137,10 @@ class PartialLimit:
 
 @dataclass(frozen=True, slots=True)
 class LimitIncrease:
-    """How much a limit grows per GiB of memory; of file descriptors, their fraction, 0 to 1."""
+    """How much a limit grows per GiB of memory.
+
+    fd_fraction: the fraction of the file descriptors, 0 to 1.
+    """
 
     streams: int = 0
     streams_inbound: int = 0
@@ -170,9 +170,8 @@ class ScalingLimit:
     def scale(self, memory: int, fds: int) -> Limit:
         """For `memory` bytes and `fds` descriptors.
 
-        Per counter base + (increase * MiB >> 10), with no MiB up to 128 (these are not subtracted
-        above it); descriptors the fraction of `fds`, but the base at least. Source: go-libp2p's
-        ScalingLimitConfig.Scale.
+        A counter is base + (increase * MiB >> 10). Up to 128 MiB it is the base. Descriptors are
+        the fraction of `fds`, and at least the base. Source: go-libp2p's ScalingLimitConfig.Scale.
         """
         mib = memory >> 20 if memory > 128 * _MIB else 0
         values: dict[str, int | None] = {}
@@ -199,11 +198,11 @@ def _not_given() -> Any:
 
 @dataclass(frozen=True)
 class LimitTree(Generic[T]):
-    """One T for each scope that exists once and for each class of scopes, others by name.
+    """One T for each single scope and for each class of scopes, and more by name.
 
-    What is not given is T(). Keys of `peer` are peers: an `ID`, its bytes or its base58 text, which
-    are one peer and become bytes here. A text that is no peer id, or an int, is a name of your own.
-    Keys of the other mappings are names.
+    A field that is not given is T(). A key of `peer` is an `ID`, its bytes or its base58 text. All
+    three are one peer and become bytes here. An int, or a text that is no peer id, stays as it is,
+    and names a peer of a `Ledger`. Keys of the other mappings are names.
 
     TypeError: a value or a peer has a wrong type. ValueError: a peer is there twice.
     """
@@ -286,12 +285,12 @@ def _rebuilt(kind: type[Any], values: dict[str, Any]) -> Any:
 
 @dataclass(frozen=True)
 class ConcreteLimits(LimitTree[Limit]):
-    """The limits of all scopes, for a `Ledger`. `ConcreteLimits()` limits nothing."""
+    """The limits of all scopes, for a `Ledger`. `ConcreteLimits()` has no limits."""
 
     LEAF: ClassVar = Limit
 
     def to_partial(self) -> PartialLimits:
-        """The same, said completely: built over whatever, it gives these limits again."""
+        """Partial limits that leave nothing open. `build` makes these limits from them again."""
         return PartialLimits(**self._mapped(Limit.to_partial))
 
     def with_system(self, **changes: int | None) -> ConcreteLimits:
@@ -305,48 +304,42 @@ class ConcreteLimits(LimitTree[Limit]):
 
 @dataclass(frozen=True)
 class PartialLimits(LimitTree[PartialLimit]):
-    """What to change of the limits. `PartialLimits()` changes nothing."""
+    """Changes of limits. `PartialLimits()` changes nothing."""
 
     LEAF: ClassVar = PartialLimit
 
     def build(self, fallback: ConcreteLimits) -> ConcreteLimits:
         """`fallback` with these changes.
 
-        An entry by name takes what it leaves open from the entry of that name in `fallback`, else
-        from the default of its class as built here.
+        The open fields of an entry by name come from the entry of that name in `fallback`. Without
+        that entry, they come from the default of its class, as built here.
         """
-        tree: dict[str, Any] = {
-            name: getattr(self, name).build(getattr(fallback, name)) for name in self.scopes()
-        }
-        for name in self.MAPPINGS:
-            entries = dict(getattr(fallback, name))
-            for key, value in getattr(self, name).items():
-                entries[key] = value.build(entries.get(key, tree[f"{name}_default"]))
-            tree[name] = entries
-        return ConcreteLimits(**tree)
+        return ConcreteLimits(**self._over(fallback, PartialLimit.build))
 
     def filled(self, fallback: PartialLimits) -> PartialLimits:
-        """With what is left open taken from other changes."""
-        tree: dict[str, Any] = {
-            name: getattr(self, name).filled(getattr(fallback, name)) for name in self.scopes()
+        """These changes, with other changes for the fields that they leave open."""
+        return PartialLimits(**self._over(fallback, PartialLimit.filled))
+
+    def _over(self, fallback: LimitTree[Any], merged: Callable[[Any, Any], Any]) -> dict[str, Any]:
+        tree = {
+            name: merged(getattr(self, name), getattr(fallback, name)) for name in self.scopes()
         }
         for name in self.MAPPINGS:
             entries = dict(getattr(fallback, name))
             for key, value in getattr(self, name).items():
-                entries[key] = value.filled(entries.get(key, tree[f"{name}_default"]))
+                entries[key] = merged(value, entries.get(key, tree[f"{name}_default"]))
             tree[name] = entries
-        return PartialLimits(**tree)
+        return tree
 
 
 @dataclass(frozen=True)
 class ScalingLimits(LimitTree[ScalingLimit]):
-    """The limits of all scopes for the smallest machine, and how they grow."""
+    """The limits of all scopes for the smallest machine, and their growth."""
 
     LEAF: ClassVar = ScalingLimit
 
     def scale(self, memory: int, fds: int) -> ConcreteLimits:
-        """For `memory` bytes and `fds` file descriptors, both 0 or more. See `ScalingLimit.scale`.
-        """
+        """For `memory` bytes and `fds` file descriptors, 0 or more. See `ScalingLimit.scale`."""
         return ConcreteLimits(**self._mapped(lambda limit: limit.scale(memory, fds)))
 
     def with_entries(self, mapping: str, entries: Mapping[Any, ScalingLimit]) -> ScalingLimits:
@@ -392,10 +385,9 @@ def _entry(base: tuple[int, int, int, int], more: tuple[int, int, int, int] = (0
     return ScalingLimit(_streams(*base), _more_streams(*more))
 
 
-# What go-libp2p's host sets for the services that it brings, and values in the same spirit for
-# those that py-libp2p brings. Of the per-peer memory, Go's ping and identify have 8 GiB (a slip of
-# units) and its relay protocols twice what the protocol as a whole has on a small machine, which no
-# peer could use; here it is 1 MiB as for other small services, and half of the whole.
+# go-libp2p's limits for its services, and similar limits for py-libp2p's services. Two limits on
+# the memory of one peer differ from Go's. Ping and identify have 8 GiB there (a slip of units), and
+# 1 MiB here. Relay protocols have twice the memory of the whole protocol there, and half here.
 _IDENTIFY = _entry((64, 64, 128, 4 * _MIB), (64, 64, 128, 4 * _MIB))
 _PING = _entry((64, 64, 64, 4 * _MIB), (64, 64, 64, 4 * _MIB))
 _AUTONAT = _entry((64, 64, 64, 4 * _MIB), (4, 4, 4, 2 * _MIB))
@@ -474,7 +466,7 @@ DEFAULT_LIMITS: Final = ScalingLimits(
     service_default=_entry((1024, 4096, 4096, 64 * _MIB), (512, 2048, 2048, 128 * _MIB)),
     service_peer_default=_entry((128, 256, 256, 16 * _MIB), (4, 8, 8, 4 * _MIB)),
     protocol_default=_entry((512, 2048, 2048, 64 * _MIB), (256, 512, 512, 164 * _MIB)),
-    # 4 bytes per GiB, as in Go, whose tests pin it; 4 MiB were probably meant
+    # 4 bytes per GiB, as in Go. Go probably meant 4 MiB, but its tests check this number.
     protocol_peer_default=_entry((64, 128, 256, 16 * _MIB), (4, 8, 16, 4)),
     peer_default=ScalingLimit(
         _streams(256, 512, 512, 64 * _MIB, conns_inbound=8, conns_outbound=8, conns=8, fd=4),
@@ -497,7 +489,7 @@ DEFAULT_LIMITS: Final = ScalingLimits(
 def soft_fd_limit() -> int:
     """How many descriptors this process may have open now (soft RLIMIT_NOFILE).
 
-    No such limit (as on Windows, where sockets are not counted), and "unlimited", give 2**20.
+    2**20 without a limit, and on Windows, where sockets are not descriptors.
     """
     if sys.platform == "win32":
         return UNLIMITED_FDS
@@ -514,9 +506,8 @@ def autoscale(
 ) -> ConcreteLimits:
     """Limits for a machine of `memory` bytes whose processes may open `fds` descriptors.
 
-    A node gets an eighth of the memory and half of the descriptors. Default: this machine, as far
-    as its container lets this process have it (`total_memory`), and `soft_fd_limit`.
-    ValueError: negative.
+    A node gets an eighth of the memory and half of the descriptors. The defaults are `total_memory`
+    (of this machine or its container) and `soft_fd_limit`. ValueError: a number is negative.
     """
     memory = total_memory() if memory is None else memory
     fds = soft_fd_limit() if fds is None else fds

@@ -26,7 +26,7 @@ _T = TypeVar("_T")
 
 
 def read(path: str, kind: Any, value: Any) -> Any:
-    """A value of this type from a document. LimitsFileError: it is none."""
+    """A value of this type from a document. LimitsFileError: it has another type."""
     if get_origin(kind) is UnionType:
         if value == UNLIMITED:
             return None
@@ -47,7 +47,7 @@ def read(path: str, kind: Any, value: Any) -> Any:
 
 
 def read_fields(path: str, kind: Any, value: Any) -> dict[str, Any]:
-    """Those fields of a dataclass that a document names."""
+    """The fields of a dataclass that a document names."""
     types = get_type_hints(kind)
     return {
         name: read(joined(path, name), types[name], each)
@@ -67,7 +67,7 @@ def made(path: str, kind: type[_T], values: Mapping[str, Any]) -> _T:
 
 
 def shown(value: Any) -> Any:
-    """A value as a document has it."""
+    """A value as it stands in a document."""
     if value is None or value == inf:
         return UNLIMITED
     if is_dataclass(value):

@@ -13,16 +13,16 @@ __all__ = ["ConnectionLimits"]
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """How many connections a node may have in each state; the six limits of rust-libp2p's crate.
+    """How many connections a node may have in each state.
 
-    Each is a number of connections of 0 or more, or None: no limit. 0 admits nothing. A limit
-    refuses when as many connections as it says exist already. Connections of bypassed peers do not
-    count. Frozen: `with_...` return a changed copy.
+    These are the six limits of rust-libp2p's crate. Each is a number of connections of 0 or more,
+    or None: no limit. A limit of n refuses while n connections exist, so 0 admits nothing.
+    Connections of bypassed peers do not count. `with_...` methods return a changed copy.
 
     max_established_per_peer: inbound and outbound connections of one peer together.
     max_established_total: inbound and outbound connections of all peers together.
 
-    Raises TypeError for anything but an int or None, ValueError for a negative number.
+    TypeError: a limit is not an int or None. ValueError: a limit is negative.
     """
 
     max_pending_inbound: int | None = None
@@ -56,9 +56,9 @@ class ConnectionLimits:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ConnectionLimits:
-        """The limits named in `values`; those not named are None.
+        """The limits in `values`. The others are None.
 
-        ValueError: an unknown name. TypeError and ValueError as the constructor.
+        ValueError: an unknown name, or as the constructor. TypeError: as the constructor.
         """
         check_names("connection limits", values, [field.name for field in fields(cls)])
         return cls(**values)
