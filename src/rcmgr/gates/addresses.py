@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Generic, NamedTuple, TypeVar
 
 from rcmgr.limits.networks import Network, packed_ip, prefix_of
-from rcmgr.peers import peer_from_any, peer_key
+from rcmgr.peers import peer_key
 
 __all__ = [
     "Allowlist",
@@ -43,7 +43,7 @@ def endpoint_of(address: str) -> Endpoint:
     peer = None
     for name, value in pairwise(parts):
         if name in ("p2p", "ipfs"):
-            peer = peer_from_any(value)
+            peer = peer_key(value)
     if "p2p-circuit" in parts:
         return Endpoint(None, peer)
     if parts[0] == "ip6zone":
@@ -181,11 +181,11 @@ class Allowlist:
 
     def add_peer(self, peer_id: Hashable) -> None:
         """Like `add`, for a peer with any kind of id."""
-        self.allowed_peers[peer_key(peer_from_any(peer_id))] = peer_id
+        self.allowed_peers[peer_key(peer_id)] = peer_id
 
     def remove_peer(self, peer_id: Hashable) -> bool:
         """False: the list does not have this peer."""
-        return self.allowed_peers.pop(peer_key(peer_from_any(peer_id)), None) is not None
+        return self.allowed_peers.pop(peer_key(peer_id), None) is not None
 
     def allows_address(self, ip: bytes | None) -> bool:
         """Whether a peer may be exempt at this address. The peer is known after the handshake."""
@@ -193,7 +193,7 @@ class Allowlist:
 
     def allows(self, peer: Hashable, ip: bytes | None = None) -> bool:
         """Whether this peer is exempt at this address; None: from anywhere."""
-        key = peer_key(peer_from_any(peer))
+        key = peer_key(peer)
         if key in self.allowed_peers:
             return True
         if ip is None:
@@ -226,7 +226,7 @@ def parse_entry(entry: Hashable) -> tuple[Network | None, Hashable | None]:
         try:
             return Network.parse(entry), None
         except ValueError:
-            peer = peer_from_any(entry)
+            peer = peer_key(entry)
             if isinstance(peer, bytes):
                 return None, peer
             raise ValueError(f"not a peer id, address or network: {entry!r}") from None
@@ -234,7 +234,7 @@ def parse_entry(entry: Hashable) -> tuple[Network | None, Hashable | None]:
     names = dict(pairwise(parts))
     peer = names.get("p2p", names.get("ipfs"))
     if peer is not None:
-        decoded = peer_from_any(peer)
+        decoded = peer_key(peer)
         if not isinstance(decoded, bytes):
             raise ValueError(f"not a peer id: {peer!r} in {entry!r}")
         peer = decoded

@@ -11,7 +11,7 @@ from rcmgr.counting.denials import DenialLog
 from rcmgr.counting.token_bucket import BucketTable, TokenBucket
 from rcmgr.errors import RateLimitExceeded
 from rcmgr.limits.rates import Rate, RateLimits
-from rcmgr.peers import peer_from_any, peer_key, peer_text
+from rcmgr.peers import peer_key, peer_text
 
 __all__ = ["ProtocolRateLimiter", "RateLimiter", "RateRefusal", "bucket_of", "table_of"]
 
@@ -164,23 +164,23 @@ class ProtocolRateLimiter:
         self.protocol = protocol
         self.limits = limits
         self._buckets = _Buckets(limits, clock)
-        self._exempt = {peer_key(peer_from_any(peer)) for peer in exempt_peers}
+        self._exempt = {peer_key(peer) for peer in exempt_peers}
         self._is_exempt = is_exempt
         self._denials = denials
         self._exempted = 0
         self._denied_overall = 0
 
     def add_exempt_peer(self, peer_id: Hashable) -> None:
-        self._exempt.add(peer_key(peer_from_any(peer_id)))
+        self._exempt.add(peer_key(peer_id))
 
     def remove_exempt_peer(self, peer_id: Hashable) -> None:
         """Limit this peer again. Nothing happens if it was not exempt."""
-        self._exempt.discard(peer_key(peer_from_any(peer_id)))
+        self._exempt.discard(peer_key(peer_id))
 
     def check_peer_rate_limit(self, peer_id: Hashable, operation: str = "request") -> bool:
         """Take one request of the peer, if its rate and the overall rate allow it. False: denied.
         """
-        peer = peer_from_any(peer_id)
+        peer = peer_key(peer_id)
         if self._is_exempted(peer):
             self._exempted += 1
             return True
@@ -193,7 +193,7 @@ class ProtocolRateLimiter:
 
     def retry_after(self, peer_id: Hashable, operation: str = "request") -> float:
         """Seconds until the peer may make this request, 0 if it may now; inf: never."""
-        peer = peer_from_any(peer_id)
+        peer = peer_key(peer_id)
         return 0.0 if self._is_exempted(peer) else self._buckets.wait(operation, peer)
 
     def refusal(self, operation: str = "request") -> RateRefusal:
@@ -245,6 +245,4 @@ class ProtocolRateLimiter:
         return [(operation, table) for operation, table in tables if table is not None]
 
     def _is_exempted(self, peer: Hashable) -> bool:
-        if self._exempt and peer_key(peer) in self._exempt:
-            return True
-        return self._is_exempt is not None and self._is_exempt(peer)
+        return peer in self._exempt or (self._is_exempt is not None and self._is_exempt(peer))

@@ -11,7 +11,6 @@ of a scope is a number, "default", "unlimited" or "blockAll". 0 means "blockAll"
 
 from __future__ import annotations
 
-import base64
 import difflib
 import json
 import re
@@ -24,7 +23,7 @@ from rcmgr.limits import documents, sections
 from rcmgr.limits.documents import Fraction, LimitsFileError, described, items
 from rcmgr.limits.node import SECTIONS, NodeLimits
 from rcmgr.limits.scopes import DEFAULT, MAX_LIMIT, PartialLimit, PartialLimits
-from rcmgr.peers import peer_text
+from rcmgr.peers import peer_key, peer_text
 
 __all__ = ["LimitsFile", "LimitsFileError"]
 
@@ -222,27 +221,14 @@ def _read_section(key: str, kind: type[Any], optional: bool, value: Any) -> Any:
 
 
 def _peer_key(path: str, text: str) -> bytes:
-    """A peer id from base58 text or a CID. LimitsFileError: the text is not a peer id."""
-    import base58
-
-    try:
-        if text.startswith(("Qm", "1")):
-            key = base58.b58decode(text)
-        elif text.startswith("b"):  # multibase: base32; then CIDv1, libp2p-key
-            data = base64.b32decode(text[1:].upper() + "=" * (-len(text[1:]) % 8))
-            if text != text.lower() or data[:2] != b"\x01\x72":
-                raise ValueError
-            key = data[2:]
-        else:
-            raise ValueError
-        # a multihash (sha2-256 or identity) is its code, its length and so many bytes
-        if len(key) < 3 or key[0] not in (0x12, 0x00) or key[1] != len(key) - 2:
-            raise ValueError
-        if key[0] == 0x12 and key[1] != 32:
-            raise ValueError
-    except ValueError:
-        raise LimitsFileError(path, "not a peer id") from None
-    return key
+    """The key of a peer id. LimitsFileError: the text is not a peer id."""
+    key = peer_key(text)
+    # a multihash (sha2-256 or identity) is its code, its length and so many bytes
+    if isinstance(key, bytes) and len(key) > 2 and key[1] == len(key) - 2 and (
+        key[0] == 0 or key.startswith(b"\x12\x20")
+    ):
+        return key
+    raise LimitsFileError(path, "not a peer id")
 
 
 def _limit_shown(limit: PartialLimit) -> dict[str, Any]:

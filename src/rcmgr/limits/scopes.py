@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Final, Generic, TypeVar
 
 from rcmgr.limits.checks import check_count, check_limit, check_number
 from rcmgr.limits.machine import total_memory
-from rcmgr.peers import peer_from_any, peer_key
+from rcmgr.peers import peer_key
 
 __all__ = [
     "DEFAULT",
@@ -265,7 +265,7 @@ class LimitTree(Generic[T]):
 
 
 def _peer(peer: object) -> bytes | str | int:
-    key = peer_key(peer_from_any(peer))
+    key = peer_key(peer)
     if isinstance(key, bytes | str | int):
         return key
     raise TypeError(f"a peer must be an ID, bytes, a str or an int, not {peer!r}")
