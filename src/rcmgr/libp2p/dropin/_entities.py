@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from libp2p.rcmgr.rate_limiter import RateLimitConfig, RateLimitScope
 
-from rcmgr.peers import peer_from_any, peer_key
+from rcmgr.peers import peer_key
 
 __all__ = ["Entities", "entity_key", "most_entities"]
 
@@ -25,7 +25,7 @@ def entity_key(
     A peer is the same as `ID`, bytes and text.
     """
     if scope == RateLimitScope.PER_PEER:
-        return peer_key(peer_from_any(peer_id)) if peer_id else None
+        return peer_key(peer_id) if peer_id else None
     named = {
         RateLimitScope.PER_CONNECTION: connection_id,
         RateLimitScope.PER_PROTOCOL: protocol,

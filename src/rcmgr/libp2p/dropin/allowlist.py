@@ -14,7 +14,7 @@ from rcmgr.gates.addresses import Allowlist as OurAllowlist
 from rcmgr.gates.addresses import parse_entry
 from rcmgr.libp2p.dropin._named_sets import MutableNamedSet
 from rcmgr.limits.networks import Network
-from rcmgr.peers import peer_from_any, peer_key
+from rcmgr.peers import peer_key
 
 __all__ = ["Allowlist"]
 
@@ -29,7 +29,7 @@ class _Peers(MutableNamedSet):
         self._allowlist = allowlist
 
     def __contains__(self, peer: Any) -> bool:
-        return peer_key(peer_from_any(peer)) in self._allowlist.allowed_peers
+        return peer_key(peer) in self._allowlist.allowed_peers
 
     def __iter__(self) -> Iterator[Any]:
         return iter(list(self._allowlist.allowed_peers.values()))
@@ -215,4 +215,4 @@ def _from_address(address: str) -> _Meaning:
 
 def _peer_from_address(pair: tuple[Hashable, str]) -> _Meaning:
     peer, address = pair
-    return _from_address(address)[0], peer_key(peer_from_any(peer))
+    return _from_address(address)[0], peer_key(peer)
