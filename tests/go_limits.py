@@ -1,4 +1,4 @@
-"""What go-libp2p itself computed from its default limits: data/go_libp2p_limits.json."""
+"""Numbers that go-libp2p computed from its default limits: data/go_libp2p_limits.json."""
 
 from __future__ import annotations
 

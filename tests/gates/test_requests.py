@@ -1,4 +1,4 @@
-"""Rates by name and by peer; their settings; the manager's part."""
+"""Rates by name and by peer, alone and in a manager."""
 
 from __future__ import annotations
 
@@ -42,45 +42,6 @@ LIMITS = RateLimits(
 )
 
 
-def test_settings_there_and_back() -> None:
-    written = json.loads(json.dumps(LIMITS.to_dict()))
-    assert RateLimits.from_dict(written) == LIMITS
-    assert written["overrides"] == {"dear": {"refill_rate": 0.5, "burst": 2}, "free": None}
-    assert RateLimits.from_dict({}) == RateLimits()
-    with pytest.raises(TypeError):
-        LIMITS.costs["bulk"] = 1  # type: ignore[index]
-    assert hash(Rate(1.0, 3)) == hash(Rate(1.0, 3))
-
-
-@pytest.mark.parametrize(
-    ("values", "error", "message"),
-    [
-        ({"defualt": None}, ValueError, "unknown name 'defualt' in rate limits: known are default"),
-        ({"default": 5}, TypeError, "default must be a table of refill_rate and burst, not 5"),
-        ({"default": {"burst": 1}}, ValueError, "default: a rate needs 'refill_rate'"),
-        (
-            {"default": {"refill_rate": 1, "burst": 1, "per": "day"}},
-            ValueError,
-            "default: unknown name 'per' in a rate",
-        ),
-        (
-            {"overrides": {"op": {"refill_rate": 0, "burst": 1}}},
-            ValueError,
-            r"overrides\['op'\]: refill_rate must be above 0 tokens per second, not 0",
-        ),
-        ({"overall": {"refill_rate": 1, "burst": 0}}, ValueError, "overall: burst must be from 1"),
-        ({"overrides": 1}, TypeError, "overrides must be a table"),
-        ({"costs": {"op": -1}}, ValueError, r"costs\['op'\] must be 0 or more, not -1"),
-        ({"costs": {"op": 1.5}}, TypeError, r"costs\['op'\] must be an int, not 1.5"),
-        ({"max_peers": 0}, ValueError, "max_peers must be 1 or more, not 0"),
-        ({"on_full": "x"}, ValueError, "on_full must be one of evict_fullest, deny_new, not 'x'"),
-    ],
-)
-def test_bad_settings(values: dict[str, object], error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
-        RateLimits.from_dict(values)
-
-
 def test_a_resource_has_its_own_rate_the_default_or_none() -> None:
     clock = Clock()
     limiter = RateLimiter(RateLimits(default=Rate(1.0, 3), overrides={"dear": Rate(0.5, 1),
@@ -122,7 +83,7 @@ def test_peers_operations_costs_and_the_overall_rate() -> None:
     assert [check(PEER, "dear") for _ in range(3)] == [True, True, False]
     assert check(PEER, "ping")
     assert check(OTHER, "bulk")  # the eighth token of the overall bucket
-    assert not check(OTHER, "dear")  # denied by the overall one, which takes nothing of its own
+    assert not check(OTHER, "dear")  # the overall bucket denies, and "dear" keeps its tokens
     assert not check(OTHER, "free")
     clock.now += SECOND
     assert [check(OTHER, "dear") for _ in range(3)] == [True, True, False]
@@ -192,7 +153,7 @@ def test_in_the_manager() -> None:
     assert stats["denied"] == {"protocol_rate": 1}
 
 
-async def test_whoever_asks_a_limiter_of_a_manager_its_denials_are_noted() -> None:
+async def test_a_managers_limiter_notes_its_denials_for_every_caller() -> None:
     manager = ResourceManager()
     limiter = manager.add_protocol_rate_limiter("/test/1", RateLimits(overall=Rate(0.001, 1)))
     async with limiter.request(PEER, "op"):
@@ -230,7 +191,7 @@ def test_connections_by_address_and_peer() -> None:
     assert first is not None
     assert manager.open_connection(PEER, direction="inbound") is None
     assert all(manager.open_connection(OTHER, direction="inbound") for _ in range(3))
-    # the node's own dials are not limited, and take nothing of what the peer may do
+    # the node's dials are not limited, and take no tokens from the peer
     dialled = [manager.open_connection(b"dialled", direction="outbound") for _ in range(3)]
     assert None not in dialled
     assert manager.open_connection(b"dialled", direction="inbound") is not None

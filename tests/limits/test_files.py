@@ -1,4 +1,4 @@
-"""Limits files against what go-libp2p itself made of them, and against nonsense."""
+"""Limits files, compared with go-libp2p's results, and with nonsense as input."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rcmgr.counting.scope import Ledger
 from rcmgr.limits.files import LimitsFile, LimitsFileError
 from rcmgr.limits.memory import ProcessMemoryLimits
 from rcmgr.limits.networks import AddressRates, SubnetLimits
-from rcmgr.limits.node import INFINITE_LIMITS, SECTIONS, NodeLimits
+from rcmgr.limits.node import INFINITE_LIMITS, NodeLimits
 from rcmgr.limits.rates import PeerRates, Rate
 from rcmgr.limits.scopes import (
     DEFAULT_LIMITS,
@@ -30,13 +30,13 @@ from rcmgr.limits.scopes import (
 )
 from rcmgr.limits.states import ConnectionLimits
 
-# what Go's fixed limiter was built over: its defaults without services
+# the base of Go's fixed limiter: its defaults without services
 GO_BASE = NodeLimits(ScalingLimits(**{
     name: getattr(DEFAULT_LIMITS, name) for name in DEFAULT_LIMITS.scopes()
 }).scale(8 << 30, 16384))
 PEER_TEXT = "QmNLfbof5rLekrACjeuLk9JmGZD2HDBHCU4z16iYKmx5SE"
 
-# what Go reads and we refuse unless lenient
+# inputs that Go reads, and that we only read with `lenient`
 LENIENT = {
     '{"System":{"Streams":-3}}', '{"System":{"Memory":-3}}', '{"system":{"streams":5}}',
     '{"System":{"Streams":5}} trailing', '{"Unknown":{"Streams":5}}', '{"System":{"Stream":5}}',
@@ -46,7 +46,7 @@ LENIENT = {
     '{"Protocol":{"/x":{"Streams":1},"/x":{"Conns":2}}}', '{"Protocol":null}',
     '{"Protocol":{"/x":null}}', '{"SYSTEM":{"fd":3},"peerdefault":{"MEMORY":"7"}}', "null",
 }
-# where Go keeps a number that blocks everything, we say so
+# Go keeps these negative numbers, which block everything. We write "blockAll".
 NEGATIVE = {'{"System":{"Streams":-3}}': "Streams", '{"System":{"Memory":-3}}': "Memory"}
 
 
@@ -63,7 +63,7 @@ def built_rows(limits: ConcreteLimits) -> dict[str, Any]:
 
 
 def unlimited(rows: dict[str, Any]) -> dict[str, Any]:
-    """Go's largest number is no limit."""
+    """Go's largest number means no limit."""
     return json.loads(json.dumps(rows).replace(str(2**63 - 1), "null"))  # type: ignore[no-any-return]
 
 
@@ -87,7 +87,7 @@ def test_lenient_reads_as_go_does(case: Any) -> None:
 
 
 @pytest.mark.parametrize("case", GO["files"], ids=lambda case: case["input"][:60])
-def test_strict_reads_what_is_meant_and_nothing_else(case: Any) -> None:
+def test_strict_refuses_what_go_tolerates(case: Any) -> None:
     text = case["input"]
     if case["error"] is not None or text in LENIENT:
         with pytest.raises(LimitsFileError):
@@ -110,8 +110,8 @@ def test_strict_reads_what_is_meant_and_nothing_else(case: Any) -> None:
         ('{"Protocol":null,"Protocol":{"/x":{"FD":1}}}', {"Protocol": {"/x": {"FD": 1}}}),
     ],
 )
-def test_gos_reading_of_odd_keys(text: str, output: Any) -> None:
-    """What go-libp2p v0.51.0 wrote after reading these."""
+def test_odd_keys_are_read_as_go_reads_them(text: str, output: Any) -> None:
+    """The expected output is that of go-libp2p v0.51.0."""
     assert LimitsFile.from_json(text, lenient=True).to_dict() == output
 
 
@@ -167,14 +167,6 @@ def test_errors_say_where_and_what_was_meant(text: str, path: str, words: str) -
     assert caught.value.path == path
     assert words in caught.value.reason
     assert str(caught.value).startswith(path)
-
-
-def test_bytes_that_are_no_text() -> None:
-    with pytest.raises(LimitsFileError, match=r"not UTF-8: .* at byte 2"):
-        LimitsFile.from_json(b"{}\xff")
-    with pytest.raises(LimitsFileError, match="not UTF-8"):
-        LimitsFile.from_toml(b"\xff")
-    assert LimitsFile.from_json(b"\xef\xbb\xbf{}") == LimitsFile()
 
 
 @pytest.mark.parametrize("text", ["System = 5", "[System]\nFD = 1.5", "[System", "a = [", "[Syst]",
@@ -279,18 +271,6 @@ def test_a_file_names_no_peer_but_by_its_id(peer: Any) -> None:
         LimitsFile.of(NodeLimits(ConcreteLimits(peer={peer: Limit()}))).to_dict()
 
 
-def test_every_section_has_its_place_in_a_file() -> None:
-    tree = LimitsFile.of(NodeLimits()).to_dict()
-    assert [key for key in tree if key in {section.key for section in SECTIONS}] == [
-        "Connections", "ProcessMemory", "Subnets", "Rates", "PeerRates"]
-
-
-@pytest.mark.parametrize("name", ["scopes", *(section.name for section in SECTIONS)])
-def test_a_wrong_type_names_the_field(name: str) -> None:
-    with pytest.raises(TypeError, match=f"^{name} must be a .*, not 5"):
-        NodeLimits(**{name: 5})  # type: ignore[arg-type]
-
-
 JSON = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5),
               st.sampled_from(["unlimited", "blockAll", "default", "12"])),
@@ -353,9 +333,3 @@ def test_a_node_without_a_file_and_without_limits() -> None:
     assert infinite["ProcessMemory"] == {
         **dict.fromkeys(infinite["ProcessMemory"], "unlimited"), "hysteresis": 0.02}
     assert infinite["Subnets"] == infinite["Rates"] == infinite["PeerRates"] == "unlimited"
-
-
-@pytest.mark.parametrize("value", [True, "0.5", math.nan, 0, 1.5])
-def test_process_memory_limits_are_checked(value: Any) -> None:
-    with pytest.raises((TypeError, ValueError), match="max_percentage"):
-        ProcessMemoryLimits(max_percentage=value)

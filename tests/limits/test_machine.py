@@ -1,4 +1,4 @@
-"""Which bound on memory holds: trees of /proc and /sys as kernels write them."""
+"""The bounds on memory in trees of /proc and /sys, as kernels write them."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_a_path_outside_the_namespace_still_finds_the_mount(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("text", ["", "max\n", "nonsense\n", "-5\n", "0\n", "1.5\n"])
-def test_what_is_no_limit(tmp_path: Path, text: str) -> None:
+def test_values_that_are_no_limit(tmp_path: Path, text: str) -> None:
     tree(tmp_path, {
         "proc/self/cgroup": "0::/\n",
         "proc/self/mountinfo": "garbage\n" + V2_MOUNT,
@@ -116,7 +116,7 @@ def test_what_is_no_limit(tmp_path: Path, text: str) -> None:
     assert memory_report(tmp_path).total_bytes == PHYSICAL
 
 
-def test_more_than_the_machine_has_is_the_machine(tmp_path: Path) -> None:
+def test_a_limit_above_the_machine_does_not_count(tmp_path: Path) -> None:
     tree(tmp_path, {
         "proc/self/cgroup": "0::/\n",
         "proc/self/mountinfo": V2_MOUNT,
@@ -150,5 +150,5 @@ def test_here() -> None:
 
 @pytest.mark.parametrize(
     "text", ["some avg10=x\n", "some avg10=\n", "some\n", "full avg10=9\n", ""])
-def test_pressure_that_says_nothing(tmp_path: Path, text: str) -> None:
+def test_unreadable_pressure_is_unknown(tmp_path: Path, text: str) -> None:
     assert memory_pressure(tree(tmp_path, {"proc/pressure/memory": text})) is None

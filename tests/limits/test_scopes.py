@@ -1,4 +1,4 @@
-"""Limits against values that go-libp2p itself computed (tests/data/go_libp2p_limits.json)."""
+"""Limits, compared with numbers from go-libp2p (tests/data/go_libp2p_limits.json)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_scales_as_go_does(case: Any) -> None:
     assert {go: row(getattr(scaled, ours)) for go, ours in GO_NAMES.items()} == expected
 
 
-def test_the_services_are_gos_but_for_the_memory_of_some_peers() -> None:
+def test_services_differ_from_go_only_in_memory_of_some_peers() -> None:
     memory, fds, expected = GO["services"]
     scaled = DEFAULT_LIMITS.scale(memory, fds)
     differ = {}
@@ -64,7 +64,7 @@ def test_the_services_are_gos_but_for_the_memory_of_some_peers() -> None:
     }
 
 
-def test_every_service_is_whole_and_within_its_class() -> None:
+def test_every_service_has_all_limits_and_its_peers_have_less() -> None:
     scaled = DEFAULT_LIMITS.scale(2**33, 16384)
     assert set(SERVICES.values()) == set(scaled.service) == set(scaled.service_peer)
     assert set(SERVICES) == set(scaled.protocol) == set(scaled.protocol_peer)
@@ -181,7 +181,7 @@ def test_filling_and_building_agree(first: PartialLimits, second: PartialLimits)
     assert first.filled(first) == first
 
 
-def test_scaling_limits_of_ones_own() -> None:
+def test_scaling_limits_of_a_program() -> None:
     mine = ScalingLimit(Limit(streams=1, memory=None), LimitIncrease(streams=1024, memory=5))
     limits = DEFAULT_LIMITS.with_entries("protocol", {"/mine": mine})
     scaled = limits.scale(2**30, 0)

@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rcmgr.cli.limit_files import UnusableLimitsFile, read_limits_file
+
+
+def test_a_message_has_the_file_and_the_place(tmp_path: Path) -> None:
+    path = tmp_path / "limits.json"
+    path.write_text('{"conn": {"fd": 7}}')
+    assert read_limits_file(path, lenient=True).scopes.conn.fd == 7
+    with pytest.raises(UnusableLimitsFile) as caught:
+        read_limits_file(path)
+    assert caught.value.message == f"{path}: conn: unknown key; did you mean 'Conn'?"
+    assert caught.value.exit_code == 2
+    with pytest.raises(UnusableLimitsFile) as caught:
+        read_limits_file(tmp_path)
+    assert caught.value.message == f"{tmp_path}: Is a directory"

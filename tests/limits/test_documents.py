@@ -1,0 +1,41 @@
+"""JSON and TOML documents: what the readers refuse, and what the writer escapes."""
+
+from __future__ import annotations
+
+import pytest
+
+from rcmgr.limits.documents import LimitsFileError, from_json, from_toml, items, to_toml
+
+
+def test_bytes_that_are_not_text() -> None:
+    with pytest.raises(LimitsFileError, match=r"not UTF-8: .* at byte 2"):
+        from_json(b"{}\xff")
+    with pytest.raises(LimitsFileError, match="not UTF-8"):
+        from_toml(b"\xff")
+    assert from_json(b"\xef\xbb\xbf{}") == []
+
+
+def test_keys_of_an_object() -> None:
+    value = from_json('{"Ab": 1, "ab": 2, "xy": 3}')
+    assert list(items("", value)) == [("Ab", 1), ("ab", 2), ("xy", 3)]
+    assert list(items("", value, ["AB"], lenient=True)) == [("AB", 1), ("AB", 2)]
+    with pytest.raises(LimitsFileError, match=r"^at\.Ab: unknown key; did you mean 'AB'\?"):
+        list(items("at", value, ["AB"]))
+    with pytest.raises(LimitsFileError, match=r"^ab: is there twice"):
+        list(items("", from_json('{"ab": 1, "ab": 2}')))
+    assert list(items("", None, lenient=True)) == []
+    with pytest.raises(LimitsFileError, match=r"^at: must be an object, not null"):
+        list(items("at", None))
+
+
+def test_lenient_json_ends_with_the_first_value() -> None:
+    assert from_json(" 5 6", lenient=True) == 5
+    with pytest.raises(LimitsFileError, match="line 1, column 4: not JSON: Extra data"):
+        from_json(" 5 6")
+
+
+def test_toml_keys_and_text_are_escaped() -> None:
+    tree = {"a": {"b c": 1, "\x7f\n": {"d": 'x"y'}}, "e": True}
+    text = to_toml({"a": tree["a"], "f": 0.5})
+    assert text == 'f = 0.5\n\n[a]\n"b c" = 1\n\n[a."\\u007f\\n"]\nd = "x\\"y"\n'
+    assert from_toml(text) == [("f", 0.5), ("a", [("b c", 1), ("\x7f\n", [("d", 'x"y')])])]
