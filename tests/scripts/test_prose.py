@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.machinery
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from load_script import SCRIPTS, load_script
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "prose"
-
-
-def load() -> ModuleType:
-    loader = importlib.machinery.SourceFileLoader("prose", str(SCRIPT))
-    spec = importlib.util.spec_from_loader("prose", loader)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["prose"] = module
-    loader.exec_module(module)
-    return module
+SCRIPT = SCRIPTS / "prose"
 
 
-prose = load()
+prose = load_script("prose")
 
 
 def rules(sentence: str) -> set[str]:
