@@ -337,7 +337,7 @@ cdef class BucketTable:
         cdef uint32_t i, at
         if self._shards is NULL:
             return
-        for i in range(self._shard_mask + 1):
+        for i in range(<uint32_t>(self._shard_mask + 1)):
             for at in range(self._shards[i].count):
                 if self._shards[i].slots[at].key is not NULL:
                     Py_DECREF(<object>self._shards[i].slots[at].key)
@@ -418,7 +418,7 @@ cdef class BucketTable:
         cdef uint32_t i
         cdef rcmgr_shard *shard
         cdef list found = []
-        for i in range(self._shard_mask + 1):
+        for i in range(<uint32_t>(self._shard_mask + 1)):
             with cython.critical_section(self):
                 shard = &self._shards[i]
                 for at in range(shard.count):
@@ -450,7 +450,7 @@ cdef class BucketTable:
         cdef rcmgr_shard *shard
         cdef int64_t longest = 0
         with cython.critical_section(self):
-            for i in range(self._shard_mask + 1):
+            for i in range(<uint32_t>(self._shard_mask + 1)):
                 shard = &self._shards[i]
                 for at in range(shard.count):
                     if shard.slots[at].key is not NULL:
