@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -65,29 +63,6 @@ def both_limiters(**keywords: Any) -> tuple[StockRateLimiter, RateLimiter]:
 def both_protocols(**keywords: Any) -> tuple[StockProtocolRateLimiter, ProtocolRateLimiter]:
     return (StockProtocolRateLimiter(ProtocolRateLimitConfig("/test/1", **keywords)),
             ProtocolRateLimiter(ProtocolRateLimitConfig("/test/1", **keywords)))
-
-
-def in_threads(work: Callable[[int], int], threads: int = 8) -> list[int]:
-    """Call `work(number)` in so many threads at once, and return the results in order."""
-    barrier = threading.Barrier(threads)
-    results: dict[int, int] = {}
-
-    def run(number: int) -> None:
-        barrier.wait()
-        results[number] = work(number)
-
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    try:
-        running = [threading.Thread(target=run, args=[number]) for number in range(threads)]
-        for thread in running:
-            thread.start()
-        for thread in running:
-            thread.join()
-    finally:
-        sys.setswitchinterval(interval)
-    assert len(results) == threads  # no thread raised
-    return [results[number] for number in range(threads)]
 
 
 class Counted(float):

@@ -22,6 +22,7 @@ from libp2p.rcmgr.metrics import Metrics
 from libp2p.rcmgr.prometheus_exporter import PrometheusExporter
 from libp2p.rcmgr.rate_limiter import RateLimiter
 from stock_and_ours import Side, outcomes
+from threads import in_threads
 
 PEER = ID(b"\x12\x20" + b"p" * 32)
 OTHER = ID(b"\x12\x20" + b"o" * 32)
@@ -226,18 +227,11 @@ def test_r14_an_error_in_a_limiter(side: Side) -> Any:
 
 def test_r14_ours_is_exact_in_threads() -> None:
     manager = Side("ours")(connections_per_peer_per_sec=1e-6, burst_connections_per_peer=500)
-    barrier, granted = threading.Barrier(8), []
 
-    def ask() -> None:
-        barrier.wait()
-        granted.append(sum(manager.acquire_connection(str(PEER)) for _ in range(500)))
+    def ask(number: int) -> int:
+        return sum(manager.acquire_connection(str(PEER)) for _ in range(500))
 
-    threads = [threading.Thread(target=ask) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sum(granted) == 500
+    assert sum(in_threads(ask)) == 500
 
 
 @outcomes(stock={"dialled": False, "denied": False}, ours={"dialled": True, "denied": False})

@@ -13,6 +13,7 @@ from libp2p.rcmgr.manager import ConnectionScope as StockScope
 from libp2p.rcmgr.manager import ResourceManager as StockManager
 from libp2p.rcmgr.metrics import MetricType
 from stock_and_ours import PEER, managers
+from threads import in_threads
 
 from rcmgr.libp2p.dropin.manager import ConnectionScope, ResourceManager
 
@@ -29,11 +30,7 @@ def test_l12_closing_a_scope_in_three_threads_frees_one_slot(make: Any, left: in
         release(*args, **kwargs)
 
     manager.release_connection = release_together
-    threads = [threading.Thread(target=scopes[0].close) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(lambda number: scopes[0].close(), 3)
     assert manager._current_connections == left
 
 
@@ -41,11 +38,7 @@ def test_l12_a_scope_made_by_hand_is_closed_once() -> None:
     manager = ResourceManager(enable_rate_limiting=False)
     assert all(manager.acquire_connection("peer") for _ in range(3))
     scope = ConnectionScope("peer", manager)
-    threads = [threading.Thread(target=scope.close) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(lambda number: scope.close())
     assert manager._current_connections == 2
 
 
@@ -98,15 +91,5 @@ def test_open_connection_returns_a_scope_with_all_attributes() -> None:
 def test_closing_a_scope_in_three_threads_frees_one_slot() -> None:
     manager = ResourceManager()
     scopes = [manager.open_connection(PEER) for _ in range(3)]
-    barrier = threading.Barrier(3)
-
-    def close() -> None:
-        barrier.wait()
-        scopes[0].close()  # type: ignore[union-attr]
-
-    threads = [threading.Thread(target=close) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(lambda number: scopes[0].close(), 3)  # type: ignore[union-attr]
     assert manager._current_connections == 2

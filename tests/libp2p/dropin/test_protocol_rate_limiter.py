@@ -20,11 +20,11 @@ from rate_limiters import (
     Clocks,
     both_protocols,
     granted,
-    in_threads,
     near,
     peer,
     with_clocks,
 )
+from threads import in_threads
 
 from rcmgr.libp2p.dropin.protocol_rate_limiter import ProtocolRateLimiter
 

@@ -32,11 +32,11 @@ from rate_limiters import (
     both_limiters,
     comparisons,
     granted,
-    in_threads,
     near,
     peer,
     with_clocks,
 )
+from threads import in_threads
 
 from rcmgr.libp2p.dropin.manager import ResourceManager
 

@@ -28,10 +28,10 @@ from rate_limiters import (
     both_buckets,
     comparisons,
     granted,
-    in_threads,
     near,
     with_clocks,
 )
+from threads import in_threads
 
 from rcmgr.libp2p.dropin.protocol_rate_limiter import ProtocolRateLimiter
 from rcmgr.libp2p.dropin.rate_limiter import RateLimiter
