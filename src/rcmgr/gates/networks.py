@@ -133,6 +133,10 @@ class SubnetLimiter:
         pairs = self._limits.ipv4 if len(ip) == 4 else self._limits.ipv6
         return [(b"%c%c=%b" % (len(ip), bits, prefix_of(ip, bits)), limit) for bits, limit in pairs]
 
+    def allows_few(self, ip: bytes) -> bool:
+        """Whether a network of this address may have fewer than two connections."""
+        return any(limit is not None and limit < 2 for _, limit in self._counted_as(ip))
+
     def try_add(self, ip: bytes) -> tuple[Network, int] | None:
         """Count a connection of this address: None, or the full network and its limit."""
         share = self._try_enter(ip)
@@ -310,40 +314,20 @@ class AddressRateLimiter:
         return asked
 
 
-def _handshake_rate(limit: int | None) -> Rate | None:
+def _handshake_rates(limits: SubnetLimits, max_networks: int) -> AddressRates:
     """How often a network may begin a handshake before it must prove its address.
 
     0.1 per s (one per two handshakes of 5 s), and bursts of half of its connections.
     """
-    if limit is None or limit < 2:
-        return None
-    return Rate(0.1, min(limit // 2, _LONGEST_BURST))
+    def rate(limit: int | None) -> Rate | None:
+        return None if limit is None or limit < 2 else Rate(0.1, min(limit // 2, _LONGEST_BURST))
 
+    def by_length(pairs: tuple[tuple[int, int | None], ...]) -> tuple[tuple[int, Any], ...]:
+        return tuple((bits, rate(limit)) for bits, limit in pairs if rate(limit) is not None)
 
-def _handshake_rates(limits: SubnetLimits, max_networks: int) -> AddressRates:
-    def by_length(pairs: tuple[tuple[int, int | None], ...]) -> tuple[tuple[int, Rate], ...]:
-        rates = [(bits, _handshake_rate(limit)) for bits, limit in pairs]
-        return tuple((bits, rate) for bits, rate in rates if rate is not None)
-
+    overrides = {network: rate(limit) for network, limit in limits.overrides.items()}
     return AddressRates(
-        by_length(limits.ipv4), by_length(limits.ipv6),
-        {network: _handshake_rate(limit) for network, limit in limits.overrides.items()},
-        max_networks=max_networks,
-    )
-
-
-def _always_verify(limits: SubnetLimits) -> PrefixTable[bool]:
-    """Whether a network must prove its address for every handshake. The longest prefix decides.
-
-    It must if it may have fewer than two connections, because half of 1 is 0.
-    """
-    always: PrefixTable[bool] = PrefixTable()
-    for pairs, everything in ((limits.ipv4, "0.0.0.0/0"), (limits.ipv6, "::/0")):
-        few = any(limit is not None and limit < 2 for _, limit in pairs)
-        always.set(Network.parse(everything), few)
-    for network, limit in limits.overrides.items():
-        always.set(Network.parse(network), limit is not None and limit < 2)
-    return always
+        by_length(limits.ipv4), by_length(limits.ipv6), overrides, max_networks=max_networks)
 
 
 class AddressGate:
@@ -385,11 +369,8 @@ class AddressGate:
         Connections from a time without `subnets` are not counted. O(addresses).
         """
         limits = subnets.limits if isinstance(subnets, SubnetLimiter) else subnets
-        if limits is None:
-            limits = SubnetLimits()
         most = (AddressRates() if rates is None else rates).max_networks
-        self._verify.rates = _handshake_rates(limits, most)
-        self._always_verify = _always_verify(limits)
+        self._verify.rates = _handshake_rates(SubnetLimits() if limits is None else limits, most)
         if isinstance(subnets, SubnetLimits):
             if self._own_subnets is None:
                 self._own_subnets = SubnetLimiter(subnets)
@@ -448,7 +429,5 @@ class AddressGate:
             return True
         if self.allowlist.allows_address(ip):
             return False
-        must = self._always_verify.longest(ip)
-        if must is not None and must[1]:
-            return True
-        return self._verify.try_take(ip) is not None
+        few = self.subnets is not None and self.subnets.allows_few(ip)
+        return few or self._verify.try_take(ip) is not None

@@ -6,7 +6,8 @@ To write what was read changes nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from rcmgr.limits.checks import check_count, check_limit, check_table
@@ -60,17 +61,13 @@ class ResourceLimits:
 
         A number that `of(limits)` has too leaves its limit as it is.
         """
-        before = ResourceLimits.of(limits)
-        values = {
-            "max_connections": ("conns", self.max_connections),
-            "max_memory_mb": ("memory", self.max_memory_bytes),
-            "max_streams": ("streams", self.max_streams),
-        }
-        changes = dict(
-            values[each.name] for each in fields(self)
-            if getattr(self, each.name) != getattr(before, each.name)
-        )
-        return replace(limits, scopes=limits.scopes.with_system(**changes))
+        before, system = ResourceLimits.of(limits), limits.scopes.system
+        conns, memory, streams = self.max_connections, self.max_memory_bytes, self.max_streams
+        return replace(limits, scopes=limits.scopes.with_system(
+            conns=system.conns if conns == before.max_connections else conns,
+            memory=system.memory if memory == before.max_memory_bytes else memory,
+            streams=system.streams if streams == before.max_streams else streams,
+        ))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,17 +110,17 @@ class ConnectionRateLimits:
     @classmethod
     def of(cls, limits: NodeLimits) -> ConnectionRateLimits:
         addresses, peers = limits.rates, limits.peer_rates
-        table: dict[str, Any] = {}
+        per_peer: Rate | None = None
+        table: Sequence[Any] = ()
         if peers is not None:
-            table = {"max_peers": peers.max_peers, "on_full": peers.on_full}
+            per_peer, *table = peers.rate, peers.max_peers, peers.on_full
         elif addresses is not None:
-            table = {"max_peers": addresses.max_networks, "on_full": addresses.on_full}
-        found = cls(addresses, None if peers is None else peers.rate, **table)
+            table = addresses.max_networks, addresses.on_full
         if addresses is not None and addresses.ipv4:
-            simple = replace(found, per_ip=addresses.ipv4[0][1])
+            simple = cls(addresses.ipv4[0][1], per_peer, *table)
             if simple.addresses == addresses:
                 return simple
-        return found
+        return cls(addresses, per_peer, *table)
 
     def applied_to(self, limits: NodeLimits) -> NodeLimits:
         return replace(limits, rates=self.addresses, peer_rates=self.peers)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from enum import Enum
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, Generic, TypeVar
@@ -192,8 +192,7 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 
-def _not_given() -> Any:
-    return None
+_NOT_GIVEN: Any = None
 
 
 @dataclass(frozen=True)
@@ -207,22 +206,22 @@ class LimitTree(Generic[T]):
     TypeError: a value or a peer has a wrong type. ValueError: a peer is there twice.
     """
 
-    system: T = field(default_factory=_not_given)
-    transient: T = field(default_factory=_not_given)
-    allowlisted_system: T = field(default_factory=_not_given)
-    allowlisted_transient: T = field(default_factory=_not_given)
-    service_default: T = field(default_factory=_not_given)
-    service_peer_default: T = field(default_factory=_not_given)
-    protocol_default: T = field(default_factory=_not_given)
-    protocol_peer_default: T = field(default_factory=_not_given)
-    peer_default: T = field(default_factory=_not_given)
-    conn: T = field(default_factory=_not_given)
-    stream: T = field(default_factory=_not_given)
-    service: Mapping[str, T] = field(default_factory=_not_given)
-    service_peer: Mapping[str, T] = field(default_factory=_not_given)
-    protocol: Mapping[str, T] = field(default_factory=_not_given)
-    protocol_peer: Mapping[str, T] = field(default_factory=_not_given)
-    peer: Mapping[Any, T] = field(default_factory=_not_given)
+    system: T = _NOT_GIVEN
+    transient: T = _NOT_GIVEN
+    allowlisted_system: T = _NOT_GIVEN
+    allowlisted_transient: T = _NOT_GIVEN
+    service_default: T = _NOT_GIVEN
+    service_peer_default: T = _NOT_GIVEN
+    protocol_default: T = _NOT_GIVEN
+    protocol_peer_default: T = _NOT_GIVEN
+    peer_default: T = _NOT_GIVEN
+    conn: T = _NOT_GIVEN
+    stream: T = _NOT_GIVEN
+    service: Mapping[str, T] = _NOT_GIVEN
+    service_peer: Mapping[str, T] = _NOT_GIVEN
+    protocol: Mapping[str, T] = _NOT_GIVEN
+    protocol_peer: Mapping[str, T] = _NOT_GIVEN
+    peer: Mapping[Any, T] = _NOT_GIVEN
 
     MAPPINGS: ClassVar = ("service", "service_peer", "protocol", "protocol_peer", "peer")
     LEAF: ClassVar[type[Any]] = object
@@ -250,7 +249,9 @@ class LimitTree(Generic[T]):
 
     def __reduce__(self) -> Any:
         # a mapping proxy cannot be pickled
-        return _rebuilt, (type(self), {name: _plain(getattr(self, name)) for name in _names(self)})
+        values = (getattr(self, each.name) for each in fields(self))
+        return type(self), tuple(
+            dict(value) if isinstance(value, MappingProxyType) else value for value in values)
 
     @classmethod
     def scopes(cls) -> Iterator[str]:
@@ -269,18 +270,6 @@ def _peer(peer: object) -> bytes | str | int:
     if isinstance(key, bytes | str | int):
         return key
     raise TypeError(f"a peer must be an ID, bytes, a str or an int, not {peer!r}")
-
-
-def _names(tree: LimitTree[Any]) -> list[str]:
-    return [each.name for each in fields(tree)]
-
-
-def _plain(value: Any) -> Any:
-    return dict(value) if isinstance(value, MappingProxyType) else value
-
-
-def _rebuilt(kind: type[Any], values: dict[str, Any]) -> Any:
-    return kind(**values)
 
 
 @dataclass(frozen=True)
