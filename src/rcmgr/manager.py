@@ -436,7 +436,7 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
         protocol: str | None = None,
     ) -> None:
         """Give back a stream of `acquire_scoped_stream`; one that was not taken is ignored."""
-        peer = peer_key(peer_from_any(peer_id))
+        peer = peer_key(peer_id)
         key = (peer, is_inbound(direction), service, protocol)
         with self._lock:
             scopes = self._scoped_streams.get(key, [])
