@@ -23,6 +23,7 @@ SYSTEMS = {"linux": "linux", "darwin": "macos", "win32": "windows"}
 # module of rcmgr -> the C files it is linked with (headers of ext/ need no entry)
 MODULES: dict[str, list[str]] = {
     "admission.admission": [],
+    "counting.bucket_table": [],
     "counting.connection_tracker": [],
     "counting.denials": [],
     "counting.memory_stats": [f"ext/rss_{SYSTEMS.get(sys.platform, 'unknown')}.c"],

@@ -1,6 +1,7 @@
 
 from rcmgr.admission.admission import ConnectionScope
 from rcmgr.admission.lifecycle import ConnectionLifecycleManager
+from rcmgr.counting.bucket_table import BucketTable
 from rcmgr.counting.connection_tracker import (
     ConnectionKind,
     ConnectionRecord,
@@ -21,7 +22,7 @@ from rcmgr.counting.scope import (
     Span,
     StreamScope,
 )
-from rcmgr.counting.token_bucket import BucketTable, TokenBucket
+from rcmgr.counting.token_bucket import TokenBucket
 from rcmgr.errors import (
     AddressLimitExceeded,
     ConnectionLimitExceeded,

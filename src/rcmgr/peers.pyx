@@ -16,7 +16,7 @@ cdef bytes SHA2_256_PREFIX = b"\x12\x20"
 cdef enum:
     SHORTEST_TEXT = 40
     LONGEST_TEXT = 80
-    HALF_OF_TEXTS = 16_384  # of 200 bytes each, and 60 for the bytes of the peer
+    HALF_OF_TEXTS = 16_384  # each takes 200 bytes, and 60 for the bytes of the peer
 
 
 @cython.final
@@ -105,8 +105,8 @@ def peer_key(peer):
     """The key of a peer in our tables: the bytes of an `ID`, of its text, or the bytes themselves.
 
     Text is base58, or multibase in base32, base36 or base58btc, with or without the prefix of a
-    CID. Anything else is its own key, also text that is no peer id. About 30 ns for text; 8 us
-    for one that is not among the 16,384 used last.
+    CID. Anything else is its own key, also text that is no peer id. Text takes about 30 ns, or 8 us
+    if it is not among the 16,384 texts used last.
     """
     return key_of(peer)
 
@@ -119,7 +119,7 @@ cpdef object peer_from_any(object peer):
 
 
 cpdef str peer_text(object peer):
-    """A peer id for people and JSON: base58, as py-libp2p writes it; other keys as text."""
+    """A peer id for people and JSON: base58, as py-libp2p writes it. Other keys as text."""
     if type(peer) is not bytes:
         return str(peer)
     import base58

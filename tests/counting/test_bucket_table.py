@@ -75,6 +75,11 @@ def test_keys() -> None:
     assert not table.try_consume(bytes(bytearray(raw)))
     assert table.try_consume("name")
     assert len(table) == 2
+    peer, text = b"\x12\x20" + bytes(32), "QmNLei78zWmzUdbeRB3CiUfAizWUrbeeZh5K1rhAQKCh51"
+    assert table.try_consume(peer)
+    assert table.try_consume(text)
+    assert not table.try_consume(peer)
+    assert table.get_denials(text) == 1
     bad: list[Hashable] = [None, 1, (raw,), object(), 1.5]
     for key in bad:
         with pytest.raises(TypeError, match="key must be a peer id"):

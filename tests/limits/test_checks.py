@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from rcmgr.counting.token_bucket import BucketTable, TokenBucket
+from rcmgr.counting.bucket_table import BucketTable
+from rcmgr.counting.token_bucket import TokenBucket
 from rcmgr.limits.checks import (
     bucket_ticks,
     check_choice,

@@ -6,11 +6,11 @@ from typing import Any, final
 from typing_extensions import disjoint_base
 
 from rcmgr.admission.lifecycle import ConnectionLifecycleManager
+from rcmgr.counting.bucket_table import BucketTable
 from rcmgr.counting.connection_tracker import ConnectionRecord, ConnectionTracker, Denial
 from rcmgr.counting.denials import DenialLog
 from rcmgr.counting.groups import Refusal
 from rcmgr.counting.scope import Ledger
-from rcmgr.counting.token_bucket import BucketTable
 from rcmgr.gates.addresses import Allowlist
 from rcmgr.gates.memory import MemoryConnectionLimits
 from rcmgr.gates.networks import NetworkShare

@@ -1,1 +1,1 @@
-"""Compiled: what is there."""
+"""Compiled: the counts of connections, scopes, tokens and denials, and the memory in use."""

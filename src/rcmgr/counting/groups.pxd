@@ -46,14 +46,14 @@ cdef class GroupLimit:
 @cython.final
 cdef class Group:
     cdef rcmgr_scope state
-    cdef GroupLimit limit      # keeps state.limit alive; None: state.limit is a ledger's default
-    cdef object name           # of a service or protocol, else None
-    cdef object peer           # else None
-    cdef dict shares           # by peer, of a service or protocol; None: it never had one
-    cdef Group whole           # of such a share, which pins it
+    cdef GroupLimit limit  # keeps state.limit alive; None: state.limit is a ledger's default
+    cdef object name       # the service or protocol; None: neither
+    cdef object peer       # None: the group is no peer and no peer's share
+    cdef dict shares       # the peers' shares of a service or protocol; None: it never had one
+    cdef Group whole       # the service or protocol of a share, which pins it
     cdef uint64_t pins
-    cdef uint64_t acquired[2][2]      # streams without a handle: [exempt][outbound]
-    cdef uint32_t exempt_connections  # of a peer
+    cdef uint64_t acquired[2][2]      # a peer's streams without a handle: [exempt][outbound]
+    cdef uint32_t exempt_connections  # a peer's connections that are charged to allowlisted scopes
     cdef int kind
 
     cdef str text(self)
@@ -68,13 +68,13 @@ cdef class Refusal:
     cdef uint64_t leaf_number
     cdef int what
     cdef readonly int priority
-    """Of a memory reservation, 0 to 255."""
+    """The priority of a memory reservation, 0 to 255."""
     cdef readonly int64_t current
     """How much the scope that refused was holding."""
     cdef readonly int64_t attempted
     """How much more was asked for."""
     cdef readonly int64_t limit
-    """Its limit (for memory: before the priority's share of it is taken)."""
+    """Its limit. A memory reservation of low priority may fill only a part of the limit."""
 
     cdef str leaf(self)
 

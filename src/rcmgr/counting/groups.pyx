@@ -51,7 +51,7 @@ cdef class GroupLimit:
 @cython.no_gc
 @cython.freelist(64)
 cdef class Group:
-    """What leaves are charged to: the system, a peer, a protocol, ...
+    """Connections and streams are charged to groups: the system, a peer, a protocol, ...
 
     It is in its table while `pins` > 0. The groups that exist once have no pins.
     """

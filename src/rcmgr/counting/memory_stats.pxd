@@ -1,4 +1,5 @@
-"""For our other compiled modules."""
+"""For our other compiled modules: a memory limit without the cost of a Python call."""
 
-# whether `limits`, a MemoryGate, need not be asked; new_peer: as `MemoryConnectionLimits.excess`
+# Whether `limits`, a MemoryGate, allow more without a new check. new_peer: see
+# `MemoryConnectionLimits.excess`.
 cdef bint is_fine(object limits, bint new_peer) except -1

@@ -29,14 +29,14 @@ __all__ = [
 
 
 class UnknownMemoryWarning(RuntimeWarning):
-    """The process's memory could not be read; memory limits do not deny until it can."""
+    """The memory of the process is unknown. Until it is known, memory limits deny nothing."""
 
 
 def read_memory_usage():
     """The resident set size of this process now, in bytes; None: unknown.
 
-    Linux: /proc/self/statm; macOS: task_info; Windows: the working set; elsewhere psutil. About
-    1 us on Linux, more elsewhere. Thread safe; right after a fork.
+    From /proc/self/statm on Linux, task_info on macOS, the working set on Windows, psutil
+    elsewhere. About 1 us on Linux, more elsewhere. Thread safe, and right after a fork.
     """
     cdef int64_t used = rcmgr_rss_bytes()
     if used >= 0:
@@ -54,20 +54,20 @@ def read_memory_usage():
 @cython.final
 @cython.binding(False)  # 5 ns less per call; the clinic format keeps signatures
 cdef class MemoryStatsCache:
-    """The process's memory, read again when what is known is older than `max_stale_duration`.
+    """The memory of the process, read again once the last reading is `max_stale_duration` old.
 
     max_stale_duration: seconds, 0 or more (0: read at every call); default 0.1, as rust-libp2p.
     clock: returns monotonic nanoseconds; default the system's coarse clock (steps of a few ms).
     probe: returns bytes, or None: unknown; default `read_memory_usage`.
     TypeError, ValueError: max_stale_duration is not such a number.
 
-    When the memory is unknown, the last known value stays (0 before the first), a warning is given
-    once, and `failures` counts; where warnings are errors, it goes to `sys.unraisablehook`. Several
-    threads that find it stale make one reading, and those that do not make it use the old value:
-    nobody waits. A forked child knows nothing until it has read its own.
+    A reading may find the memory unknown. Then the last value stays (0 before the first),
+    `failures` counts, and the first failure warns. If warnings are errors, the error goes to
+    `sys.unraisablehook`. Only one thread reads at a time. Other threads use the old value and do
+    not wait. A forked child knows nothing until it has read its own memory.
 
-    5 to 15 ns when fresh. Thread safe. Use `default_cache()` unless you need another age: then a
-    hundred limits make one reading per 100 ms.
+    5 to 15 ns when fresh. Thread safe. Use `default_cache()` unless you need another age: a hundred
+    limits on it make one reading per 100 ms.
     """
 
     cdef int64_t _max_stale_ns
@@ -78,7 +78,7 @@ cdef class MemoryStatsCache:
     cdef bint _reading
     cdef bint _warned
     cdef readonly bint is_known
-    """Whether this process's memory was ever read."""
+    """Whether a reading of this process has succeeded."""
     cdef readonly double last_refresh
     """Time of the last successful reading, in seconds on the clock; 0.0: never."""
     cdef readonly int64_t refreshes
@@ -102,11 +102,11 @@ cdef class MemoryStatsCache:
 
     @property
     def cached_memory_bytes(self):
-        """What is known, however old; 0: nothing yet."""
+        """The last reading in bytes, at any age; 0 before the first."""
         return self._used
 
     def get_memory_usage(self):
-        """Bytes, at most `max_stale_duration` old unless unknown."""
+        """Bytes, at most `max_stale_duration` old, unless the memory is unknown."""
         cdef int64_t used
         cdef bint stale
         cdef int64_t now = self._now()
@@ -120,7 +120,7 @@ cdef class MemoryStatsCache:
         return used
 
     def refresh_if_needed(self):
-        """Read if what is known is too old; True if a reading succeeded."""
+        """Read if the last reading is too old; True if this reading succeeded."""
         cdef bint stale
         cdef int64_t now = self._now()
         with cython.critical_section(self):
@@ -128,7 +128,7 @@ cdef class MemoryStatsCache:
         return stale and self._refresh(now)
 
     def force_refresh(self):
-        """Read now, unless another thread does; bytes."""
+        """Read now, unless another thread is reading; bytes."""
         self._refresh(self._now())
         return self.cached_memory_bytes
 
@@ -137,14 +137,11 @@ cdef class MemoryStatsCache:
         with cython.critical_section(self):
             self._stale_at_ns = NEVER
 
-    def _noop(self):
-        """Returns what is known: the baseline of the benchmarks."""
-        return self._used
-
     cdef inline int64_t _now(self) except? -1:
         return rcmgr_now_coarse_ns() if self._clock is None else self._clock()
 
     cdef bint _refresh(self, int64_t now) except -1:
+        """Read, unless another thread is reading; whether it succeeded."""
         cdef bint mine, known, warn
         cdef int64_t used = 0
         with cython.critical_section(self):
@@ -163,7 +160,7 @@ cdef class MemoryStatsCache:
             raise
         with cython.critical_section(self):
             self._reading = False
-            # a reading that fails is tried again no sooner than one that does not
+            # a failure holds as long as a success: it is not tried again at every call
             self._stale_at_ns = now + self._max_stale_ns
             warn = not known and not self._warned
             if known:
@@ -179,7 +176,7 @@ cdef class MemoryStatsCache:
         return known
 
     cdef void _after_fork(self) noexcept:
-        """The reading a thread had under way, and what was known, were the parent's."""
+        """Forget the parent's readings, and the reading that one of its threads had begun."""
         self._reading = False
         self._stale_at_ns = NEVER
         self._used = 0
@@ -188,7 +185,7 @@ cdef class MemoryStatsCache:
 
 
 cdef void warn_unknown() noexcept:
-    # noexcept: py-libp2p takes whatever is raised while it asks for a connection for consent
+    # noexcept: py-libp2p admits a connection if its resource manager raises
     warnings.warn(
         "the memory of this process cannot be read: memory limits do not deny until it can",
         UnknownMemoryWarning)
@@ -196,17 +193,17 @@ cdef void warn_unknown() noexcept:
 
 @cython.binding(False)
 cdef class MemoryGate:
-    """Remembers, as long as a reading of the memory holds, that it was found to be no problem.
+    """Remembers that the last reading was within the limits, as long as the reading is fresh.
 
-    The base of `MemoryConnectionLimits`: what makes asking again cost next to nothing.
+    The base of `MemoryConnectionLimits`: the next checks of a fresh reading cost 10 ns.
     """
 
     cdef MemoryStatsCache _cache
-    cdef int64_t _fine_at  # the reading that was found fine, by its number; -1: none
+    cdef int64_t _fine_at  # the number of the last reading within the limits; -1: no such reading
     cdef public object deny_new_peers_above
-    """Beyond this fraction of the limit, a peer without a connection is no longer fine, or None."""
+    """The fraction of the limit above which peers without a connection are refused, or None."""
     cdef public object max_pressure
-    """Nor is it beyond this percentage of waiting for memory, or None."""
+    """The percentage of time spent waiting for memory above which they are refused, or None."""
 
     def __cinit__(self, *args, **kwargs):
         self._cache = _default
@@ -221,22 +218,19 @@ cdef class MemoryGate:
         return holds
 
     def check_limit(self):
-        """MemoryUsageLimitExceeded if more memory is used than is allowed. 10 ns when fresh."""
+        """MemoryUsageLimitExceeded if the process uses too much memory. 10 ns when fresh."""
         if not self._holds():
             self._check()
 
     def is_fine(self):
-        """Whether the last reading still holds and no more was used than is allowed. 10 ns."""
+        """Whether the last reading is fresh and within the limits. 10 ns."""
         return self._holds()
-
-    def _noop(self):
-        """Does nothing: the baseline of the benchmarks."""
 
     def _attach(self, MemoryStatsCache cache not None):
         self._cache = cache
 
     def _found_fine(self, int64_t reading):
-        """The reading of that number (`refreshes`) allows more to be used."""
+        """The reading of this number (`refreshes`) is within the limits."""
         with cython.critical_section(self._cache):
             self._fine_at = reading
 
@@ -260,5 +254,5 @@ cdef MemoryStatsCache _default = MemoryStatsCache()
 
 
 def default_cache():
-    """The cache that all limits of this process share; 100 ms."""
+    """The cache that all limits of this process share. It reads every 100 ms at most."""
     return _default

@@ -1,4 +1,4 @@
-"""For our other compiled modules: what a ledger shows of itself."""
+"""For our other compiled modules: a copy of a ledger's groups, and how it is shown."""
 
 from cpython.object cimport PyObject
 

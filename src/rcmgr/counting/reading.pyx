@@ -1,7 +1,6 @@
-"""What a ledger shows of itself: snapshots, the fullest limits, counts of refusals.
+"""The views of a whole ledger: snapshots, the fullest limits, counts of refusals.
 
-The ledger copies its groups into a `Reading` while it holds its lock. Everything else is done
-without the lock.
+The ledger copies its groups into a `Reading` under its lock. Everything else needs no lock.
 """
 
 cimport cython

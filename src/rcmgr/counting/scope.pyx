@@ -113,7 +113,7 @@ cdef object LOG = logging.getLogger("rcmgr.counting.scope")
 
 
 cdef bint is_true(str name, object value) except -1:
-    # a direction given as text would be true whatever it says
+    # the text "outbound" would be true, and so inbound
     if value is True:
         return True
     if value is False:
@@ -190,12 +190,12 @@ cdef class Scope:
     cdef str opened_at
     cdef uint64_t number    # connections, streams and spans count from 1
     cdef uint32_t spans     # begun so far
-    cdef uint32_t epoch     # of the ledger when this was made; another one: forgotten
+    cdef uint32_t epoch     # the ledger's epoch when this was made; `Ledger.clear` begins a new one
     # single bytes: a connection takes 144 bytes, and one more word would make it 160
     cdef unsigned char is_open    # false in a bare __new__
     cdef unsigned char kind
-    cdef unsigned char direction  # of a connection or a stream
-    cdef unsigned char is_exempt  # of the same: charged to the allowlisted scopes
+    cdef unsigned char direction  # NO_DIRECTION: no connection, no stream
+    cdef unsigned char is_exempt  # a connection or stream charged to the allowlisted scopes
 
     @cython.final
     cdef int start(self, Ledger ledger, int kind, const rcmgr_limit *limit) except -1:
@@ -206,7 +206,7 @@ cdef class Scope:
         self.ledger = ledger
         return 0
 
-    # what differs between leaves, views and spans
+    # leaves, views and spans differ in these methods
 
     cdef int groups(self, PyObject **groups) noexcept:
         """Fill in the groups to charge, borrowed and in order; returns how many. Locked."""
@@ -216,7 +216,7 @@ cdef class Scope:
         """Unpin the groups. Locked."""
 
     cdef Scope enclosing(self):
-        """The scope that a span is a part of; None: this is no span."""
+        """The scope that contains a span; None: this is no span."""
         return None
 
     cdef Group viewed(self):
@@ -377,7 +377,7 @@ cdef class Scope:
         return not live
 
     def stat(self):
-        """What it holds now (a view: what its group holds); zeros once closed."""
+        """The amounts it holds now (a view: those of its group); zeros once closed."""
         cdef rcmgr_amounts held
         memset(&held, 0, sizeof(held))
         if self.ledger is not None:
@@ -403,8 +403,8 @@ cdef class Scope:
     def release_memory(self, size):
         """Give `size` bytes back. Ignored once closed: closing has given back everything.
 
-        A scope gives back only what it took itself, not what its spans took. The excess is ignored
-        and counted in `Ledger.over_released`; it raises ValueError if the ledger has `debug`.
+        A scope gives back only what it took itself, not what its spans took. The excess increments
+        `Ledger.over_released` and is ignored. In a ledger with `debug` it raises ValueError.
         ValueError: negative.
         """
         cdef int64_t excess = 0, wanted = size
@@ -544,11 +544,10 @@ cdef class ScopeView(Scope):
         }
 
     def set_limit(self, limit):
-        """Give the group a limit of its own (a `Limit`) from now on; None: the default again.
+        """Set the limit (a `Limit`) of this group from now on. None: the default again.
 
         The limit stays when the group is gone, until it is set to None. The group may hold more
-        than it allows; nothing is taken away. TypeError: None for a group that exists once (the
-        system).
+        than the limit, and keeps it. TypeError: None for a group that exists once (the system).
         """
         if self.ledger is None:
             raise ResourceScopeClosed("scope")
@@ -565,7 +564,7 @@ cdef class ConnScope(Scope):
     """A connection, transient until its peer is known."""
 
     cdef Group peer_group
-    cdef object network_share  # of a connection counted for its address: closed with this scope
+    cdef object network_share  # counts this connection for its address; closed with this scope
 
     @property
     def inbound(self):
@@ -838,10 +837,10 @@ cdef class Ledger:
     debug: giving back more than was taken raises ValueError; default: in Python's development mode.
 
     A peer is an `ID`, its bytes, its text or an int: `ID(b)`, `b` and the base58 or CID text of `b`
-    are one peer. Text that is no peer id is a peer of its own. Protocols and services are str.
-    TypeError for anything else. Every method but `snapshot`, `peer_stats`, `fullest`, `peers`,
-    `protocols`, `services`, `set_limits` and `clear` is O(1), whatever the number of peers. Thread
-    safe.
+    are one peer. Text that is no peer id is another peer. Protocols and services are str. TypeError
+    for anything else. Every method is O(1), whether there are ten peers or a million, except
+    `snapshot`, `peer_stats`, `fullest`, `peers`, `protocols`, `services`, `set_limits` and `clear`.
+    Thread safe.
     """
 
     cdef Group system_group, transient_group, allowlisted_system_group, allowlisted_transient_group
@@ -916,7 +915,7 @@ cdef class Ledger:
         return 0
 
     cdef Group pinned(self, dict table, int kind, object name, object peer):
-        """The group, made if there is none; `unpin` it. May run other code if it is made."""
+        """The group of this key, for the caller to `unpin`. Making it may run other code."""
         cdef object key = name if peer is None else peer
         cdef PyObject *found = PyDict_GetItemWithError(table, key)
         cdef Group group
@@ -1112,7 +1111,7 @@ cdef class Ledger:
         return answer
 
     def release_stream(self, peer, inbound):
-        """Give back a stream of `acquire_stream`; False if this peer has none.
+        """Give back a stream of `acquire_stream`; False if this peer has no such stream.
 
         Streams charged to the normal system go first. A release without a matching acquire
         increments `over_released`, and raises ValueError if the ledger has `debug`. As many streams
@@ -1211,9 +1210,9 @@ cdef class Ledger:
         """Use other limits from now on; O(scopes).
 
         All or nothing: TypeError, ValueError or AttributeError leave everything as it was.
-        ValueError also for two limits of one peer, under two names. More may be held than the
-        limits allow; nothing is taken away. Limits that `ScopeView.set_limit` gave to a peer, a
-        protocol or a service stay; those of the scopes that exist once do not.
+        ValueError also for two limits of one peer, under two names. Scopes may hold more than the
+        new limits allow, and keep it. A limit set by `ScopeView.set_limit` stays if it is that of a
+        peer, a protocol or a service. It ends if it is that of a scope that exists once.
         """
         cdef rcmgr_limit defaults[KINDS]
         cdef list named = [], everything = []
@@ -1354,19 +1353,19 @@ cdef class Ledger:
 
         Ready for JSON. Peers are named by their base58 text. peers=False leaves them out, and their
         shares of protocols and services. A group shows limits and percentages only where it has
-        limits. O(groups). The lock is held for about 20 ns a group; the rest takes 40 us a peer.
+        limits. O(groups). It holds the lock for about 20 ns a group. The rest takes 40 us a peer.
         """
         return self.read().snapshot(peers)
 
     def peer_stats(self):
-        """What each peer holds, without its name, in no order. O(peers), 0.3 us each."""
+        """The amounts each peer holds, without its name, in no order. O(peers), 0.3 us each."""
         return self.read().peer_stats()
 
     def fullest(self, size_t most=20, bint peers=True):
         """The limits nearest to being reached: (scope, field of the limit, used, limit), in order.
 
-        Of all groups at one moment, without limits under which nothing is held. peers=False leaves
-        out the limits of single peers: a busy node has many peers that are full. O(groups).
+        They are the limits of all groups at one moment, without unused ones. peers=False leaves out
+        the limits of single peers: a busy node has many peers that are full. O(groups).
         """
         return self.read().fullest(most, peers)
 
@@ -1402,8 +1401,8 @@ cdef class Ledger:
         """Forget everything that is held. This closes all handles; limits stay. O(scopes).
 
         keep: a view of the system that stays open, with the memory reserved through it but without
-        its spans. ValueError: another view, or a view of another ledger. Numbers of connections and
-        streams go on; peaks and counts of refusals stay.
+        its spans. ValueError: another view, or a view of another ledger. The numbers of connections
+        and streams continue. Peaks and counts of refusals stay.
         """
         cdef Group group, share
         cdef tuple tables = ({}, {}, {}), fixed

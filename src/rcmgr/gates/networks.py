@@ -12,7 +12,8 @@ from collections.abc import Callable, Hashable, Sequence
 from heapq import nlargest
 from typing import Any, Final, Literal, NamedTuple
 
-from rcmgr.counting.token_bucket import BucketTable, TokenBucket
+from rcmgr.counting.bucket_table import BucketTable
+from rcmgr.counting.token_bucket import TokenBucket
 from rcmgr.errors import AddressLimitExceeded, RateLimitExceeded, ResourceLimitExceeded
 from rcmgr.gates.addresses import Allowlist, PrefixTable, endpoint_of
 from rcmgr.gates.requests import bucket_of, table_of

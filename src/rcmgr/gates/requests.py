@@ -7,8 +7,9 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
+from rcmgr.counting.bucket_table import BucketTable
 from rcmgr.counting.denials import DenialLog
-from rcmgr.counting.token_bucket import BucketTable, TokenBucket
+from rcmgr.counting.token_bucket import TokenBucket
 from rcmgr.errors import RateLimitExceeded
 from rcmgr.limits.rates import Rate, RateLimits
 from rcmgr.peers import peer_key, peer_text
