@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from dataclasses import replace
 from typing import Any
 
@@ -108,6 +110,40 @@ def test_what_is_changed_at_a_part_shows_in_the_tree() -> None:
     manager = ResourceManager(ODD)
     manager.connection_lifecycle.limits = ConnectionLimits(max_pending_inbound=6)
     assert manager.node_limits.connections == ConnectionLimits(max_pending_inbound=6)
+
+
+def test_threads_that_write_different_parts_lose_nothing() -> None:
+    manager = ResourceManager(NodeLimits())
+    start, lost = threading.Barrier(4), []
+
+    def write(part: str, values: list[Any]) -> None:
+        start.wait()
+        for value in values:
+            setattr(manager, part, value)
+            if getattr(manager, part) != value:
+                lost.append((part, value))
+
+    values: dict[str, list[Any]] = {
+        "connection_limits": [ConnectionLimits(max_pending_inbound=n) for n in range(500)],
+        "connection_rate_limits": [
+            ConnectionRateLimits(per_peer=Rate(1, n)) for n in range(1, 501)],
+        "memory_limits": [MemoryConnectionLimits(2**40 + n) for n in range(500)],
+        "scope_limits": [
+            ConcreteLimits(protocol={"/x": Limit(streams=n)}) for n in range(500)],
+    }
+    threads = [threading.Thread(target=write, args=each) for each in values.items()]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert lost == []
+    for part, written in values.items():
+        assert getattr(manager, part) == written[-1]
 
 
 def test_a_part_that_does_not_change_stays() -> None:

@@ -198,7 +198,8 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
     def connection_limits(self, limits: ConnectionLimits) -> None:
         if not isinstance(limits, ConnectionLimits):
             raise TypeError(f"connection_limits must be a rcmgr.ConnectionLimits, not {limits!r}")
-        self.connection_lifecycle.limits = limits
+        with self._limits_lock:
+            self.connection_lifecycle.limits = limits
 
     @property
     def connection_rate_limits(self) -> ConnectionRateLimits:
@@ -229,7 +230,8 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
     def memory_limits(self, limits: MemoryConnectionLimits | None) -> None:
         if limits is not None and not isinstance(limits, MemoryConnectionLimits):
             raise TypeError(f"memory_limits must be a MemoryConnectionLimits, not {limits!r}")
-        self.connection_lifecycle.memory_limits = limits
+        with self._limits_lock:
+            self.connection_lifecycle.memory_limits = limits
 
     def set_memory_limits(
         self, max_bytes: int | None = None, max_percentage: float | None = None

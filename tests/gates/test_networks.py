@@ -406,6 +406,30 @@ def test_a_change_of_limits_counts_connections_again(steps: list[Any], data: Any
     assert len(gate.subnets) == gate.subnets.over_released == 0
 
 
+def test_limits_change_while_threads_connect_and_close() -> None:
+    gate = AddressGate(SubnetLimits(ipv4=((32, 3), (24, 5))))
+    start = threading.Barrier(5)
+
+    def work(last: int) -> None:
+        start.wait()
+        for _ in range(5_000):
+            shares = [gate.try_enter(f"192.0.2.{last}", True) for _ in range(3)]
+            for share in shares:
+                if isinstance(share, NetworkShare):
+                    share.close()
+
+    threads = [threading.Thread(target=work, args=(last,)) for last in range(4)]
+    for thread in threads:
+        thread.start()
+    start.wait()
+    while any(thread.is_alive() for thread in threads):
+        for bits in (24, 16, 32):
+            gate.set_limits(SubnetLimits(ipv4=((bits, 2),)), None)
+    assert gate.subnets is not None
+    assert len(gate.subnets) == gate.subnets.over_released == 0
+    assert not gate.subnets._addresses
+
+
 def test_limits_may_go_and_come_back() -> None:
     two = SubnetLimits(ipv4=((32, 2),))
     gate = AddressGate(two)

@@ -243,7 +243,8 @@ class ResourceManager(OurManager):
 
     @connection_limits.setter
     def connection_limits(self, limits: Any) -> None:
-        self.connection_lifecycle.limits = limits
+        with self._limits_lock:
+            self.connection_lifecycle.limits = limits
 
     @property
     def memory_limits(self) -> Any:
@@ -252,7 +253,8 @@ class ResourceManager(OurManager):
 
     @memory_limits.setter
     def memory_limits(self, limits: Any) -> None:
-        self.connection_lifecycle.memory_limits = None if limits is None else _memory(limits)
+        with self._limits_lock:
+            self.connection_lifecycle.memory_limits = None if limits is None else _memory(limits)
 
     @property
     def cidr_limiter(self) -> SubnetLimiter | None:
@@ -261,7 +263,8 @@ class ResourceManager(OurManager):
 
     @cidr_limiter.setter
     def cidr_limiter(self, limiter: SubnetLimiter | None) -> None:
-        self._set_addresses(limiter, self.node_limits.rates)
+        with self._limits_lock:
+            self._set_addresses(limiter, self.node_limits.rates)
 
     @property
     def metrics(self) -> Metrics | None:
