@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from leaks import CASES
 
+pytestmark = pytest.mark.timeout(600)
+
 # Bytes per cycle. The smallest object has 16. Measured on clean code: traced, below 0.02; resident,
 # up to 2.1, as the system counts whole pages.
 TRACED_SLACK = 2.0

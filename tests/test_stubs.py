@@ -15,6 +15,7 @@ import rcmgr
 ALLOWLIST = Path(__file__).with_name("stubtest-allowlist.txt").absolute()
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.skipif(importlib.util.find_spec("mypy") is None, reason="mypy is not installed")
 def test_stubs_agree_with_the_runtime(tmp_path: Path) -> None:
     home = Path(rcmgr.__file__).absolute().parent.parent
@@ -28,7 +29,7 @@ def test_stubs_agree_with_the_runtime(tmp_path: Path) -> None:
             sys.executable, "-m", "mypy.stubtest", "rcmgr", "--mypy-config-file", str(config),
             "--allowlist", str(ALLOWLIST), "--ignore-unused-allowlist",
         ],
-        cwd=tmp_path,  # else it would find the folder of the source first
+        cwd=tmp_path,  # mypy would find the source folder first
         env=environment, capture_output=True, text=True, check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""What a type checker says about code that uses the package as the README shows."""
+"""A type checker accepts code that uses the package like the README."""
 
 from __future__ import annotations
 

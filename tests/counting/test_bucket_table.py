@@ -211,7 +211,8 @@ def test_keys_made_to_collide_do_not() -> None:
     assert longest_search(fresh) < 200
 
 
-@pytest.mark.parametrize("flood", [200_000, pytest.param(10_000_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("flood", [
+    200_000, pytest.param(10_000_000, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
 def test_a_flood_of_made_up_peers_changes_nothing_for_a_known_one(flood: int) -> None:
     clock = Clock()
     table = BucketTable(20, 10.0, max_peers=5_000, clock=clock)
