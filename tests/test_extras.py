@@ -1,4 +1,4 @@
-"""A user who lacks an optional package learns in one line what to install; the rest works."""
+"""If an optional package is missing, one line says what to install, and the rest works."""
 
 from __future__ import annotations
 

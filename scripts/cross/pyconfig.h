@@ -1,4 +1,4 @@
-/* What CPython's headers ask about 64-bit Windows. Only for scripts/cross_compile: the real file
+/* The answers about 64-bit Windows that CPython's headers need. Only for scripts/cross_compile: the real file
  * comes with Python for Windows. */
 #ifndef RCMGR_CROSS_PYCONFIG_H
 #define RCMGR_CROSS_PYCONFIG_H

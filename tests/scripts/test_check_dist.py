@@ -1,4 +1,4 @@
-"""Each rule for what is published stops a release that does not keep it."""
+"""Each rule of check_dist rejects a release that breaks it."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ NOT_BUILT = {"cp313t"}
 
 
 def table() -> dict[str, str]:
-    """Identifier -> what the table says of it."""
+    """The cell of the table by identifier."""
     text = (ROOT / "docs" / "platforms.md").read_text()
     rows = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
     header, _, *body = [[cell.strip() for cell in row] for row in rows]
