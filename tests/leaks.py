@@ -1,7 +1,7 @@
-"""What test_leaks.py runs, each case in a process of its own: `python leaks.py CASE`.
+"""The cases of test_leaks.py. Each runs in a separate process: `python leaks.py CASE`.
 
-A case returns one cycle: something taken and given back. Prints how many bytes a cycle leaves
-behind, by the process's resident size and by tracemalloc.
+A case returns one cycle, which takes something and gives it back. The output is the number of bytes
+that a cycle leaves behind, by the process's resident size and by tracemalloc.
 """
 
 from __future__ import annotations
@@ -234,7 +234,7 @@ def manager_denied() -> Cycle:
 
 
 def manager_scopes_dropped() -> Cycle:
-    """Nobody closes anything, as stock py-libp2p after a lifecycle denial."""
+    """No scope is closed, as in stock py-libp2p after a lifecycle denial."""
     manager = ResourceManager(limits=ResourceLimits(max_connections=3))
 
     def cycle(i: int) -> None:
@@ -485,7 +485,7 @@ def leaks_sixteen_bytes() -> Cycle:
     places = iter(range(len(kept)))
 
     def cycle(i: int) -> None:
-        kept[next(places)] = object()  # the smallest thing that there is
+        kept[next(places)] = object()  # the smallest object
 
     return cycle
 

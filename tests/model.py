@@ -1,6 +1,6 @@
 """Small exact models: what the compiled code must do, written to be read and not to be fast.
 
-Everything is counted from scratch over plain dicts; nothing is kept that could be computed.
+They count everything from scratch over plain dicts, and store nothing that they can compute.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def is_established(state: str) -> bool:
 
 
 class TrackerModel:
-    """What a ConnectionTracker must say. Times are the fake clock's."""
+    """The answers of a ConnectionTracker. Times are the fake clock's."""
 
     # a stale connection is found within this time at the latest
     RECONCILED_WITHIN = 30 * SECOND

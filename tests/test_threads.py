@@ -1,7 +1,7 @@
 """Threads started on a barrier: no limit is ever passed, and every count comes back to zero.
 
-Each test makes 100,000 operations or more; with fewer, and without the barrier, a tracker that
-checks first and takes later passes.
+Each test makes 100,000 operations or more. With fewer, or without the barrier, the tests do not find
+a tracker that checks first and takes later.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def test_an_id_is_removed_by_one_thread_only() -> None:
 
 
 def test_a_pending_connection_is_established_once_or_ends_once() -> None:
-    """Everybody establishes, closes the pending scope, removes, renames the same ones."""
+    """All threads establish, remove and rename the same connections, and close their scopes."""
     tracker = ConnectionTracker()
     total = 60_000
     for i in range(total):

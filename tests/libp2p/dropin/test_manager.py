@@ -411,7 +411,7 @@ def test_r16_dials_spend_no_rate_of_the_peer() -> None:
 
 
 def test_all_limits_as_one_tree() -> None:
-    """Changes in place show in the tree, and the tree may be set whole."""
+    """Changes in place show in the tree, and a new tree replaces the old one."""
     manager = ResourceManager(cidr_limits=[("192.0.2.0/24", 1)])
     manager.connection_limits.max_pending_inbound = 3
     manager.memory_limits.max_process_memory_percent = 0
