@@ -1,7 +1,7 @@
 """Threads started on a barrier: no limit is ever passed, and every count comes back to zero.
 
-Each test makes 100,000 operations or more. With fewer, or without the barrier, the tests do not find
-a tracker that checks first and takes later.
+Each test makes 100,000 operations or more. With fewer, or without the barrier, the tests miss a
+tracker that checks first and takes later.
 """
 
 from __future__ import annotations

@@ -262,11 +262,11 @@ def test_text_of_markdown() -> None:
 
 
 def test_abbreviations_and_dots_do_not_end_a_sentence() -> None:
-    source = "# Streams, e.g. of ping, (a, b, ...) count as in libp2p 0.8.1 (item 2.1). Or 1. Next.\n"
+    source = "# Streams, e.g. of ping, (a, b, ...) count as in libp2p 0.8.1 (2.1). Or 1. Next.\n"
     assert [text for _, text in read(source)] == [
         "Next.",
         "Or 1.",
-        "Streams, e.g. of ping, (a, b, ...) count as in libp2p 0.8.1 (item 2.1).",
+        "Streams, e.g. of ping, (a, b, ...) count as in libp2p 0.8.1 (2.1).",
     ]
 
 
