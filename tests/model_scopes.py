@@ -1,14 +1,17 @@
-"""The ledger without cleverness: what a group holds is the sum over the handles below it.
+"""A simple model of the ledger: a group holds the sum over the handles below it.
 
-Nothing is ever added to or taken from a group, so that this model cannot lose count. Rules are
-those of docs/scopes.md.
+The model never adds to a group or takes from it, so it cannot lose count. docs/scopes.md has the
+rules.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rcmgr.counting.scope import Ledger
 
 AMOUNTS = (
     "memory", "streams_inbound", "streams_outbound", "conns_inbound", "conns_outbound", "fd",
@@ -20,11 +23,44 @@ TEXTS = {
     "fd": "file descriptor", "streams": "stream", "conns": "connection",
 }
 ALWAYS = 255
+SINGLE_LIMITS = (
+    "system", "transient", "allowlisted_system", "allowlisted_transient", "service_default",
+    "service_peer_default", "protocol_default", "protocol_peer_default", "peer_default", "conn",
+    "stream",
+)
+NAMED_LIMITS = ("service", "service_peer", "protocol", "protocol_peer", "peer")
+
+PEER = bytes.fromhex("1220") + bytes(range(32))
+PEER_TEXT = "QmNLfbof5rLekrACjeuLk9JmGZD2HDBHCU4z16iYKmx5SE"
 
 
 def limit(**values: int | None) -> SimpleNamespace:
-    """A limit as the ledger takes it; what is not named is not limited."""
+    """A limit as the ledger takes it: fields without a value have no limit."""
     return SimpleNamespace(**(dict.fromkeys(FIELDS) | values))
+
+
+def limits(**changes: Any) -> SimpleNamespace:
+    """The limits of a ledger: scopes without a value have no limit."""
+    single = {name: limit() for name in SINGLE_LIMITS}
+    return SimpleNamespace(**(single | {name: {} for name in NAMED_LIMITS} | changes))
+
+
+def nothing_held(ledger: Ledger) -> bool:
+    snapshot = ledger.snapshot()
+    fixed = "system", "transient", "allowlisted_system", "allowlisted_transient"
+    amounts = "memory", "streams_inbound", "streams_outbound", "conns_inbound", "fd"
+    return (
+        not any(snapshot[name][what] for name in fixed for what in amounts)
+        and not snapshot["peers"]
+        and not snapshot["protocols"]
+    )
+
+
+class PeerId:
+    """As py-libp2p's `ID`: its bytes are in `_bytes`."""
+
+    def __init__(self, value: bytes) -> None:
+        self._bytes = value
 
 
 def amounts(**values: int) -> dict[str, int]:
@@ -48,7 +84,7 @@ class Handle:
     name: str
     groups: list[str]
     own: dict[str, int] = field(default_factory=amounts)
-    """Without what its spans hold."""
+    """Without the amounts of its spans."""
     owner: Handle | None = None
     is_leaf: bool = False
     is_open: bool = True
@@ -82,7 +118,7 @@ class ModelLedger:
     # -- what is held --------------------------------------------------------------------------
 
     def held_by(self, handle: Handle) -> dict[str, int]:
-        """With what its spans hold."""
+        """Its own amounts and those of its spans."""
         total = dict(handle.own)
         for span in self.handles:
             if span.owner is handle and span.live:
@@ -291,7 +327,7 @@ class ModelLedger:
 
     def set_limits(self, limits: SimpleNamespace) -> None:
         self.limits = limits
-        # what was said of scopes that exist once is in the limits; of others it stays
+        # scopes that exist once take the new limits, others keep their own
         self.overrides = {name: said for name, said in self.overrides.items() if ":" in name}
 
     def has_allowlisted_connection(self, peer: str) -> bool:

@@ -24,7 +24,7 @@ def in_threads(work: Callable[[int], T], threads: int = 8) -> list[T]:
             errors.append(error)
 
     interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
+    sys.setswitchinterval(1e-6)
     try:
         running = [threading.Thread(target=run, args=[number]) for number in range(threads)]
         for thread in running:

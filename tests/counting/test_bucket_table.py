@@ -1,15 +1,15 @@
-"""The table of buckets: as many single buckets, bounded, whoever makes up keys."""
+"""A table of buckets decides as single buckets do, and stays small under made-up keys."""
 
 from __future__ import annotations
 
 import random
 import sys
-import threading
 from collections.abc import Hashable
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from threads import in_threads
 
 from rcmgr import BucketTable, TokenBucket
 
@@ -47,10 +47,10 @@ class PeerId:
 def test_every_key_has_a_bucket_of_its_own(
     capacity: int, rate: float, moves: list[tuple[int, int, int]]
 ) -> None:
-    """Forgetting full buckets changes no decision: single buckets that nobody forgets agree."""
+    """Forgetting full buckets changes no decision: single buckets, never forgotten, agree."""
     clock = Clock()
     table = BucketTable(capacity, rate, clock=clock)
-    table.get_available_tokens("nobody")  # a bucket reads the clock when it is made, a table later
+    table.get_available_tokens("nobody")  # a new bucket reads the clock, a new table does not
     buckets = {
         b"peer %d" % which: TokenBucket(capacity, rate, clock=clock) for which in range(21)
     }
@@ -58,7 +58,7 @@ def test_every_key_has_a_bucket_of_its_own(
         clock.now += step
         key = b"peer %d" % which
         single = buckets[key]
-        # one table has one clock, which goes on for all keys
+        # the table has one clock for all its keys
         for bucket in buckets.values():
             bucket.get_available_tokens()
         assert table.get_available_tokens(key) == single.get_available_tokens()
@@ -122,7 +122,7 @@ def test_never_more_than_max_peers(max_peers: int) -> None:
         assert len(table) <= max_peers
     assert table.evictions >= 2 * max_peers
     if max_peers > 1:
-        # the one that took most is the last to be forgotten
+        # the table forgets the emptiest bucket last
         assert not table.try_consume(abuser)
 
 
@@ -192,7 +192,7 @@ def test_bad_values(arguments: dict[str, object], error: type[Exception], messag
 
 
 def test_keys_made_to_collide_do_not() -> None:
-    """Keys that are alike to a weak hash (one sum, one prefix, small differences) spread as any."""
+    """Keys that collide in a weak hash spread well: one sum, one prefix, small differences."""
     draw = random.Random(1)
     numbers = range(2**14)
     same_sum = [bytes([i % 256, 255 - i % 256, i // 256, 255 - i // 256]) for i in numbers]
@@ -223,7 +223,7 @@ def test_a_flood_of_made_up_peers_changes_nothing_for_a_known_one(flood: int) ->
             table.try_consume(draw.randbytes(38))
         clock.now += SECOND // 20
         single.get_available_tokens()
-        # the honest one asks at its rate and is never denied, forgotten or not
+        # the honest peer asks at its rate; the table may forget it, but never denies it
         if single.try_consume(1):
             assert table.try_consume(b"honest")
         assert len(table) <= 5_000
@@ -233,22 +233,13 @@ def test_a_flood_of_made_up_peers_changes_nothing_for_a_known_one(flood: int) ->
 def test_threads_are_granted_exactly_what_is_there() -> None:
     table = BucketTable(1_000, 0.001, clock=Clock())
     keys = [b"%d" % i for i in range(100)]
-    barrier = threading.Barrier(4)
-    granted = [0] * 4
 
-    def consume(which: int) -> None:
+    def consume(which: int) -> int:
         order = keys * 400
         random.Random(which).shuffle(order)
-        barrier.wait()
-        for key in order:
-            granted[which] += table.try_consume(key)
+        return sum(table.try_consume(key) for key in order)
 
-    threads = [threading.Thread(target=consume, args=[which]) for which in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sum(granted) == table.allowed == 100 * 1_000
+    assert sum(in_threads(consume, 4)) == table.allowed == 100 * 1_000
     assert {table.get_available_tokens(key) for key in keys} == {0}
 
 
@@ -262,7 +253,7 @@ def test_keys_are_given_back() -> None:
     assert sys.getrefcount(key) == before
     table.try_consume(key)
     for i in range(200):
-        table.try_consume(b"%d" % i, 2)  # emptier than the key's, which is evicted
+        table.try_consume(b"%d" % i, 2)  # these buckets are emptier, so the key's is evicted
     assert sys.getrefcount(key) == before
     table.try_consume(key)
     del table

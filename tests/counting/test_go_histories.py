@@ -1,9 +1,9 @@
 """The ledger against what go-libp2p's resource manager itself said and held, step by step.
 
-tests/data/go_libp2p_histories.json: which limits, what was asked, the error ("" for none), and,
-where it has changed, what each scope then held. Left out is what differs on purpose (see
-docs/scopes.md): what is done to closed scopes, over-releases, reservations of nothing, the
-allowlist.
+tests/data/go_libp2p_histories.json holds the limits and the steps. A step is a request, its error
+("" for success), and the amounts of each scope if they changed. The histories leave out where rcmgr
+differs on purpose (see docs/scopes.md): closed scopes, over-releases, reservations of 0 bytes, and
+the allowlist.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ KINDS = {"services": "service", "protocols": "protocol", "peers": "peer"}
 
 
 def ask(ledger: Ledger, handles: list[Any], own: dict[int, int], step: dict[str, Any]) -> Any:
-    """What the ledger answers: a handle, True, None, or a Refusal."""
+    """The ledger's answer: a handle, True, None, or a Refusal."""
     op, at = step["op"], step.get("i", -1)
     if op == "conn":
         return ledger.try_open_connection(step["in"], fd=step["fd"])

@@ -1,4 +1,4 @@
-"""The probe and its cache: right, at most so old, one reading for all, honest after a fork."""
+"""The memory probe and its cache: correct, fresh enough, one reading for all, also after fork."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import warnings
 
 import psutil
 import pytest
+from threads import in_threads
 
 from rcmgr.counting.memory_stats import (
     MemoryGate,
@@ -101,7 +102,7 @@ def test_unknown_memory_keeps_the_last_value_warns_once_and_counts() -> None:
 def test_unknown_memory_never_raises_even_where_warnings_are_errors(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A swarm would take the exception for consent."""
+    """A swarm admits a connection if its manager raises."""
     seen: list[BaseException | None] = []
     monkeypatch.setattr(sys, "unraisablehook", lambda args: seen.append(args.exc_value))
     cache = MemoryStatsCache(0, probe=lambda: None)
@@ -113,8 +114,7 @@ def test_unknown_memory_never_raises_even_where_warnings_are_errors(
     assert cache.failures == 3
 
 
-def test_a_gate_of_its_own() -> None:
-    """Made without the constructor of its subclass: it has a cache all the same."""
+def test_a_gate_without_a_constructor_has_a_cache() -> None:
     gate = MemoryGate.__new__(MemoryGate)
     default_cache().force_refresh()
     assert not gate.is_fine()
@@ -138,7 +138,7 @@ def test_a_probe_that_raises_does_not_lock_the_cache() -> None:
     assert cache.get_memory_usage() == 7
 
 
-def test_concurrent_callers_make_one_reading_and_nobody_waits() -> None:
+def test_concurrent_callers_make_one_reading_and_do_not_wait() -> None:
     entered, go_on = threading.Event(), threading.Event()
     clock = Clock()
     readings = []
@@ -156,7 +156,7 @@ def test_concurrent_callers_make_one_reading_and_nobody_waits() -> None:
     slow = threading.Thread(target=cache.get_memory_usage)
     slow.start()
     assert entered.wait(10)
-    # the reading is under way: everybody else goes on with the old value
+    # while one thread reads, the others use the old value
     assert [cache.get_memory_usage() for _ in range(50)] == [100] * 50
     assert cache.force_refresh() == 100
     go_on.set()
@@ -238,7 +238,7 @@ def test_a_child_that_cannot_read_its_memory_knows_nothing() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_fork_while_a_thread_reads() -> None:
-    """The child has neither the thread nor the reading it had under way."""
+    """The child has neither the thread nor its unfinished reading."""
     output = run(
         """
         import os, threading, warnings
@@ -339,7 +339,7 @@ def test_a_descriptor_that_others_took_is_not_believed() -> None:
 
 @linux
 def test_a_child_keeps_what_took_the_number_of_the_descriptor() -> None:
-    """A daemon closed what it did not know, opened its own, and forks workers."""
+    """A daemon closed descriptors it did not know, opened its own, and forks workers."""
     output = run(
         """
         import os
@@ -363,7 +363,7 @@ def test_a_child_keeps_what_took_the_number_of_the_descriptor() -> None:
 
 @linux
 def test_without_proc_it_is_unknown() -> None:
-    """A process in a root of its own, without /proc: needs to be root to make one."""
+    """A process in an empty root directory has no /proc. Making one needs root."""
     if os.geteuid() != 0:
         pytest.skip("chroot needs root")
     output = run(
@@ -394,19 +394,7 @@ def test_without_proc_it_is_unknown() -> None:
 
 def test_threads() -> None:
     cache = MemoryStatsCache(0)
-    barrier = threading.Barrier(8)
-    seen: list[int] = []
-
-    def read() -> None:
-        barrier.wait()
-        for _ in range(12_500):
-            seen.append(cache.get_memory_usage())
-
-    threads = [threading.Thread(target=read) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    seen = in_threads(lambda _: max(cache.get_memory_usage() for _ in range(12_500)))
     assert cache.failures == 0
     assert 0 < cache.refreshes <= 100_000
     assert max(seen) < 4 << 30

@@ -1,20 +1,19 @@
-"""Scopes one by one: names, words, misuse, leaks, threads. All together: test_scope_model.py."""
+"""The ledger and its handles, one behaviour at a time. See test_scope_model.py for all at once."""
 
 from __future__ import annotations
 
 import gc
 import logging
-import pickle
 import random
 import sys
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from model_scopes import limit
+from model_scopes import PEER, PEER_TEXT, PeerId, limit, limits, nothing_held
+from threads import in_threads
 
 import rcmgr.counting.scope
 from rcmgr.counting.groups import Refusal
@@ -28,167 +27,26 @@ from rcmgr.counting.scope import (
     Span,
     StreamScope,
 )
-from rcmgr.errors import ResourceLimitExceeded, ResourceScopeClosed, ScopeLimitExceeded
+from rcmgr.errors import ResourceScopeClosed
 from rcmgr.peers import peer_text
 
-PEER = bytes.fromhex("1220") + bytes(range(32))
-PEER_TEXT = "QmNLfbof5rLekrACjeuLk9JmGZD2HDBHCU4z16iYKmx5SE"
+# -- peers and names ----------------------------------------------------------------------------
 
 
-class ID:
-    """As libp2p's: what matters is `_bytes`."""
-
-    def __init__(self, value: bytes) -> None:
-        self._bytes = value
-
-
-def limits(**changes: Any) -> SimpleNamespace:
-    defaults: dict[str, Any] = {
-        name: limit()
-        for name in (
-            "system", "transient", "allowlisted_system", "allowlisted_transient",
-            "service_default", "service_peer_default", "protocol_default",
-            "protocol_peer_default", "peer_default", "conn", "stream",
-        )
-    }
-    defaults |= {
-        name: {} for name in ("service", "service_peer", "protocol", "protocol_peer", "peer")
-    }
-    return SimpleNamespace(**(defaults | changes))
-
-
-def nothing_held(ledger: Ledger) -> bool:
-    snapshot = ledger.snapshot()
-    fixed = "system", "transient", "allowlisted_system", "allowlisted_transient"
-    amounts = "memory", "streams_inbound", "streams_outbound", "conns_inbound", "fd"
-    return (
-        not any(snapshot[name][what] for name in fixed for what in amounts)
-        and not snapshot["peers"]
-        and not snapshot["protocols"]
-    )
-
-
-# -- names and words ---------------------------------------------------------------------------
-
-
-def test_names_are_those_of_go_libp2p() -> None:
-    ledger = Ledger()
-    conn, stream = ledger.open_connection(), ledger.open_stream(PEER)
-    span = ledger.peer(PEER).begin_span()
-    names = [scope.name for scope in (
-        ledger.system(), ledger.transient(), ledger.allowlisted_system(),
-        ledger.allowlisted_transient(), ledger.service("s"), ledger.service_peer("s", PEER),
-        ledger.protocol("/x/1"), ledger.protocol_peer("/x/1", PEER), ledger.peer(ID(PEER)),
-        conn, stream, ledger.open_connection(), conn.begin_span(), conn.begin_span(),
-        span.begin_span(),
-    )]
-    assert names == [
-        "system", "transient", "allowlistedSystem", "allowlistedTransient", "service:s",
-        f"service:s.peer:{PEER_TEXT}", "protocol:/x/1", f"protocol:/x/1.peer:{PEER_TEXT}",
-        f"peer:{PEER_TEXT}", "conn-1", "stream-1", "conn-2", "conn-1.span-1", "conn-1.span-2",
-        f"peer:{PEER_TEXT}.span-1.span-1",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("resource", "words"),
-    [
-        ("conns_inbound", "cannot reserve inbound connection: "),
-        ("conns", "cannot reserve connection: "),
-        ("fd", "cannot reserve file descriptor: "),
-    ],
-)
-def test_a_connection_refused_by_a_parent(resource: str, words: str) -> None:
-    ledger = Ledger(limits(system=limit(**{resource: 1})))
-    with ledger.open_connection():
-        with pytest.raises(ScopeLimitExceeded) as caught:
-            ledger.open_connection()
-        error = caught.value
-        assert str(error).startswith(f"conn-2: system: {words}resource limit exceeded")
-        assert (error.scope, error.current, error.attempted, error.limit) == ("system", 1, 1, 1)
-        assert (error.scope_name, error.requested, error.available) == ("system", 1, 0)
-        assert error.resource_type == error.resource
-        assert isinstance(error, ResourceLimitExceeded)
-        assert str(pickle.loads(pickle.dumps(error))) == str(error)
-    ledger.open_connection().close()
-
-
-def test_outbound_words() -> None:
-    ledger = Ledger(limits(conn=limit(conns_outbound=0), stream=limit(streams_outbound=0)))
-    with pytest.raises(ScopeLimitExceeded, match=r"^conn-1: cannot reserve outbound connection: "):
-        ledger.open_connection(False)
-    with pytest.raises(ScopeLimitExceeded, match=r"^stream-1: cannot reserve outbound stream: "):
-        ledger.open_stream(PEER, False)
-    assert nothing_held(ledger)
-
-
-def test_memory_words_for_leaf_parent_span_and_view() -> None:
-    ledger = Ledger(limits(conn=limit(memory=10), system=limit(memory=30)))
-    conn = ledger.open_connection()
-    span = conn.begin_span()
-    for scope, size, start in (
-        (conn, 11, "conn-1: resource limit exceeded"),
-        (span, 11, "conn-1.span-1: conn-1: resource limit exceeded"),
-        (ledger.peer("p"), 31, "peer:p: system: resource limit exceeded"),
-        (ledger.system(), 31, "system: resource limit exceeded"),
-    ):
-        with pytest.raises(ScopeLimitExceeded, match=f"^{start}"):
-            scope.reserve_memory(size)
-
-
-def test_a_hand_over_names_the_new_scope_only() -> None:
-    ledger = Ledger(limits(peer_default=limit(fd=0), protocol_peer_default=limit(streams=0)))
-    conn = ledger.open_connection()
-    with pytest.raises(ScopeLimitExceeded, match=f"^peer:{PEER_TEXT}: cannot reserve file desc"):
-        conn.set_peer(PEER)
-    assert conn.peer is None
-    assert ledger.transient().stat().conns_inbound == 1
-    stream = ledger.open_stream(PEER)
-    with pytest.raises(ScopeLimitExceeded, match=rf"^protocol:/x\.peer:{PEER_TEXT}: cannot"):
-        stream.set_protocol("/x")
-    assert stream.protocol is None
-    assert ledger.protocols() == []
-
-
-def test_a_refusal_is_false_and_says_why() -> None:
-    ledger = Ledger(limits(system=limit(streams=0)))
-    refusal = ledger.try_open_stream(PEER)
-    assert isinstance(refusal, Refusal)
-    assert not refusal
-    assert (refusal.scope, refusal.asked_by, refusal.resource) == ("system", "stream-1", "stream")
-    assert "stream-1: system: cannot reserve stream" in repr(refusal)
-    assert ledger.refused == {"system": {"stream": 1}}
-    assert ledger.peers() == []
-
-
-def test_refusals_keep_no_scope_alive() -> None:
-    ledger = Ledger(limits(conn=limit(memory=1)))
-    conn = ledger.open_connection()
-    refusal = conn.try_reserve_memory(2)
-    del conn
-    assert not refusal
-    assert ledger.leaked == 1
-    assert nothing_held(ledger)
-
-
-# -- one peer whichever way --------------------------------------------------------------------
-
+CID_TEXT = "bafzbeiaaaebagbafaydqqcikbmga2dqpcaireeyuculbogazdinryhi6d4"
 
 def test_an_id_and_its_bytes_are_one_peer() -> None:
     ledger = Ledger()
-    held = [ledger.open_stream(ID(PEER)), ledger.open_stream(PEER)]
-    assert ledger.acquire_stream(ID(PEER), True) is True
+    held = [ledger.open_stream(PeerId(PEER)), ledger.open_stream(PEER)]
+    assert ledger.acquire_stream(PeerId(PEER), True) is True
     assert ledger.peers() == [PEER]
     assert ledger.peer(PEER).stat().streams_inbound == 3
     assert [stream.peer for stream in held] == [PEER, PEER]
 
 
-CID_TEXT = "bafzbeiaaaebagbafaydqqcikbmga2dqpcaireeyuculbogazdinryhi6d4"
-
-
 def test_a_peer_and_its_texts_are_one_peer() -> None:
     ledger = Ledger(limits(peer={CID_TEXT: limit(streams=2, conns=2)}))
-    names: list[Any] = [PEER, ID(PEER), PEER_TEXT, CID_TEXT]
+    names: list[Any] = [PEER, PeerId(PEER), PEER_TEXT, CID_TEXT]
     stream = ledger.open_stream(PEER_TEXT)
     stream.set_protocol("/x")
     assert stream.peer == PEER
@@ -217,7 +75,7 @@ def test_a_limit_given_to_a_text_is_the_peers() -> None:
     ledger = Ledger()
     with ledger.peer(PEER_TEXT) as view:
         view.set_limit(limit(streams=0))
-    assert not ledger.try_open_stream(ID(PEER))
+    assert not ledger.try_open_stream(PeerId(PEER))
     with ledger.peer(PEER) as view:
         view.set_limit(None)
     assert ledger.try_open_stream(PEER)
@@ -225,7 +83,7 @@ def test_a_limit_given_to_a_text_is_the_peers() -> None:
 
 def test_two_limits_of_one_peer_are_an_error() -> None:
     ledger = Ledger(limits(peer={PEER: limit(streams=1)}))
-    for first, second in ((PEER, PEER_TEXT), (CID_TEXT, ID(PEER))):
+    for first, second in ((PEER, PEER_TEXT), (CID_TEXT, PeerId(PEER))):
         with pytest.raises(ValueError, match="has two limits"):
             ledger.set_limits(limits(peer={first: limit(), second: limit()}))
     assert ledger.peer(PEER).limit["streams"] == 1
@@ -241,7 +99,7 @@ def test_text_that_is_no_peer_id_is_a_peer_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("peer", [None, 1.5, ("a", "b"), object(), bytearray(b"x")])
-def test_other_things_are_no_peers(peer: Any) -> None:
+def test_other_types_are_no_peers(peer: Any) -> None:
     ledger = Ledger()
     conn = ledger.open_connection()
     for call in (
@@ -376,51 +234,6 @@ def test_allowlisted_peers_get_in_when_the_system_is_full() -> None:
     assert not ledger.try_open_stream(PEER)
     assert ledger.try_open_stream(PEER, allowlisted=True)
     del first
-
-
-def test_the_fullest_limits_come_first() -> None:
-    ledger = Ledger(limits(
-        system=limit(conns=10, memory=100), peer_default=limit(streams=2, conns_inbound=4),
-        protocol_default=limit(streams_inbound=3), transient=limit(fd=0),
-    ))
-    assert ledger.fullest() == []
-    kept: list[Any] = [ledger.open_connection(True, False, peer=PEER) for _ in range(3)]
-    for _ in range(2):
-        kept.append(ledger.open_stream(PEER))
-        kept[-1].set_protocol("/a")
-    kept[-1].reserve_memory(35)
-    assert [(scope.partition(":")[0], *rest) for scope, *rest in ledger.fullest()] == [
-        ("peer", "streams", 2, 2), ("peer", "conns_inbound", 3, 4),
-        ("protocol", "streams_inbound", 2, 3), ("system", "memory", 35, 100),
-        ("system", "conns", 3, 10),
-    ]
-    assert [entry[1] for entry in ledger.fullest(2)] == ["streams", "conns_inbound"]
-    assert ledger.fullest(0) == []
-    assert [entry[:2] for entry in ledger.fullest(peers=False)] == [
-        ("protocol:/a", "streams_inbound"), ("system", "memory"), ("system", "conns")]
-    many = [ledger.open_stream(b"peer %d" % i) for i in range(200)]
-    assert len(ledger.fullest(50)) == 50
-    assert len(ledger.peer_stats()) == 201
-    assert sum(each.streams_inbound for each in ledger.peer_stats()) == 202
-    assert ledger.snapshot(peers=False)["peers"] == {}
-    assert ledger.snapshot(peers=False)["protocols"]["/a"]["peers"] == {}
-    assert ledger.snapshot(peers=False)["protocols"]["/a"]["streams_inbound"] == 2
-    del many
-
-
-def test_refusals_by_direction() -> None:
-    ledger = Ledger(limits(system=limit(conns=0, streams=0, memory=0), stream=limit(memory=0)))
-    for inbound in (True, True, False):
-        assert not ledger.try_open_connection(inbound)
-        assert not ledger.try_open_stream(PEER, inbound)
-        assert not ledger.acquire_stream(PEER, inbound)
-    assert not ledger.system().try_reserve_memory(1)
-    assert ledger.blocked == {
-        ("inbound", "system", "conns"): 2, ("outbound", "system", "conns"): 1,
-        ("inbound", "system", "streams"): 4, ("outbound", "system", "streams"): 2,
-        ("", "system", "memory"): 1,
-    }
-    assert ledger.refused == {"system": {"connection": 3, "stream": 6, "memory": 1}}
 
 
 def test_idle_groups_vanish_and_limits_set_stay() -> None:
@@ -651,7 +464,7 @@ def test_clear_may_keep_what_a_view_of_the_system_reserved() -> None:
     span = view.begin_span()
     span.reserve_memory(10)
     other.reserve_memory(30)
-    ledger.system().set_limit(limit(memory=5))  # nothing is asked for again
+    ledger.system().set_limit(limit(memory=5))  # clear does not ask this limit
     for wrong in (ledger.transient(), ledger.peer(PEER), Ledger().system()):
         with pytest.raises(ValueError, match="view of this ledger's system"):
             ledger.clear(keep=wrong)
@@ -674,7 +487,7 @@ def test_which_peer_has_a_connection_that_is_allowlisted() -> None:
     assert not ledger.has_allowlisted_connection(PEER)
     known = ledger.open_connection(allowlisted=True, peer=PEER)
     found = ledger.open_connection(allowlisted=True)
-    assert ledger.has_allowlisted_connection(ID(PEER))
+    assert ledger.has_allowlisted_connection(PeerId(PEER))
     known.close()
     assert not ledger.has_allowlisted_connection(PEER)
     found.set_peer(PEER)
@@ -728,20 +541,8 @@ def test_a_bare_new_does_not_crash(kind: Any) -> None:
                 getattr(bare, call)(argument.get(call, "x"))
 
 
-def test_peaks_and_snapshot() -> None:
-    ledger = Ledger(limits(system=limit(conns=4, memory=0, fd=3)))
-    with ledger.open_connection(), ledger.open_connection(False):
-        system = ledger.snapshot()["system"]
-    assert system["limits"] == {"memory": 0, "conns": 4, "fd": 3}
-    assert system["percent"] == {"memory": 0.0, "conns": 50.0, "fd": 66.67}
-    assert ledger.transient_peak["conns"] == 2
-    assert ledger.peak["conns"] == ledger.peak["fd"] == 2
-    assert ledger.peak["conns_inbound"] == 1
-    assert ledger.system().limit["conns"] == 4
-
-
 def test_a_hand_over_asks_for_all_memory_that_is_held() -> None:
-    """Not for the part that a lower priority may fill: it was granted before."""
+    """The priority of a reservation counts once, when it is made."""
     ledger = Ledger(limits(peer_default=limit(memory=100), protocol_default=limit(memory=100)))
     conn, stream = ledger.open_connection(), ledger.open_stream(b"other")
     conn.reserve_memory(100, Priority.LOW)
@@ -781,7 +582,7 @@ def test_the_peak_counts_memory() -> None:
 
 
 def test_the_order_of_a_streams_chain() -> None:
-    """Each scope is blamed if it and all after it are full."""
+    """The first full scope of the chain refuses."""
     ledger = Ledger()
     stream = ledger.open_stream(PEER)
     order = ["stream-1", f"peer:{PEER_TEXT}", "transient", "system"]
@@ -814,31 +615,6 @@ def test_the_order_of_a_streams_chain() -> None:
 # -- threads -----------------------------------------------------------------------------------
 
 
-def run_threads(count: int, work: Callable[[int], None]) -> None:
-    start = threading.Barrier(count)
-    errors: list[BaseException] = []
-
-    def run(number: int) -> None:
-        start.wait()
-        try:
-            work(number)
-        except BaseException as error:
-            errors.append(error)
-            raise
-
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        sys.setswitchinterval(before)
-    assert not errors
-
-
 def test_threads_pass_no_limit_and_lose_no_count() -> None:
     most = 5
     ledger = Ledger(limits(
@@ -864,9 +640,9 @@ def test_threads_pass_no_limit_and_lose_no_count() -> None:
                     over.append(system)
             if conn:
                 conn.close()  # type: ignore[union-attr]
-            # the stream is closed by its last reference
+            # its last reference closes the stream
 
-    run_threads(8, work)
+    in_threads(work)
     assert not over
     assert nothing_held(ledger)
     assert ledger.over_released == 0
@@ -927,7 +703,7 @@ def test_threads_do_everything_at_once(clearing: bool) -> None:
                     taken.close()
                 if counted:
                     ledger.release_stream(peer, inbound)
-                if chance.random() < 0.8:  # the others are dropped
+                if chance.random() < 0.8:  # drop the rest
                     for scope in own:
                         if scope:
                             scope.close()  # type: ignore[union-attr]
@@ -961,14 +737,14 @@ def test_threads_do_everything_at_once(clearing: bool) -> None:
             assert snapshot["system"]["memory"] <= 2000
             ledger.fullest()
 
-    run_threads(8, lambda number: (live if number < 5 else meddle if number < 7 else look)(number))
+    in_threads(lambda number: (live if number < 5 else meddle if number < 7 else look)(number))
     for scope in shared:
         if scope:
             scope.close()
     del scope
     shared.clear()
     gc.collect()
-    if clearing:  # what was counted before is closed by it, also where nobody knows
+    if clearing:  # it also closes streams that were counted before a clear
         ledger.clear()
     assert nothing_held(ledger)
     assert ledger.peers() == []
@@ -982,7 +758,7 @@ def test_threads_closing_one_scope_close_it_once() -> None:
         conn = ledger.open_connection()
         conn.set_peer(PEER)
         keep = ledger.open_connection()
-        run_threads(4, lambda _, conn=conn: conn.close())  # type: ignore[misc]
+        in_threads(lambda _, conn=conn: conn.close(), 4)  # type: ignore[misc]
         assert ledger.system().stat().conns_inbound == 1
         keep.close()
 

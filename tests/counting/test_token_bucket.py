@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-import threading
 from fractions import Fraction
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from threads import in_threads
 
 from rcmgr import TokenBucket
 
@@ -26,7 +26,7 @@ class Clock:
 
 
 class ExactBucket:
-    """What a token bucket is, in rational numbers."""
+    """A token bucket in rational numbers."""
 
     def __init__(self, capacity: int, rate: float, tokens: int, now: int) -> None:
         self.capacity, self.rate = capacity, Fraction(rate)
@@ -63,7 +63,7 @@ def test_agrees_with_the_exact_model(
     capacity: int, rate: float, full: bool, moves: list[tuple[int, int]]
 ) -> None:
     clock = Clock()
-    capacity = min(capacity, max(1, int(rate * 40 * 365 * DAY)))  # what fills in 40 years
+    capacity = min(capacity, max(1, int(rate * 40 * 365 * DAY)))  # it fills in 40 years
     bucket = TokenBucket(capacity, rate, None if full else 0, clock=clock)
     exact = ExactBucket(capacity, rate, capacity if full else 0, clock.now)
     for step, tokens in moves:
@@ -73,7 +73,7 @@ def test_agrees_with_the_exact_model(
         assert abs(available - there) < 1
         granted = bucket.try_consume(tokens)
         assert granted == (tokens <= available)
-        # the two may differ by a trifle just at a whole token: the model follows the bucket
+        # close to a whole token the two may differ: the model follows the bucket
         if granted:
             exact.tokens -= tokens
         assert exact.tokens > -Fraction(1, 1000)
@@ -244,18 +244,9 @@ def test_counts() -> None:
 
 def test_threads_are_granted_exactly_what_is_there() -> None:
     bucket = TokenBucket(100_000, 1.0, clock=Clock())
-    barrier = threading.Barrier(4)
-    granted = [0] * 4
 
-    def consume(which: int) -> None:
-        barrier.wait()
-        for _ in range(50_000):
-            granted[which] += bucket.try_consume()
+    def consume(which: int) -> int:
+        return sum(bucket.try_consume() for _ in range(50_000))
 
-    threads = [threading.Thread(target=consume, args=[which]) for which in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sum(granted) == bucket.allowed == bucket.denied == 100_000
+    assert sum(in_threads(consume, 4)) == bucket.allowed == bucket.denied == 100_000
     assert bucket.get_available_tokens() == 0
