@@ -48,8 +48,6 @@ TESTED_ELSEWHERE = {
 UNTESTED = {
     "rcmgr.admission.host_lifecycle",
     "rcmgr.admission.host_watch",
-    "rcmgr.libp2p.dropin._named_sets",
-    "rcmgr.libp2p.dropin._observed",
 }
 
 pytestmark = pytest.mark.skipif(not SOURCE.exists(), reason="needs a checkout")
