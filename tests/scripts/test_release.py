@@ -1,0 +1,175 @@
+"""A release stops at the first promise that does not hold."""
+
+from __future__ import annotations
+
+import io
+import re
+import subprocess
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from load_script import SCRIPTS, load_script
+
+release = load_script("release")
+ROOT = SCRIPTS.parent
+
+CHANGELOG = """# Changes
+
+## 1.2.0 (2026-11-28)
+
+* Something new.
+
+## 1.1.0 (2026-10-01)
+
+* Something older.
+"""
+
+
+def make_dist(folder: Path, *, version: str = "1.2.0", **files: str) -> None:
+    """A source distribution with what the gate `tag` reads, and a wheel."""
+    contents = {
+        "CHANGELOG.md": CHANGELOG, "src/rcmgr/__init__.py": f'__version__ = "{version}"\n',
+        "pyproject.toml": "", **{path.replace("__", "/"): text for path, text in files.items()},
+    }
+    folder.mkdir(exist_ok=True)
+    with tarfile.open(folder / "rcmgr-1.2.0.tar.gz", "w:gz") as archive:
+        for path, text in contents.items():
+            info = tarfile.TarInfo(f"rcmgr-1.2.0/{path}")
+            info.size = len(text.encode())
+            archive.addfile(info, io.BytesIO(text.encode()))
+    (folder / "rcmgr-1.2.0-cp311-cp311-manylinux_2_28_x86_64.whl").write_text("a wheel")
+
+
+class Commands:
+    """Stands in for all commands of a release. Those that hold a text in `failing` fail."""
+
+    def __init__(self, failing: str = "") -> None:
+        self.failing = failing
+        self.ran: list[str] = []
+
+    def __call__(self, *command: str | Path, cwd: Path | None = None, **environment: str) -> None:
+        line = " ".join(map(str, command))
+        self.ran.append(line)
+        if self.failing and self.failing in line:
+            raise subprocess.CalledProcessError(1, line)
+        if "--outfile" in command:
+            Path(command[command.index("--outfile") + 1]).write_text("{}")
+
+
+@pytest.fixture
+def dist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    make_dist(tmp_path / "dist")
+    monkeypatch.setattr(release, "make_environment", lambda python, folder: f"python in {folder}")
+    monkeypatch.setattr(release, "install", lambda python, dist, extra: None)
+    monkeypatch.setenv("RCMGR_TSAN_PYTHON", "python3.13t")
+    return tmp_path / "dist"
+
+
+def main(monkeypatch: pytest.MonkeyPatch, commands: Commands, *arguments: str | Path) -> int:
+    monkeypatch.setattr(release, "run", commands)
+    monkeypatch.setattr("sys.argv", ["release", *map(str, arguments)])
+    status: int = release.main()
+    return status
+
+
+def test_a_dry_run_in_which_every_promise_holds(
+    dist: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(monkeypatch, Commands(), "--dry-run", "--dist", dist) == 0
+    output = capsys.readouterr().out
+    assert re.findall(r"^-- (\w+):", output, re.M) == list(release.GATES)
+    checksums = (dist / "SHA256SUMS").read_text()
+    assert re.findall(r"^[0-9a-f]{64}  (.+)$", checksums, re.M) == [
+        "rcmgr-1.2.0.tar.gz", "rcmgr-1.2.0-cp311-cp311-manylinux_2_28_x86_64.whl",
+        "sbom.cdx.json"]
+
+
+@pytest.mark.parametrize(("gate", "command"), [
+    ("build", "scripts/wheels --no-tests"),
+    ("files", "scripts/check_dist"),
+    ("files", "twine check --strict"),
+    ("files", "check_wheel_contents"),
+    ("tests", "scripts/wheels --no-build"),
+    ("sanitizers", "scripts/sanitize"),
+    ("threads", "scripts/sanitize thread"),
+    ("upstream", "scripts/upstream_tests --more"),
+    ("instructions", "benchmarks/instructions.py --check"),
+    *(("ratios", f"{module} --check") for module in release.BENCHMARKS),
+    ("describe", "cyclonedx_py"),
+])
+def test_a_missed_promise_stops_the_release(
+    dist: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], gate: str,
+    command: str,
+) -> None:
+    commands = Commands(command)
+    assert main(monkeypatch, commands, "--dry-run", "--dist", dist) == 1
+    output = capsys.readouterr().out
+    stopped = "sanitizers" if gate == "sanitizers" else gate
+    assert f"no release: {stopped}: " in output
+    assert command in commands.ran[-1]
+    assert "ready: " not in output
+    assert not (dist / "SHA256SUMS").exists()
+
+
+@pytest.mark.parametrize(("tag", "files", "reason"), [
+    ("v1.3.0", {}, "the tag is v1.3.0, but the version is 1.2.0"),
+    ("1.2.0", {}, "the tag is 1.2.0, but the version is 1.2.0"),
+    ("v1.2.0", {"version": "1.1.9"}, "rcmgr.__version__ is not 1.2.0"),
+    ("v1.2.0", {"CHANGELOG.md": CHANGELOG.replace("## 1.2.0", "## 1.2.1")},
+     "CHANGELOG.md says nothing about 1.2.0"),
+    ("v1.2.0", {"CHANGELOG.md": CHANGELOG.replace("* Something new.\n\n", "")},
+     "CHANGELOG.md says nothing about 1.2.0"),
+    ("v1.2.0", {"CHANGELOG.md": CHANGELOG.replace(" (2026-11-28)", "")},
+     "CHANGELOG.md says nothing about 1.2.0"),
+    ("v1.2.0", {"changes__16.fixed.md": "x"}, "changes/ holds 16.fixed.md"),
+])
+def test_the_tag_or_the_changelog_is_wrong(
+    dist: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tag: str,
+    files: dict[str, Any], reason: str,
+) -> None:
+    make_dist(dist, **files)
+    assert main(monkeypatch, Commands(), "--dry-run", "--dist", dist, "--tag", tag) == 1
+    assert f"no release: tag: {reason}" in capsys.readouterr().out
+
+
+def test_no_interpreter_for_the_gate_about_threads(
+    dist: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("RCMGR_TSAN_PYTHON")
+    assert main(monkeypatch, Commands(), "threads", "--dist", dist) == 1
+    assert "no release: threads: RCMGR_TSAN_PYTHON is not set" in capsys.readouterr().out
+
+
+def test_two_source_distributions(
+    dist: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (dist / "rcmgr-1.1.0.tar.gz").write_text("")
+    assert main(monkeypatch, Commands(), "files", "--dist", dist) == 1
+    assert "holds 2 source distributions, not one" in capsys.readouterr().out
+
+
+def test_every_benchmark_with_targets_is_a_promise() -> None:
+    with_targets = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in (ROOT / "benchmarks").rglob("*.py")
+        if "[--check]" in path.read_text() and "__main__" in path.read_text()
+    }
+    assert set(release.BENCHMARKS) == with_targets
+
+
+def test_the_workflow_publishes_only_after_every_gate() -> None:
+    workflow = (ROOT / ".github" / "workflows" / "release.yml").read_text()
+    jobs = dict(re.findall(r"^  (\w+):\n(.*?)(?=^  \w+:\n|\Z)", workflow.split("\njobs:\n")[1],
+                           re.M | re.S))
+    needed = set(re.findall(r"\w+", re.search(r"needs: \[(.*)\]", jobs["publish"])[1]))  # type: ignore[index]
+    run: dict[str, str] = {}
+    for name, text in jobs.items():
+        named = re.findall(r"scripts/release [^\n]*?\b(\w+)'?$", text, re.M)
+        in_matrix = re.findall(r"gate: \[(.*)\]", text)
+        for gate in [*named, *(each for gates in in_matrix for each in gates.split(", "))]:
+            run[gate] = name
+    assert run.keys() - {"describe"} == set(release.GATES)
+    assert set(run.values()) <= needed
+    assert "if: github.ref_type == 'tag'" in jobs["publish"]
