@@ -28,7 +28,7 @@ CHANGELOG = """# Changes
 
 
 def make_dist(folder: Path, *, version: str = "1.2.0", **files: str) -> None:
-    """A source distribution with what the gate `tag` reads, and a wheel."""
+    """A wheel, and a source distribution with the files that the gate `tag` reads."""
     contents = {
         "CHANGELOG.md": CHANGELOG, "src/rcmgr/__init__.py": f'__version__ = "{version}"\n',
         "pyproject.toml": "", **{path.replace("__", "/"): text for path, text in files.items()},
@@ -43,7 +43,7 @@ def make_dist(folder: Path, *, version: str = "1.2.0", **files: str) -> None:
 
 
 class Commands:
-    """Stands in for all commands of a release. Those that hold a text in `failing` fail."""
+    """Stands in for all commands of a release. A command fails if it contains `failing`."""
 
     def __init__(self, failing: str = "") -> None:
         self.failing = failing
