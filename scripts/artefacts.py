@@ -21,7 +21,8 @@ def run(*command: str | Path, cwd: Path | None = None, **environment: str) -> No
         name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     subprocess.run(
         [*map(str, command)], cwd=cwd, check=True,
-        env={**inherited, "PIP_DISABLE_PIP_VERSION_CHECK": "1", **environment})
+        env={**inherited, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_PREFER_BINARY": "1",
+             **environment})
 
 
 def the_sdist(dist: Path) -> Path:
