@@ -1,11 +1,12 @@
 /* Token buckets by key: one shard of a table. Open addressing, linear probing, deletion by moving
- * back; any number of slots, so that it grows by a third at a time and stays dense.
+ * back. It has any number of slots: it grows by a third at a time and stays dense.
  *
- * A key is a pointer that belongs to the caller, as do comparing keys, memory and locks (see
- * pointer_table.h for the loop). Its 32-bit tag has to come from a keyed hash: strangers choose keys.
+ * The caller owns the keys (pointers) and the memory, compares keys, and holds the locks. See
+ * pointer_table.h for the loop. The 32-bit tag of a key must come from a keyed hash: strangers
+ * choose keys.
  *
- * A bucket that is full is no different from one that was never seen, so it may be removed at any
- * time. No Python, no allocation, no system call. */
+ * A full bucket is no different from a new one, so the caller may remove it at any time. No Python,
+ * no allocation, no system call. */
 #ifndef RCMGR_BUCKET_TABLE_H
 #define RCMGR_BUCKET_TABLE_H
 
@@ -20,7 +21,7 @@ enum { RCMGR_BUCKET_MAX_SCALE = 1 << 16, RCMGR_BUCKET_MIN_SLOTS = 8 };
 typedef struct {
     uint32_t tag;
     uint16_t ticks;   /* with full_ns: see rcmgr_gcra_time */
-    uint16_t denials; /* of this key while it is here; stays at its maximum */
+    uint16_t denials; /* since this key came into the table; stays at its maximum */
     void *key;        /* NULL: free */
     int64_t full_ns;
 } rcmgr_bucket;
@@ -29,7 +30,7 @@ typedef struct {
     rcmgr_bucket *slots;
     uint32_t count;
     uint32_t used;
-    uint32_t hand; /* where the next search for a bucket to remove begins */
+    uint32_t hand; /* the next search for a bucket to remove begins here */
 } rcmgr_shard;
 
 static inline uint32_t rcmgr_shard_home(const rcmgr_shard *s, uint32_t tag)
@@ -42,7 +43,7 @@ static inline uint32_t rcmgr_shard_after(const rcmgr_shard *s, uint32_t at)
     return at + 1 == s->count ? 0 : at + 1;
 }
 
-/* Go on from slot `*at` to one with this tag (true) or to the free one that ends the search. */
+/* Search from slot `*at`. True: it is now a slot with this tag. False: the free slot that ends it. */
 static inline bool rcmgr_shard_match(const rcmgr_shard *s, uint32_t tag, uint32_t *at)
 {
     while (s->slots[*at].key != NULL) {
@@ -71,7 +72,7 @@ static inline void rcmgr_bucket_count_denial(rcmgr_bucket *b)
         b->denials++;
 }
 
-/* How many slots the shard needs for one more: what it has, or a third more. */
+/* How many slots the shard needs for one more bucket: as many as it has, or a third more. */
 static inline uint32_t rcmgr_shard_wanted_slots(const rcmgr_shard *s)
 {
     if ((uint64_t)(s->used + 1) * 5 <= (uint64_t)s->count * 4)
@@ -79,7 +80,7 @@ static inline uint32_t rcmgr_shard_wanted_slots(const rcmgr_shard *s)
     return s->count + s->count / 3 + RCMGR_BUCKET_MIN_SLOTS;
 }
 
-/* `at` is the free slot where a search for `tag` ended. */
+/* `at` is the free slot in which a search for `tag` ended. */
 static inline void rcmgr_shard_put(rcmgr_shard *s, uint32_t at, uint32_t tag, void *key)
 {
     rcmgr_bucket fresh = {tag, 0, 0, key, INT64_MIN};
@@ -109,7 +110,7 @@ static inline void *rcmgr_shard_remove(rcmgr_shard *s, uint32_t at)
     return key;
 }
 
-/* Move everything to `count` zeroed slots (more than are used); returns the old ones. */
+/* Move all buckets to `count` zeroed slots, more than are used. Returns the old slots. */
 static inline rcmgr_bucket *rcmgr_shard_move(rcmgr_shard *s, rcmgr_bucket *slots, uint32_t count)
 {
     rcmgr_bucket *old = s->slots;
@@ -128,7 +129,7 @@ static inline rcmgr_bucket *rcmgr_shard_move(rcmgr_shard *s, rcmgr_bucket *slots
     return old;
 }
 
-/* Look at the next `steps` slots for a full bucket: its slot, or -1. */
+/* Search the next `steps` slots for a full bucket: its slot, or -1. */
 static inline int64_t rcmgr_shard_find_full(rcmgr_shard *s, int64_t now, uint32_t steps)
 {
     for (; steps > 0; steps--) {
@@ -136,13 +137,13 @@ static inline int64_t rcmgr_shard_find_full(rcmgr_shard *s, int64_t now, uint32_
             s->hand = 0;
         const rcmgr_bucket *b = &s->slots[s->hand];
         if (b->key != NULL && b->full_ns < now)
-            return s->hand; /* what moves back into this slot is looked at next time */
+            return s->hand; /* the next search begins with the bucket that moves back here */
         s->hand++;
     }
     return -1;
 }
 
-/* The fullest of the next `among` buckets: its slot, or -1 if there is none. */
+/* The fullest of the next `among` buckets: its slot, or -1 if the shard is empty. */
 static inline int64_t rcmgr_shard_find_fullest(rcmgr_shard *s, uint32_t among)
 {
     int64_t best = -1;

@@ -1,9 +1,10 @@
-/* Monotonic time in nanoseconds, from an arbitrary start, never going back.
+/* Monotonic time in nanoseconds from an arbitrary start. It never runs backwards.
  *
- * rcmgr_now_ns()         exact; about 20 ns on Linux (vDSO)
- * rcmgr_now_coarse_ns()  the time of the last kernel tick where the system has such a clock
- *                        (Linux: steps of 1 to 10 ms, about 4 ns), the exact clock elsewhere.
- *                        Both count from the same start, so that the two may be compared.
+ * rcmgr_now_ns() is exact and takes about 20 ns on Linux (vDSO).
+ *
+ * rcmgr_now_coarse_ns() is the time of the last kernel tick. It moves in steps of 1 to 10 ms and
+ * takes about 4 ns on Linux. Systems without such a clock use the exact one. Both count from the same
+ * start, so a caller may compare them.
  *
  * Thread safe, no state. */
 #ifndef RCMGR_CLOCK_H

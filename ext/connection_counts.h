@@ -1,9 +1,8 @@
 /* How many connections are in which state, and whether one more may enter.
  *
  * The rules are those of rust-libp2p's connection-limits crate: the direction's limit first, then
- * the peer's, then the total; a limit refuses when `current >= limit`. Connections of bypassed
- * peers are exempt: they are present but not counted, and no limit is applied to them (the crate
- * documents this; its code counts them).
+ * the peer's, then the total. A limit refuses when `current >= limit`. No limit applies to an exempt
+ * connection: it is present but not counted. The crate documents this, but its code counts them.
  *
  * No Python, no allocation, no system call. Not thread safe: the caller holds a lock. */
 #ifndef RCMGR_CONNECTION_COUNTS_H
@@ -21,7 +20,7 @@ enum {
     RCMGR_CLOSED = RCMGR_STATES,
 };
 
-/* What is limited. The first four are the states; the order is that of ConnectionLimitKind. */
+/* The limits, in the order of ConnectionLimitKind. The first four are those of the states. */
 enum {
     RCMGR_PER_PEER = RCMGR_STATES,
     RCMGR_ESTABLISHED_TOTAL,
@@ -41,10 +40,10 @@ enum { RCMGR_PEAK_PENDING_TOTAL = RCMGR_LIMITS, RCMGR_PEAKS };
 
 typedef struct {
     int64_t present[RCMGR_STATES]; /* with the exempt ones */
-    int64_t counted[RCMGR_STATES]; /* without them: what limits are held against */
+    int64_t counted[RCMGR_STATES]; /* without them: limits apply to these numbers */
     int64_t peak[RCMGR_PEAKS];     /* highest counted value */
     int64_t denied[RCMGR_LIMITS];
-    int64_t entered[RCMGR_STATES]; /* how many ever came into the state */
+    int64_t entered[RCMGR_STATES]; /* how many have entered the state since the start */
     int64_t created, closed;       /* totals since the start */
 } rcmgr_connection_counts;
 
@@ -57,8 +56,8 @@ typedef struct {
     uint64_t first : 1;   /* of its peer's connections */
 } rcmgr_connection_entry;
 
-/* Back from a connection in a list. The first of a peer's list has none before it, and in its place
- * counts them all. */
+/* The link back of a connection in a list. The first connection of a peer's list needs no link: it
+ * has the counts of the list instead. */
 typedef struct {
     uint32_t present, counted;
 } rcmgr_peer_counts;
@@ -91,7 +90,7 @@ static inline int64_t rcmgr_counted_established(const rcmgr_connection_counts *c
     return c->counted[RCMGR_ESTABLISHED_INBOUND] + c->counted[RCMGR_ESTABLISHED_OUTBOUND];
 }
 
-/* What a limit is held against. `of_peer`: the counted connections of the peer in question. */
+/* The number that a limit applies to. `of_peer`: the counted connections of the peer. */
 static inline int64_t rcmgr_counted(const rcmgr_connection_counts *c, int limit, int64_t of_peer)
 {
     switch (limit) {

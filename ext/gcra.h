@@ -1,9 +1,9 @@
 /* A token bucket as one stored time: the generic cell rate algorithm (ITU-T I.371).
  *
- * The bucket is described by when it will be full again. Time is counted in ticks, `scale` to the
- * nanosecond, since an interval of whole nanoseconds is too coarse for a million tokens a second: a
- * token costs `cost` ticks, the bucket is `depth` = capacity * cost ticks deep, and what is missing
- * from it now is its debt. Integers only: nothing drifts, whatever the steps of the clock.
+ * The stored time says when the bucket will be full again. A nanosecond has `scale` ticks: whole
+ * nanoseconds are too coarse for a million tokens a second. A token costs `cost` ticks. The bucket
+ * is `depth` = capacity * cost ticks deep, and its debt is the ticks that it lacks now. All are
+ * integers, so nothing drifts, in small steps of the clock or in large ones.
  *
  * No Python, no allocation, no system call. Not thread safe: the caller holds a lock. */
 #ifndef RCMGR_GCRA_H
@@ -29,7 +29,7 @@ typedef struct {
     uint32_t ticks;
 } rcmgr_gcra_time;
 
-/* Ticks that are missing now. `now` must not be before a time this bucket was charged at. */
+/* The ticks that it lacks now. `now` must not be before the time of an earlier charge. */
 static inline int64_t rcmgr_gcra_debt(const rcmgr_gcra *g, rcmgr_gcra_time full, int64_t now)
 {
     if (full.full_ns < now)
@@ -46,13 +46,13 @@ static inline rcmgr_gcra_time rcmgr_gcra_full_after(const rcmgr_gcra *g, int64_t
     return full;
 }
 
-/* Whole tokens that may be taken. */
+/* The whole tokens that it holds. */
 static inline int64_t rcmgr_gcra_available(const rcmgr_gcra *g, int64_t debt)
 {
     return g->cost == 0 ? g->capacity : (g->depth - debt) / g->cost;
 }
 
-/* Whether `tokens` (0 or more) may be taken. */
+/* Whether it holds `tokens` (0 or more). */
 static inline bool rcmgr_gcra_allows(const rcmgr_gcra *g, int64_t debt, int64_t tokens)
 {
     if (g->cost == 0)
@@ -60,7 +60,7 @@ static inline bool rcmgr_gcra_allows(const rcmgr_gcra *g, int64_t debt, int64_t 
     return tokens <= g->capacity && tokens * g->cost <= g->depth - debt;
 }
 
-/* Nanoseconds until `tokens` may be taken, rounded up; -1: never. */
+/* Nanoseconds until it holds `tokens`, rounded up; -1: never. */
 static inline int64_t rcmgr_gcra_wait_ns(const rcmgr_gcra *g, int64_t debt, int64_t tokens)
 {
     if (rcmgr_gcra_allows(g, debt, tokens))
@@ -71,7 +71,7 @@ static inline int64_t rcmgr_gcra_wait_ns(const rcmgr_gcra *g, int64_t debt, int6
     return (ticks + g->scale - 1) / g->scale;
 }
 
-/* The debt of a bucket `to` that holds what `from` does with `debt`, as far as there is room. */
+/* The debt of a bucket `to` that gets the tokens of `from` with `debt`, as far as they fit. */
 static inline int64_t rcmgr_gcra_moved(const rcmgr_gcra *from, int64_t debt, const rcmgr_gcra *to)
 {
     int64_t tokens = rcmgr_gcra_available(from, debt);

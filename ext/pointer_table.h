@@ -1,15 +1,14 @@
 /* A hash table of pointers: open addressing, linear probing, deletion by moving back.
  *
- * It stores the hash and a pointer; what a key is, and whether two are equal, is the caller's
- * business, and so is memory:
+ * It stores hashes and pointers. The caller knows the keys and compares them, and owns the memory:
  *
  *     size_t at = rcmgr_table_home(&table, hash);
  *     for (; rcmgr_table_match(&table, hash, &at); at = rcmgr_table_after(&table, at))
  *         if (is_the_one(table.slots[at].item)) ...found at `at`
- *     ...not there; `at` is where it belongs
+ *     ...not there: it belongs at `at`
  *
- * Hashes should be keyed if strangers choose the keys. They are mixed here, so that they need not
- * be well spread (Python's hash of an int is the int).
+ * Use a keyed hash if strangers choose the keys. The table mixes hashes, so they need not be well
+ * spread (Python's hash of an int is the int).
  *
  * No Python, no allocation, no system call. Not thread safe: the caller holds a lock. */
 #ifndef RCMGR_POINTER_TABLE_H
@@ -26,10 +25,10 @@ typedef struct {
 
 typedef struct {
     rcmgr_slot *slots;
-    size_t mask;     /* slots - 1, a power of two less one; slots are never all taken */
+    size_t mask;     /* slots - 1, a power of two less one; one slot at least is free */
     size_t used;
-    uint64_t changes; /* goes up whenever an item is added or removed */
-    unsigned shift;  /* a hash's first slot is its highest bits */
+    uint64_t changes; /* how often an item was added or removed */
+    unsigned shift;  /* the highest bits of a hash are its first slot */
 } rcmgr_table;
 
 enum { RCMGR_TABLE_MIN_SLOTS = 8 };
@@ -49,7 +48,7 @@ static inline size_t rcmgr_table_after(const rcmgr_table *t, size_t at)
     return (at + 1) & t->mask;
 }
 
-/* Go on from slot `*at` to one with this hash (true) or to the free one that ends the search. */
+/* Search from slot `*at`. True: it is now a slot with this hash. False: the free slot that ends it. */
 static inline bool rcmgr_table_match(const rcmgr_table *t, uint64_t hash, size_t *at)
 {
     while (t->slots[*at].item != NULL) {
@@ -69,7 +68,7 @@ static inline void rcmgr_table_put(rcmgr_table *t, size_t at, uint64_t hash, voi
     t->changes++;
 }
 
-/* Close the gap: what follows moves back, unless it would leave its first slot behind. */
+/* Close the gap: later items move back, but never before their first slot. */
 static inline void rcmgr_table_remove(rcmgr_table *t, size_t at)
 {
     size_t gap = at;
@@ -88,8 +87,8 @@ static inline void rcmgr_table_remove(rcmgr_table *t, size_t at)
     t->changes++;
 }
 
-/* How many slots the table should have: other than now when the next item would take more than
- * three quarters of them, or when less than a sixteenth is taken. */
+/* How many slots the table should have. Twice as many if the next item would fill more than three
+ * quarters. A quarter if the items fill less than a sixteenth. Otherwise as many as now. */
 static inline size_t rcmgr_table_wanted_slots(const rcmgr_table *t)
 {
     size_t slots = t->slots == NULL ? 0 : t->mask + 1;
@@ -100,7 +99,7 @@ static inline size_t rcmgr_table_wanted_slots(const rcmgr_table *t)
     return slots;
 }
 
-/* Move everything to `count` zeroed slots (a power of two, enough); returns the old ones. */
+/* Move all items to `count` zeroed slots, a power of two. Returns the old slots. */
 static inline rcmgr_slot *rcmgr_table_move(rcmgr_table *t, rcmgr_slot *slots, size_t count)
 {
     rcmgr_slot *old = t->slots;

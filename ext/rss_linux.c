@@ -1,10 +1,10 @@
 /* The second field of /proc/self/statm, in pages, read through a descriptor that stays open.
  *
  * /proc/self means the process that opened it: after a fork the child would read its parent. So a
- * fork makes the descriptor stale, and the next call opens a new one. Programs that turn into
- * daemons close descriptors they do not know, and their numbers are used again: what is read is
- * parsed strictly, and if it is not statm the file is opened once more before giving up. Such a
- * foreign descriptor is never closed, here or in a child: it is not ours any more. */
+ * fork makes the descriptor stale, and the next call opens a new one. A program that becomes a
+ * daemon closes descriptors it does not know, and another file gets the number. So this file parses
+ * strictly, and opens statm once more if it read something else. It never closes such a foreign
+ * descriptor, here or in a child. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -53,7 +53,7 @@ static int64_t read_pages(int fd)
     return length < 0 ? -1 : resident_pages(text, length);
 }
 
-/* In the child only what still is a statm is closed: the number may be another file's by now. */
+/* Close it only if it still is a statm: the number may belong to another file by now. */
 static void after_fork_in_child(void)
 {
     int fd = atomic_exchange(&descriptor, STALE);
@@ -83,6 +83,6 @@ int64_t rcmgr_rss_bytes(void)
     }
     int64_t pages = read_pages(fresh);
     if (pages < 0 || !atomic_compare_exchange_strong(&descriptor, &fd, fresh))
-        close(fresh); /* of no use, or another thread has put its own in place */
+        close(fresh); /* useless, or another thread was faster */
     return pages < 0 ? -1 : pages * page_bytes;
 }

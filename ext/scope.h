@@ -1,15 +1,15 @@
-/* What scopes hold, and whether a chain of them may hold more.
+/* The amounts that scopes hold, and whether a chain of scopes may hold more.
  *
- * A request is charged to every scope of a chain or to none: all are asked first, in order, so that
- * there is never anything to roll back, and the first that refuses is the one to blame. The rules
- * are those of go-libp2p's resource manager: memory first, then streams, then connections, then
- * file descriptors; of streams and connections first the direction, then the total; refused when
- * `held + asked > limit`. What is not asked for is not checked, so that a scope whose limit was
- * lowered under what it holds refuses only more of that.
+ * A request is charged to every scope of a chain, or to none. All are checked first, in order, so
+ * nothing is ever rolled back. The first scope that refuses is blamed. The rules are those of
+ * go-libp2p's resource manager. They check memory, then streams, then connections, then file
+ * descriptors, and of streams and connections the direction before the total. A scope refuses if
+ * `held + asked > limit`. It checks only the resources asked for: a scope that holds more than a
+ * lowered limit refuses only more of that resource.
  *
- * Amounts are 64-bit and never wrap: an amount that would pass INT64_MAX is refused, whatever the
- * limit (what is asked for in both directions at once has to fit). What a scope holds, each later scope of its chain holds too: giving back cannot go below
- * zero as long as a leaf gives back no more than it holds.
+ * Amounts have 64 bits and never wrap: a scope without a limit refuses amounts above INT64_MAX. The
+ * sum of a request in both directions has to fit. Each later scope of a chain holds at least the
+ * amounts of an earlier one. So nothing falls below zero if a leaf gives back only its own.
  *
  * No Python, no allocation, no system call. Not thread safe: the caller holds a lock. */
 #ifndef RCMGR_SCOPE_H
@@ -26,11 +26,10 @@ enum {
     RCMGR_CONNS_OUTBOUND,
     RCMGR_FD, /* file descriptors */
     RCMGR_AMOUNTS,
-    /* limited, but the sum of two amounts */
+    /* these have limits, but are the sums of two amounts */
     RCMGR_STREAMS = RCMGR_AMOUNTS,
     RCMGR_CONNS,
     RCMGR_RESOURCES,
-    RCMGR_NOT_REFUSED = -1,
 };
 
 enum { RCMGR_PRIORITY_ALWAYS = 255 };
@@ -51,7 +50,7 @@ typedef struct {
 } rcmgr_scope;
 
 typedef struct {
-    int resource; /* RCMGR_NOT_REFUSED, or what there was too much of */
+    int resource; /* the resource that ran out */
     int place;    /* which scope of the chain refused */
     int64_t held, asked, limit;
 } rcmgr_refusal;
@@ -72,15 +71,15 @@ static inline int64_t rcmgr_memory_ceiling(int64_t limit, int priority)
     return limit / 256 * part + limit % 256 * part / 256;
 }
 
-/* Whether `asked` more than `held` is too much. Written so that nothing can overflow. */
+/* Whether `held` and `asked` together exceed the limit. It cannot overflow. */
 static inline bool rcmgr_exceeds(int64_t held, int64_t asked, int64_t limit)
 {
     return asked > 0 && (held > limit || asked > limit - held);
 }
 
-/* RCMGR_NOT_REFUSED, or the resource that `scope` has too little of. */
-static inline int rcmgr_scope_refuses(const rcmgr_scope *scope, const rcmgr_amounts *ask,
-                                      int priority, rcmgr_refusal *why)
+/* Whether `scope` refuses. Then `why` has the resource and the numbers. */
+static inline bool rcmgr_scope_refuses(const rcmgr_scope *scope, const rcmgr_amounts *ask,
+                                       int priority, rcmgr_refusal *why)
 {
     static const struct {
         int first, second, total;
@@ -97,7 +96,7 @@ static inline int rcmgr_scope_refuses(const rcmgr_scope *scope, const rcmgr_amou
         why->held = (held_of_it);                                              \
         why->asked = (asked_of_it);                                            \
         why->limit = limit[what];                                              \
-        return what;                                                           \
+        return true;                                                           \
     }
 
     RCMGR_REFUSE_IF_TOO_MUCH(RCMGR_MEMORY, held[RCMGR_MEMORY], asked[RCMGR_MEMORY], ceiling)
@@ -113,7 +112,7 @@ static inline int rcmgr_scope_refuses(const rcmgr_scope *scope, const rcmgr_amou
     }
     RCMGR_REFUSE_IF_TOO_MUCH(RCMGR_FD, held[RCMGR_FD], asked[RCMGR_FD], limit[RCMGR_FD])
 #undef RCMGR_REFUSE_IF_TOO_MUCH
-    return RCMGR_NOT_REFUSED;
+    return false;
 }
 
 static inline void rcmgr_add(rcmgr_amounts *to, const rcmgr_amounts *what)
@@ -136,12 +135,12 @@ static inline bool rcmgr_is_nothing(const rcmgr_amounts *what)
     return any == 0;
 }
 
-/* True if none of the `count` scopes refuses; else `why` says which and what. Changes nothing. */
+/* True if all `count` scopes admit it. False: `why` describes the refusal. Changes nothing. */
 static inline bool rcmgr_chain_admits(rcmgr_scope *const *chain, int count,
                                       const rcmgr_amounts *ask, int priority, rcmgr_refusal *why)
 {
     for (int i = 0; i < count; i++) {
-        if (rcmgr_scope_refuses(chain[i], ask, priority, why) != RCMGR_NOT_REFUSED) {
+        if (rcmgr_scope_refuses(chain[i], ask, priority, why)) {
             why->place = i;
             return false;
         }

@@ -29,7 +29,7 @@ def compiler() -> list[str] | None:
 
 @functools.cache
 def sanitizer_flags(folder: Path) -> list[str]:
-    """The flags for ASan and UBSan; none if a program made with them does not link or start."""
+    """The flags for ASan and UBSan, if a program made with them links and starts."""
     source = folder / "probe.c"
     source.write_text("int main(void) { return 0; }\n")
     command = compiler()

@@ -23,7 +23,7 @@ int main(void)
         int64_t coarse = rcmgr_now_coarse_ns(), now = rcmgr_now_ns();
         CHECK(now >= last);
         CHECK(coarse >= last_coarse);
-        /* one time line: the coarse clock is behind the exact one, never ahead of it */
+        /* the two clocks share one start: the coarse clock is never ahead of the exact one */
         CHECK(coarse <= now);
         steps += now > last;
         coarse_steps += coarse > last_coarse;

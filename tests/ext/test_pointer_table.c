@@ -49,7 +49,7 @@ static void drop(rcmgr_table *table, item *it)
     it->in = false;
 }
 
-/* Every item is where a search finds it, or nowhere; there is a free slot; `used` is right. */
+/* A search finds every item that is in the table. One slot is free, and `used` is right. */
 static void check_whole(const rcmgr_table *table, item *items, size_t count)
 {
     size_t in = 0, taken = 0, at;
@@ -76,8 +76,8 @@ static uint64_t next_random(void)
     return random_state;
 }
 
-/* How the hashes of the items are made: spread, mixed from small ints, all in few, all the same,
- * all at the end of the table so that searches wrap around. */
+/* The hashes of the items: spread, mixed from small ints, in few slots, or all the same. LAST: all
+ * in the last slots, so that searches wrap around. */
 enum { SPREAD, SMALL_INTS, FEW, ONE, LAST, WAYS };
 
 static uint64_t make_hash(int way, size_t i)
@@ -152,7 +152,7 @@ static void size_follows_use(void)
     free(items);
 }
 
-/* Adding and removing at a size where it just grew does not make it shrink and grow in turn. */
+/* The table does not shrink right after it grew: that would move all items again and again. */
 static void no_thrashing(void)
 {
     item items[64];

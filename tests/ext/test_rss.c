@@ -20,7 +20,7 @@ static char *used_block(void)
 }
 
 #ifndef _WIN32
-/* `before`: what the process had without the block that it holds now. */
+/* `before`: the memory of the process without the block that it holds now. */
 static void test_a_forked_child_sees_its_own(int64_t before)
 {
     pid_t child = fork();
@@ -35,7 +35,7 @@ static void test_a_forked_child_sees_its_own(int64_t before)
     int status;
     CHECK_EQ(waitpid(child, &status, 0), child);
     CHECK_EQ(status, 0);
-    /* what the child took is not ours */
+    /* the memory of the child does not count here */
     CHECK(rcmgr_rss_bytes() - before < BLOCK * 3 / 2);
 }
 #endif
