@@ -28,7 +28,7 @@ from rcmgr import (
     RateLimits,
     ResourceManager,
 )
-from rcmgr.report.metrics import MetricsCollector
+from rcmgr.report.metrics import MetricsCollector, MetricsServer
 
 PEERS = [b"\x12\x20" + bytes([number]) * 32 for number in range(4)]
 
@@ -246,6 +246,13 @@ def test_no_peer_and_no_address_is_a_label(manager: ResourceManager) -> None:
     names = {label for _, labels in read(text) for label, _ in labels}
     assert names == {
         "dir", "scope", "protocol", "service", "resource", "limit", "state", "le"}
+
+
+def test_the_short_name_exports_the_same_classes() -> None:
+    import rcmgr.metrics
+
+    assert {name: getattr(rcmgr.metrics, name) for name in rcmgr.metrics.__all__} == {
+        "MetricsCollector": MetricsCollector, "MetricsServer": MetricsServer}
 
 
 def test_every_family_is_documented(manager: ResourceManager) -> None:

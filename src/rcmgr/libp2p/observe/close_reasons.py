@@ -67,6 +67,7 @@ def note_terminations(muxed_conn: Any, note: Note) -> Iterator[Undo]:
 
     libp2p 0.8.1: transport/quic/connection.py line 1430, `_handle_connection_terminated`.
     """
+
     async def terminated(original: Transfer, event: Any) -> None:
         if event.reason_phrase == "Idle timeout":
             note("timed out")
