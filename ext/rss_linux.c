@@ -1,4 +1,5 @@
-/* The second field of /proc/self/statm, in pages, read through a descriptor that stays open.
+/* The second and third field of /proc/self/statm, in pages: resident, and of it shared. The
+ * descriptor stays open.
  *
  * /proc/self means the process that opened it: after a fork the child would read its parent. So a
  * fork makes the descriptor stale, and the next call opens a new one. A program that becomes a
@@ -22,42 +23,53 @@ static atomic_int descriptor = STALE;
 static pthread_once_t prepared = PTHREAD_ONCE_INIT;
 static int64_t page_bytes;
 
-/* The second of seven numbers, or -1 if this is not the text of a statm. */
-static int64_t resident_pages(const char *text, ssize_t length)
+typedef struct {
+    int64_t resident; /* -1: unknown */
+    int64_t shared;   /* resident pages of files and of shared memory */
+} pages;
+
+static const pages UNKNOWN = {-1, -1};
+
+/* UNKNOWN, if this is not the text of a statm: seven numbers. */
+static pages parse(const char *text, ssize_t length)
 {
-    int64_t number = 0, second = -1;
+    int64_t number = 0;
     int fields = 0, digits = 0;
+    pages found = UNKNOWN;
     for (ssize_t i = 0; i < length; i++) {
         char c = text[i];
         if (c >= '0' && c <= '9') {
             if (++digits > 15)
-                return -1;
+                return UNKNOWN;
             number = 10 * number + (c - '0');
         } else if ((c == ' ' || c == '\n') && digits > 0) {
-            if (++fields == 2)
-                second = number;
+            fields++;
+            if (fields == 2)
+                found.resident = number;
+            else if (fields == 3)
+                found.shared = number;
             number = digits = 0;
             if (c == '\n')
-                return fields == 7 && i + 1 == length ? second : -1;
+                return fields == 7 && i + 1 == length ? found : UNKNOWN;
         } else {
-            return -1;
+            return UNKNOWN;
         }
     }
-    return -1;
+    return UNKNOWN;
 }
 
-static int64_t read_pages(int fd)
+static pages read_pages(int fd)
 {
     char text[256];
     ssize_t length = pread(fd, text, sizeof text, 0);
-    return length < 0 ? -1 : resident_pages(text, length);
+    return length < 0 ? UNKNOWN : parse(text, length);
 }
 
 /* Close it only if it still is a statm: the number may belong to another file by now. */
 static void after_fork_in_child(void)
 {
     int fd = atomic_exchange(&descriptor, STALE);
-    if (fd >= 0 && read_pages(fd) >= 0)
+    if (fd >= 0 && read_pages(fd).resident >= 0)
         close(fd);
 }
 
@@ -67,22 +79,35 @@ static void prepare(void)
     pthread_atfork(NULL, NULL, after_fork_in_child);
 }
 
-int64_t rcmgr_rss_bytes(void)
+static pages read_now(void)
 {
     pthread_once(&prepared, prepare);
     int fd = atomic_load(&descriptor);
     if (fd >= 0) {
-        int64_t pages = read_pages(fd);
-        if (pages >= 0)
-            return pages * page_bytes;
+        pages found = read_pages(fd);
+        if (found.resident >= 0)
+            return found;
     }
     int fresh = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
     if (fresh < 0) {
         atomic_compare_exchange_strong(&descriptor, &fd, STALE);
-        return -1;
+        return UNKNOWN;
     }
-    int64_t pages = read_pages(fresh);
-    if (pages < 0 || !atomic_compare_exchange_strong(&descriptor, &fd, fresh))
+    pages found = read_pages(fresh);
+    if (found.resident < 0 || !atomic_compare_exchange_strong(&descriptor, &fd, fresh))
         close(fresh); /* useless, or another thread was faster */
-    return pages < 0 ? -1 : pages * page_bytes;
+    return found;
+}
+
+int64_t rcmgr_rss_bytes(void)
+{
+    pages now = read_now();
+    return now.resident < 0 ? -1 : now.resident * page_bytes;
+}
+
+int64_t rcmgr_anonymous_bytes(void)
+{
+    pages now = read_now();
+    bool unknown = now.resident < 0 || now.resident < now.shared;
+    return unknown ? -1 : (now.resident - now.shared) * page_bytes;
 }

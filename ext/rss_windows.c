@@ -7,10 +7,20 @@
 
 #include <psapi.h>
 
+static BOOL read_counters(PROCESS_MEMORY_COUNTERS_EX *counters)
+{
+    return GetProcessMemoryInfo(
+        GetCurrentProcess(), (PROCESS_MEMORY_COUNTERS *)counters, sizeof *counters);
+}
+
 int64_t rcmgr_rss_bytes(void)
 {
-    PROCESS_MEMORY_COUNTERS counters;
-    if (!GetProcessMemoryInfo(GetCurrentProcess(), &counters, sizeof counters))
-        return -1;
-    return (int64_t)counters.WorkingSetSize;
+    PROCESS_MEMORY_COUNTERS_EX counters;
+    return read_counters(&counters) ? (int64_t)counters.WorkingSetSize : -1;
+}
+
+int64_t rcmgr_anonymous_bytes(void)
+{
+    PROCESS_MEMORY_COUNTERS_EX counters;
+    return read_counters(&counters) ? (int64_t)counters.PrivateUsage : -1;
 }

@@ -43,6 +43,7 @@ _MODULES = {
     ],
     "counting.denials": ["DenialEntry", "DenialLog"],
     "report.error_context": ["ErrorContextBuilder"],
+    "report.memory": ["memory_report"],
     "errors": [
         "AddressLimitExceeded",
         "ConnectionLimitExceeded",
@@ -57,7 +58,7 @@ _MODULES = {
     ],
     "gates.memory": ["MemoryConnectionLimits"],
     "counting.memory_stats": ["MemoryStatsCache"],
-    "limits.machine": ["memory_pressure", "memory_report", "total_memory"],
+    "limits.machine": ["memory_pressure", "total_memory"],
     "gates.requests": ["ProtocolRateLimiter", "RateLimiter"],
     "limits.node": ["INFINITE_LIMITS", "NodeLimits"],
     "limits.parts": ["ConnectionRateLimits", "ResourceLimits"],

@@ -60,7 +60,7 @@ from rcmgr.gates.requests import ProtocolRateLimiter, RateLimiter
 from rcmgr.libp2p.installation import install, installed, uninstall
 from rcmgr.limits.documents import LimitsFileError
 from rcmgr.limits.files import LimitsFile
-from rcmgr.limits.machine import memory_pressure, memory_report, total_memory
+from rcmgr.limits.machine import memory_pressure, total_memory
 from rcmgr.limits.memory import ProcessMemoryLimits
 from rcmgr.limits.networks import AddressRates, SubnetLimits
 from rcmgr.limits.node import INFINITE_LIMITS, NodeLimits
@@ -80,6 +80,7 @@ from rcmgr.limits.scopes import (
 from rcmgr.limits.states import ConnectionLimits
 from rcmgr.manager import ResourceManager
 from rcmgr.report.error_context import ErrorContextBuilder
+from rcmgr.report.memory import memory_report
 
 __version__: str
 

@@ -355,6 +355,7 @@ class MemoryUsageLimitExceeded(ResourceLimitExceeded):
     """The process uses more memory than `max_allowed_bytes`: `percentage` is 100 at that limit.
 
     limited_by: the argument of `MemoryConnectionLimits` that refused.
+    anonymous_bytes: the memory that the kernel cannot drop, if only pages of files pass the limit.
     """
 
     process_memory_bytes: int
@@ -363,6 +364,7 @@ class MemoryUsageLimitExceeded(ResourceLimitExceeded):
     limited_by: str = "max_bytes"
     connection_id: Hashable | None = None
     peer_id: Hashable | None = None
+    anonymous_bytes: int | None = None
 
     category = resource_type = "memory"
     code = "memory.process"
@@ -376,6 +378,14 @@ class MemoryUsageLimitExceeded(ResourceLimitExceeded):
         if self.limited_by == "max_pressure":
             return f"Memory pressure limit exceeded: tasks wait for memory ({used} bytes used)"
         return f"Memory usage limit exceeded: {used} bytes > {most} bytes ({self.percentage:.1f}%)"
+
+    def _subject(self) -> list[str]:
+        known = super()._subject()
+        if self.anonymous_bytes is not None:
+            known.append(
+                f"only {self.anonymous_bytes} of these bytes are anonymous memory, the rest are "
+                'pages of files; measure = "anonymous" does not count them')
+        return known
 
 
 @dataclass(eq=False)

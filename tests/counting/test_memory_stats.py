@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import subprocess
 import sys
 import textwrap
 import threading
 import warnings
+from pathlib import Path
 
 import psutil
 import pytest
@@ -18,6 +20,7 @@ from rcmgr.counting.memory_stats import (
     MemoryStatsCache,
     UnknownMemoryWarning,
     default_cache,
+    read_anonymous_memory,
     read_memory_usage,
 )
 
@@ -132,10 +135,69 @@ def test_a_probe_that_raises_does_not_lock_the_cache() -> None:
             raise reading
         return reading
 
+    cache = MemoryStatsCache(0, probe=probe)
+    with pytest.warns(UnknownMemoryWarning, match="cannot be read"):
+        assert cache.get_memory_usage() == 0
+    assert (cache.is_known, cache.failures) == (False, 1)
+    assert cache.get_memory_usage() == 7
+
+
+def test_an_interrupt_within_a_probe_does_not_lock_the_cache() -> None:
+    readings: list[object] = [KeyboardInterrupt(), 7]
+
+    def probe() -> int:
+        reading = readings.pop(0)
+        if isinstance(reading, BaseException):
+            raise reading
+        return reading  # type: ignore[return-value]
+
     cache = MemoryStatsCache(probe=probe)
-    with pytest.raises(ValueError, match="no"):
+    with pytest.raises(KeyboardInterrupt):
         cache.get_memory_usage()
     assert cache.get_memory_usage() == 7
+
+
+@pytest.mark.parametrize("reading", ["much", [], 2**70, 1.5, -1], ids=repr)
+def test_a_reading_that_is_no_size_is_unknown(reading: object) -> None:
+    cache = MemoryStatsCache(0, probe=lambda: reading)  # type: ignore[arg-type, return-value]
+    with pytest.warns(UnknownMemoryWarning):
+        assert cache.get_memory_usage() == 0
+    assert not cache.is_known
+
+
+def test_clean_pages_of_files_are_resident_but_not_anonymous(tmp_path: Path) -> None:
+    size = 64 << 20
+    file = tmp_path / "mapped"
+    file.write_bytes(bytes(size))
+    resident, anonymous = read_memory_usage(), read_anonymous_memory()
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, prot=mmap.PROT_READ) as mapped:
+        assert sum(mapped[::4096]) == 0
+        assert read_memory_usage() - resident > size * 9 // 10
+        assert read_anonymous_memory() - anonymous < size // 2
+
+
+def test_a_default_for_each_measure() -> None:
+    assert default_cache() is default_cache("rss")
+    anonymous = default_cache("anonymous")
+    assert anonymous is not default_cache()
+    assert 0 < anonymous.force_refresh() <= default_cache().force_refresh()
+    with pytest.raises(ValueError, match="measure must be one of rss, anonymous, not 'virtual'"):
+        default_cache("virtual")
+
+
+def test_free_memory_that_the_allocator_keeps_goes_back() -> None:
+    """In a process of its own, without the allocations of other tests."""
+    out = run("""
+        from rcmgr.counting.memory_stats import read_memory_usage, trim_memory
+        frames = [bytes(2000) for _ in range(100_000)]
+        kept = frames[::60]
+        del frames
+        before = read_memory_usage()
+        print(before >> 20, trim_memory(), read_memory_usage() >> 20)
+        """)
+    before, trimmed, after = out.split()
+    if trimmed == "True":  # glibc
+        assert int(before) - int(after) > 100
 
 
 def test_concurrent_callers_make_one_reading_and_do_not_wait() -> None:
@@ -217,7 +279,7 @@ def test_a_child_that_cannot_read_its_memory_knows_nothing() -> None:
         from rcmgr import MemoryConnectionLimits
         from rcmgr.counting.memory_stats import MemoryStatsCache
         warnings.simplefilter("ignore")
-        values = [500, None]
+        values = [500, 500, None]  # a refusal trims the memory and reads again
         cache = MemoryStatsCache(1000, probe=lambda: values.pop(0))
         limits = MemoryConnectionLimits(400, cache=cache)
         assert limits.excess() is not None
@@ -369,18 +431,19 @@ def test_without_proc_it_is_unknown() -> None:
     output = run(
         """
         import os, tempfile, warnings
-        from rcmgr import MemoryConnectionLimits, ResourceManager, memory_report
+        from rcmgr import MemoryConnectionLimits, ResourceManager
+        from rcmgr.limits.machine import memory_bounds
         from rcmgr.counting.memory_stats import MemoryStatsCache, read_memory_usage
         cache = MemoryStatsCache(0)
         limits = MemoryConnectionLimits(max_bytes=1, cache=cache)
-        total = memory_report().bounds[0]
+        total = memory_bounds()[0]
         used = MemoryStatsCache(0, probe=lambda: total.bytes)
         manager = ResourceManager(memory_limits=MemoryConnectionLimits(
             max_percentage=0.5, cache=used))
         with tempfile.TemporaryDirectory() as folder:
             os.chroot(folder)
         # the machine's memory is known all the same, and a share of it holds
-        assert memory_report().bounds == (total,)
+        assert memory_bounds() == (total,)
         assert manager.open_connection(None) is None
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")

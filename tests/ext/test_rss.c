@@ -1,6 +1,7 @@
 #include "rss.h"
 
 #ifndef _WIN32
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #endif
@@ -55,10 +56,41 @@ static void test_sees_memory_come(void)
     free(block);
 }
 
+#ifndef _WIN32
+/* Pages of a mapped file are resident, but the kernel can drop them. */
+static void test_clean_pages_of_a_file_are_not_anonymous(void)
+{
+    char path[] = "/tmp/rcmgr-test-XXXXXX";
+    int fd = mkstemp(path);
+    if (fd < 0 || rcmgr_anonymous_bytes() < 0)
+        return;
+    unlink(path);
+    char *block = used_block();
+    CHECK_EQ(write(fd, block, BLOCK), BLOCK);
+    free(block);
+    int64_t resident = rcmgr_rss_bytes(), anonymous = rcmgr_anonymous_bytes();
+    CHECK(anonymous <= resident);
+    volatile char *mapped = mmap(NULL, BLOCK, PROT_READ, MAP_SHARED, fd, 0);
+    CHECK(mapped != MAP_FAILED);
+    for (int at = 0; at < BLOCK; at += 1024)
+        (void)mapped[at];
+    CHECK(rcmgr_rss_bytes() - resident > BLOCK * 9 / 10);
+    CHECK(rcmgr_anonymous_bytes() - anonymous < BLOCK / 10);
+    block = used_block();
+    CHECK(rcmgr_anonymous_bytes() - anonymous > BLOCK * 9 / 10);
+    free(block);
+    munmap((void *)mapped, BLOCK);
+    close(fd);
+}
+#endif
+
 int main(void)
 {
     test_sees_memory_come();
+#ifndef _WIN32
+    test_clean_pages_of_a_file_are_not_anonymous();
+#endif
     for (int i = 0; i < 100000; i++)
-        CHECK(rcmgr_rss_bytes() != 0);
+        CHECK(rcmgr_rss_bytes() != 0 && rcmgr_anonymous_bytes() != 0);
     return 0;
 }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
 import pickle
+from pathlib import Path
 
 import pytest
 
@@ -13,8 +15,12 @@ from rcmgr import (
     MemoryConnectionLimits,
     MemoryStatsCache,
     MemoryUsageLimitExceeded,
+    ProcessMemoryLimits,
     ResourceManager,
+    total_memory,
 )
+from rcmgr.counting.memory_stats import default_cache, read_memory_usage
+from rcmgr.limits.machine import _Total
 
 PEER = b"\x00\x25" + bytes(36)
 OTHER = b"\x00\x25" + bytes(35) + b"\x01"
@@ -79,11 +85,11 @@ def test_above_the_soft_mark_only_new_peers_are_refused() -> None:
     memory = Memory(850)
     limits = limits_of(memory, 1_000, deny_new_peers_above=0.8, hysteresis=0)
     assert limits.excess() is None
-    assert limits.excess(new_peer=True) == (850, 800, "deny_new_peers_above")
+    assert limits.excess(new_peer=True) == (850, 800, "deny_new_peers_above", None)
     memory.used = 800
     assert limits.excess(new_peer=True) is None
     memory.used = 1_001
-    assert limits.excess() == (1_001, 1_000, "max_bytes")
+    assert limits.excess() == (1_001, 1_000, "max_bytes", None)
 
 
 def test_pressure_refuses_new_peers() -> None:
@@ -267,3 +273,131 @@ def test_a_refusal_names_what_refused() -> None:
         error = excess.to_error("c", b"p")
         assert error.setting.startswith(f"MemoryConnectionLimits.{limited_by} ")
         assert ("tasks wait for memory" in str(error)) == (limited_by == "max_pressure")
+
+
+# -- sources that fail, and memory that can be given back ---------------------------------------
+
+FAILURES = [KeyError("total"), IndexError(), RuntimeError(), ImportError(), ZeroDivisionError()]
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=repr)
+def test_a_total_that_cannot_be_read_never_refuses_and_is_logged_once(
+    failure: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    def total() -> int:
+        raise failure
+
+    limits = limits_of(Memory(10**12), None, 0.5, total=total)
+    limits.check_limit()
+    limits.check_limit()
+    assert limits.max_allowed_bytes is None
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("total", [0, -1, None])
+def test_a_percentage_of_unknown_memory_is_no_limit(total: int | None) -> None:
+    limits = limits_of(Memory(10**12), None, 0.5, total=lambda: total)
+    limits.check_limit()
+    both = limits_of(Memory(10**12), 100, 0.5, total=lambda: total)
+    assert both.max_allowed_bytes == 100
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=repr)
+def test_a_pressure_that_cannot_be_read_never_refuses(failure: Exception) -> None:
+    def pressure() -> float:
+        raise failure
+
+    limits = limits_of(Memory(1), 100, max_pressure=10, pressure=pressure)
+    assert limits.excess(new_peer=True) is None
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=repr)
+def test_a_manager_admits_and_counts_right_when_no_memory_can_be_read(
+    failure: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails() -> object:
+        raise failure
+
+    monkeypatch.setattr("psutil.virtual_memory", fails)
+    monkeypatch.setattr("os.sysconf", lambda name: -1)
+    monkeypatch.setattr("rcmgr.limits.machine._cgroup_bounds", lambda root: iter(()))
+    monkeypatch.setattr("rcmgr.gates.memory.total_memory", total_memory)
+    monkeypatch.setattr("rcmgr.limits.machine._total", _Total())
+    manager = ResourceManager(memory_limits=MemoryConnectionLimits(None, 0.5))
+    scope = manager.open_connection(None, None, "inbound")
+    assert scope is not None
+    scope.close()
+    assert len(manager.connection_tracker) == 0
+    assert manager.get_stats()["connections"] == 0
+
+
+def test_the_measure_decides_what_counts() -> None:
+    rss, anonymous = default_cache(), default_cache("anonymous")
+    assert MemoryConnectionLimits(10**15)._stats is rss
+    limits = MemoryConnectionLimits(10**15, measure="anonymous")
+    assert limits._stats is anonymous
+    assert limits.limits == ProcessMemoryLimits(10**15, measure="anonymous")
+    assert limits.with_max_bytes(1)._stats is anonymous
+    assert limits.with_limits(ProcessMemoryLimits(5))._stats is rss
+    with pytest.raises(ValueError, match="measure must be one of rss, anonymous, not 'all'"):
+        MemoryConnectionLimits(5, measure="all")
+
+
+def test_a_refusal_by_pages_of_files_says_so(tmp_path: Path) -> None:
+    size = 200 << 20
+    file = tmp_path / "mapped"
+    file.write_bytes(bytes(size))
+    limit = read_memory_usage() + size // 2
+    limits = MemoryConnectionLimits(limit, hysteresis=0)
+    limits.check_limit()
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, prot=mmap.PROT_READ) as mapped:
+        assert sum(mapped[::4096]) == 0
+        default_cache().forget()
+        with pytest.raises(MemoryUsageLimitExceeded) as caught:
+            limits.check_limit()
+        assert caught.value.anonymous_bytes < limit
+        assert 'measure = "anonymous"' in str(caught.value)
+        MemoryConnectionLimits(limit, measure="anonymous").check_limit()
+
+
+def test_memory_that_the_allocator_keeps_does_not_refuse_newcomers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    memory, trims, now = Memory(200), [], [1000.0]
+
+    def trim() -> bool:
+        trims.append(now[0])
+        memory.used = 50
+        return True
+
+    monkeypatch.setattr("rcmgr.gates.memory.trim_memory", trim)
+    monkeypatch.setattr("rcmgr.gates.memory.time.monotonic", lambda: now[0])
+    limits = limits_of(memory, 100)
+    limits.check_limit()
+    assert trims == [1000.0]
+    memory.used = 200
+    for at in (1001.0, 1009.9):
+        now[0] = at
+        with pytest.raises(MemoryUsageLimitExceeded):
+            limits.check_limit()
+    assert trims == [1000.0]
+    now[0] = 1010.0
+    limits.check_limit()
+    assert trims == [1000.0, 1010.0]
+
+
+def test_a_slow_trim_is_rare(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory, trims, now = Memory(200), [], [0.0]
+
+    def trim() -> bool:
+        trims.append(now[0])
+        now[0] += 0.5
+        return True
+
+    monkeypatch.setattr("rcmgr.gates.memory.trim_memory", trim)
+    monkeypatch.setattr("rcmgr.gates.memory.time.monotonic", lambda: now[0])
+    limits = limits_of(memory, 100)
+    for second in range(0, 101, 5):
+        now[0] = max(now[0], float(second))
+        assert limits.excess() is not None
+    assert trims == [0.0, 50.0, 100.0]

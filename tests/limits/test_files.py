@@ -331,5 +331,6 @@ def test_a_node_without_a_file_and_without_limits() -> None:
     infinite = json.loads(json.dumps(LimitsFile.of(INFINITE_LIMITS).to_dict()))
     assert infinite["System"] == dict.fromkeys(infinite["System"], "unlimited")
     assert infinite["ProcessMemory"] == {
-        **dict.fromkeys(infinite["ProcessMemory"], "unlimited"), "hysteresis": 0.02}
+        **dict.fromkeys(infinite["ProcessMemory"], "unlimited"),
+        "hysteresis": 0.02, "measure": "rss"}
     assert infinite["Subnets"] == infinite["Rates"] == infinite["PeerRates"] == "unlimited"

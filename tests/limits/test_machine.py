@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import psutil
 import pytest
 
-from rcmgr import memory_pressure, memory_report, total_memory
-from rcmgr.limits.machine import _Total
+from rcmgr import autoscale, memory_pressure, memory_report, total_memory
+from rcmgr.limits.machine import MemoryBound, _Total
 
 GIB = 1 << 30
 PHYSICAL = psutil.virtual_memory().total
@@ -129,11 +130,10 @@ def test_read_again_after_five_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     sizes = iter([1, 2, 3])
 
-    class Report:
-        def __init__(self) -> None:
-            self.total_bytes = next(sizes)
+    def memory_bounds() -> tuple[MemoryBound]:
+        return (MemoryBound("physical memory", next(sizes)),)
 
-    monkeypatch.setattr("rcmgr.limits.machine.memory_report", Report)
+    monkeypatch.setattr("rcmgr.limits.machine.memory_bounds", memory_bounds)
     total = _Total(clock=lambda: now[0])
     assert total() == 1
     now[0] += 4.9
@@ -152,3 +152,67 @@ def test_here() -> None:
     "text", ["some avg10=x\n", "some avg10=\n", "some\n", "full avg10=9\n", ""])
 def test_unreadable_pressure_is_unknown(tmp_path: Path, text: str) -> None:
     assert memory_pressure(tree(tmp_path, {"proc/pressure/memory": text})) is None
+
+
+# -- sources that fail -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("MemTotal"), IndexError(), RuntimeError("no"), ImportError("psutil"),
+              OSError(), ValueError()], ids=repr)
+def test_a_psutil_that_fails_leaves_what_the_system_says(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fails() -> object:
+        raise error
+
+    monkeypatch.setattr("psutil.virtual_memory", fails)
+    expected = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert memory_report(tmp_path).total_bytes == expected
+
+
+@pytest.mark.parametrize("pages", [0, -1, None])
+def test_a_total_that_no_source_knows_is_unknown(
+    pages: int | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Nothing:
+        total = 0
+
+    def sysconf(name: str) -> int:
+        if pages is None:
+            raise ValueError("unrecognized configuration name")
+        return pages
+
+    monkeypatch.setattr("psutil.virtual_memory", Nothing)
+    monkeypatch.setattr("os.sysconf", sysconf)
+    report = memory_report(tmp_path)
+    assert report.total_bytes is None
+    assert report.bound is None
+    assert str(report).startswith("100 % of memory is unknown")
+
+
+def test_unknown_memory_gives_the_smallest_scaled_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rcmgr.limits.scopes.total_memory", lambda: None)
+    assert autoscale(fds=1024) == autoscale(memory=0, fds=1024)
+
+
+def test_v2_a_mount_of_another_part_of_the_tree_does_not_hide_the_limit(tmp_path: Path) -> None:
+    """Some hosts mount a cgroup of another container before their own tree."""
+    tree(tmp_path, {
+        "proc/self/cgroup": "0::/system.slice/node.service\n",
+        "proc/self/mountinfo":
+            "30 24 0:27 /other.slice /mnt/other rw - cgroup2 cgroup2 rw\n" + V2_MOUNT,
+        "mnt/other/memory.max": "1000\n",
+        "sys/fs/cgroup/system.slice/node.service/memory.max": "5000000\n",
+    })
+    assert memory_report(tmp_path).total_bytes == 5_000_000
+
+
+def test_v2_the_tightest_of_several_mounts_of_the_tree(tmp_path: Path) -> None:
+    tree(tmp_path, {
+        "proc/self/cgroup": "0::/a/b\n",
+        "proc/self/mountinfo": "30 24 0:27 /a /mnt/a rw - cgroup2 cgroup2 rw\n" + V2_MOUNT,
+        "mnt/a/b/memory.max": "7000000\n",
+        "sys/fs/cgroup/a/memory.max": "6000000\n",
+    })
+    assert memory_report(tmp_path).total_bytes == 6_000_000

@@ -82,7 +82,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 def _machine(memory: int | None, fds: int | None) -> Machine:
     return Machine(
-        total_memory() if memory is None else memory, soft_fd_limit() if fds is None else fds
+        total_memory() or 0 if memory is None else memory, soft_fd_limit() if fds is None else fds
     )
 
 

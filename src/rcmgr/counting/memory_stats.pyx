@@ -1,5 +1,6 @@
-"""How much memory this process has resident, at most 100 ms old."""
+"""How much memory this process uses, at most 100 ms old."""
 
+import logging
 import os
 import sys
 import warnings
@@ -10,12 +11,17 @@ from libc.stdint cimport int64_t
 
 from rcmgr.counting._clock cimport rcmgr_now_coarse_ns
 
-from rcmgr.limits.checks import check_number
+from rcmgr.limits.checks import check_choice, check_count, check_number
 
 
 cdef extern from "rss.h" nogil:
     int64_t rcmgr_rss_bytes() noexcept
+    int64_t rcmgr_anonymous_bytes() noexcept
 
+cdef extern from "trim.h" nogil:
+    int rcmgr_trim_memory() noexcept
+
+logger = logging.getLogger(__name__)
 cdef int64_t NEVER = -(1 << 62)
 
 
@@ -24,7 +30,10 @@ __all__ = [
     "MemoryStatsCache",
     "UnknownMemoryWarning",
     "default_cache",
+    "read_anonymous_memory",
     "read_memory_usage",
+    "trim_memory",
+    "warn_unknown",
 ]
 
 
@@ -39,16 +48,41 @@ def read_memory_usage():
     elsewhere. About 1 us on Linux, more elsewhere. Thread safe, and right after a fork.
     """
     cdef int64_t used = rcmgr_rss_bytes()
-    if used >= 0:
-        return used
+    return used if used >= 0 else by_psutil(lambda memory: memory.rss)
+
+
+def read_anonymous_memory():
+    """The memory of this process that the kernel cannot drop, in bytes; None: unknown.
+
+    Linux: resident minus shared pages; macOS: the physical footprint; Windows: private bytes;
+    psutil elsewhere. Cost and thread guarantee as `read_memory_usage`.
+    """
+    cdef int64_t used = rcmgr_anonymous_bytes()
+    return used if used >= 0 else by_psutil(lambda memory: memory.rss - memory.shared)
+
+
+cdef object by_psutil(object figure):
     if sys.platform in ("linux", "darwin", "win32"):
         return None
     import psutil
 
     try:
-        return psutil.Process().memory_info().rss
-    except psutil.Error:
+        return figure(psutil.Process().memory_info())
+    except Exception:
+        logger.debug("psutil cannot read the memory of this process", exc_info=True)
         return None
+
+
+def trim_memory():
+    """Give free memory that the allocator keeps back to the system; whether the system got any.
+
+    False on a C library without such a call (other than glibc). Milliseconds for each GiB of heap,
+    without the GIL.
+    """
+    cdef int result
+    with nogil:
+        result = rcmgr_trim_memory()
+    return result == 1
 
 
 @cython.final
@@ -58,7 +92,7 @@ cdef class MemoryStatsCache:
 
     max_stale_duration: seconds, 0 or more (0: read at every call); default 0.1, as rust-libp2p.
     clock: returns monotonic nanoseconds; default the system's coarse clock (steps of a few ms).
-    probe: returns bytes, or None: unknown; default `read_memory_usage`.
+    probe: returns bytes, or None: unknown, as if it raises; default `read_memory_usage`.
     TypeError, ValueError: max_stale_duration is not such a number.
 
     A reading may find the memory unknown. Then the last value stays (0 before the first),
@@ -142,7 +176,7 @@ cdef class MemoryStatsCache:
 
     cdef bint _refresh(self, int64_t now) except -1:
         """Read, unless another thread is reading; whether it succeeded."""
-        cdef bint mine, known, warn
+        cdef bint mine, known, first
         cdef int64_t used = 0
         with cython.critical_section(self):
             mine = not self._reading
@@ -153,7 +187,11 @@ cdef class MemoryStatsCache:
             found = self._probe()
             known = found is not None
             if known:
+                check_count("the reading of a memory probe", found)
                 used = found
+        except Exception:
+            known = False
+            logger.debug("a memory probe failed", exc_info=True)
         except BaseException:
             with cython.critical_section(self):
                 self._reading = False
@@ -162,7 +200,7 @@ cdef class MemoryStatsCache:
             self._reading = False
             # a failure holds as long as a success: it is not tried again at every call
             self._stale_at_ns = now + self._max_stale_ns
-            warn = not known and not self._warned
+            first = not known and not self._warned
             if known:
                 self._used = used
                 self.is_known = True
@@ -171,8 +209,9 @@ cdef class MemoryStatsCache:
             else:
                 self.failures += 1
                 self._warned = True
-        if warn:
-            warn_unknown()
+        if first:
+            warn(
+                "the memory of this process cannot be read: memory limits do not deny until it can")
         return known
 
     cdef void _after_fork(self) noexcept:
@@ -184,11 +223,14 @@ cdef class MemoryStatsCache:
         self.last_refresh = 0.0
 
 
-cdef void warn_unknown() noexcept:
+cdef void warn(str message) noexcept:
     # noexcept: py-libp2p admits a connection if its resource manager raises
-    warnings.warn(
-        "the memory of this process cannot be read: memory limits do not deny until it can",
-        UnknownMemoryWarning)
+    warnings.warn(message, UnknownMemoryWarning)
+
+
+def warn_unknown(str message not None):
+    """Give an UnknownMemoryWarning. Never raises: where warnings are errors, it is unraisable."""
+    warn(message)
 
 
 @cython.binding(False)
@@ -251,8 +293,13 @@ live_caches = WeakSet()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 cdef MemoryStatsCache _default = MemoryStatsCache()
+cdef MemoryStatsCache _anonymous = MemoryStatsCache(probe=read_anonymous_memory)
 
 
-def default_cache():
-    """The cache that all limits of this process share. It reads every 100 ms at most."""
-    return _default
+def default_cache(str measure not None = "rss"):
+    """The cache that all limits of this process share. It reads every 100 ms at most.
+
+    measure: "rss", or "anonymous" (see `ProcessMemoryLimits`). ValueError: another text.
+    """
+    check_choice("measure", measure, ("rss", "anonymous"))
+    return _default if measure == "rss" else _anonymous

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import asdict, replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from rcmgr.counting.memory_stats import MemoryGate, MemoryStatsCache, default_cache
+from rcmgr.counting.memory_stats import (
+    MemoryGate,
+    MemoryStatsCache,
+    default_cache,
+    trim_memory,
+)
 from rcmgr.errors import MemoryUsageLimitExceeded
 from rcmgr.limits.machine import memory_pressure, total_memory
 from rcmgr.limits.memory import ProcessMemoryLimits
@@ -15,6 +21,10 @@ from rcmgr.limits.memory import ProcessMemoryLimits
 __all__ = ["MemoryConnectionLimits", "MemoryExcess"]
 
 _PRESSURE_AGE_S = 1.0
+_TRIM_INTERVAL_S = 10.0
+_MIN_TRIM_RATIO = 100  # between two trims, in times of the last one: at most 1 % of a core
+
+logger = logging.getLogger(__name__)
 
 
 class MemoryExcess(NamedTuple):
@@ -23,6 +33,8 @@ class MemoryExcess(NamedTuple):
     process_memory_bytes: int
     max_allowed_bytes: int
     limited_by: str = "max_bytes"
+    anonymous_bytes: int | None = None
+    """Of a refusal by RSS: the anonymous memory, if it is within the limit."""
 
     def __bool__(self) -> Literal[False]:
         return False
@@ -33,7 +45,7 @@ class MemoryExcess(NamedTuple):
         percentage = 100.0 * self.process_memory_bytes / max(1, self.max_allowed_bytes)
         return MemoryUsageLimitExceeded(
             self.process_memory_bytes, self.max_allowed_bytes, percentage, self.limited_by,
-            connection_id, peer_id,
+            connection_id, peer_id, self.anonymous_bytes,
         )
 
 
@@ -44,7 +56,9 @@ class MemoryConnectionLimits(MemoryGate):
     cache, total, pressure: the sources of the numbers; default those of this process.
     TypeError, ValueError: a limit has a wrong value; the message names both.
 
-    Unknown memory never refuses. The number is at most 100 ms old. `check_limit` costs 10 to 20 ns,
+    Unknown memory never refuses, and a source that fails makes a number unknown. While the limit
+    refuses, the allocator gives free memory back to the system (glibc only), at most every 10 s and
+    for at most 1 % of the time. The number is at most 100 ms old. `check_limit` costs 10 to 20 ns,
     and under 3 us when it reads the memory again. Thread safe.
     """
 
@@ -56,13 +70,15 @@ class MemoryConnectionLimits(MemoryGate):
         deny_new_peers_above: float | None = None,
         hysteresis: float = 0.02,
         max_pressure: float | None = None,
+        measure: str = "rss",
         cache: MemoryStatsCache | None = None,
-        total: Callable[[], int] = total_memory,
+        total: Callable[[], int | None] = total_memory,
         pressure: Callable[[], float | None] = memory_pressure,
     ) -> None:
         self._set_limits(ProcessMemoryLimits(
-            max_bytes, max_percentage, deny_new_peers_above, hysteresis, max_pressure))
-        self._stats = default_cache() if cache is None else cache
+            max_bytes, max_percentage, deny_new_peers_above, hysteresis, max_pressure, measure))
+        self._cache = cache
+        self._stats = default_cache(measure) if cache is None else cache
         self._attach(self._stats)
         self._total = total
         self._pressure = pressure
@@ -70,6 +86,8 @@ class MemoryConnectionLimits(MemoryGate):
         self._pressure_read_at = float("-inf")
         self._refusing = False
         self._refusing_new = False
+        self._next_trim = 0.0
+        self._failed: set[str] = set()
 
     def _set_limits(self, limits: ProcessMemoryLimits) -> None:
         self.max_bytes = limits.max_bytes
@@ -77,6 +95,7 @@ class MemoryConnectionLimits(MemoryGate):
         self.deny_new_peers_above = limits.deny_new_peers_above
         self.hysteresis = limits.hysteresis
         self.max_pressure = limits.max_pressure
+        self.measure = limits.measure
 
     @classmethod
     def of(cls, limits: ProcessMemoryLimits) -> MemoryConnectionLimits:
@@ -88,12 +107,12 @@ class MemoryConnectionLimits(MemoryGate):
         """The limits alone, as in `NodeLimits.memory`."""
         return ProcessMemoryLimits(
             self.max_bytes, self.max_percentage, self.deny_new_peers_above, self.hysteresis,
-            self.max_pressure)
+            self.max_pressure, self.measure)
 
     def with_limits(self, limits: ProcessMemoryLimits) -> MemoryConnectionLimits:
         """A copy with other limits and the same sources."""
         return MemoryConnectionLimits(
-            **asdict(limits), cache=self._stats, total=self._total, pressure=self._pressure)
+            **asdict(limits), cache=self._cache, total=self._total, pressure=self._pressure)
 
     def with_max_bytes(self, max_bytes: int | None) -> MemoryConnectionLimits:
         """A copy with another `max_bytes`."""
@@ -105,10 +124,13 @@ class MemoryConnectionLimits(MemoryGate):
 
     @property
     def max_allowed_bytes(self) -> int | None:
-        """The limit in bytes at this moment; None: no limit."""
+        """The limit in bytes at this moment; None: no limit, or a percentage of unknown memory."""
         if self.max_percentage is None:
             return self.max_bytes
-        share = int(self.max_percentage * self._total())
+        total = self._read(self._total)
+        if not total or total < 0:
+            return self.max_bytes
+        share = int(self.max_percentage * total)
         return share if self.max_bytes is None else min(share, self.max_bytes)
 
     @property
@@ -154,9 +176,14 @@ class MemoryConnectionLimits(MemoryGate):
         limit = self.max_allowed_bytes
         if limit is not None:
             self._refusing = used > self._mark(limit, self._refusing)
+            if self._refusing and self._trim():
+                reading, used = stats.refreshes, stats.cached_memory_bytes
+                self._refusing = used > self._mark(limit, True)
             if self._refusing:
                 by_bytes = self.max_percentage is None or limit == self.max_bytes
-                return MemoryExcess(used, limit, "max_bytes" if by_bytes else "max_percentage")
+                return MemoryExcess(
+                    used, limit, "max_bytes" if by_bytes else "max_percentage",
+                    self._anonymous_within(limit))
         more = self._further_excess()
         if more is not None:
             return more
@@ -182,9 +209,40 @@ class MemoryConnectionLimits(MemoryGate):
     def _is_pressed(self, most: float) -> bool:
         now = time.monotonic()
         if now - self._pressure_read_at >= _PRESSURE_AGE_S:
-            self._pressure_now = self._pressure()
+            self._pressure_now = self._read(self._pressure)
             self._pressure_read_at = now
         return self._pressure_now is not None and self._pressure_now > most
+
+    def _read(self, source: Callable[[], Any]) -> Any:
+        """The number of a source. None: it fails, which is logged once."""
+        try:
+            return source()
+        except Exception:
+            name = getattr(source, "__name__", repr(source))
+            if name not in self._failed:
+                self._failed.add(name)
+                logger.warning("%s failed: a memory limit does not apply", name, exc_info=True)
+            return None
+
+    def _trim(self) -> bool:
+        """Give free memory back to the system, if it is time to. True: there is a new reading."""
+        begin = time.monotonic()
+        if begin < self._next_trim:
+            return False
+        self._next_trim = begin + _TRIM_INTERVAL_S  # of all threads, only this one trims
+        if not trim_memory():
+            return False
+        took = time.monotonic() - begin
+        self._next_trim = begin + max(_TRIM_INTERVAL_S, took * _MIN_TRIM_RATIO)
+        self._stats.force_refresh()
+        return True
+
+    def _anonymous_within(self, limit: int) -> int | None:
+        if self.measure != "rss" or self._cache is not None:
+            return None
+        anonymous = default_cache("anonymous")
+        used = anonymous.get_memory_usage()
+        return used if anonymous.is_known and used <= limit else None
 
     def __repr__(self) -> str:
         return (

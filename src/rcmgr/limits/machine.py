@@ -1,15 +1,28 @@
-"""How much memory this process may have: the machine's, or less in a container."""
+"""How much memory this process may have: the machine's, or less in a container.
+
+A bound that cannot be read is no bound. Nothing here raises because of what a system or a library
+answers.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["MemoryBound", "MemoryReport", "memory_pressure", "memory_report", "total_memory"]
+__all__ = [
+    "MemoryBound",
+    "memory_bounds",
+    "memory_pressure",
+    "shown_size",
+    "tightest",
+    "total_memory",
+]
+
+logger = logging.getLogger(__name__)
 
 # cgroup v1 writes its largest page count for no limit
 _NO_LIMIT_V1 = 1 << 62
@@ -27,59 +40,39 @@ class MemoryBound:
     """The file that has it; empty for physical memory."""
 
     def __str__(self) -> str:
-        return f"{_size(self.bytes)}  {self.kind}" + (f"  ({self.path})" if self.path else "")
+        return f"{shown_size(self.bytes)}  {self.kind}" + (f"  ({self.path})" if self.path else "")
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryReport:
-    """All bounds. The smallest one applies. Prints as a few lines."""
-
-    bounds: tuple[MemoryBound, ...]
-    address_space_limit: int | None
-    """RLIMIT_AS in bytes; None: no limit. It only bounds address space, so no limit uses it."""
-
-    @property
-    def bound(self) -> MemoryBound:
-        return min(self.bounds, key=lambda bound: bound.bytes)
-
-    @property
-    def total_bytes(self) -> int:
-        return self.bound.bytes
-
-    def __str__(self) -> str:
-        winner = self.bound
-        lines = [f"100 % of memory is {_size(winner.bytes)}, set by {winner.kind}."]
-        for bound in sorted(self.bounds, key=lambda bound: bound.bytes):
-            lines.append(f"  {'*' if bound is winner else ' '} {bound}")
-        if self.address_space_limit is not None:
-            lines.append(
-                f"    {_size(self.address_space_limit)}  RLIMIT_AS (address space; not applied)"
-            )
-        return "\n".join(lines)
-
-
-def memory_report(root: Path = Path("/")) -> MemoryReport:
-    """The bounds on the memory of this process now. Reads some ten small files (about 0.3 ms).
+def memory_bounds(root: Path = Path("/")) -> tuple[MemoryBound, ...]:
+    """The bounds on the memory of this process now, as far as they can be read.
 
     root: the folder of /proc and /sys. On systems other than Linux only the physical memory counts.
-    Source: the kernel's admin-guide, cgroup-v2 and cgroup-v1/memory.
+    Reads some ten small files (about 0.3 ms). Source: the kernel's admin-guide, cgroup-v2 and
+    cgroup-v1/memory.
     """
-    bounds = [MemoryBound("physical memory", _physical_memory()), *_cgroup_bounds(root)]
-    return MemoryReport(tuple(bounds), _address_space_limit())
+    physical = _physical_memory()
+    bounds = [] if physical is None else [MemoryBound("physical memory", physical)]
+    return (*bounds, *_cgroup_bounds(root))
+
+
+def tightest(bounds: Iterable[MemoryBound]) -> MemoryBound | None:
+    """The smallest bound. None: no bound is known."""
+    return min(bounds, key=lambda bound: bound.bytes, default=None)
 
 
 class _Total:
-    """`memory_report().total_bytes`, read again every few seconds: containers are resized live."""
+    """The smallest bound in bytes, read again every few seconds: containers are resized live."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._read_at = float("-inf")
-        self._bytes = 0
+        self._bytes: int | None = None
 
-    def __call__(self) -> int:
+    def __call__(self) -> int | None:
         now = self._clock()
         if now - self._read_at >= _MAX_AGE_S:
-            self._bytes = memory_report().total_bytes
+            bound = tightest(memory_bounds())
+            self._bytes = None if bound is None else bound.bytes
             self._read_at = now
         return self._bytes
 
@@ -87,9 +80,10 @@ class _Total:
 _total = _Total()
 
 
-def total_memory() -> int:
+def total_memory() -> int | None:
     """Bytes: the smallest of physical memory and the limits of the process's own cgroups.
 
+    None: neither is known.
     At most 5 s old; about 100 ns unless it is read again. Thread safe.
     """
     return _total()
@@ -106,24 +100,29 @@ def memory_pressure(root: Path = Path("/")) -> float | None:
     return max(found, default=None)
 
 
-def _physical_memory() -> int:
+def _physical_memory() -> int | None:
+    # /proc/meminfo first: some containers have their own
+    # systemd's ProcSubset=pid hides it, and limits must still work
+    for source in (_memory_by_psutil, _memory_by_sysconf):
+        try:
+            total = source()
+        except Exception:
+            logger.debug("%s failed", source.__name__, exc_info=True)
+            continue
+        if total > 0:
+            return total
+    return None
+
+
+def _memory_by_psutil() -> int:
     import psutil
 
-    try:
-        # /proc/meminfo first: in some containers it is their own
-        return int(psutil.virtual_memory().total)
-    except OSError:
-        # systemd's ProcSubset=pid hides /proc/meminfo, and limits must still work
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return int(psutil.virtual_memory().total)
 
 
-def _address_space_limit() -> int | None:
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
-    return None if soft == resource.RLIM_INFINITY else soft
+def _memory_by_sysconf() -> int:
+    pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+    return pages * size if pages > 0 else 0
 
 
 def _cgroup_bounds(root: Path) -> Iterator[MemoryBound]:
@@ -136,19 +135,26 @@ def _cgroup_bounds(root: Path) -> Iterator[MemoryBound]:
 
 
 def _cgroup_folders(root: Path, *, version: int) -> Iterator[tuple[Path, str]]:
-    """The folders of the process's memory cgroup and its ancestors up to the mount, inside out."""
+    """The folders of the process's memory cgroup and its ancestors up to the mount, inside out.
+
+    A machine may mount the tree several times, or other parts of it. A mount that does not hold the
+    process's cgroup counts only if no mount holds it.
+    """
     cgroup = _own_cgroup(root, version)
-    mount = _mount(root, version)
-    if cgroup is None or mount is None:
+    if cgroup is None:
         return
-    mounted, point = mount
-    if mounted != "/" and (cgroup == mounted or cgroup.startswith(mounted + "/")):
-        cgroup = cgroup[len(mounted) :]
-    parts = [part for part in cgroup.split("/") if part not in ("", "..")]
-    for depth in range(len(parts), -1, -1):
-        folder = root.joinpath(point.lstrip("/"), *parts[:depth])
-        if folder.is_dir():
-            yield folder, "/".join(parts[:depth])
+    mounts = _mounts(root, version)
+    for mounted, point in [each for each in mounts if _below(cgroup, each[0])] or mounts:
+        path = cgroup.removeprefix(mounted) if _below(cgroup, mounted) else cgroup
+        parts = [part for part in path.split("/") if part not in ("", "..")]
+        for depth in range(len(parts), -1, -1):
+            folder = root.joinpath(point.lstrip("/"), *parts[:depth])
+            if folder.is_dir():
+                yield folder, "/".join(parts[:depth])
+
+
+def _below(cgroup: str, mounted: str) -> bool:
+    return mounted == "/" or cgroup == mounted or cgroup.startswith(mounted + "/")
 
 
 def _own_cgroup(root: Path, version: int) -> str | None:
@@ -161,8 +167,9 @@ def _own_cgroup(root: Path, version: int) -> str | None:
     return None
 
 
-def _mount(root: Path, version: int) -> tuple[str, str] | None:
-    """Which cgroup is mounted where."""
+def _mounts(root: Path, version: int) -> list[tuple[str, str]]:
+    """The cgroup at the top of each mount, and the mount's folder."""
+    found = []
     for line in _lines(root / "proc/self/mountinfo"):
         before, _, after = line.partition(" - ")
         fields, kind = before.split(" "), after.split(" ")
@@ -171,8 +178,8 @@ def _mount(root: Path, version: int) -> tuple[str, str] | None:
         if (version == 2 and kind[0] == "cgroup2") or (
             version == 1 and kind[0] == "cgroup" and "memory" in kind[2].split(",")
         ):
-            return _unescape(fields[3]), _unescape(fields[4])
-    return None
+            found.append((_unescape(fields[3]), _unescape(fields[4])))
+    return found
 
 
 def _unescape(path: str) -> str:
@@ -213,5 +220,6 @@ def _lines(file: Path) -> list[str]:
         return []  # not Linux, not mounted, or not for us: nothing is bounded by it
 
 
-def _size(count: int) -> str:
+def shown_size(count: int) -> str:
+    """Bytes as text."""
     return f"{count / (1 << 20):,.0f} MiB"

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
 from libp2p.rcmgr.memory_limits import MemoryConnectionLimits as StockLimits
 
 from rcmgr.counting.memory_stats import MemoryStatsCache as OurCache
-from rcmgr.counting.memory_stats import UnknownMemoryWarning
+from rcmgr.counting.memory_stats import warn_unknown
 from rcmgr.errors import ResourceLimitExceeded
 from rcmgr.gates.memory import MemoryConnectionLimits as OurLimits
 from rcmgr.gates.memory import MemoryExcess
@@ -113,10 +111,8 @@ class MemoryConnectionLimits(OurLimits, StockLimits):
             return None
         try:
             stats = cache.get_memory_stats()
-        except (psutil.Error, OSError) as error:
-            warnings.warn(
-                f"max_system_memory_percent refuses nothing: {error!r}", UnknownMemoryWarning,
-                stacklevel=2)
+        except Exception as error:  # noqa: BLE001 (the warning names it)
+            warn_unknown(f"max_system_memory_percent refuses nothing: {error!r}")
             return None
         if stats.system_memory_percent < most:
             return None
@@ -154,10 +150,7 @@ def _process_memory_of(cache: Any) -> OurCache:
     if isinstance(cache, MemoryStatsCache):
         return cache.process
 
-    def used() -> int | None:
-        try:
-            return int(cache.get_process_memory_bytes())
-        except psutil.Error:
-            return None
+    def used() -> int:
+        return int(cache.get_process_memory_bytes())
 
     return OurCache(probe=used)

@@ -54,7 +54,7 @@ class MemoryStatsCache(StockCache):
         system = psutil.virtual_memory()
         return MemoryStats(
             process_memory_bytes=used,
-            process_memory_percent=100.0 * used / total_memory(),
+            process_memory_percent=100.0 * used / (total_memory() or system.total),
             system_memory_total=system.total,
             system_memory_available=system.available,
             system_memory_percent=system.percent,
