@@ -4,6 +4,7 @@ import pytest
 
 from rcmgr.cli.demo import limit_rows
 from rcmgr.cli.demo.limit_rows import MEMORY_SLACK, ProcessMemory, Row
+from rcmgr.limits.memory import ProcessMemoryLimits
 
 
 @pytest.mark.parametrize(
@@ -28,7 +29,7 @@ def test_a_peak_reaches_or_passes_its_limit(
 def test_memory_may_grow_from_its_first_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
     used = [100]
     monkeypatch.setattr(limit_rows, "read_memory_usage", lambda: used[0] << 20)
-    memory = ProcessMemory(48)
+    memory = ProcessMemory(ProcessMemoryLimits())
     assert memory.limit == 148
     used[0] = 160
     assert memory.measure(5, 2) == Row("memory", 160, 160, 148, 5, 2, MEMORY_SLACK)
@@ -38,4 +39,9 @@ def test_memory_may_grow_from_its_first_measurement(monkeypatch: pytest.MonkeyPa
 
 def test_unknown_memory_counts_as_zero(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limit_rows, "read_memory_usage", lambda: None)
-    assert ProcessMemory(48).measure(0, 0).now == 0
+    assert ProcessMemory(ProcessMemoryLimits()).measure(0, 0).now == 0
+
+
+def test_a_limits_file_may_limit_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limit_rows, "read_memory_usage", lambda: 100 << 20)
+    assert ProcessMemory(ProcessMemoryLimits(max_bytes=300 << 20)).limit == 300

@@ -9,7 +9,7 @@ from libp2p.network.stream.exceptions import StreamError
 from libp2p.peer.id import ID
 
 from rcmgr.cli.demo import victim
-from rcmgr.cli.demo.limits import DEFAULT_LIMITS
+from rcmgr.cli.demo.limits import DEMO_LIMITS
 from rcmgr.cli.demo.measured_rcmgr import MeasuredRcmgr
 from rcmgr.cli.demo.victim import BLOCK, dial_advertised, keep_upload, new_victim
 
@@ -67,7 +67,7 @@ async def test_an_upload_over_the_limit_is_reset() -> None:
 
 
 async def test_the_victim_asks_its_manager_about_streams_and_never_dials_twice() -> None:
-    manager = MeasuredRcmgr(DEFAULT_LIMITS)
+    manager = MeasuredRcmgr(DEMO_LIMITS)
     swarm: Any = new_victim(manager).get_network()
     manager.close()
     assert swarm._resource_manager is not None
