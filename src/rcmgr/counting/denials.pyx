@@ -11,7 +11,8 @@ from rcmgr.peers cimport key_of as peer_key
 
 __all__ = ["DenialEntry", "DenialLog"]
 
-DenialEntry = namedtuple("DenialEntry", ["error", "seconds_ago", "inbound"], module="rcmgr.counting.denials")
+DenialEntry = namedtuple(
+    "DenialEntry", ["error", "seconds_ago", "inbound"], module="rcmgr.counting.denials")
 DenialEntry.__doc__ = """A denial: the error that describes it, when, and which way.
 
 inbound: None if it had no direction (memory).

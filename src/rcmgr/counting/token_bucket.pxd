@@ -33,7 +33,7 @@ cdef inline int64_t amount_of(object tokens) except -1:
 
 
 cdef inline int64_t time_of(object now_ns) except? -1:
-    cdef int64_t now = now_ns
+    cdef int64_t now = now_ns if PyLong_CheckExact(now_ns) else PyNumber_Index(now_ns)
     if now > RCMGR_GCRA_MAX_NOW or now < -RCMGR_GCRA_MAX_NOW:
         raise ValueError(f"now_ns must be within 2**61 ns of 0 (73 years), not {now_ns}")
     return now
@@ -50,13 +50,12 @@ cdef class TokenBucket:
     cdef int64_t _latest  # the latest time at which it was read
     cdef bint _was_read   # until then a caller's first time may be before `_latest`
     cdef object _clock
-    cdef object _queue
+    cdef object _waiters  # a Waiters, once a caller waits
     cdef readonly int64_t allowed
     """Requests granted by `try_consume` and `wait`."""
     cdef readonly int64_t denied
     """Requests denied by `try_consume`, and the tries of `wait` that found too few tokens."""
 
-    cdef object _wait_for(self, tokens)
     cdef int64_t _now(self, object now_ns) except? -1
 
     cdef inline int64_t debt(self, int64_t *now, bint explicit) noexcept:

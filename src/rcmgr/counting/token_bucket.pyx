@@ -14,6 +14,7 @@ from rcmgr.counting._gcra cimport (
     rcmgr_gcra_full_after, rcmgr_gcra_moved, rcmgr_gcra_wait_ns,
 )
 
+from rcmgr.counting.waiting import Waiters
 from rcmgr.limits.checks import bucket_ticks, check_count
 
 __all__ = ["TokenBucket"]
@@ -45,7 +46,7 @@ cdef class TokenBucket:
     one part in a million. A clock that stands still or runs backwards changes nothing. Methods
     take `now_ns`, a time on the bucket's clock, instead of reading the clock.
 
-    O(1), 20 to 40 ns. Thread safe; `wait` within one event loop.
+    O(1), 20 to 40 ns. Thread safe. `wait` keeps the order within one event loop.
     """
 
     def __cinit__(self, capacity, refill_rate, initial_tokens=None, *, clock=None):
@@ -145,33 +146,20 @@ cdef class TokenBucket:
     def refill(self, now_ns=None):
         """Does nothing: a bucket is one stored time, and time refills it."""
 
-    @cython.binding(True)
-    async def wait(self, tokens=1):
+    def wait(self, tokens=1):
         """Take `tokens`, and wait for them if needed. Waiters are served in order.
 
-        Under trio or asyncio. A cancelled waiter gives its place back and takes nothing.
+        A coroutine for trio and asyncio. A cancelled waiter gives its place back and takes nothing.
         `try_consume` does not queue, and may take tokens that a waiter is waiting for.
         ValueError: negative, or more than the capacity, which would wait forever.
         """
-        import anyio
-
-        self._wait_for(tokens)
-        if self._queue is None:
-            self._queue = anyio.Lock()
-        async with self._queue:
-            while not self.try_consume(tokens):
-                await anyio.sleep(self._wait_for(tokens))
+        if self._waiters is None:
+            self._waiters = Waiters()
+        return self._waiters.wait(self, tokens)
 
     def __repr__(self):
         return (f"TokenBucket(capacity={self.capacity}, refill_rate={self.refill_rate:g}, "
                 f"available={self.get_available_tokens()})")
-
-    cdef object _wait_for(self, tokens):
-        wait = self.time_until(tokens)
-        if wait == inf:
-            raise ValueError(
-                f"{tokens} tokens will never be there: the capacity is {self.capacity}")
-        return wait
 
     cdef int64_t _now(self, object now_ns) except? -1:
         if now_ns is not None:

@@ -9,6 +9,7 @@ import trio
 import trio.testing
 
 from rcmgr import TokenBucket
+from rcmgr.counting.waiting import Waiters
 
 
 def virtual_clock() -> int:
@@ -87,3 +88,63 @@ async def test_a_capacity_that_shrinks_below_what_is_waited_for(
         nursery.start_soon(wait)
         await trio.testing.wait_all_tasks_blocked()
         bucket.set_rate(3, 1.0)
+
+
+async def test_waiters_started_in_a_nursery_by_themselves(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    bucket = TokenBucket(10, 1.0, 0, clock=virtual_clock)
+    start = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        for tokens in (3, 2, 1):
+            nursery.start_soon(bucket.wait, tokens)
+    assert round(trio.current_time() - start, 3) == 6.0
+    await bucket.wait()
+    assert round(trio.current_time() - start, 3) == 7.0
+
+
+async def test_waiters_in_a_nursery_are_cancelled_at_any_point(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    bucket = TokenBucket(10, 1.0, 0, clock=virtual_clock)
+    for seconds in (0, 0.5, 1, 1.5, 2):
+        with trio.move_on_after(seconds):
+            async with trio.open_nursery() as nursery:
+                for _ in range(3):
+                    nursery.start_soon(bucket.wait, 2)
+    bucket.try_consume(bucket.get_available_tokens())
+    start = trio.current_time()
+    await bucket.wait(2)
+    assert round(trio.current_time() - start, 3) <= 2.0
+
+
+def test_tasks_of_asyncio_and_one_bucket_in_several_event_loops() -> None:
+    bucket = TokenBucket(100, 1000.0, 0)
+
+    async def in_asyncio() -> None:
+        tasks = [asyncio.create_task(bucket.wait(2)) for _ in range(5)]
+        tasks[3].cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(each) for each in results] == [type(None)] * 3 + [
+            asyncio.CancelledError, type(None)]
+
+    async def in_trio() -> None:
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(bucket.wait, 2)
+
+    for _ in range(2):
+        asyncio.run(in_asyncio())
+        trio.run(in_trio)
+
+
+async def test_the_queue_ends_with_its_last_waiter() -> None:
+    waiters = Waiters()
+    bucket = TokenBucket(1, 1000.0)
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(waiters.wait, bucket, 1)
+    assert waiters._queues == {}
+    with pytest.raises(ValueError, match="never be there"):
+        await waiters.wait(bucket, 2)
+    assert waiters._queues == {}

@@ -1,0 +1,55 @@
+"""Wait for the tokens of a bucket, in order of arrival.
+
+A coroutine of Python, because trio's locks need `cr_suspended`, which coroutines of Cython lack.
+"""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Any, Protocol
+
+__all__ = ["Waiters"]
+
+
+class Bucket(Protocol):
+    """What `Waiters` ask of a `TokenBucket`."""
+
+    @property
+    def capacity(self) -> int: ...
+    def try_consume(self, tokens: int) -> bool: ...
+    def time_until(self, tokens: int) -> float: ...
+
+
+class Waiters:
+    """The waiters of one bucket. Each event loop has a separate queue, as long as it needs one.
+
+    Thread safe.
+    """
+
+    def __init__(self) -> None:
+        self._queues: dict[Any, Any] = {}
+
+    async def wait(self, bucket: Bucket, tokens: int) -> None:
+        """Take `tokens` of the bucket. ValueError as `TokenBucket.wait`."""
+        import anyio
+        from anyio.lowlevel import current_token
+
+        time_until(bucket, tokens)
+        loop = current_token()
+        queue = self._queues.setdefault(loop, anyio.Lock())
+        try:
+            async with queue:
+                while not bucket.try_consume(tokens):  # noqa: ASYNC110 (only time refills it)
+                    await anyio.sleep(time_until(bucket, tokens))
+        finally:
+            statistics = queue.statistics()
+            if not statistics.locked and not statistics.tasks_waiting:
+                self._queues.pop(loop, None)
+
+
+def time_until(bucket: Bucket, tokens: int) -> float:
+    """Seconds. ValueError: negative, or more than the capacity, which would wait forever."""
+    wait = bucket.time_until(tokens)
+    if wait == inf:
+        raise ValueError(f"{tokens} tokens will never be there: the capacity is {bucket.capacity}")
+    return wait
