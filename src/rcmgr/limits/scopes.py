@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, Generic, TypeVar
@@ -192,7 +192,9 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 
-_NOT_GIVEN: Any = None
+def _not_given() -> Any:
+    """Stands for T() until `LimitTree` knows T."""
+    return None
 
 
 @dataclass(frozen=True)
@@ -206,22 +208,22 @@ class LimitTree(Generic[T]):
     TypeError: a value or a peer has a wrong type. ValueError: a peer is there twice.
     """
 
-    system: T = _NOT_GIVEN
-    transient: T = _NOT_GIVEN
-    allowlisted_system: T = _NOT_GIVEN
-    allowlisted_transient: T = _NOT_GIVEN
-    service_default: T = _NOT_GIVEN
-    service_peer_default: T = _NOT_GIVEN
-    protocol_default: T = _NOT_GIVEN
-    protocol_peer_default: T = _NOT_GIVEN
-    peer_default: T = _NOT_GIVEN
-    conn: T = _NOT_GIVEN
-    stream: T = _NOT_GIVEN
-    service: Mapping[str, T] = _NOT_GIVEN
-    service_peer: Mapping[str, T] = _NOT_GIVEN
-    protocol: Mapping[str, T] = _NOT_GIVEN
-    protocol_peer: Mapping[str, T] = _NOT_GIVEN
-    peer: Mapping[Any, T] = _NOT_GIVEN
+    system: T = field(default_factory=_not_given)
+    transient: T = field(default_factory=_not_given)
+    allowlisted_system: T = field(default_factory=_not_given)
+    allowlisted_transient: T = field(default_factory=_not_given)
+    service_default: T = field(default_factory=_not_given)
+    service_peer_default: T = field(default_factory=_not_given)
+    protocol_default: T = field(default_factory=_not_given)
+    protocol_peer_default: T = field(default_factory=_not_given)
+    peer_default: T = field(default_factory=_not_given)
+    conn: T = field(default_factory=_not_given)
+    stream: T = field(default_factory=_not_given)
+    service: Mapping[str, T] = field(default_factory=_not_given)
+    service_peer: Mapping[str, T] = field(default_factory=_not_given)
+    protocol: Mapping[str, T] = field(default_factory=_not_given)
+    protocol_peer: Mapping[str, T] = field(default_factory=_not_given)
+    peer: Mapping[Any, T] = field(default_factory=_not_given)
 
     MAPPINGS: ClassVar = ("service", "service_peer", "protocol", "protocol_peer", "peer")
     LEAF: ClassVar[type[Any]] = object
