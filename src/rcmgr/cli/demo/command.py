@@ -33,8 +33,8 @@ attack it. Each runs in a separate process. There are five kinds of attackers:
 The host dials the addresses that attackers advertise, as peer discovery does. A table shows each
 limit: how much is in use, the peak, and how often the limit admitted and denied.
 
-A limits file is that of a node, TOML or JSON (see rcmgr limits). What it leaves out stays as
-here:
+A limits file is a node's file, in TOML or JSON (see rcmgr limits). It changes only the limits that
+it names. These are the demo's limits:
 
 \b
 {_LIMITS}

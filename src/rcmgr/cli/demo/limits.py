@@ -1,4 +1,4 @@
-"""The demo's limits: low ones, and what a limits file changes of them."""
+"""The low limits of the demo, and the changes of a limits file."""
 
 from __future__ import annotations
 
