@@ -34,15 +34,15 @@ class _Peers(MutableNamedSet, BypassView):
 class ConnectionTracker(OurTracker):
     """Connections by state and by peer: `rcmgr.ConnectionTracker` with py-libp2p's methods.
 
-    The sets are live views: read only, but for `bypass_peers`. An id is in one of them at a time;
-    one that comes again in another state, or for another peer, names another connection, and the
-    former one has ended. An unknown id ends nothing.
+    The sets are live views. Only `bypass_peers` may be written. An id is in one set at a time. If it
+    comes again, in another state or for another peer, it names a new connection, and the old
+    connection has ended. An unknown id ends nothing.
 
-    limits: kept for whoever reads them; the tracker asks none. Default no limit.
+    limits: an attribute for readers; the tracker never applies it. Default no limit.
     bypass: the bypassed peers, if an allowlist keeps them. Then `clear` leaves them alone, and an
         id in use is a ValueError.
 
-    O(1) but for `get_all_connections`, copies and comparisons; thread safe.
+    O(1), except for `get_all_connections`, copies and comparisons. Thread safe.
     """
 
     def __new__(
@@ -108,7 +108,7 @@ class ConnectionTracker(OurTracker):
         return [info for each in ids if (info := self.get_connection_info(each)) is not None]
 
     def get_stats(self) -> dict[str, Any]:
-        """Counts now, totals and peaks. Bypassed connections are in all but the peaks."""
+        """Counts now, totals and peaks. Only the peaks leave out bypassed connections."""
         now = self.snapshot()
         return {
             "total_connections_created": now.total_created,
@@ -148,7 +148,7 @@ class ConnectionTracker(OurTracker):
         )
 
     def __copy__(self) -> ConnectionTracker:
-        """Of its own, with the same connections; its times, totals and peaks begin with them."""
+        """A separate tracker with the same connections. Its times, totals and peaks begin now."""
         copied = ConnectionTracker(self.limits)
         copied.bypass_peers.update(self.bypass_peers)
         for each in self.get_all_connections():

@@ -70,10 +70,10 @@ def _process_memory_by_default() -> ProcessMemoryLimits:
 
 
 class ResourceLimits(Observed, StockResourceLimits):
-    """Totals of a node that may be changed at any time; the managers that have them heed it.
+    """Totals of a node. A change at any time applies to the managers that have them.
 
-    Each is 0 or more, or None: no limit. Until a manager has them, they may be anything, as in
-    libp2p.rcmgr; then it is a TypeError or ValueError, and nothing has changed.
+    Each is 0 or more, or None: no limit. Before a manager has them, any value is allowed, as in
+    libp2p.rcmgr. Afterwards, a wrong value raises TypeError or ValueError and changes nothing.
     """
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -85,9 +85,10 @@ class ResourceLimits(Observed, StockResourceLimits):
 class ConnectionScope(StockScope, metaclass=ABCMeta):
     """A connection that `ResourceManager.acquire_connection` took, until `close`.
 
-    What `open_connection` returns is another class of ours, and an instance of this one too.
+    `open_connection` returns another class of ours. Its objects count as instances of this one.
 
-    endpoint_ip, direction: those it was acquired with. Closing again does nothing; thread safe.
+    endpoint_ip, direction: the arguments of `acquire_connection`. A second `close` does nothing.
+    Thread safe.
     """
 
     def __init__(
@@ -114,12 +115,12 @@ ConnectionScope.register(OurScope)
 class ResourceManager(OurManager):
     """`rcmgr.ResourceManager` with py-libp2p's arguments, methods, attributes and defaults.
 
-    Arguments may be py-libp2p's objects or ours. Those that may be changed (`limits`,
-    `connection_limits`, `memory_limits`, `allowlist`) are heeded as they are at the moment, if they
-    were made while `install()` was in effect; else as they were when they were given.
+    Arguments may be py-libp2p's objects or ours. `limits`, `connection_limits`, `memory_limits` and
+    `allowlist` may change later. The manager follows the changes of objects that were made after
+    `install()`, and copies all other objects.
 
-    circuit_breaker, graceful_degradation: objects for whoever reads them; the breaker is never
-    opened, and the limits never lowered: neither is needed for them to hold.
+    circuit_breaker, graceful_degradation: objects for readers. The breaker never opens, and the
+    limits never sink, because this manager needs neither.
 
     TypeError, ValueError: which argument is wrong, and why.
     """
@@ -175,7 +176,7 @@ class ResourceManager(OurManager):
         rates = None
         if enable_rate_limiting:
             burst = max(1, int(burst_connections_per_peer))
-            slowest = burst / LONGEST_FILL_S  # what our buckets can count
+            slowest = burst / LONGEST_FILL_S  # the slowest rate that our buckets count
             rates = ConnectionRateLimits(
                 per_peer=Rate(max(connections_per_peer_per_sec, slowest), burst))
         most = node.scopes.system.conns
@@ -230,7 +231,7 @@ class ResourceManager(OurManager):
             self._given_limits = None  # other limits are in their place
 
     def _heed_limits(self) -> None:
-        if self._given_limits is not None:  # else other limits are in their place by now
+        if self._given_limits is not None:  # otherwise other limits have replaced them
             self.scope_limits = _totals(self._given_limits, self.scope_limits)
 
     def _new_watch(self) -> NoDegradation:
@@ -238,7 +239,7 @@ class ResourceManager(OurManager):
 
     @property
     def connection_limits(self) -> Any:
-        """`ConnectionLimits`; setting or changing them holds for new connections."""
+        """`ConnectionLimits`. New limits, and changes, apply to new connections."""
         return self.connection_lifecycle.limits
 
     @connection_limits.setter
@@ -318,9 +319,9 @@ class ResourceManager(OurManager):
         return limit is None or used + amount <= limit
 
     def get_stats(self) -> dict[str, Any]:
-        """As of our manager, and of what there is of pools, circuit breaker and degradation.
+        """The numbers of our manager, and those of pools, circuit breaker and degradation.
 
-        "limits" are numbers: where there is none, 2**63 - 1.
+        "limits" are numbers: 2**63 - 1 means no limit.
         """
         stats = super().get_stats()
         for name in ("max_connections", "max_memory_bytes", "max_streams"):
