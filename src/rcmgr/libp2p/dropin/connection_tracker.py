@@ -34,8 +34,8 @@ class _Peers(MutableNamedSet, BypassView):
 class ConnectionTracker(OurTracker):
     """Connections by state and by peer: `rcmgr.ConnectionTracker` with py-libp2p's methods.
 
-    The sets are live views. Only `bypass_peers` may be written. An id is in one set at a time. If it
-    comes again, in another state or for another peer, it names a new connection, and the old
+    The sets are live views. Only `bypass_peers` may be written. An id is in one set at a time. If
+    it comes again, in another state or for another peer, it names a new connection, and the old
     connection has ended. An unknown id ends nothing.
 
     limits: an attribute for readers; the tracker never applies it. Default no limit.
