@@ -52,7 +52,7 @@ typedef struct {
     uint64_t since_64ns : 58; /* when it entered its state: the high bits of an int64_t */
     uint64_t state : 3;
     uint64_t exempt : 1;
-    uint64_t claimed : 1; /* known to the swarm by its id, so reconciliation applies to it */
+    uint64_t reported : 1; /* known to the swarm by its id, so reconciliation applies to it */
     uint64_t first : 1;   /* of its peer's connections */
 } rcmgr_connection_entry;
 

@@ -40,7 +40,7 @@ from rcmgr import (
     ScopeLimitExceeded,
     SubnetLimits,
 )
-from rcmgr.admission.admission import accepted
+from rcmgr.admission.manager_base import accepted
 
 Cycle = Callable[[int], Any]
 

@@ -42,7 +42,7 @@ class Connection:
     peer: Hashable | None
     state: str
     exempt: bool
-    claimed: bool
+    reported: bool
     since: int
     removable_since: int | None = None
     """Since when every reconciliation could have removed it; None: the last one could not."""
@@ -202,7 +202,7 @@ class TrackerModel:
             connection = Connection(connection_id, peer, state, exempt, False, 0)
         connection.peer, connection.state, connection.exempt = peer, state, exempt
         connection.since = self.clock.now
-        connection.claimed = not owned
+        connection.reported = not owned
         self.enter(connection)
         return None
 
@@ -211,7 +211,7 @@ class TrackerModel:
             return False
         del self.connections[connection.id]
         connection.state = "closed"
-        connection.claimed = False
+        connection.reported = False
         self.closed += 1
         return True
 
@@ -226,7 +226,7 @@ class TrackerModel:
         connection.id = connection_id
         self.connections[connection_id] = connection
         if is_established(connection.state):
-            connection.claimed = True
+            connection.reported = True
         return True
 
     def clear(self) -> None:
@@ -242,7 +242,7 @@ class TrackerModel:
         removable = {
             c.id: c
             for c in self.connections.values()
-            if c.claimed
+            if c.reported
             and c.id not in live_ids
             and self.clock.now - c.since >= int(min_age_seconds * SECOND)
         }

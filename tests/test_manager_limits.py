@@ -149,10 +149,10 @@ def test_threads_that_write_different_parts_lose_nothing() -> None:
 def test_a_part_that_does_not_change_stays() -> None:
     manager = ResourceManager(
         ODD, memory_limits=MemoryConnectionLimits(5, cache=MemoryStatsCache(probe=lambda: 1)))
-    memory, rates = manager.memory_limits, manager._peer_rates
+    memory, rates = manager.memory_limits, manager._admission.peer_rates
     manager.node_limits = replace(manager.node_limits, connections=ConnectionLimits())
     assert manager.memory_limits is memory
-    assert manager._peer_rates is rates
+    assert manager._admission.peer_rates is rates
 
 
 def test_other_memory_limits_keep_their_sources() -> None:

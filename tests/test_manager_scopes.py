@@ -34,7 +34,8 @@ from rcmgr import (
     StreamLimitExceeded,
     SubnetLimits,
 )
-from rcmgr.admission.admission import Admission, ConnectionScope, Intake
+from rcmgr.admission.admission import Admission
+from rcmgr.admission.manager_base import ConnectionScope, ManagerBase
 from rcmgr.limits.node import INFINITE_LIMITS
 from rcmgr.peers import peer_from_any
 
@@ -317,7 +318,7 @@ def test_what_was_not_made_admits_nothing() -> None:
             super().__init__()
 
     manager = Early()
-    for kind in (Admission, ResourceManager):
+    for kind in (ManagerBase, ResourceManager):
         bare = kind.__new__(kind)
         assert bare.closed
         assert bare.open_connection() is None
@@ -326,11 +327,8 @@ def test_what_was_not_made_admits_nothing() -> None:
     scope = ConnectionScope.__new__(ConnectionScope)
     assert (scope.closed, scope.connection_id, scope.peer_id) == (True, None, None)
     for tracker in (None, object()):
-        intake: Any = Intake(tracker, manager.ledger, ConnectionLimits())  # type: ignore[arg-type]
         with pytest.raises(TypeError):
-            intake.charge_pending(None, True, False, None)
-        with pytest.raises(TypeError):
-            intake.charge_peer(None, None, PEER, True, False, None)
+            Admission(tracker, manager.denials, ledger=manager.ledger)  # type: ignore[arg-type]
     assert manager.ledger.leaked == 0
     check_nothing_held(manager)
 

@@ -31,8 +31,8 @@ _MODULES = {
         "SubnetLimiter",
     ],
     "gates.addresses": ["Allowlist"],
-    "admission.admission": ["ConnectionScope"],
     "admission.lifecycle": ["ConnectionLifecycleManager"],
+    "admission.manager_base": ["ConnectionScope"],
     "limits.states": ["ConnectionLimits"],
     "counting.connection_tracker": [
         "ConnectionKind",

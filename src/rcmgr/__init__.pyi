@@ -1,6 +1,6 @@
 
-from rcmgr.admission.admission import ConnectionScope
 from rcmgr.admission.lifecycle import ConnectionLifecycleManager
+from rcmgr.admission.manager_base import ConnectionScope
 from rcmgr.counting.bucket_table import BucketTable
 from rcmgr.counting.connection_tracker import (
     ConnectionKind,

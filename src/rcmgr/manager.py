@@ -9,9 +9,10 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from rcmgr.admission.admission import Admission, Intake, is_inbound
-from rcmgr.admission.host_lifecycle import HostLifecycle
+from rcmgr.admission.admission import Admission
 from rcmgr.admission.host_watch import HostWatch
+from rcmgr.admission.lifecycle import ConnectionLifecycleManager
+from rcmgr.admission.manager_base import ManagerBase, is_inbound
 from rcmgr.counting.connection_tracker import ConnectionTracker
 from rcmgr.counting.denials import DenialLog
 from rcmgr.counting.reading import ScopeStat
@@ -21,16 +22,16 @@ from rcmgr.errors import (
     ResourceScopeClosed,
     link_upstream,
 )
-from rcmgr.gates.addresses import Allowlist, endpoint_of
+from rcmgr.gates.addresses import Allowlist
 from rcmgr.gates.memory import MemoryConnectionLimits
-from rcmgr.gates.networks import AddressGate, AddressRefusal, NetworkShare, SubnetLimiter
+from rcmgr.gates.networks import AddressGate, SubnetLimiter
 from rcmgr.gates.requests import ProtocolRateLimiter, RateRefusal, table_of
 from rcmgr.limits.checks import check_count
 from rcmgr.limits.memory import ProcessMemoryLimits
 from rcmgr.limits.networks import AddressRates, SubnetLimits
 from rcmgr.limits.node import NodeLimits
 from rcmgr.limits.parts import ConnectionRateLimits, ResourceLimits
-from rcmgr.limits.rates import RateLimits
+from rcmgr.limits.rates import PeerRates, RateLimits
 from rcmgr.limits.scopes import MAX_LIMIT, ConcreteLimits
 from rcmgr.limits.states import ConnectionLimits
 from rcmgr.peers import peer_from_any, peer_key
@@ -52,7 +53,7 @@ _InPlaceOfUpstream: Any = object
 _NO_MEMORY_LIMITS: Final = ProcessMemoryLimits()
 
 
-class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
+class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
     """Decides for a node whether it may spend a resource, before the node spends it.
 
     Give it to `libp2p.new_host(resource_manager=...)` or `new_swarm`.
@@ -78,7 +79,7 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
 
     # a subclass may replace these
     _tracker_type: type[ConnectionTracker] = ConnectionTracker
-    _lifecycle_type: type[HostLifecycle] = HostLifecycle
+    _lifecycle_type: type[ConnectionLifecycleManager] = ConnectionLifecycleManager
     _memory_limits_type: type[MemoryConnectionLimits] = MemoryConnectionLimits
     _refused_by_old_peer_rates = 0
 
@@ -99,21 +100,15 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
         link_upstream()
         allowed = Allowlist.of(allowlist)
         check_count("denials_kept", denials_kept, 1)
-        denials = DenialLog(denials_kept)
-        tracker = self._tracker_type(bypass=allowed.allowed_peers)
-        ledger = Ledger(trace_allocations=trace_allocations)
-        intake = Intake(tracker, ledger, ConnectionLimits())
-        self._lifecycle = self._lifecycle_type(
-            tracker, intake=intake, denials=denials, allowlist=allowed
-        )
-        super().__init__(
-            tracker=tracker,
-            lifecycle=self._lifecycle,
-            ledger=ledger,
+        admission = Admission(
+            self._tracker_type(bypass=allowed.allowed_peers),
+            DenialLog(denials_kept),
+            ledger=Ledger(trace_allocations=trace_allocations),
             allowlist=allowed,
-            denials=denials,
-            intake=intake,
+            reuses_ids=True,
         )
+        lifecycle = self._lifecycle_type.of_admission(admission, ConnectionLimits())
+        super().__init__(admission, lifecycle, allowed)
         self._memory = self.ledger.system()
         self._limits_lock = threading.RLock()
         self._adjusting: list[Callable[[ConcreteLimits], ConcreteLimits]] = []
@@ -157,7 +152,7 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
         memory = self.memory_limits
         return replace(
             self._node_limits,
-            connections=self._lifecycle._limits,
+            connections=self._admission.limits,
             memory=_NO_MEMORY_LIMITS if memory is None else memory.limits,
         )
 
@@ -183,10 +178,8 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
         if (limits.subnets, limits.rates) != (before.subnets, before.rates):
             self._set_addresses(limits.subnets, limits.rates)
         if limits.peer_rates != before.peer_rates:
-            peers = limits.peer_rates
             self._refused_by_old_peer_rates = self.refused_by_peer_rate
-            self._peer_rates = None if peers is None else table_of(
-                peers.rate, peers.max_peers, peers.on_full)
+            self._set_peer_rates(limits.peer_rates)
         self._node_limits = limits
 
     @property
@@ -320,7 +313,7 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
     @property
     def addresses(self) -> AddressGate | None:
         """The gate for addresses; None: no limit depends on an address."""
-        return self._lifecycle.addresses
+        return self._admission.addresses
 
     def _set_addresses(
         self, subnets: SubnetLimits | SubnetLimiter | None, rates: AddressRates | None
@@ -328,8 +321,17 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
         self._gate.set_limits(subnets, rates)
         limits = subnets.limits if isinstance(subnets, SubnetLimiter) else subnets
         self._node_limits = replace(self._node_limits, subnets=limits, rates=rates)
-        self._asks_addresses = subnets is not None or rates is not None
-        self._lifecycle.addresses = self._gate if self._asks_addresses else None
+        is_limited = subnets is not None or rates is not None
+        self._admission.addresses = self._gate if is_limited else None
+
+    def _set_peer_rates(self, limits: PeerRates | None) -> None:
+        if limits is None:
+            self._admission.peer_rates = None
+            return
+        table = table_of(limits.rate, limits.max_peers, limits.on_full)
+        self._admission.peer_rate_refusal = RateRefusal(
+            "connections", "connection", table.time_until, limits.rate)
+        self._admission.peer_rates = table
 
     def verify_source_address(self, address: str) -> bool:
         """Whether a peer must prove that it owns this address before the node spends resources.
@@ -354,30 +356,13 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
         """Whether this peer is on the allowlist, wherever it is."""
         return self.allowlist.allows(peer_id)
 
-    # -- connections; `open_connection` is Admission's ------------------------------------------
+    def is_exempt_peer(self, peer_id: Hashable) -> bool:
+        """Whether streams and requests of this peer are not limited.
 
-    def _may_begin(self, inbound: bool, endpoint_ip: str | None) -> tuple[bool, Any] | None:
-        """Ask what depends on the address alone: (exempt, what to close at the end); None: no."""
-        if endpoint_ip is not None and self.allowlist.networks and (
-            self.allowlist.allows_address(endpoint_of(str(endpoint_ip)).ip)
-        ):
-            return True, None
-        if self.connection_lifecycle.memory_excess(inbound=inbound) is not None:
-            return None
-        entered = self._lifecycle.enter(endpoint_ip, inbound)
-        return None if isinstance(entered, AddressRefusal) else (False, entered)
-
-    def _enter(self, inbound: bool, endpoint_ip: str) -> NetworkShare | None:
-        """Ask what depends on the address, of a connection whose address was not asked for yet."""
-        entered = self._lifecycle.enter(endpoint_ip, inbound)
-        return None if isinstance(entered, AddressRefusal) else entered
-
-    def _refuse_rate(self, peer_id: Hashable) -> None:
-        rates: Any = self._peer_rates
-        self.denials.add(
-            RateRefusal("connections", "connection", rates.time_until,
-                        self.connection_rate_limits.per_peer),
-            None, peer_id, True)
+        The peer is on the allowlist, or has a connection from an address from which the allowlist
+        lets it in.
+        """
+        return self._admission.is_exempt_peer(peer_from_any(peer_id))
 
     # -- streams and memory --------------------------------------------------------------------
 
@@ -391,7 +376,7 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
         peer = peer_from_any(peer_id)
         inbound = is_inbound(direction)
         scope = self.ledger.try_open_stream(
-            peer, inbound, allowlisted=self.is_exempt_peer(peer)
+            peer, inbound, allowlisted=self._admission.is_exempt_peer(peer)
         )
         if isinstance(scope, StreamScope):
             return scope
@@ -456,7 +441,7 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
         """
         self._check_open()
         size = _bytes(size)
-        if self.connection_lifecycle.memory_excess() is not None:
+        if not self._admission.ask_process_memory():
             return False
         taken = self._memory.try_reserve_memory(size, priority)
         if taken is True:
@@ -478,7 +463,7 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
         `check_protocol_rate_limit`; `rcmgr.libp2p.limit_protocols` asks for every inbound stream.
         """
         limiter = ProtocolRateLimiter(
-            protocol, limits, is_exempt=self.is_exempt_peer, denials=self.denials)
+            protocol, limits, is_exempt=self._admission.is_exempt_peer, denials=self.denials)
         self.protocol_rate_limiters[protocol] = limiter
         return limiter
 
@@ -548,13 +533,13 @@ class ResourceManager(Admission, _InPlaceOfUpstream):  # type: ignore[misc]
     @property
     def refused_for_memory(self) -> int:
         """How often the process used more memory than `memory_limits` allows."""
-        return self.connection_lifecycle.refused_for_memory
+        return self._admission.refused_for_memory
 
     @property
     def refused_by_peer_rate(self) -> int:
         """How often a peer connected faster than `connection_rate_limits.per_peer` allows."""
-        now = 0 if self._peer_rates is None else self._peer_rates.denied
-        return self._refused_by_old_peer_rates + now
+        rates = self._admission.peer_rates
+        return self._refused_by_old_peer_rates + (0 if rates is None else rates.denied)
 
     def _held(self) -> ScopeStat:
         return total_held(self.ledger)

@@ -17,7 +17,7 @@ from rcmgr import (
     ResourceLimits,
     ResourceManager,
 )
-from rcmgr.admission.admission import accepted
+from rcmgr.admission.manager_base import accepted
 
 PEER = ID(b"\x00\x01peer")
 OTHER = ID(b"\x00\x01other")
@@ -78,7 +78,7 @@ async def test_one_connection_is_counted_once(
     # the swarm knows it by this id: reconciliation and notification find it
     record = manager.connection_tracker.get_connection(connection.id)
     assert record is not None
-    assert record.is_claimed
+    assert record.is_reported
     swarm.disconnect(connection)
     check_nothing_held(manager)
     assert manager.connection_tracker.snapshot().total_closed == 1
@@ -476,7 +476,7 @@ def test_a_window_of_overlapping_handshakes_in_one_task(manager: ResourceManager
         if len(window) > 2:
             window.pop(0).close()
     gc.collect()
-    task: Any = next(var for var in copy_context() if var.name == "rcmgr_task").get()
+    task: Any = next(var for var in copy_context() if var.name == "rcmgr_task_connections").get()
     assert len(window) <= len(task) < 100
     for scope in window:
         scope.close()

@@ -1102,7 +1102,7 @@ def test_a_record_follows_its_connection_and_outlives_it(tracker: ConnectionTrac
     assert tracker.get_connection("c") is record
     assert (record.peer_id, record.state) == (PEER, "established_inbound")
     assert (record.is_inbound, record.is_pending, record.is_established) == (True, False, True)
-    assert record.is_claimed
+    assert record.is_reported
     tracker.remove_connection("c")
     # others take its place in memory and table
     for i in range(100):
@@ -1112,7 +1112,7 @@ def test_a_record_follows_its_connection_and_outlives_it(tracker: ConnectionTrac
     assert not (record.is_inbound)
     assert not (record.is_pending)
     assert not (record.is_established)
-    assert not (record.is_claimed)
+    assert not (record.is_reported)
     assert not (record.is_bypassed)
     assert not tracker.holds(record)
     assert tracker.remove(record) is False
@@ -1233,7 +1233,7 @@ def test_rename(tracker: ConnectionTracker, direction: str, established: bool) -
     assert record.connection_id == "d"
     assert "c" not in tracker
     assert tracker.get_connection("d") is record
-    assert record.is_claimed == established
+    assert record.is_reported == established
     if established:
         assert tracker.established_per_peer[PEER] == {"d"}
     assert tracker.remove(record)
@@ -1261,7 +1261,7 @@ def test_bare_instances() -> None:
     assert not (record.is_inbound)
     assert not (record.is_pending)
     assert not (record.is_established)
-    assert not (record.is_claimed)
+    assert not (record.is_reported)
     assert not (record.is_bypassed)
     assert repr(record) == "ConnectionRecord(None, closed, peer=None)"
     assert not tracker.holds(record)
@@ -1319,10 +1319,6 @@ def test_a_tracker_in_a_cycle_is_collected() -> None:
     make()
     gc.collect()
     assert Witness.alive == 0
-
-
-def test_noop(tracker: ConnectionTracker) -> None:
-    assert tracker._noop() is None
 
 
 # -- reconciliation -----------------------------------------------------------------------------

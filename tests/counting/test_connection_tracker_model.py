@@ -265,7 +265,7 @@ class TrackerMachine(RuleBasedStateMachine):
             assert record.connection_id == connection.id
             assert record.peer_id == connection.peer
             assert record.state == connection.state
-            assert record.is_claimed == connection.claimed
+            assert record.is_reported == connection.reported
             assert record.is_bypassed == connection.exempt
             live = connection.state != "closed"
             assert record.since_ns == connection.since

@@ -182,10 +182,10 @@ static void the_entry_is_as_small_as_promised(void)
         CHECK_EQ(rcmgr_since_ns(&entry), times[i]);
         CHECK_EQ(entry.state, RCMGR_CLOSED);
         CHECK_EQ(entry.exempt, i % 2 == 1);
-        CHECK_EQ(entry.claimed, 0);
-        entry.claimed = 1;
+        CHECK_EQ(entry.reported, 0);
+        entry.reported = 1;
         rcmgr_enter_state(&entry, RCMGR_PENDING_INBOUND, false, times[i] / 128 * 64);
-        CHECK_EQ(entry.claimed, 1);
+        CHECK_EQ(entry.reported, 1);
         CHECK_EQ(rcmgr_since_ns(&entry), times[i] / 128 * 64);
     }
     rcmgr_connection_entry rounded = {0};

@@ -221,7 +221,8 @@ def test_r14_an_error_in_a_limiter(side: Side) -> Any:
     manager = side()
     with mock.patch.object(RateLimiter, "try_allow", side_effect=RuntimeError):
         if not side.is_stock:
-            manager._peer_rates = mock.Mock(try_consume=mock.Mock(side_effect=RuntimeError))
+            failing = mock.Mock(try_consume=mock.Mock(side_effect=RuntimeError))
+            manager._admission.peer_rates = failing
         return acquired(manager, str(PEER))
 
 

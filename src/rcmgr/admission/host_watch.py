@@ -1,23 +1,26 @@
-"""Learns, from inside a stock py-libp2p host, when that host stops."""
+"""Learns, inside a stock py-libp2p host, when that host stops."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from weakref import WeakMethod
 
 __all__ = ["HostWatch"]
 
 
 class HostWatch:
-    """Calls `on_stopped` when the last of the hosts that use a manager has stopped.
+    """Calls `on_stopped` when the last host that uses a manager has stopped.
 
-    A stopping swarm is cancelled while it closes its connections one after the other, so that it
-    reports the end of the first one only (libp2p 0.8.1, network/swarm.py, the `finally` of `run`).
-    But it runs one task for its resource manager as long as it lives: the manager's
+    A stopping swarm is cancelled while it closes its connections one after the other. So it reports
+    only the end of the first one (libp2p 0.8.1, network/swarm.py, the `finally` of `run`). But as
+    long as it runs, it runs one task for its resource manager: the manager's
     `graceful_degradation.run_periodic_recovery`, if that attribute is not None.
+
+    on_stopped: a method of the manager. It is held weakly, because the manager holds this object.
     """
 
     def __init__(self, on_stopped: Callable[[], None]) -> None:
-        self._on_stopped = on_stopped
+        self._on_stopped = WeakMethod(on_stopped)
         self.running_hosts = 0
 
     async def run_periodic_recovery(self) -> None:
@@ -29,5 +32,6 @@ class HostWatch:
             await trio.sleep_forever()
         finally:
             self.running_hosts -= 1
-            if self.running_hosts == 0:
-                self._on_stopped()
+            on_stopped = self._on_stopped()
+            if self.running_hosts == 0 and on_stopped is not None:
+                on_stopped()

@@ -1,15 +1,18 @@
-"""pending -> established -> closed, with the limits applied at each step."""
+"""What a swarm reports of its connections: pending, established, closed."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Collection, Hashable, Set
-from typing import Any, NoReturn
+from collections.abc import Collection, Hashable
+from typing import TYPE_CHECKING, Any
 
-from rcmgr.counting.connection_tracker import ConnectionTracker, Denial
+from rcmgr.admission.admission import Admission
+from rcmgr.counting.connection_tracker import ConnectionTracker
 from rcmgr.counting.denials import DenialLog
-from rcmgr.gates.memory import MemoryConnectionLimits, MemoryExcess
+from rcmgr.gates.memory import MemoryConnectionLimits
 from rcmgr.limits.states import ConnectionLimits
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["ConnectionLifecycleManager"]
 
@@ -17,16 +20,18 @@ __all__ = ["ConnectionLifecycleManager"]
 class ConnectionLifecycleManager:
     """Applies `limits` to the connections of `tracker` as a swarm reports their lives.
 
-    The `handle_...` coroutines never suspend: the decision is made, and everything taken, within
-    the call, so that a cancellation cannot come halfway. A denial raises ConnectionLimitExceeded
-    (py-libp2p's ResourceLimitExceeded) and takes nothing; a denied establishment also ends the
+    The `handle_...` coroutines never suspend. Each one decides, and takes everything, within the
+    call, so a cancellation cannot come in the middle. A denial raises ConnectionLimitExceeded
+    (py-libp2p's ResourceLimitExceeded) and takes nothing. A denied establishment also ends the
     pending state.
 
-    limits, memory_limits: may be replaced at any time and then hold for new connections. The memory
-        is asked before pending connections (MemoryUsageLimitExceeded); None: no limit.
-    denials: where denials are noted; by default a log of its own.
+    limits, memory_limits: may be replaced at any time, and then hold for new connections. The
+        memory is checked before pending connections (MemoryUsageLimitExceeded); None: no limit.
+    denials: the log that notes denials; by default a log of its own.
 
-    Addresses, errors and reasons are accepted for the callers' sake; no limit depends on them.
+    No limit here depends on addresses, errors or reasons; the calls accept them as py-libp2p gives
+    them. The lifecycle manager of a `ResourceManager` applies all limits of that manager.
+
     Every call is O(1) and thread safe.
     """
 
@@ -38,44 +43,48 @@ class ConnectionLifecycleManager:
         *,
         denials: DenialLog | None = None,
     ) -> None:
-        self.tracker = tracker
+        self._admission = Admission(tracker, DenialLog() if denials is None else denials)
         self.limits = limits
         self.memory_limits = memory_limits
-        self.denials = DenialLog() if denials is None else denials
-        self._refused_for_memory = 0
-        self._lock = threading.Lock()
+
+    @classmethod
+    def of_admission(cls, admission: Admission, limits: Any) -> Self:
+        """The one of a `ResourceManager`, which shares its decision."""
+        manager = cls.__new__(cls)
+        manager._admission = admission
+        manager.limits = limits
+        return manager
+
+    @property
+    def tracker(self) -> ConnectionTracker:
+        return self._admission.tracker
+
+    @property
+    def denials(self) -> DenialLog:
+        return self._admission.denials
 
     @property
     def limits(self) -> ConnectionLimits:
-        return self._limits
+        return self._admission.limits
 
     @limits.setter
     def limits(self, limits: ConnectionLimits) -> None:
         if not isinstance(limits, ConnectionLimits):
             raise TypeError(f"limits must be a ConnectionLimits, not {limits!r}")
-        self._limits = limits
+        self._admission.limits = limits
+
+    @property
+    def memory_limits(self) -> MemoryConnectionLimits | None:
+        return self._admission.memory_limits
+
+    @memory_limits.setter
+    def memory_limits(self, limits: MemoryConnectionLimits | None) -> None:
+        self._admission.memory_limits = limits
 
     @property
     def refused_for_memory(self) -> int:
-        """How often more memory was in use than `memory_limits` allows when something was asked."""
-        return self._refused_for_memory
-
-    def memory_excess(
-        self, connection_id: Hashable | None = None, peer_id: Hashable | None = None,
-        inbound: bool | None = None, *, new_peer: bool = False,
-    ) -> MemoryExcess | None:
-        """None, or why `memory_limits` refuses to add anything now, noted as a denial (of whom and
-        which way, as far as that is known).
-
-        new_peer: ask about a peer that holds no connection yet.
-        """
-        limits = self.memory_limits
-        excess = None if limits is None else limits.excess(new_peer=new_peer)
-        if excess is not None:
-            with self._lock:
-                self._refused_for_memory += 1
-            self.denials.add(excess, connection_id, peer_id, inbound)
-        return excess
+        """How often the process used more memory than `memory_limits` allows."""
+        return self._admission.refused_for_memory
 
     async def handle_pending_inbound_connection(
         self,
@@ -86,13 +95,10 @@ class ConnectionLifecycleManager:
     ) -> None:
         """A connection was accepted and its handshake begins; `peer_id` is seldom known so early.
 
-        ConnectionLimitExceeded: refused. ValueError: the id is established, or pending outbound.
+        A second report changes nothing. ConnectionLimitExceeded: refused. ValueError: the id is
+        established, or pending outbound.
         """
-        if self.memory_limits is not None:
-            self._check_memory(connection_id, peer_id, True)
-        denial = self.tracker.admit_pending_inbound(connection_id, self._limits, peer_id)
-        if denial is not None:
-            self._deny(denial, connection_id, peer_id, True)
+        self._pending(connection_id, peer_id, True, remote_addr)
 
     async def handle_pending_outbound_connection(
         self,
@@ -103,13 +109,10 @@ class ConnectionLifecycleManager:
     ) -> None:
         """A dial begins; `peer_id` is the peer it should reach, if known.
 
-        ConnectionLimitExceeded: refused. ValueError: the id is established, or pending inbound.
+        A second report changes nothing. ConnectionLimitExceeded: refused. ValueError: the id is
+        established, or pending inbound.
         """
-        if self.memory_limits is not None:
-            self._check_memory(connection_id, peer_id, False)
-        denial = self.tracker.admit_pending_outbound(connection_id, self._limits, peer_id)
-        if denial is not None:
-            self._deny(denial, connection_id, peer_id, False)
+        self._pending(connection_id, peer_id, False, None)
 
     async def handle_established_inbound_connection(
         self,
@@ -120,17 +123,11 @@ class ConnectionLifecycleManager:
     ) -> None:
         """The handshake of an inbound connection is done. It need not have been pending.
 
-        A second report of the same connection changes nothing. ConnectionLimitExceeded: refused.
-        ValueError: the id is pending outbound, or established for another peer or direction.
+        A second report changes nothing. ConnectionLimitExceeded: refused. ValueError: the id is
+        pending outbound, or established for another peer or direction; in a `ResourceManager` the
+        latter connection has ended, as the swarm uses ids again.
         """
-        try:
-            denial = self.tracker.admit_established_inbound(connection_id, peer_id, self._limits)
-        except ValueError:
-            if not self._is_known(connection_id, peer_id, self.tracker.established_inbound):
-                raise
-            return
-        if denial is not None:
-            self._deny(denial, connection_id, peer_id, True)
+        self._established(connection_id, peer_id, True, remote_addr)
 
     async def handle_established_outbound_connection(
         self,
@@ -139,15 +136,11 @@ class ConnectionLifecycleManager:
         local_addr: Any = None,
         endpoint: Any = None,
     ) -> None:
-        """A dial succeeded; see `handle_established_inbound_connection`."""
-        try:
-            denial = self.tracker.admit_established_outbound(connection_id, peer_id, self._limits)
-        except ValueError:
-            if not self._is_known(connection_id, peer_id, self.tracker.established_outbound):
-                raise
-            return
-        if denial is not None:
-            self._deny(denial, connection_id, peer_id, False)
+        """A dial succeeded; see `handle_established_inbound_connection`.
+
+        py-libp2p gives the remote address as `local_addr`.
+        """
+        self._established(connection_id, peer_id, False, local_addr)
 
     async def handle_connection_closed(
         self,
@@ -155,7 +148,7 @@ class ConnectionLifecycleManager:
         peer_id: Hashable | None = None,
         reason: str = "unknown",
     ) -> None:
-        """A connection ended, in whatever state. An unknown one is ignored."""
+        """A connection ended, in any state. An unknown one is ignored."""
         self.tracker.remove_connection(connection_id, peer_id)
 
     async def handle_dial_failure(
@@ -183,13 +176,13 @@ class ConnectionLifecycleManager:
         peer_id: Hashable | None = None,
         reason: str = "unknown",
     ) -> None:
-        """`handle_connection_closed` for synchronous callers; py-libp2p's swarm is one."""
+        """`handle_connection_closed` for synchronous callers, as py-libp2p's swarm is."""
         self.tracker.remove_connection(connection_id, peer_id)
 
     def reconcile_live_connections(
         self, live_connection_ids: Collection[Hashable], min_age_seconds: float = 30.0
     ) -> int:
-        """Forget established connections that are not among the swarm's; how many there were.
+        """Forget established connections that the swarm does not have; returns how many.
 
         py-libp2p's swarm calls this whenever it adds a connection. live_connection_ids: all ids it
         has (a set). min_age_seconds: younger connections are left alone. O(1) unless something may
@@ -197,29 +190,21 @@ class ConnectionLifecycleManager:
         """
         return self.tracker.reconcile(live_connection_ids, min_age_seconds)
 
-    def _check_memory(
-        self, connection_id: Hashable, peer_id: Hashable | None, inbound: bool
+    def _pending(
+        self, connection_id: Hashable, peer_id: Hashable | None, inbound: bool, address: Any
     ) -> None:
-        if peer_id is not None and self.tracker.is_bypassed(peer_id):
-            return
-        excess = self.memory_excess(connection_id, peer_id, inbound)
-        if excess is not None:
-            raise excess.to_error(connection_id, peer_id)
+        answer = self._admission.report_pending(connection_id, peer_id, inbound, address)
+        if not answer:
+            raise answer.to_error(connection_id, peer_id)
 
-    def _is_known(
-        self, connection_id: Hashable, peer_id: Hashable, established: Set[Hashable]
-    ) -> bool:
-        """Whether the connection is established in that direction, for that very peer."""
-        of_peer = self.tracker.established_per_peer.get(peer_id, set())
-        return connection_id in established and connection_id in of_peer
+    def _established(
+        self, connection_id: Hashable, peer_id: Hashable, inbound: bool, address: Any
+    ) -> None:
+        answer = self._admission.report_established(connection_id, peer_id, inbound, address)
+        if not answer:
+            raise answer.to_error(connection_id, peer_id)
 
     def _end_pending(self, connection_id: Hashable) -> None:
         record = self.tracker.get_connection(connection_id)
         if record is not None:
             self.tracker.remove(record, only_pending=True)
-
-    def _deny(
-        self, denial: Denial, connection_id: Hashable, peer_id: Hashable | None, inbound: bool
-    ) -> NoReturn:
-        self.denials.add(denial, connection_id, peer_id, inbound)
-        raise denial.to_error(connection_id, peer_id)

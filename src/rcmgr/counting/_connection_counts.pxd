@@ -32,7 +32,7 @@ cdef extern from "connection_counts.h" nogil:
     ctypedef struct rcmgr_connection_entry:
         unsigned state
         unsigned exempt
-        unsigned claimed
+        unsigned reported
         unsigned first
 
     ctypedef struct rcmgr_peer_counts:

@@ -20,6 +20,10 @@ cdef class ConnectionRecord:
     cdef rcmgr_connection_entry entry
 
 
+cdef inline int state_of(bint established, bint inbound) noexcept:
+    return 2 * established + (not inbound)
+
+
 cdef inline bint is_inbound(ConnectionRecord record) noexcept:
     """False after the end."""
     return record.entry.state in (RCMGR_PENDING_INBOUND, RCMGR_ESTABLISHED_INBOUND)
@@ -35,8 +39,13 @@ cdef inline bint is_established(ConnectionRecord record) noexcept:
 
 # `tracker` is a ConnectionTracker; the methods of these names say the rest
 
+# As the method, for any state and peer. reported: the swarm knows the connection by this id.
+# `repeated` becomes true if the connection was in this state already, and this is no error: then
+# the answer is its record, and `held` is still the caller's.
 cdef object admit(
-    object tracker, object connection_id, object peer_id, bint inbound, object limits, object held,
-    bint exempt)
+    object tracker, object connection_id, object peer_id, int state, object limits, object held,
+    bint exempt, bint reported, bint *repeated)
+cdef ConnectionRecord find(object tracker, object connection_id)  # as `get_connection`
+cdef dict exempt_peers(object tracker)  # the bypassed peers, by peer key; the very dict
 cdef bint holds(object tracker, ConnectionRecord record) except -1
 cdef bint remove(object tracker, ConnectionRecord record, bint only_pending) except -1

@@ -76,6 +76,7 @@ cdef struct Verdict:
     int64_t limit
 
 cdef object NOT_READ = object()
+cdef object UNLIMITED = object()  # in the place of limits: apply none
 
 # A swarm that lost count of a connection is believed after this long, at the latest.
 cdef int64_t FULL_PASS_INTERVAL_NS = 30_000_000_000
@@ -175,15 +176,15 @@ cdef class ConnectionRecord:
         return self.entry.exempt == 1
 
     @property
-    def is_claimed(self):
+    def is_reported(self):
         """Known to the swarm by `connection_id`, so that `reconcile` applies to it."""
-        return self.entry.claimed == 1
+        return self.entry.reported == 1
 
     def __repr__(self):
         return f"ConnectionRecord({self.id!r}, {self.state}, peer={self.peer!r})"
 
 
-cdef int let_go(ConnectionRecord record) except -1:
+cdef int close_held(ConnectionRecord record) except -1:
     """After the end, by whoever ended it, outside the lock."""
     held, record.held = record.held, None
     if held is not None:
@@ -291,7 +292,7 @@ cdef class ConnectionTracker:
     cdef object _clock
     cdef bint _reuse_ids
     # reconciliation: how many connections the swarm knows, and which of them it may not show yet
-    cdef int64_t _claimed
+    cdef int64_t _reported
     cdef int64_t _unseen
     cdef int64_t _oldest_unseen_ns
     cdef int64_t _next_pass_ns
@@ -347,53 +348,50 @@ cdef class ConnectionTracker:
         False if it was pending inbound already (nothing changes).
         ValueError: it is established, or pending in the other direction.
         """
-        return self._pend(connection_id, peer_id, RCMGR_PENDING_INBOUND, None, False) is None
+        return add(self, connection_id, peer_id, RCMGR_PENDING_INBOUND)
 
     def add_pending_outbound(self, connection_id, peer_id=None):
         """Note an outbound connection before its handshake, without limits; see the inbound one."""
-        return self._pend(connection_id, peer_id, RCMGR_PENDING_OUTBOUND, None, False) is None
+        return add(self, connection_id, peer_id, RCMGR_PENDING_OUTBOUND)
 
     def admit_pending_inbound(self, connection_id, limits, peer_id=None):
         """Note an inbound connection before its handshake, if `limits` allow: None, or the Denial.
 
         ValueError as `add_pending_inbound`. Pending already: None, whatever the limits.
         """
-        denial = self._pend(connection_id, peer_id, RCMGR_PENDING_INBOUND, limits, True)
-        return None if denial is False else denial
+        return denial_of(self, connection_id, peer_id, RCMGR_PENDING_INBOUND, limits, True)
 
     def admit_pending_outbound(self, connection_id, limits, peer_id=None):
         """Note an outbound connection before its handshake, if `limits` allow: None or the Denial.
         """
-        denial = self._pend(connection_id, peer_id, RCMGR_PENDING_OUTBOUND, limits, True)
-        return None if denial is False else denial
+        return denial_of(self, connection_id, peer_id, RCMGR_PENDING_OUTBOUND, limits, True)
 
     def move_to_established_inbound(self, connection_id, peer_id):
         """The handshake is done, or the connection starts established; without limits.
 
         ValueError: it is established already, or pending in the other direction.
         """
-        self._establish(connection_id, peer_id, RCMGR_ESTABLISHED_INBOUND, None, False, False)
+        add(self, connection_id, peer_id, RCMGR_ESTABLISHED_INBOUND)
 
     def move_to_established_outbound(self, connection_id, peer_id):
         """The outbound handshake is done; see `move_to_established_inbound`."""
-        self._establish(connection_id, peer_id, RCMGR_ESTABLISHED_OUTBOUND, None, False, False)
+        add(self, connection_id, peer_id, RCMGR_ESTABLISHED_OUTBOUND)
 
-    def admit_established_inbound(self, connection_id, peer_id, limits, *, owned=False):
+    def admit_established_inbound(self, connection_id, peer_id, limits, *, bint owned=False):
         """Establish an inbound connection, if `limits` allow: None, or the Denial.
 
         After a denial the connection is no longer pending. ValueError as the unchecked one.
-        owned: somebody holds it and will remove it; `reconcile` leaves it alone until `rename`.
+        owned: the caller holds it and will remove it. `reconcile` leaves it alone until `rename`.
         """
-        return self._establish(
-            connection_id, peer_id, RCMGR_ESTABLISHED_INBOUND, limits, True, owned)
+        return denial_of(self, connection_id, peer_id, RCMGR_ESTABLISHED_INBOUND, limits, not owned)
 
-    def admit_established_outbound(self, connection_id, peer_id, limits, *, owned=False):
+    def admit_established_outbound(self, connection_id, peer_id, limits, *, bint owned=False):
         """Establish an outbound connection, if `limits` allow; see the inbound one."""
-        return self._establish(
-            connection_id, peer_id, RCMGR_ESTABLISHED_OUTBOUND, limits, True, owned)
+        return denial_of(
+            self, connection_id, peer_id, RCMGR_ESTABLISHED_OUTBOUND, limits, not owned)
 
     def admit(self, connection_id, peer_id, bint inbound, limits, held=None, bint exempt=False):
-        """Note a connection that somebody will `remove`: its ConnectionRecord, or the Denial.
+        """Note a connection that the caller will `remove`: its ConnectionRecord, or the Denial.
 
         peer_id: None before the handshake; else the connection is established, as with `owned`.
         held: something with a `close()`, called once when the connection ends, whoever ends it. A
@@ -401,7 +399,13 @@ cdef class ConnectionTracker:
         exempt: no limit applies, as for a bypassed peer.
         ValueError: there is such a connection already, and not pending in that direction.
         """
-        return admit(self, connection_id, peer_id, inbound, limits, held, exempt)
+        cdef bint repeated
+        cdef int state = state_of(peer_id is not None, inbound)
+        answer = admit(
+            self, connection_id, peer_id, state, limits, held, exempt, False, &repeated)
+        if repeated:
+            raise ValueError(f"connection {connection_id!r} is {STATES[state]} already")
+        return answer
 
     def hold(self, ConnectionRecord record not None, held):
         """Give a live connection something to close at its end; False: it is gone already."""
@@ -426,9 +430,9 @@ cdef class ConnectionTracker:
         with cython.critical_section(self):
             record = self._find(&self._connections, hashed, connection_id, &at)
             if record is not None:
-                removed = self._remove(record)
+                removed = self._remove(record, False, at)
         if removed:
-            let_go(record)
+            close_held(record)
         return removed
 
     def holds(self, ConnectionRecord record not None):
@@ -467,7 +471,7 @@ cdef class ConnectionTracker:
                 record.id = connection_id
                 other = record
             if present and other is record and record.entry.state >= RCMGR_ESTABLISHED_INBOUND:
-                self._claim(record)
+                self._mark_reported(record)
         if present and other is not record:
             raise ValueError(
                 f"connection id {connection_id!r} is in use: {previous_id!r} cannot have it")
@@ -532,11 +536,7 @@ cdef class ConnectionTracker:
 
     def get_connection(self, connection_id):
         """The ConnectionRecord, or None."""
-        cdef size_t at
-        cdef uint64_t hashed = hash_of(connection_id)
-        with cython.critical_section(self):
-            record = self._find(&self._connections, hashed, connection_id, &at)
-        return record
+        return find(self, connection_id)
 
     def get_connection_count(self, kind):
         """How many connections there are of a ConnectionKind or its value, bypassed ones included.
@@ -641,10 +641,6 @@ cdef class ConnectionTracker:
             f"established={self.get_connection_count('established_total')})"
         )
 
-    def _noop(self):
-        """Does nothing: the baseline of the benchmarks."""
-        return None
-
     # -- reconciliation ----------------------------------------------------------------------
 
     def reconcile(self, live_ids, double min_age_seconds=30.0):
@@ -669,7 +665,7 @@ cdef class ConnectionTracker:
         cdef ConnectionRecord record
         cdef list removed = []
         with cython.critical_section(self):
-            surplus = self._claimed - surplus
+            surplus = self._reported - surplus
             if now < self._next_pass_ns and (
                 surplus <= 0
                 or (surplus <= self._unseen and self._oldest_unseen_ns > now - min_age)
@@ -677,13 +673,13 @@ cdef class ConnectionTracker:
                 return 0
         stale = [
             entry for entry in self._records()
-            if (<ConnectionRecord>entry).entry.claimed
+            if (<ConnectionRecord>entry).entry.reported
             and (<ConnectionRecord>entry).id not in live_ids
         ]
         with cython.critical_section(self):
             for entry in stale:
                 record = <ConnectionRecord>entry
-                if not record.entry.claimed:
+                if not record.entry.reported:
                     continue  # removed by somebody else meanwhile
                 if rcmgr_since_ns(&record.entry) <= now - min_age:
                     if self._remove(record):
@@ -695,7 +691,7 @@ cdef class ConnectionTracker:
             self._oldest_unseen_ns = oldest_unseen
             self._next_pass_ns = now + FULL_PASS_INTERVAL_NS
         for entry in removed:
-            let_go(<ConnectionRecord>entry)
+            close_held(<ConnectionRecord>entry)
         return len(removed)
 
     # -- inside ------------------------------------------------------------------------------
@@ -721,56 +717,15 @@ cdef class ConnectionTracker:
         self._limits_source = limits
         return 0
 
-    cdef object _pend(self, object connection_id, object peer_id, int state, object limits,
-                      bint checked):
-        """None: done. False: was so already. A Denial: refused."""
-        cdef ConnectionRecord record = new_record(connection_id, peer_id)
-        cdef object key = None if peer_id is None else peer_key(peer_id)
-        cdef uint64_t hashed = hash_of(connection_id)
-        cdef int64_t now = self._now()
-        cdef Verdict verdict
-        if self._reuse_ids:
-            self._end_former(connection_id, hashed, key, state, limits, checked)
-        with cython.critical_section(self):
-            if checked and limits is not self._limits_source:
-                self._read_limits(limits)
-            self._try_pend(record, hashed, key, state, limits, checked, False, now, &verdict)
-        return self._conclude(&verdict, connection_id, state)
-
-    cdef object _establish(self, object connection_id, object peer_id, int state, object limits,
-                           bint checked, bint owned):
-        """None: done. A Denial: refused."""
-        if peer_id is None:
-            raise ValueError(f"peer_id of an established connection is missing: {connection_id!r}")
-        cdef object key = peer_key(peer_id)
-        cdef uint64_t hashed = hash_of(connection_id)
-        cdef uint64_t peer_hashed = hash_of(key)
-        cdef int64_t now = self._now()
-        cdef Verdict verdict
-        cdef ConnectionRecord record
-        if self._reuse_ids:
-            self._end_former(connection_id, hashed, key, state, limits, checked)
-        with cython.critical_section(self):
-            if checked and limits is not self._limits_source:
-                self._read_limits(limits)
-            record = self._try_establish(
-                connection_id, hashed, peer_id, key, peer_hashed, state, limits, checked, False,
-                owned, now, &verdict)
-        if verdict.outcome >= 0 and record is not None:
-            let_go(record)
-        if verdict.outcome == CONFLICT and verdict.was == state and self._reuse_ids:
-            return None
-        return self._conclude(&verdict, connection_id, state)
-
     cdef int _end_former(
-            self, object connection_id, uint64_t hashed, object key, int state, object limits,
-            bint checked) except -1:
+            self, object connection_id, uint64_t hashed, object key, int state,
+            object limits) except -1:
         """Forget the connection with this id if it cannot come into this state."""
         cdef ConnectionRecord record
         cdef size_t at
         cdef bint removed = False
         with cython.critical_section(self):
-            if checked and limits is not self._limits_source:
+            if limits is not self._limits_source and limits is not UNLIMITED:
                 self._read_limits(limits)  # first: with wrong ones nothing changes
             record = self._find(&self._connections, hashed, connection_id, &at)
             if record is not None and record.entry.state != state - RCMGR_ESTABLISHED_INBOUND and (
@@ -780,52 +735,42 @@ cdef class ConnectionTracker:
             ):
                 removed = self._remove(record)
         if removed:
-            let_go(record)
+            close_held(record)
         return 0
-
-    cdef inline object _conclude(self, Verdict *verdict, object connection_id, int state):
-        if verdict.outcome == RCMGR_ADMITTED:
-            return None
-        if verdict.outcome >= 0:
-            return new_denial(verdict.outcome, verdict.current, verdict.limit)
-        if verdict.was == state and state < RCMGR_ESTABLISHED_INBOUND:
-            return False
-        raise ValueError(
-            f"connection {connection_id!r} is {STATES[verdict.was]} and cannot become "
-            f"{STATES[state]}")
 
     # Looking something up may run Python code (a comparison of unusual ids), and so let other
     # threads in. Between the last lookup and the end of a change, therefore, there is none.
 
-    cdef int _try_pend(self, ConnectionRecord record, uint64_t hashed, object key, int state,
-                       object limits, bint checked, bint exempt, int64_t now,
-                       Verdict *verdict) except -1:
-        cdef ConnectionRecord held
+    cdef ConnectionRecord _try_pend(
+            self, ConnectionRecord record, uint64_t hashed, object key, int state, object limits,
+            bint exempt, int64_t now, Verdict *verdict):
+        """The record; or the one that has its id, which is a CONFLICT."""
+        cdef ConnectionRecord other
         cdef size_t at
         cdef uint64_t changes
         exempt = exempt or (key is not None and self._is_exempt(key))
         while True:
             self._fit(&self._connections)
             changes = self._changes()
-            held = self._find(&self._connections, hashed, record.id, &at)
+            other = self._find(&self._connections, hashed, record.id, &at)
             if changes == self._changes():
                 break
-        if held is not None:
+        if other is not None:
             verdict.outcome = CONFLICT
-            verdict.was = held.entry.state
-            return 0
-        self._ask(state, checked, limits, exempt, 0, False, verdict)
+            verdict.was = other.entry.state
+            return other
+        self._ask(state, limits, exempt, 0, False, verdict)
         if verdict.outcome == RCMGR_ADMITTED:
             Py_INCREF(record)
             rcmgr_table_put(&self._connections, at, hashed, <void *>record)
             self._counts.created += 1
             self._enter(record, state, exempt, now)
             self._append_pending(record)
-        return 0
+        return record
 
     cdef ConnectionRecord _try_establish(
             self, object connection_id, uint64_t hashed, object peer_id, object key,
-            uint64_t peer_hashed, int state, object limits, bint checked, bint exempt, bint owned,
+            uint64_t peer_hashed, int state, object limits, bint exempt, bint reported,
             int64_t now, Verdict *verdict):
         cdef ConnectionRecord record, head
         cdef size_t at, peer_at
@@ -844,7 +789,7 @@ cdef class ConnectionTracker:
             verdict.outcome = CONFLICT
             verdict.was = record.entry.state
             return record
-        self._ask(state, checked, limits, exempt, 0 if head is None else head.back.of_peer.counted,
+        self._ask(state, limits, exempt, 0 if head is None else head.back.of_peer.counted,
                   pending and not record.entry.exempt, verdict)
         if pending:
             self._unlink_pending(record)
@@ -866,20 +811,26 @@ cdef class ConnectionTracker:
         record.peer = peer_id
         self._enter(record, state, exempt, now)
         self._link_peer(record, head)
-        if not owned:
-            self._claim(record)
+        if reported:
+            self._mark_reported(record)
         return record
 
-    cdef bint _remove(self, ConnectionRecord record, bint only_pending=False) except -1:
-        """Forget a record; False if it is not here (any more). The caller holds a reference."""
+    cdef bint _remove(
+            self, ConnectionRecord record, bint only_pending=False, size_t at=0) except -1:
+        """Forget a record; False if it is not here (any more). The caller holds a reference.
+
+        at: the slot to look at first.
+        """
         cdef ConnectionRecord head
-        cdef size_t at, peer_at
+        cdef size_t peer_at
         cdef uint64_t changes
         cdef bint established
         while True:
             changes = self._changes()
             established = record.entry.state >= RCMGR_ESTABLISHED_INBOUND
-            if not self._slot_of(record, &at) or (established and only_pending):
+            if not self._is_at(record, at) and not self._slot_of(record, &at):
+                return False
+            if established and only_pending:
                 return False
             if established:
                 key = peer_key(record.peer)
@@ -900,8 +851,8 @@ cdef class ConnectionTracker:
         else:
             self._unlink_pending(record)
         rcmgr_leave(&self._counts, record.entry.state, record.entry.exempt)
-        self._claimed -= record.entry.claimed
-        record.entry.claimed = False
+        self._reported -= record.entry.reported
+        record.entry.reported = False
         self._closed(record)
         return True
 
@@ -939,6 +890,10 @@ cdef class ConnectionTracker:
                 at[0] = rcmgr_table_after(table, at[0])
         return None
 
+    cdef inline bint _is_at(self, ConnectionRecord record, size_t at) noexcept:
+        cdef rcmgr_table *table = &self._connections
+        return at <= table.mask and table.slots[at].item is <void *>record
+
     cdef bint _slot_of(self, ConnectionRecord record, size_t *at) except -1:
         """Where this very record is; False if it is not in this tracker."""
         cdef uint64_t changes, hashed
@@ -963,10 +918,10 @@ cdef class ConnectionTracker:
             raise MemoryError
         return 0
 
-    cdef inline int _ask(self, int state, bint checked, object limits, bint exempt,
-                         int64_t of_peer, bint counted_already, Verdict *verdict) except -1:
+    cdef inline int _ask(self, int state, object limits, bint exempt, int64_t of_peer,
+                         bint counted_already, Verdict *verdict) except -1:
         verdict.outcome = RCMGR_ADMITTED
-        if not checked or exempt:
+        if exempt or limits is UNLIMITED:
             return 0
         if limits is not self._limits_source:  # another thread asked with its own meanwhile
             self._read_limits(limits)
@@ -987,11 +942,11 @@ cdef class ConnectionTracker:
     cdef inline bint _is_exempt(self, object key) except -1:
         return PyDict_Size(self._bypass) > 0 and PyDict_Contains(self._bypass, key)
 
-    cdef inline void _claim(self, ConnectionRecord record) noexcept:
-        if record.entry.claimed:
+    cdef inline void _mark_reported(self, ConnectionRecord record) noexcept:
+        if record.entry.reported:
             return
-        record.entry.claimed = True
-        self._claimed += 1
+        record.entry.reported = True
+        self._reported += 1
         self._unseen += 1
         self._oldest_unseen_ns = min(self._oldest_unseen_ns, rcmgr_since_ns(&record.entry))
 
@@ -1086,43 +1041,86 @@ cdef class ConnectionTracker:
         return set(found) or None
 
 
+cdef inline bint add(
+    ConnectionTracker tracker, object connection_id, object peer_id, int state,
+) except -1:
+    """Note a connection, without limits; False: it was in this state already."""
+    cdef bint repeated
+    admit(tracker, connection_id, peer_id, state, UNLIMITED, None, False, True, &repeated)
+    return not repeated
+
+
+cdef inline object denial_of(
+    ConnectionTracker tracker, object connection_id, object peer_id, int state, object limits,
+    bint reported,
+):
+    """Note a connection if `limits` allow: None, or the Denial."""
+    cdef bint repeated
+    answer = admit(
+        tracker, connection_id, peer_id, state, limits, None, False, reported, &repeated)
+    return answer if type(answer) is Denial else None
+
+
 cdef object admit(
-    object tracker, object connection_id, object peer_id, bint inbound, object limits, object held,
-    bint exempt,
+    object tracker, object connection_id, object peer_id, int state, object limits, object held,
+    bint exempt, bint reported, bint *repeated,
 ):
     cdef ConnectionTracker self = <ConnectionTracker?>tracker
-    cdef ConnectionRecord record
+    cdef bint established = state >= RCMGR_ESTABLISHED_INBOUND
     cdef object key = None
     cdef uint64_t peer_hashed = 0, hashed = hash_of(connection_id)
     cdef int64_t now = self._now()
-    cdef int state = RCMGR_PENDING_INBOUND if inbound else RCMGR_PENDING_OUTBOUND
+    cdef ConnectionRecord record = None
     cdef Verdict verdict
-    if peer_id is None:
-        record = new_record(connection_id, None)
-        record.held = held
-    else:
+    repeated[0] = False
+    if peer_id is not None:
         key = peer_key(peer_id)
+    if not established:
+        record = new_record(connection_id, peer_id)
+        if held is not None:
+            record.held = held
+    elif peer_id is None:
+        raise ValueError(f"peer_id of an established connection is missing: {connection_id!r}")
+    else:
         peer_hashed = hash_of(key)
-        state += RCMGR_ESTABLISHED_INBOUND
+    if self._reuse_ids:
+        self._end_former(connection_id, hashed, key, state, limits)
     with cython.critical_section(self):
-        if limits is not self._limits_source:
+        if limits is not self._limits_source and limits is not UNLIMITED:
             self._read_limits(limits)
-        if peer_id is None:
-            self._try_pend(record, hashed, None, state, limits, True, exempt, now, &verdict)
+        if not established:
+            record = self._try_pend(record, hashed, key, state, limits, exempt, now, &verdict)
         else:
             record = self._try_establish(
-                connection_id, hashed, peer_id, key, peer_hashed, state, limits, True, exempt,
-                True, now, &verdict)
+                connection_id, hashed, peer_id, key, peer_hashed, state, limits, exempt, reported,
+                now, &verdict)
             if verdict.outcome == RCMGR_ADMITTED and held is not None:
                 record.held = held
     if verdict.outcome == RCMGR_ADMITTED:
         return record
-    if peer_id is not None and record is not None and verdict.outcome >= 0:
-        let_go(record)
-    denial = self._conclude(&verdict, connection_id, state)
-    if denial is False:
-        raise ValueError(f"connection {connection_id!r} is {STATES[state]} already")
-    return denial
+    if verdict.outcome >= 0:
+        if established and record is not None:
+            close_held(record)
+        return new_denial(verdict.outcome, verdict.current, verdict.limit)
+    if verdict.was == state and (self._reuse_ids or not established):
+        repeated[0] = True
+        return record
+    raise ValueError(
+        f"connection {connection_id!r} is {STATES[verdict.was]} and cannot become {STATES[state]}")
+
+
+cdef dict exempt_peers(object tracker):
+    return (<ConnectionTracker?>tracker)._bypass
+
+
+cdef ConnectionRecord find(object tracker, object connection_id):
+    cdef ConnectionTracker self = <ConnectionTracker?>tracker
+    cdef size_t at
+    cdef uint64_t hashed = hash_of(connection_id)
+    cdef ConnectionRecord record
+    with cython.critical_section(self):
+        record = self._find(&self._connections, hashed, connection_id, &at)
+    return record
 
 
 cdef bint holds(object tracker, ConnectionRecord record) except -1:
@@ -1137,10 +1135,12 @@ cdef bint holds(object tracker, ConnectionRecord record) except -1:
 cdef bint remove(object tracker, ConnectionRecord record, bint only_pending) except -1:
     cdef ConnectionTracker self = <ConnectionTracker?>tracker
     cdef bint removed
+    if only_pending and not is_pending(record):
+        return False  # it never becomes pending again
     with cython.critical_section(self):
         removed = self._remove(record, only_pending)
     if removed:
-        let_go(record)
+        close_held(record)
     return removed
 
 

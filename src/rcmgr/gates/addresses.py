@@ -200,9 +200,13 @@ class Allowlist:
             return False
         return any(None in allowed or key in allowed for _, allowed in self._by_prefix.matching(ip))
 
-    def allows_at(self, peer: Hashable, address: object) -> bool:
-        """`allows`, with a multiaddr or an IP address as text; None: unknown."""
-        return self.allows(peer, None if address is None else endpoint_of(str(address)).ip)
+    def allows_at(self, peer: Hashable | None, address: object) -> bool:
+        """`allows`, with a multiaddr or an IP address as text; None: unknown.
+
+        peer: None before the handshake: whether a peer is allowed from this address.
+        """
+        ip = None if address is None else endpoint_of(str(address)).ip
+        return self.allows_address(ip) if peer is None else self.allows(peer, ip)
 
     def __bool__(self) -> bool:
         return bool(self.allowed_peers or self.networks)

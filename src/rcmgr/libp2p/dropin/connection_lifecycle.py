@@ -3,33 +3,30 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, cast
 
-from rcmgr.admission.admission import Intake
-from rcmgr.admission.host_lifecycle import HostLifecycle as OurHostLifecycle
 from rcmgr.admission.lifecycle import ConnectionLifecycleManager as OurLifecycle
-from rcmgr.counting.denials import DenialLog
-from rcmgr.gates.addresses import Allowlist
 from rcmgr.libp2p.dropin.connection_limits import ConnectionLimits
 from rcmgr.libp2p.dropin.connection_tracker import ConnectionTracker
 
-__all__ = ["ConnectionLifecycleManager", "HostLifecycle"]
+__all__ = ["ConnectionLifecycleManager"]
 
 
 class ConnectionLifecycleManager(OurLifecycle):
-    """Applies limits to a tracker's connections: `rcmgr.ConnectionLifecycleManager`, which asks and
-    takes in one step, with py-libp2p's methods.
+    """`rcmgr.ConnectionLifecycleManager` with py-libp2p's methods: one step decides and takes.
 
-    limits: `ConnectionLimits`, heeded as they are at the moment; those made before `install()`, and
+    limits: `ConnectionLimits`. Their later changes hold. Those made before `install()`, and
         `rcmgr.ConnectionLimits`, are copied.
     """
-
-    tracker: ConnectionTracker
 
     def __init__(self, tracker: ConnectionTracker, limits: Any) -> None:
         if not isinstance(tracker, ConnectionTracker):
             raise TypeError(f"tracker must be a ConnectionTracker, not {tracker!r}")
         super().__init__(tracker, limits)
+
+    @property
+    def tracker(self) -> ConnectionTracker:
+        return cast(ConnectionTracker, self._admission.tracker)
 
     @property
     def limits(self) -> Any:
@@ -38,11 +35,11 @@ class ConnectionLifecycleManager(OurLifecycle):
     @limits.setter
     def limits(self, limits: Any) -> None:
         self._given = ConnectionLimits.of(limits)
-        self._given.observe(self._heed)
-        self._heed()
+        self._given.observe(self._apply_limits)
+        self._apply_limits()
 
-    def _heed(self) -> None:
-        self._limits = self._given.frozen()
+    def _apply_limits(self) -> None:
+        self._admission.limits = self._given.frozen()
 
     def get_connection_stats(self) -> dict[str, Any]:
         """`ConnectionTracker.get_stats`."""
@@ -53,7 +50,7 @@ class ConnectionLifecycleManager(OurLifecycle):
         return self._given.get_limits_summary()
 
     def __eq__(self, other: object) -> bool:
-        """The very same tracker, and equal limits."""
+        """Whether the other one has the same tracker and equal limits."""
         return (
             isinstance(other, ConnectionLifecycleManager)
             and self.tracker is other.tracker
@@ -72,21 +69,3 @@ class ConnectionLifecycleManager(OurLifecycle):
 
     def __repr__(self) -> str:
         return f"ConnectionLifecycleManager(tracker={self.tracker}, limits={self.limits})"
-
-
-class HostLifecycle(ConnectionLifecycleManager, OurHostLifecycle):
-    """That of a `ResourceManager`, whose connections have scopes as well."""
-
-    def __init__(
-        self,
-        tracker: ConnectionTracker,
-        *,
-        intake: Intake,
-        denials: DenialLog,
-        allowlist: Allowlist,
-    ) -> None:
-        OurHostLifecycle.__init__(
-            self, tracker, intake=intake, denials=denials, allowlist=allowlist)
-
-    __hash__ = ConnectionLifecycleManager.__hash__
-

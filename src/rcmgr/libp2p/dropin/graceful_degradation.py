@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 from libp2p.rcmgr.graceful_degradation import GracefulDegradation
 
@@ -23,7 +24,12 @@ class NoDegradation(HostWatch, GracefulDegradation):
 
     def __init__(self, manager: ResourceManager) -> None:
         super().__init__(manager._forget_connections)
-        self.rm: Any = manager
+        self._manager = ref(manager)  # weak: the manager holds this object
+
+    @property
+    def rm(self) -> Any:  # type: ignore[override]
+        """The manager."""
+        return self._manager()
 
     @property
     def original_limits(self) -> Any:  # type: ignore[override]

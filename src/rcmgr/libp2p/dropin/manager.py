@@ -16,13 +16,13 @@ from libp2p.rcmgr.memory_limits import new_memory_connection_limits_with_default
 from libp2p.rcmgr.memory_pool import MemoryPool
 from libp2p.rcmgr.metrics import Metrics, MetricType
 
-from rcmgr.admission.admission import ConnectionScope as OurScope
+from rcmgr.admission.manager_base import ConnectionScope as OurScope
 from rcmgr.gates.memory import MemoryConnectionLimits as OurMemoryLimits
 from rcmgr.gates.networks import SubnetLimiter
 from rcmgr.libp2p.dropin._observed import Observed
 from rcmgr.libp2p.dropin.allowlist import Allowlist
 from rcmgr.libp2p.dropin.cidr_limits import CIDRLimiter
-from rcmgr.libp2p.dropin.connection_lifecycle import HostLifecycle
+from rcmgr.libp2p.dropin.connection_lifecycle import ConnectionLifecycleManager
 from rcmgr.libp2p.dropin.connection_limits import ConnectionLimits
 from rcmgr.libp2p.dropin.connection_tracker import ConnectionTracker
 from rcmgr.libp2p.dropin.graceful_degradation import NoDegradation
@@ -126,7 +126,7 @@ class ResourceManager(OurManager):
     """
 
     _tracker_type = ConnectionTracker
-    _lifecycle_type = HostLifecycle
+    _lifecycle_type = ConnectionLifecycleManager
     _memory_limits_type = MemoryConnectionLimits
 
     def __init__(

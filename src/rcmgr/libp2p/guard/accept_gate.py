@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextvars import copy_context
 from typing import Any
 
-from rcmgr.admission.admission import accepted
+from rcmgr.admission.manager_base import accepted
 from rcmgr.libp2p.hooks import Hook, Libp2pMismatch, SharedHooks, Undo, place_all
 
 __all__ = ["AcceptGate", "gate_accepts"]

@@ -1,0 +1,58 @@
+from libc.stdint cimport int64_t, uint64_t
+
+from rcmgr.counting.connection_tracker cimport ConnectionRecord
+from rcmgr.counting.denials cimport DenialLog
+
+# What a call asks. What it leaves out, another call for the same connection asks.
+cdef enum:
+    # the steps
+    MEMORY = 1
+    ADDRESS = 2
+    PEER = 4     # its rate, and memory for a peer without a connection
+    SCOPES = 8
+    STATES = 16
+    # what else a call says
+    PENDING = 32   # before the handshake; a peer is the one that is dialled
+    REPORTED = 64  # the swarm knows the connection by its id
+
+cdef enum:
+    BEGIN = MEMORY | ADDRESS | SCOPES | STATES | PENDING
+    ESTABLISH = MEMORY | ADDRESS | PEER | SCOPES | STATES
+    # A swarm reports each connection and opens a scope for it, which asks memory and the peer.
+    REPORT = ADDRESS | SCOPES | STATES | REPORTED
+    TAKE_OVER = MEMORY | PEER
+    ACQUIRE = MEMORY | ADDRESS | PEER | SCOPES  # counted, in no state
+
+
+cdef class Admission:
+    cdef readonly object tracker
+    cdef readonly object ledger
+    cdef readonly DenialLog denials
+    cdef readonly int64_t refused_for_memory
+    """How often a step was refused because the process uses too much memory."""
+    cdef public object limits
+    """A ConnectionLimits, for the states."""
+    cdef public object memory_limits
+    """A MemoryConnectionLimits; None: no limit."""
+    cdef public object addresses
+    """An AddressGate; None: no limit depends on the address."""
+    cdef public object peer_rates
+    """The BucketTable of how often a peer may connect; None: no limit."""
+    cdef public object peer_rate_refusal
+    """The RateRefusal of a peer that connects too often."""
+    cdef object allowlist
+    cdef dict exempt_peers, exempt_networks
+    cdef bint reuses_ids
+    cdef uint64_t ids_made
+
+    cdef object establish(self, object peer, bint inbound, object address)
+    cdef object admit(
+        self, int steps, ConnectionRecord known, object connection_id, object peer,
+        bint inbound, object address)
+    cdef object take(
+        self, int steps, ConnectionRecord known, object connection_id, object peer,
+        bint inbound, object address)
+    cdef object ask_memory(self, ConnectionRecord known, object peer)
+    cdef bint is_exempt(self, object peer, object address) except -1
+    cpdef bint is_exempt_peer(self, object peer) except -1
+    cdef str new_id(self)

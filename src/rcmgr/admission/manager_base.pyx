@@ -1,0 +1,319 @@
+"""The calls that a swarm makes for each connection and stream, in as few steps as possible."""
+
+cimport cython
+from cpython.contextvars cimport PyContextVar_Set, get_value
+
+from contextvars import ContextVar
+from enum import Enum
+from weakref import ref
+
+from rcmgr.admission.admission cimport ACQUIRE, BEGIN, Admission
+from rcmgr.admission.task_connections cimport created_for_this_task
+from rcmgr.counting cimport connection_tracker as trackers, scope as scopes
+from rcmgr.counting.connection_tracker cimport ConnectionRecord
+from rcmgr.counting.denials cimport DenialLog
+from rcmgr.peers cimport key_of as peer_key, peer_from_any
+
+from rcmgr.counting.scope import ConnScope
+from rcmgr.errors import ResourceScopeClosed
+
+__all__ = ["ConnectionScope", "ManagerBase", "accepted", "is_inbound"]
+
+cdef object CONN_SCOPE = ConnScope
+
+accepted = ContextVar("rcmgr_accepted", default=None)
+"""The scope of `ManagerBase.accept_connection`, for the task that will handle that connection."""
+cdef object ACCEPTED = accepted
+
+cdef dict DIRECTIONS = {"inbound": True, "outbound": False, "unknown": False}
+# the members of py-libp2p's Direction, once seen: hashing one runs Python code
+cdef object known_inbound = None
+cdef object known_outbound = None
+
+
+cdef bint inbound_of(object direction) except -1:
+    if direction is "inbound" or direction is known_inbound:
+        return True
+    if direction is "outbound" or direction is known_outbound:
+        return False
+    return learn(direction)
+
+
+cdef bint learn(object direction) except -1:
+    """Read any other direction; a member of an enum is known the next time."""
+    global known_inbound, known_outbound
+    name = str(getattr(direction, "name", direction)).lower()
+    found = DIRECTIONS.get(name)
+    if found is None:
+        raise ValueError(
+            f"direction must be 'inbound', 'outbound' or a Direction, not {direction!r}"
+        )
+    if isinstance(direction, Enum):
+        if name == "inbound":
+            known_inbound = direction
+        elif name == "outbound":
+            known_outbound = direction
+    return found
+
+
+def is_inbound(direction):
+    """Whether "inbound", "outbound" or a py-libp2p `Direction` is inbound; UNKNOWN is not.
+
+    ValueError: it is no direction.
+    """
+    return inbound_of(direction)
+
+
+@cython.final
+@cython.no_gc
+@cython.binding(False)
+cdef class ConnectionScope:
+    """Holds a connection's place until `close`, which gives it back exactly once.
+
+    A scope opened before the handshake holds a pending place. Once the connection is established,
+    closing this scope does nothing. A scope that is garbage-collected unclosed closes itself, and
+    counts as leaked if it held anything. Thread safe.
+    """
+
+    cdef object __weakref__
+    cdef object _tracker
+    cdef ConnectionRecord _record
+    cdef object _manager  # weak: observers of the manager may lead to the scope's owner
+    cdef bint _only_pending
+
+    def __init__(self, tracker, ConnectionRecord record not None, *, bint only_pending):
+        self._tracker = tracker
+        self._record = record
+        self._only_pending = only_pending
+
+    @property
+    def connection_id(self):
+        return None if self._record is None else self._record.id
+
+    @property
+    def peer_id(self):
+        """The peer; None before the handshake."""
+        return None if self._record is None else self._record.peer
+
+    @property
+    def resource_manager(self):
+        """The manager that returned it; None: it is gone, or no manager did."""
+        return None if self._manager is None else self._manager()
+
+    @property
+    def closed(self):
+        """Whether this scope holds nothing (any more)."""
+        return self._record is None or not (
+            trackers.is_pending(self._record)
+            or (trackers.is_established(self._record) and not self._only_pending)
+        )
+
+    def close(self):
+        """Give the place back. Does nothing if it was given back before, or is established."""
+        self.end()
+
+    cdef bint end(self) except -1:
+        """Whether it held anything."""
+        tracker, self._tracker = self._tracker, None
+        if tracker is None:  # closed before, or the constructor failed
+            return False
+        return trackers.remove(tracker, self._record, self._only_pending)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, exc_type, exc, traceback):
+        self.end()
+
+    def __del__(self):
+        if self._tracker is None:
+            return
+        held = self._record.held
+        if self.end() and type(held) is CONN_SCOPE:
+            held._leak()
+
+    def __repr__(self):
+        return f"ConnectionScope({self._record!r}{', closed' if self.closed else ''})"
+
+
+cdef tuple acquired_key(object peer, object endpoint_ip, bint inbound):
+    """Of exact types, so that a look-up runs no Python code. TypeError: not a peer."""
+    return (
+        None if peer is None else scopes.exact_peer(peer),
+        None if endpoint_ip is None else str(endpoint_ip),
+        inbound,
+    )
+
+
+cdef object with_known_type(object peer):
+    """A peer that is no ID, bytes, text or number, by its text; any other as it is."""
+    key = peer_key(peer)
+    if type(key) is bytes or isinstance(key, (str, int)):
+        return peer
+    return peer_from_any(str(peer))
+
+
+@cython.binding(False)
+cdef class ManagerBase:
+    """The base of `ResourceManager`: translates a swarm's calls for `Admission`, which decides."""
+
+    cdef readonly object connection_tracker
+    cdef readonly object connection_lifecycle
+    cdef readonly object ledger
+    cdef readonly object allowlist
+    """The exempt peers, addresses and networks. May be edited at any time."""
+    cdef readonly DenialLog denials
+    """The latest denials."""
+    cdef readonly Admission _admission
+    cdef object __weakref__
+    cdef object _weak  # to itself
+    cdef public bint _takes_any_peer
+    """Whether a peer that is no ID, bytes, text or number is known by its text, in connections."""
+    cdef dict _acquired  # (peer, address, inbound) -> the ConnScopes acquired with these arguments
+    cdef bint _is_open   # false before the constructor and after `close`
+
+    def __init__(self, Admission admission not None, lifecycle, allowlist):
+        self._admission = admission
+        self.connection_tracker = admission.tracker
+        self.connection_lifecycle = lifecycle
+        self.ledger = admission.ledger
+        self.allowlist = allowlist
+        self.denials = admission.denials
+        self._acquired = {}
+        self._weak = ref(self)
+        self._is_open = True
+
+    @property
+    def closed(self):
+        """Whether `close` was called."""
+        return not self._is_open
+
+    def _close(self):
+        self._is_open = False
+
+    # -- connections -------------------------------------------------------------------------
+
+    def open_connection(self, peer_id=None, endpoint_ip=None, direction="inbound"):
+        """Ask for a connection; the scope that holds it, or None: denied.
+
+        Without a peer id: before the handshake, and the scope holds a pending connection. With one:
+        after the handshake. Then the connection that this task has pending in that direction
+        becomes established, or the scope takes over one that the lifecycle manager admitted just
+        before. Without either the connection is new. A limit never raises, and a closed manager
+        denies (the swarm takes an exception for consent).
+
+        direction: "inbound", "outbound" or a py-libp2p `Direction` (UNKNOWN counts as outbound);
+        ValueError for anything else. endpoint_ip: the remote address, for limits on addresses.
+        About 0.4 us; O(1).
+        """
+        cdef bint inbound
+        if not self._is_open:
+            return None
+        inbound = inbound_of(direction)
+        if peer_id is None:
+            return self.begin(inbound, endpoint_ip)
+        peer = peer_from_any(peer_id)
+        if self._takes_any_peer:
+            peer = with_known_type(peer)
+        try:
+            record = self._admission.establish(peer, inbound, endpoint_ip)
+        except ResourceScopeClosed:  # another thread has closed the pending connection
+            return None
+        return self.new_scope(record, False) if type(record) is ConnectionRecord else None
+
+    def accept_connection(self, endpoint_ip=None):
+        """Ask for an inbound connection before anything is spent on it: its scope, or None.
+
+        For code that accepts sockets. The task that handles the connection asks again with
+        `open_connection(None, ..., "inbound")`, which returns this scope if it is `accepted` there.
+        """
+        return self.open_pending(True, endpoint_ip) if self._is_open else None
+
+    cdef object begin(self, bint inbound, object endpoint_ip):
+        cdef ConnectionScope scope = None
+        if inbound:
+            scope = get_value(ACCEPTED)
+            if scope is not None:
+                PyContextVar_Set(ACCEPTED, None)
+                if scope._tracker is not self.connection_tracker:
+                    scope.close()  # of the manager that the swarm had when it accepted
+                    scope = None
+                elif not trackers.is_pending(scope._record):
+                    scope = None
+        if scope is None:
+            scope = self.open_pending(inbound, endpoint_ip)
+        if scope is not None:
+            created_for_this_task().add_pending(scope._record)
+        return scope
+
+    cdef ConnectionScope open_pending(self, bint inbound, object endpoint_ip):
+        record = self._admission.admit(BEGIN, None, None, None, inbound, endpoint_ip)
+        return self.new_scope(record, True) if type(record) is ConnectionRecord else None
+
+    cdef ConnectionScope new_scope(self, ConnectionRecord record, bint only_pending):
+        cdef ConnectionScope scope = ConnectionScope.__new__(ConnectionScope)
+        scope._tracker = self.connection_tracker
+        scope._manager = self._weak
+        scope._record = record
+        scope._only_pending = only_pending
+        return scope
+
+    def acquire_connection(self, peer_id="", endpoint_ip=None, direction="inbound"):
+        """Count a connection, in no state; False: denied. Give it back with `release_connection`.
+
+        For callers that only count, as libp2p.rcmgr's API. peer_id: "": not known. Arguments and
+        errors as for `open_connection`. ResourceScopeClosed: the manager is closed. O(1), about
+        0.5 us.
+        """
+        cdef bint inbound
+        if not self._is_open:
+            raise ResourceScopeClosed
+        inbound = inbound_of(direction)
+        peer = peer_from_any(peer_id) or None
+        key = acquired_key(peer, endpoint_ip, inbound)
+        scope = self._admission.admit(ACQUIRE, None, None, peer, inbound, endpoint_ip)
+        if not scope:
+            return False
+        with cython.critical_section(self):
+            (<list>self._acquired.setdefault(key, [])).append(scope)
+        return True
+
+    def release_connection(self, peer_id="", endpoint_ip=None, direction="inbound"):
+        """Give back a connection that was acquired with the same arguments; else nothing."""
+        key = acquired_key(peer_from_any(peer_id) or None, endpoint_ip, inbound_of(direction))
+        cdef list same
+        scope = None
+        with cython.critical_section(self):
+            same = self._acquired.get(key)
+            if same is not None:
+                scope = same.pop()
+                if not same:
+                    del self._acquired[key]
+        if scope is not None:
+            scope.close()
+
+    # -- streams -----------------------------------------------------------------------------
+
+    def acquire_stream(self, peer_id, direction):
+        """Take a stream of this peer; False: denied.
+
+        direction: as for `open_connection`. ResourceScopeClosed: the manager is closed. TypeError:
+        no peer id. O(1), about 0.2 us.
+        """
+        if not self._is_open:
+            raise ResourceScopeClosed
+        cdef bint inbound = inbound_of(direction)
+        peer = peer_from_any(peer_id)
+        answer = scopes.acquire_stream(
+            self.ledger, peer, inbound, self._admission.is_exempt_peer(peer))
+        if answer:
+            return True
+        self.denials.add(answer, None, peer, inbound)
+        return False
+
+    def release_stream(self, peer_id, direction):
+        """Give a stream back; more than were taken is ignored, and counted."""
+        cdef bint inbound = inbound_of(direction)
+        if not self._is_open:
+            return
+        scopes.release_stream(self.ledger, peer_from_any(peer_id), inbound)
