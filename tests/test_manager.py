@@ -413,36 +413,6 @@ def test_a_closed_manager() -> None:
     check_nothing_held(manager)
 
 
-async def test_a_host_that_stops_gives_back_what_it_held(manager: ResourceManager) -> None:
-    async with trio.open_nursery() as nursery:
-        watch = manager.graceful_degradation.run_periodic_recovery
-        nursery.start_soon(watch)
-        nursery.start_soon(watch)  # a second host with the same manager
-        await trio.testing.wait_all_tasks_blocked()
-        assert manager.graceful_degradation.running_hosts == 2
-        scope = open_scope(manager, PEER)
-        manager.acquire_stream(PEER, "inbound")
-        nursery.cancel_scope.cancel()
-    check_nothing_held(manager)
-    assert scope.closed
-    assert not manager.closed
-    assert manager.open_connection(PEER) is not None
-
-
-async def test_one_of_two_hosts_stops(manager: ResourceManager) -> None:
-    watch = manager.graceful_degradation.run_periodic_recovery
-    async with trio.open_nursery() as outer:
-        outer.start_soon(watch)
-        async with trio.open_nursery() as inner:
-            inner.start_soon(watch)
-            await trio.testing.wait_all_tasks_blocked()
-            scope = open_scope(manager, PEER)
-            inner.cancel_scope.cancel()
-        assert not scope.closed  # whose it is, nobody knows
-        outer.cancel_scope.cancel()
-    check_nothing_held(manager)
-
-
 # -- a swarm at work -----------------------------------------------------------------------------
 
 

@@ -1,11 +1,16 @@
+"""The scope of a connection, and connections that are asked for when they are accepted."""
+
 from __future__ import annotations
 
 import gc
 import weakref
+from contextvars import copy_context
 
 import pytest
+from swarm import check_nothing_held, counts
 
 from rcmgr import ConnectionLimits, ConnectionScope, ConnectionTracker, ResourceManager
+from rcmgr.admission.manager_base import accepted
 
 # a finaliser that raises is only a warning
 pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
@@ -17,6 +22,11 @@ NO_LIMITS = ConnectionLimits()
 @pytest.fixture
 def tracker() -> ConnectionTracker:
     return ConnectionTracker()
+
+
+@pytest.fixture
+def manager() -> ResourceManager:
+    return ResourceManager()
 
 
 def pending_scope(tracker: ConnectionTracker, connection_id: str = "c") -> ConnectionScope:
@@ -164,3 +174,69 @@ def test_a_scope_knows_its_manager_and_does_not_keep_it(tracker: ConnectionTrack
     assert alive() is None
     assert [each and each.resource_manager for each in scopes] == [None, None]
     assert pending_scope(tracker).resource_manager is None
+
+
+# -- connections that are asked for when they are accepted ---------------------------------------
+
+
+def open_scope(
+    manager: ResourceManager, peer: bytes | None, address: str, direction: str
+) -> ConnectionScope:
+    scope = manager.open_connection(peer, address, direction)
+    assert scope is not None
+    return scope
+
+
+def accept(manager: ResourceManager) -> ConnectionScope:
+    """Do as an accept loop does. The handler's task is then started in its context."""
+    scope = manager.accept_connection("192.0.2.1")
+    assert scope is not None
+    accepted.set(scope)
+    return scope
+
+
+def test_accepted_for_the_task_that_asks_next(manager: ResourceManager) -> None:
+    def loop() -> None:
+        scopes = [accept(manager)]
+        first = copy_context()
+        scopes.append(accept(manager))
+        second = copy_context()
+        assert counts(manager) == (2, 0, 0, 0)
+        assert second.run(open_scope, manager, None, "192.0.2.1", "inbound") is scopes[1]
+        assert first.run(open_scope, manager, None, "192.0.2.1", "inbound") is scopes[0]
+        assert counts(manager) == (2, 0, 0, 0)
+        scopes.append(second.run(open_scope, manager, PEER, "192.0.2.1", "inbound"))
+        assert counts(manager) == (1, 0, 1, 0)
+        # the scope is returned once
+        assert first.run(open_scope, manager, None, "192.0.2.1", "inbound") not in scopes
+
+    copy_context().run(loop)
+
+
+@pytest.mark.parametrize("why", ["outbound", "closed", "forgotten", "another manager"])
+def test_not_what_was_accepted(manager: ResourceManager, why: str) -> None:
+    def loop() -> None:
+        scope = accept(manager)
+        asked = ResourceManager() if why == "another manager" else manager
+        if why == "closed":
+            scope.close()
+        elif why == "forgotten":
+            manager.connection_tracker.clear()
+        direction = "outbound" if why == "outbound" else "inbound"
+        other = open_scope(asked, None, "192.0.2.1", direction)
+        assert other is not scope
+        assert counts(asked)[direction == "outbound"] == 1
+
+    copy_context().run(loop)
+
+
+def test_accepting_over_a_limit_or_when_closed() -> None:
+    manager = ResourceManager(connection_limits=ConnectionLimits(max_pending_inbound=1))
+    scope = manager.accept_connection()
+    assert scope is not None
+    assert manager.accept_connection("192.0.2.1") is None
+    assert str(manager.last_denial).startswith("Connection limit exceeded: pending_inbound")
+    scope.close()
+    check_nothing_held(manager)
+    manager.close()
+    assert manager.accept_connection() is None
