@@ -15,7 +15,7 @@ __all__ = ["ConnectionLifecycleManager"]
 class ConnectionLifecycleManager(OurLifecycle):
     """`rcmgr.ConnectionLifecycleManager` with py-libp2p's methods: one step decides and takes.
 
-    limits: `ConnectionLimits`. Their later changes hold. Those made before `install()`, and
+    limits: `ConnectionLimits`, whose later changes apply too. Objects made before `install()`, and
         `rcmgr.ConnectionLimits`, are copied.
     """
 

@@ -78,9 +78,9 @@ class ConnectionTracker(OurTracker):
         return _Peers(self)
 
     def get_connection_info(self, connection_id: Hashable) -> ConnectionInfo | None:
-        """A connection as it is now; None: unknown.
+        """The current state of a connection. None: unknown.
 
-        Its times are seconds as of `time.time()`, and both that of its present state.
+        Its times are seconds as of `time.time()`. Both are the start of its current state.
         """
         record = self.get_connection(connection_id)
         if record is None:
@@ -99,8 +99,8 @@ class ConnectionTracker(OurTracker):
         )
 
     def get_all_connections(self) -> list[ConnectionInfo]:
-        """As `get_connection_info`, of all; O(all)."""
-        # pending ones first: one that moves on meanwhile is seen all the same
+        """All connections, as `get_connection_info` returns them. O(connections)."""
+        # pending ones first, to find a connection that is established in the meantime
         ids = dict.fromkeys(chain(
             self.pending_inbound, self.pending_outbound,
             self.established_inbound, self.established_outbound,
@@ -134,11 +134,11 @@ class ConnectionTracker(OurTracker):
             self.bypass_peers.clear()
 
     def __eq__(self, other: object) -> bool:
-        """The same limits, connections and bypasses."""
+        """Whether the other one has the same limits, connections and bypasses."""
         return isinstance(other, ConnectionTracker) and self._compared() == other._compared()
 
     def __hash__(self) -> int:
-        # trackers that are equal must agree, and the hash of one must not change with its use
+        # equal trackers need equal hashes, and a hash must not change with the use
         return hash(ConnectionTracker)
 
     def _compared(self) -> tuple[Any, ...]:
@@ -163,4 +163,3 @@ class ConnectionTracker(OurTracker):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ConnectionTracker:
         return self.__copy__()
-

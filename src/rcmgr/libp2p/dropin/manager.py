@@ -50,13 +50,13 @@ _MOST = 2**63 - 1
 
 
 def set_default_limits(limits: NodeLimits | None) -> None:
-    """The limits of managers that are made without any from now on; None: py-libp2p's defaults."""
+    """Set the limits of managers that get no limits. None: py-libp2p's defaults."""
     global _default_limits
     _default_limits = limits
 
 
 def node_limits_by_default() -> NodeLimits:
-    """This machine's, and py-libp2p's on states and memory: what a limits file leaves open."""
+    """The limits under a limits file: py-libp2p's on states and memory, and ours on the rest."""
     return replace(
         NodeLimits.default(),
         connections=ConnectionLimits.of(new_connection_limits_with_defaults()).frozen(),
@@ -202,15 +202,15 @@ class ResourceManager(OurManager):
         )
         self._takes_any_peer = True
         if isinstance(limits, Observed):
-            limits.observe(self._heed_limits)
+            limits.observe(self._apply_given)
         if cidr_limiter is not None:
             self.cidr_limiter = cidr_limiter
 
-    # -- what py-libp2p's manager has beside ours ------------------------------------------------
+    # -- attributes and methods of py-libp2p's manager -------------------------------------------
 
     @property
     def limits(self) -> Any:
-        """As they were given: py-libp2p's (which may be changed in place) or ours."""
+        """The limits that were given: py-libp2p's, which may change in place, or ours."""
         return super().limits if self._given_limits is None else self._given_limits
 
     @limits.setter
@@ -222,15 +222,15 @@ class ResourceManager(OurManager):
         self.scope_limits = _totals(limits, self.scope_limits)
         self._given_limits = limits
         if isinstance(limits, Observed):
-            limits.observe(self._heed_limits)
+            limits.observe(self._apply_given)
 
     def _apply(self, limits: NodeLimits) -> None:
         super()._apply(limits)
         given = self._given_limits
         if given is not None and _totals(given, limits.scopes) != limits.scopes:
-            self._given_limits = None  # other limits are in their place
+            self._given_limits = None  # other limits have replaced them
 
-    def _heed_limits(self) -> None:
+    def _apply_given(self) -> None:
         if self._given_limits is not None:  # otherwise other limits have replaced them
             self.scope_limits = _totals(self._given_limits, self.scope_limits)
 
@@ -249,7 +249,7 @@ class ResourceManager(OurManager):
 
     @property
     def memory_limits(self) -> Any:
-        """`MemoryConnectionLimits`; None: not asked. May be set."""
+        """`MemoryConnectionLimits`. None: no limit. May be set."""
         return self.connection_lifecycle.memory_limits
 
     @memory_limits.setter
@@ -259,7 +259,7 @@ class ResourceManager(OurManager):
 
     @property
     def cidr_limiter(self) -> SubnetLimiter | None:
-        """Asked about every address; None: no limit. May be set."""
+        """Counts the connections of every address. None: no limit. May be set."""
         return None if self.addresses is None else self.addresses.subnets
 
     @cidr_limiter.setter
@@ -269,7 +269,7 @@ class ResourceManager(OurManager):
 
     @property
     def metrics(self) -> Metrics | None:
-        """py-libp2p's metrics, with our counts of this moment; None: they were not enabled."""
+        """py-libp2p's metrics with our current counts. None: metrics are not enabled."""
         metrics = self._metrics
         if metrics is not None:
             held, peak, refused = self._held(), self.ledger.peak, self.ledger.refused
@@ -308,8 +308,7 @@ class ResourceManager(OurManager):
         return held.streams_inbound + held.streams_outbound
 
     def is_resource_available(self, resource_type: str, amount: int = 1) -> bool:
-        """Whether so much more of "connections", "memory" (bytes) or "streams" would be in limits.
-        """
+        """Whether the limits allow so much more "connections", "memory" (bytes) or "streams"."""
         limits = self.scope_limits.system
         used, limit = {
             "connections": (self._current_connections, limits.conns),
@@ -351,7 +350,7 @@ def _totals(limits: Any, scopes: ConcreteLimits) -> ConcreteLimits:
 
 
 def _memory(limits: Any) -> OurMemoryLimits:
-    """The very limits if they are ours; a copy of py-libp2p's own."""
+    """Our limits as they are, or a copy of py-libp2p's."""
     if isinstance(limits, OurMemoryLimits):
         return limits
     try:
