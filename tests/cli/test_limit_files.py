@@ -18,3 +18,10 @@ def test_a_message_has_the_file_and_the_place(tmp_path: Path) -> None:
     with pytest.raises(UnusableLimitsFile) as caught:
         read_limits_file(tmp_path)
     assert caught.value.message == f"{tmp_path}: Is a directory"
+
+
+def test_a_file_without_a_known_key_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "other.json"
+    path.write_text('{"Addresses": {"Swarm": []}}')
+    with pytest.raises(UnusableLimitsFile, match="nothing in it is a limit"):
+        read_limits_file(path, lenient=True)

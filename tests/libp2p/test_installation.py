@@ -294,6 +294,22 @@ def test_hardened_hosts_work_and_free_their_slots() -> None:
     """)
 
 
+def test_the_environment_reads_a_file_of_go_leniently(tmp_path: Path) -> None:
+    file = tmp_path / "limits.json"
+    file.write_text('{"System": {"Conns": 7}, "Unknown": {}}')
+    check("""
+    import pytest, rcmgr
+    with pytest.raises(rcmgr.LimitsFileError, match="unknown key"):
+        rcmgr.install()
+    """, RCMGR_LIMITS=str(file), RCMGR_LIMITS_LENIENT="0")
+    check("""
+    import rcmgr
+    rcmgr.install()
+    from libp2p.rcmgr import new_resource_manager
+    assert new_resource_manager().limits.max_connections == 7
+    """, RCMGR_LIMITS=str(file), RCMGR_LIMITS_LENIENT="1")
+
+
 def test_the_environment_names_a_limits_file(tmp_path: Path) -> None:
     file = tmp_path / "limits.toml"
     file.write_text("[System]\nConns = 7\n[Connections]\nmax_pending_inbound = 3\n")

@@ -44,6 +44,8 @@ LENIENT = {
     '{"System":{"Streams":1},"System":{"Conns":2}}',
     '{"Protocol":{"/x":{"Streams":1}},"Protocol":{"/y":{"Conns":2}}}',
     '{"Protocol":{"/x":{"Streams":1},"/x":{"Conns":2}}}', '{"Protocol":null}',
+    '{"System":{"Streams":-1}}', '{"System":{"Memory":"-1"}}', '{"System":{"Memory":"-2"}}',
+    '{"System":{"Memory":"blockAll","ConnsInbound":-1,"ConnsOutbound":-2}}',
     '{"Protocol":{"/x":null}}', '{"SYSTEM":{"fd":3},"peerdefault":{"MEMORY":"7"}}', "null",
 }
 # Go keeps these negative numbers, which block everything. We write "blockAll".
@@ -334,3 +336,65 @@ def test_a_node_without_a_file_and_without_limits() -> None:
         **dict.fromkeys(infinite["ProcessMemory"], "unlimited"),
         "hysteresis": 0.02, "measure": "rss"}
     assert infinite["Subnets"] == infinite["Rates"] == infinite["PeerRates"] == "unlimited"
+
+
+# -- numbers, sizes, and files of other programs ------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [("-1", "did you mean 'unlimited'"), ("-2", "did you mean 'blockAll'"),
+     ("-5", '"blockAll" allows nothing'), ('"-1"', "must be 0 or more, not -1")],
+)
+def test_a_negative_number_is_an_error_that_names_the_word(value: str, words: str) -> None:
+    field = "Memory" if value.startswith('"') else "Conns"
+    with pytest.raises(LimitsFileError, match=re.escape(words)) as caught:
+        LimitsFile.from_json(f'{{"System": {{"{field}": {value}}}}}')
+    assert caught.value.path == f"System.{field}"
+
+
+@pytest.mark.parametrize(
+    ("size", "count"),
+    [("2GiB", 2 << 30), ("512 MiB", 512 << 20), ("8GB", 8 * 10**9), ("64K", 64 << 10)])
+def test_bytes_have_units_wherever_a_file_has_bytes(size: str, count: int) -> None:
+    file = LimitsFile.from_toml(
+        f'[System]\nMemory = "{size}"\n[ProcessMemory]\nmax_bytes = "{size}"\n')
+    assert file.scopes.system.memory == count
+    assert file.build(NodeLimits()).memory.max_bytes == count
+
+
+@pytest.mark.parametrize("size", ["2 giga", "1.5GiB", "GiB", "2GiB2"])
+def test_what_is_no_size_is_an_error(size: str) -> None:
+    for text in (f'[System]\nMemory = "{size}"', f'[ProcessMemory]\nmax_bytes = "{size}"'):
+        with pytest.raises(LimitsFileError, match="a size such as 2GiB"):
+            LimitsFile.from_toml(text)
+
+
+def test_kubos_infinity_is_no_limit() -> None:
+    number = 4611686018427388000
+    file = LimitsFile.from_json(f'{{"System": {{"Conns": {number}, "Memory": "{number}"}}}}')
+    assert (file.scopes.system.conns, file.scopes.system.memory) == (None, None)
+
+
+def test_lenient_finds_the_limits_in_a_configuration_of_kubo() -> None:
+    text = json.dumps({"Identity": {}, "swarm": {"ResourceMgr": {"Limits": {
+        "System": {"Conns": 7}}}}})
+    assert LimitsFile.from_json(text, lenient=True).scopes.system.conns == 7
+    with pytest.raises(LimitsFileError, match="unknown key"):
+        LimitsFile.from_json(text)
+
+
+def test_hostile_files_fail_at_once(tmp_path: Path) -> None:
+    """Each would take seconds or gigabytes."""
+    for name, content, words in (
+        ("many.json", json.dumps({"Protocol": {f"/{i}": {} for i in range(200_000)}}), "larger"),
+        ("peer.json", json.dumps({"Peer": {"12D3Koo" + "1" * 900_000: {}}}), "not a peer id"),
+        ("parts.toml", ".".join(["a"] * 50_000) + " = 1", "more than 4096 characters"),
+        ("deep.json", "[" * 100_000, "not JSON"),
+        ("deep.toml", "a = " + "[\n" * 100_000, "not TOML"),
+    ):
+        file = tmp_path / name
+        file.write_text(content)
+        with pytest.raises(LimitsFileError, match=words) as caught:
+            LimitsFile.read(file)
+        assert len(str(caught.value)) < 1000

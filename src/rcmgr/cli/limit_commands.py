@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -17,12 +16,11 @@ from rcmgr.limits.files import LimitsFile
 from rcmgr.limits.machine import total_memory
 from rcmgr.limits.node import SECTIONS, NodeLimits
 from rcmgr.limits.scopes import DEFAULT, DEFAULT_LIMITS, Limit, autoscale, soft_fd_limit
+from rcmgr.limits.sizes import parse_size
 from rcmgr.peers import peer_text
 
 __all__ = ["limits"]
 
-_UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
-_DECIMAL = {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _COLUMNS = (  # the field, and two lines of its title
     ("streams_inbound", "streams", "in"), ("streams_outbound", "", "out"), ("streams", "", "all"),
     ("conns_inbound", "conns", "in"), ("conns_outbound", "", "out"), ("conns", "", "all"),
@@ -42,14 +40,10 @@ class Size(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> int:
-        match = re.fullmatch(r"\s*([0-9]{1,15})\s*([KMGT]?)(i?B)?\s*", str(value), re.IGNORECASE)
-        if match is None:
+        size = parse_size(str(value))
+        if size is None:
             self.fail(f"{value!r} is not a size such as 8GiB or 512MiB", param, ctx)
-        number, unit, suffix = match.groups()
-        unit, suffix = unit.upper(), (suffix or "").lower()
-        if suffix == "b" and unit:
-            return int(number) * _DECIMAL[unit]
-        return int(number) << _UNITS[unit]
+        return size
 
 
 class Machine(NamedTuple):

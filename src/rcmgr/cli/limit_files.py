@@ -21,8 +21,11 @@ class UnusableLimitsFile(click.ClickException):
 def read_limits_file(path: Path, *, lenient: bool = False) -> LimitsFile:
     """UnusableLimitsFile: it cannot be read, or says something wrong; the message has the place."""
     try:
-        return LimitsFile.read(path, lenient=lenient)
+        file = LimitsFile.read(path, lenient=lenient)
     except LimitsFileError as error:
         raise UnusableLimitsFile(f"{path}: {error}") from error
     except OSError as error:
         raise UnusableLimitsFile(f"{path}: {error.strerror or error}") from error
+    if file == LimitsFile():
+        raise UnusableLimitsFile(f"{path}: nothing in it is a limit")
+    return file

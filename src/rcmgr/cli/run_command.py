@@ -25,7 +25,8 @@ def run(harden: bool, status: bool, program: tuple[str, ...]) -> None:
     """Run SCRIPT or MODULE like python, after rcmgr.install().
 
     The environment variable RCMGR_LIMITS names a file with the limits of its nodes, in TOML or
-    go-libp2p's JSON. `rcmgr limits` can write one. The exit status is the program's.
+    go-libp2p's JSON. With RCMGR_LIMITS_LENIENT=1, unknown keys of JSON are skipped, like in Go.
+    `rcmgr limits` can write a file. The exit status is the program's.
     """
     options = ["--harden"] * harden + ["--status"] * status
     command = [sys.executable, "-m", "rcmgr.libp2p.run", *options, *program]

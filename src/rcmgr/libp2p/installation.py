@@ -32,9 +32,10 @@ def install(limits: NodeLimits | None = None, *, harden: bool = False) -> None:
     `limits` and `harden`. Thread safe.
 
     limits: for managers made without limits. The default comes from the file that the environment
-        variable RCMGR_LIMITS names (TOML, or go-libp2p's JSON). Without it, py-libp2p's defaults
-        apply. A file that sets no limits on states or memory leaves py-libp2p's in place. Other
-        limits that it does not set are as in `NodeLimits.default()`.
+        variable RCMGR_LIMITS names (TOML, or go-libp2p's JSON). With RCMGR_LIMITS_LENIENT=1,
+        unknown keys of JSON are skipped, like in Go. Without a file, py-libp2p's defaults apply. A
+        file that sets no limits on states or memory leaves py-libp2p's in place. Other limits that
+        it does not set are as in `NodeLimits.default()`.
     harden: call `rcmgr.libp2p.harden` for every new host.
     LimitsFileError, OSError: the file cannot be used. Libp2pMismatch: libp2p is not as expected.
     After an error nothing has changed.
@@ -148,4 +149,5 @@ def _limits_of_environment() -> NodeLimits | None:
         return None
     from rcmgr.libp2p.dropin.manager import node_limits_by_default
 
-    return LimitsFile.read(Path(path)).build(node_limits_by_default())
+    lenient = os.environ.get("RCMGR_LIMITS_LENIENT", "") not in ("", "0")
+    return LimitsFile.read(Path(path), lenient=lenient).build(node_limits_by_default())

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from rcmgr.errors import printable_name
+
 __all__ = [
     "Fraction",
     "LimitsFileError",
@@ -22,6 +24,9 @@ __all__ = [
 ]
 
 
+_MAX_TOML_LINE = 4096
+
+
 class LimitsFileError(ValueError):
     """A limits file that cannot be used: where in it (`path`, "" for the whole) and why."""
 
@@ -30,7 +35,8 @@ class LimitsFileError(ValueError):
         super().__init__(path, reason)
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.reason}" if self.path else self.reason
+        place = printable_name(self.path)
+        return f"{place}: {self.reason}" if place else self.reason
 
 
 class Pairs(list[tuple[str, Any]]):
@@ -65,8 +71,13 @@ def from_toml(text: str | bytes) -> Any:
         import tomllib
     else:
         import tomli as tomllib
+    text = _decoded(text)
+    for number, line in enumerate(text.splitlines(), 1):
+        if len(line) > _MAX_TOML_LINE:  # a key of many parts takes their number squared in memory
+            raise LimitsFileError(
+                f"line {number}", f"has more than {_MAX_TOML_LINE} characters")
     try:
-        return _pairs_of(tomllib.loads(_decoded(text)))
+        return _pairs_of(tomllib.loads(text))
     except LimitsFileError:
         raise
     except (ValueError, RecursionError) as error:

@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from rcmgr.limits import documents, sections
-from rcmgr.limits.documents import Fraction, LimitsFileError, described, items
+from rcmgr.limits.documents import Fraction, LimitsFileError, Pairs, described, items
 from rcmgr.limits.node import SECTIONS, NodeLimits
 from rcmgr.limits.scopes import DEFAULT, MAX_LIMIT, PartialLimit, PartialLimits
+from rcmgr.limits.sizes import parse_size
 from rcmgr.peers import peer_key, peer_text
 
 __all__ = ["LimitsFile", "LimitsFileError"]
@@ -46,7 +47,14 @@ _SCOPES: Final = {
 }
 _SECTIONS: Final = {section.key: section for section in SECTIONS}
 _WORDS: Final[dict[str, Any]] = {"default": DEFAULT, "unlimited": None, "blockAll": 0}
-_NUMBERS: Final[dict[int, Any]] = {-1: None, -2: 0}
+# Go's numbers for the words
+_NUMBERS: Final[dict[int, str]] = {-1: "unlimited", -2: "blockAll"}
+# kubo's infinity is half of Go's largest number, which its JSON rounds to this
+_KUBO_INFINITY: Final = 4_611_686_018_427_388_000
+_NESTED: Final = ("Swarm", "ResourceMgr", "Limits")
+"""The place of the limits in a configuration of kubo."""
+MAX_FILE_BYTES: Final = 1 << 20
+"""The largest file that is read. Files that people use have about 10,000 bytes."""
 _DIGITS: Final = re.compile(r"[+-]?[0-9]{1,4000}")
 _NO_CHANGES: Final = PartialLimits()
 
@@ -87,7 +95,8 @@ class LimitsFile:
     @classmethod
     def read(cls, path: Path, *, lenient: bool = False) -> LimitsFile:
         """From a file: JSON, or TOML if its name ends in .toml. OSError, LimitsFileError."""
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
         if path.suffix == ".toml":
             return cls.from_toml(content)
         return cls.from_json(content, lenient=lenient)
@@ -96,15 +105,18 @@ class LimitsFile:
     def from_json(cls, text: str | bytes, *, lenient: bool = False) -> LimitsFile:
         """Read JSON. LimitsFileError says what is wrong, where, and what was probably meant.
 
-        lenient: read like Go, which accepts keys in any case, unknown keys, repeated keys, null,
-        text after the first value, and negative numbers (these block everything).
+        lenient: read like Go, which accepts keys in any case, unknown keys, repeated keys, null and
+        text after the first value. It also accepts negative numbers: -1 is "unlimited", and others
+        block everything. Limits below Swarm.ResourceMgr.Limits are found, as in kubo's files.
         """
-        return _Reader(lenient).read(documents.from_json(text, lenient=lenient))
+        _check_size(text)
+        return _Reader(lenient).read_document(documents.from_json(text, lenient=lenient))
 
     @classmethod
     def from_toml(cls, text: str | bytes) -> LimitsFile:
         """Read TOML. It is always strict, because Go reads no TOML."""
-        return _Reader(False).read(documents.from_toml(text))
+        _check_size(text)
+        return _Reader(False).read_document(documents.from_toml(text))
 
     # -- writing -------------------------------------------------------------------------------
 
@@ -144,6 +156,10 @@ class _Reader:
     def __init__(self, lenient: bool) -> None:
         self._lenient = lenient
 
+    def read_document(self, value: Any) -> LimitsFile:
+        nested = _nested_limits(value) if self._lenient else None
+        return self.read(value if nested is None else nested)
+
     def read(self, value: Any) -> LimitsFile:
         scopes: dict[str, Any] = {}
         said: dict[str, Any] = {}
@@ -176,10 +192,10 @@ class _Reader:
         if isinstance(value, str) and not isinstance(value, Fraction):
             if value in _WORDS:
                 return _WORDS[value]
-            if is_memory and _DIGITS.fullmatch(value):
-                value = int(value)
-            else:
+            size = _size(value) if is_memory else None
+            if size is None:
                 self._refuse_word(path, value, is_memory)
+            value = size
         if value is None and self._lenient and not is_memory:
             return 0
         if not isinstance(value, int) or isinstance(value, bool):
@@ -187,7 +203,10 @@ class _Reader:
                 path,
                 f'must be a number, "default", "unlimited" or "blockAll", not {described(value)}')
         if value in _NUMBERS:
-            return _NUMBERS[value]
+            word = _NUMBERS[value]
+            if self._lenient:
+                return _WORDS[word]
+            raise LimitsFileError(path, f"must be 0 or more, not {value}; did you mean {word!r}?")
         if not -MAX_LIMIT - 1 <= value <= MAX_LIMIT:
             raise LimitsFileError(path, "does not fit in 64 bits")
         if value < 0:
@@ -196,7 +215,7 @@ class _Reader:
             raise LimitsFileError(
                 path, f'must be 0 or more, not {value}; "blockAll" allows nothing'
             )
-        return value
+        return None if value == _KUBO_INFINITY else value
 
     def _refuse_word(self, path: str, value: str, is_memory: bool) -> None:
         close = difflib.get_close_matches(value.lower(), [w.lower() for w in _WORDS], 1, 0.6)
@@ -207,8 +226,29 @@ class _Reader:
             hint = "write it without the quotes"
         else:
             hint = "known words are " + ", ".join(_WORDS)
-        number = "a number of bytes" if is_memory else "a number"
+        number = "a size such as 2GiB" if is_memory else "a number"
         raise LimitsFileError(path, f"must be {number} or a word, not {described(value)}; {hint}")
+
+
+def _check_size(text: str | bytes) -> None:
+    if len(text) > MAX_FILE_BYTES:
+        raise LimitsFileError("", f"larger than {MAX_FILE_BYTES} bytes, which no limits file needs")
+
+
+def _nested_limits(value: Any) -> Any:
+    """The limits in a configuration of kubo. None: it is no such configuration."""
+    for name in _NESTED:
+        if not isinstance(value, Pairs):
+            return None
+        found = [each for key, each in value if key.casefold() == name.casefold()]
+        value = found[-1] if found else None
+    return value
+
+
+def _size(text: str) -> int | None:
+    if _DIGITS.fullmatch(text):
+        return int(text)
+    return parse_size(text)
 
 
 def _read_section(key: str, kind: type[Any], optional: bool, value: Any) -> Any:

@@ -1,7 +1,6 @@
 """How much memory this process may have: the machine's, or less in a container.
 
-A bound that cannot be read is no bound. Nothing here raises because of what a system or a library
-answers.
+A bound that cannot be read is no bound. Nothing here raises if a system or a library fails.
 """
 
 from __future__ import annotations
@@ -83,7 +82,7 @@ _total = _Total()
 def total_memory() -> int | None:
     """Bytes: the smallest of physical memory and the limits of the process's own cgroups.
 
-    None: neither is known.
+    None: both are unknown.
     At most 5 s old; about 100 ns unless it is read again. Thread safe.
     """
     return _total()
@@ -137,7 +136,7 @@ def _cgroup_bounds(root: Path) -> Iterator[MemoryBound]:
 def _cgroup_folders(root: Path, *, version: int) -> Iterator[tuple[Path, str]]:
     """The folders of the process's memory cgroup and its ancestors up to the mount, inside out.
 
-    A machine may mount the tree several times, or other parts of it. A mount that does not hold the
+    A machine may mount the tree, or other parts, several times. A mount that does not hold the
     process's cgroup counts only if no mount holds it.
     """
     cgroup = _own_cgroup(root, version)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rcmgr.limits.checks import check_choice, check_fraction, check_limit, check_number
+from rcmgr.limits.sizes import ByteCount
 
 __all__ = ["ProcessMemoryLimits"]
 
@@ -32,7 +33,7 @@ class ProcessMemoryLimits:
     TypeError, ValueError: a field has a wrong value; the message names both.
     """
 
-    max_bytes: int | None = None
+    max_bytes: ByteCount | None = None
     max_percentage: float | None = None
     deny_new_peers_above: float | None = None
     hysteresis: float = 0.02

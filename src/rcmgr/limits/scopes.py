@@ -498,8 +498,8 @@ def autoscale(
     """Limits for a machine of `memory` bytes whose processes may open `fds` descriptors.
 
     A node gets an eighth of the memory and half of the descriptors. The defaults are `total_memory`
-    (of this machine or its container; unknown counts as 0, which gives the smallest limits) and
-    `soft_fd_limit`. ValueError: a number is negative.
+    (of this machine or its container) and `soft_fd_limit`. Unknown memory counts as 0 bytes, which
+    gives the smallest limits. ValueError: a number is negative.
     """
     memory = total_memory() or 0 if memory is None else memory
     fds = soft_fd_limit() if fds is None else fds

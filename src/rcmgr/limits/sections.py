@@ -1,6 +1,7 @@
 """Dataclasses as sections of a limits file, read and written by the types of their fields.
 
     int, float, str                a value
+    ByteCount                      a number of bytes, or a size such as "2GiB"
     X | None                       an X, or "unlimited" for None
     a dataclass                    an object of its fields
     tuple[tuple[int, X], ...]      an object of X by prefix length
@@ -15,9 +16,10 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from math import inf
 from types import NoneType, UnionType
-from typing import Any, Final, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Final, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from rcmgr.limits.documents import Fraction, LimitsFileError, Pairs, described, items, joined
+from rcmgr.limits.sizes import ByteCount, parse_size
 
 __all__ = ["UNLIMITED", "made", "read", "read_fields", "shown"]
 
@@ -27,7 +29,7 @@ _T = TypeVar("_T")
 
 def read(path: str, kind: Any, value: Any) -> Any:
     """A value of this type from a document. LimitsFileError: it has another type."""
-    if get_origin(kind) is UnionType:
+    if get_origin(kind) in (UnionType, Union):
         if value == UNLIMITED:
             return None
         [kind] = [each for each in get_args(kind) if each is not NoneType]
@@ -41,6 +43,11 @@ def read(path: str, kind: Any, value: Any) -> Any:
         return dict(_entries(path, kind, value))
     if kind is float and value == UNLIMITED:
         return inf
+    if kind == ByteCount and isinstance(value, str) and not isinstance(value, Fraction):
+        size = parse_size(value)
+        if size is None:
+            raise LimitsFileError(path, f"must be a size such as 2GiB, not {described(value)}")
+        return size
     if value is None or isinstance(value, list):  # Pairs too
         raise LimitsFileError(path, f"must be a value or {UNLIMITED!r}, not {described(value)}")
     return float(value) if isinstance(value, Fraction) else value
@@ -48,7 +55,7 @@ def read(path: str, kind: Any, value: Any) -> Any:
 
 def read_fields(path: str, kind: Any, value: Any) -> dict[str, Any]:
     """The fields of a dataclass that a document names."""
-    types = get_type_hints(kind)
+    types = get_type_hints(kind, include_extras=True)
     return {
         name: read(joined(path, name), types[name], each)
         for name, each in items(path, value, [each.name for each in fields(kind)])

@@ -1,0 +1,30 @@
+"""Sizes in bytes, as people write them."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Final
+
+__all__ = ["ByteCount", "parse_size"]
+
+ByteCount = Annotated[int, "bytes"]
+"""The type of a field that a limits file may write as a size."""
+
+_SIZE: Final = re.compile(r"([0-9]{1,15}) ?(?:([KMGT])(i?B)?|B)?", re.IGNORECASE)
+_POWERS: Final = {"K": 1, "M": 2, "G": 3, "T": 4}
+
+
+def parse_size(text: str) -> int | None:
+    """Bytes of "2GiB", "512 MiB", "8GB" (decimal), "2G" (binary) or "1073741824".
+
+    None: the text is no size.
+    """
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        return None
+    number, prefix, suffix = match.groups()
+    if prefix is None:
+        return int(number)
+    base = 1000 if suffix in ("B", "b") else 1024
+    size: int = int(number) * base ** _POWERS[prefix.upper()]
+    return size
