@@ -26,6 +26,6 @@ def read_limits_file(path: Path, *, lenient: bool = False) -> LimitsFile:
         raise UnusableLimitsFile(f"{path}: {error}") from error
     except OSError as error:
         raise UnusableLimitsFile(f"{path}: {error.strerror or error}") from error
-    if file == LimitsFile():
+    if lenient and file == LimitsFile():
         raise UnusableLimitsFile(f"{path}: nothing in it is a limit")
     return file
