@@ -7,7 +7,6 @@ from rcmgr.counting.connection_tracker import (
     ConnectionRecord,
     ConnectionTracker,
     Denial,
-    TrackerSnapshot,
 )
 from rcmgr.counting.denials import DenialEntry, DenialLog
 from rcmgr.counting.groups import Refusal
@@ -23,6 +22,7 @@ from rcmgr.counting.scope import (
     StreamScope,
 )
 from rcmgr.counting.token_bucket import TokenBucket
+from rcmgr.counting.tracker_views import TrackerSnapshot
 from rcmgr.errors import (
     AddressLimitExceeded,
     ConnectionLimitExceeded,

@@ -1,20 +1,10 @@
-from collections.abc import (
-    Callable,
-    Collection,
-    Hashable,
-    ItemsView,
-    Iterable,
-    Iterator,
-    Mapping,
-    Set,
-    ValuesView,
-)
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Hashable, Mapping, Set
 from enum import Enum
-from typing import Any, Literal, Protocol, final
+from typing import Literal, Protocol, final
 
 from typing_extensions import Self, disjoint_base
 
+from rcmgr.counting.tracker_views import TrackerSnapshot
 from rcmgr.errors import ConnectionLimitExceeded, ConnectionLimitKind
 from rcmgr.limits.states import ConnectionLimits
 
@@ -23,7 +13,6 @@ __all__ = [
     "ConnectionRecord",
     "ConnectionTracker",
     "Denial",
-    "TrackerSnapshot",
 ]
 
 class _Closable(Protocol):
@@ -73,37 +62,11 @@ class ConnectionRecord:
     @property
     def is_reported(self) -> bool: ...
 
-@dataclass(frozen=True)
-class TrackerSnapshot:
-    pending_inbound: int
-    pending_outbound: int
-    established_inbound: int
-    established_outbound: int
-    bypassed: int
-    peers: int
-    peak_pending_inbound: int
-    peak_pending_outbound: int
-    peak_pending_total: int
-    peak_established_inbound: int
-    peak_established_outbound: int
-    peak_established_per_peer: int
-    peak_established_total: int
-    peak_connections: int
-    total_created: int
-    total_established: int
-    total_closed: int
-    total_denied: int
-    admitted: dict[str, int]
-    denied: dict[str, int]
-    oldest_pending_age: float | None
-    @property
-    def pending_total(self) -> int: ...
-    @property
-    def established_total(self) -> int: ...
-
 @disjoint_base
 class ConnectionTracker:
     max_connections: int | None
+    @property
+    def _bypass(self) -> dict[Hashable, Hashable]: ...
     def __new__(
         cls,
         *,
@@ -186,33 +149,7 @@ class ConnectionTracker:
     def denied_count(self, kind: ConnectionLimitKind | str) -> int: ...
     def snapshot(self) -> TrackerSnapshot: ...
     def reconcile(self, live_ids: Collection[Hashable], min_age_seconds: float = 30.0) -> int: ...
-
-class StateView(Set[Hashable]):
-    def __init__(self, tracker: ConnectionTracker, state: int) -> None: ...
-    def __contains__(self, connection_id: object) -> bool: ...
-    def __iter__(self) -> Iterator[Hashable]: ...
-    def __len__(self) -> int: ...
-    @classmethod
-    def _from_iterable(cls, ids: Iterable[Any]) -> set[Any]: ...
-
-class PeerView(Mapping[Hashable, set[Hashable]]):
-    def __init__(self, tracker: ConnectionTracker) -> None: ...
-    def __getitem__(self, peer_id: Hashable) -> set[Hashable]: ...
-    def __iter__(self) -> Iterator[Hashable]: ...
-    def __len__(self) -> int: ...
-    def items(self) -> PeerItems: ...
-    def values(self) -> PeerValues: ...
-
-class PeerItems(ItemsView[Hashable, set[Hashable]]):
-    def __iter__(self) -> Iterator[tuple[Hashable, set[Hashable]]]: ...
-
-class PeerValues(ValuesView[set[Hashable]]):
-    def __iter__(self) -> Iterator[set[Hashable]]: ...
-
-class BypassView(Set[Hashable]):
-    def __init__(self, tracker: ConnectionTracker) -> None: ...
-    def __contains__(self, peer_id: object) -> bool: ...
-    def __iter__(self) -> Iterator[Hashable]: ...
-    def __len__(self) -> int: ...
-    @classmethod
-    def _from_iterable(cls, peers: Iterable[Any]) -> set[Any]: ...
+    def _ids_in(self, state: str) -> list[Hashable]: ...
+    def _ids_of(self, peer_id: Hashable) -> set[Hashable]: ...
+    def _peers_now(self) -> list[Hashable]: ...
+    def _peer_count(self) -> int: ...

@@ -4,8 +4,6 @@ One record per connection; the sets that the API shows are views. Every operatio
 and take is one call (`admit_...`): two threads can never both pass the last free slot.
 """
 
-from collections.abc import ItemsView, Mapping, Set, ValuesView
-from dataclasses import dataclass
 from enum import Enum
 
 cimport cython
@@ -33,6 +31,7 @@ from rcmgr.counting._pointer_table cimport (
     rcmgr_table_wanted_slots,
 )
 
+from rcmgr.counting.tracker_views import BypassView, PeerView, StateView, TrackerSnapshot
 from rcmgr.errors import ConnectionLimitExceeded, ConnectionLimitKind
 from rcmgr.limits.checks import check_limit
 
@@ -42,7 +41,6 @@ __all__ = [
     "ConnectionRecord",
     "ConnectionTracker",
     "Denial",
-    "TrackerSnapshot",
 ]
 
 
@@ -214,46 +212,6 @@ cdef inline uint64_t hash_of(object key) except? 0:
     return rcmgr_table_mix(PyObject_Hash(key))
 
 
-@dataclass(frozen=True)
-class TrackerSnapshot:
-    """The tracker at one moment. Counts are connections; the peak_ fields leave out bypassed ones.
-
-    admitted: how many connections ever entered each state (those of `ConnectionKind`), bypassed
-    ones included. denied: refusals by ConnectionLimitKind value; only those that happened.
-    oldest_pending_age: seconds; None if nothing is pending.
-    """
-
-    pending_inbound: int
-    pending_outbound: int
-    established_inbound: int
-    established_outbound: int
-    bypassed: int
-    peers: int
-    peak_pending_inbound: int
-    peak_pending_outbound: int
-    peak_pending_total: int
-    peak_established_inbound: int
-    peak_established_outbound: int
-    peak_established_per_peer: int
-    peak_established_total: int
-    peak_connections: int
-    total_created: int
-    total_established: int
-    total_closed: int
-    total_denied: int
-    admitted: dict
-    denied: dict
-    oldest_pending_age: float | None
-
-    @property
-    def pending_total(self):
-        return self.pending_inbound + self.pending_outbound
-
-    @property
-    def established_total(self):
-        return self.established_inbound + self.established_outbound
-
-
 @cython.binding(False)  # 5 ns less per call; the clinic format keeps signatures
 cdef class ConnectionTracker:
     """The states of a node's connections, their counts, and admission against limits.
@@ -283,7 +241,7 @@ cdef class ConnectionTracker:
 
     cdef rcmgr_table _connections  # connection id -> ConnectionRecord, owned
     cdef rcmgr_table _peers        # peer key -> ConnectionRecord, the first of the peer's chain
-    cdef dict _bypass       # peer key -> peer id as it was given
+    cdef readonly dict _bypass     # peer key -> peer id as it was given
     cdef PyObject *_oldest_pending
     cdef PyObject *_newest_pending
     cdef rcmgr_connection_counts _counts
@@ -512,22 +470,22 @@ cdef class ConnectionTracker:
     @property
     def pending_inbound(self):
         """Live set-like view of connection ids: `len` and `in` are O(1), iteration O(all)."""
-        return StateView(self, RCMGR_PENDING_INBOUND)
+        return StateView(self, "pending_inbound")
 
     @property
     def pending_outbound(self):
         """Live set-like view of connection ids."""
-        return StateView(self, RCMGR_PENDING_OUTBOUND)
+        return StateView(self, "pending_outbound")
 
     @property
     def established_inbound(self):
         """Live set-like view of connection ids."""
-        return StateView(self, RCMGR_ESTABLISHED_INBOUND)
+        return StateView(self, "established_inbound")
 
     @property
     def established_outbound(self):
         """Live set-like view of connection ids."""
-        return StateView(self, RCMGR_ESTABLISHED_OUTBOUND)
+        return StateView(self, "established_outbound")
 
     @property
     def established_per_peer(self):
@@ -605,35 +563,57 @@ cdef class ConnectionTracker:
         with cython.critical_section(self):
             c = self._counts
             peers = self._peers.used
-        present = sum([c.present[i] for i in range(RCMGR_STATES)])
-        denied = {
-            kind.value: c.denied[i] for i, kind in enumerate(LIMIT_KINDS) if c.denied[i]
-        }
+        denied = {kind.value: c.denied[i] for i, kind in enumerate(LIMIT_KINDS) if c.denied[i]}
         return TrackerSnapshot(
-            pending_inbound=c.present[RCMGR_PENDING_INBOUND],
-            pending_outbound=c.present[RCMGR_PENDING_OUTBOUND],
-            established_inbound=c.present[RCMGR_ESTABLISHED_INBOUND],
-            established_outbound=c.present[RCMGR_ESTABLISHED_OUTBOUND],
-            bypassed=present - rcmgr_counted(&c, RCMGR_CONNECTIONS, 0),
-            peers=peers,
-            peak_pending_inbound=c.peak[RCMGR_PENDING_INBOUND],
-            peak_pending_outbound=c.peak[RCMGR_PENDING_OUTBOUND],
+            **{STATES[i]: c.present[i] for i in range(RCMGR_STATES)},
+            **{f"peak_{kind.value}": c.peak[i] for i, kind in enumerate(LIMIT_KINDS)},
             peak_pending_total=c.peak[RCMGR_PEAK_PENDING_TOTAL],
-            peak_established_inbound=c.peak[RCMGR_ESTABLISHED_INBOUND],
-            peak_established_outbound=c.peak[RCMGR_ESTABLISHED_OUTBOUND],
-            peak_established_per_peer=c.peak[RCMGR_PER_PEER],
-            peak_established_total=c.peak[RCMGR_ESTABLISHED_TOTAL],
-            peak_connections=c.peak[RCMGR_CONNECTIONS],
+            bypassed=sum([c.present[i] for i in range(RCMGR_STATES)])
+            - rcmgr_counted(&c, RCMGR_CONNECTIONS, 0),
+            peers=peers,
             total_created=c.created,
             total_established=(
                 c.entered[RCMGR_ESTABLISHED_INBOUND] + c.entered[RCMGR_ESTABLISHED_OUTBOUND]
             ),
             total_closed=c.closed,
             total_denied=sum(denied.values()),
-            admitted={LIMIT_KINDS[i].value: c.entered[i] for i in range(RCMGR_STATES)},
+            admitted={STATES[i]: c.entered[i] for i in range(RCMGR_STATES)},
             denied=denied,
             oldest_pending_age=self.oldest_pending_age,
         )
+
+    # -- for the views -----------------------------------------------------------------------
+
+    def _ids_in(self, str state):
+        """The ids of all connections in this state. O(all)."""
+        cdef int wanted = KIND_INDEX[state]
+        return [
+            (<ConnectionRecord>entry).id for entry in self._records()
+            if (<ConnectionRecord>entry).entry.state == wanted
+        ]
+
+    def _ids_of(self, peer_id):
+        """The ids of a peer's established connections."""
+        cdef PyObject *link
+        cdef size_t at
+        cdef ConnectionRecord head
+        key = peer_key(peer_id)
+        cdef uint64_t hashed = hash_of(key)
+        found = []
+        with cython.critical_section(self):
+            head = self._find(&self._peers, hashed, key, &at)
+            link = <PyObject *>head if head is not None else NULL
+            while link is not NULL:
+                found.append((<ConnectionRecord>link).id)
+                link = (<ConnectionRecord>link).next
+        return set(found)
+
+    def _peers_now(self):
+        """The peers that have an established connection."""
+        return [(<ConnectionRecord>head).peer for head in self._records(by_peer=True)]
+
+    def _peer_count(self):
+        return self._peers.used
 
     def __repr__(self):
         return (
@@ -1018,28 +998,6 @@ cdef class ConnectionTracker:
                     n += 1
         return records
 
-    cdef list _ids_in(self, int state):
-        return [
-            (<ConnectionRecord>entry).id for entry in self._records()
-            if (<ConnectionRecord>entry).entry.state == state
-        ]
-
-    cdef object _ids_of(self, object peer_id):
-        """The set of a peer's connection ids, or None."""
-        cdef PyObject *link
-        cdef size_t at
-        cdef ConnectionRecord head
-        key = peer_key(peer_id)
-        cdef uint64_t hashed = hash_of(key)
-        found = []
-        with cython.critical_section(self):
-            head = self._find(&self._peers, hashed, key, &at)
-            link = <PyObject *>head if head is not None else NULL
-            while link is not NULL:
-                found.append((<ConnectionRecord>link).id)
-                link = (<ConnectionRecord>link).next
-        return set(found) or None
-
 
 cdef inline bint add(
     ConnectionTracker tracker, object connection_id, object peer_id, int state,
@@ -1147,120 +1105,3 @@ cdef bint remove(object tracker, ConnectionRecord record, bint only_pending) exc
 cdef int64_t limit_of(object value) except -1:
     """A limit as the counters want it; more than 2**63 is no limit."""
     return RCMGR_NO_LIMIT if value is None or value > RCMGR_NO_LIMIT else value
-
-
-class StateView(Set):
-    """The connection ids in one state, live. `len` and `in` are O(1), iteration is O(all)."""
-
-    __slots__ = ("_state", "_tracker")
-
-    def __init__(self, tracker, state):
-        self._tracker = tracker
-        self._state = state
-
-    @classmethod
-    def _from_iterable(cls, ids):
-        return set(ids)
-
-    def __len__(self):
-        cdef ConnectionTracker tracker = self._tracker
-        cdef int state = self._state
-        return tracker._counts.present[state]
-
-    def __contains__(self, connection_id):
-        record = self._tracker.get_connection(connection_id)
-        return record is not None and record.state == STATES[self._state]
-
-    def __iter__(self):
-        cdef ConnectionTracker tracker = self._tracker
-        return iter(tracker._ids_in(self._state))
-
-    def __repr__(self):
-        return f"{STATES[self._state]}({set(self)!r})"
-
-
-class PeerView(Mapping):
-    """Peer id -> the set of its established connection ids, live; the sets are copies.
-
-    Iteration is over the peers of one moment; `items` and `values` leave out those that have gone
-    meanwhile, so that connections may come and go on the way, in other threads too.
-    """
-
-    __slots__ = ("_tracker",)
-
-    def __init__(self, tracker):
-        self._tracker = tracker
-
-    def __len__(self):
-        cdef ConnectionTracker tracker = self._tracker
-        return tracker._peers.used
-
-    def __contains__(self, peer_id):
-        return self._tracker.get_peer_connection_count(peer_id) > 0
-
-    def __iter__(self):
-        cdef ConnectionTracker tracker = self._tracker
-        return iter([(<ConnectionRecord>head).peer for head in tracker._records(by_peer=True)])
-
-    def __getitem__(self, peer_id):
-        cdef ConnectionTracker tracker = self._tracker
-        ids = tracker._ids_of(peer_id)
-        if ids is None:
-            raise KeyError(peer_id)
-        return ids
-
-    def items(self):
-        return PeerItems(self)
-
-    def values(self):
-        return PeerValues(self)
-
-    def __repr__(self):
-        return f"established_per_peer({dict(self.items())!r})"
-
-
-class PeerItems(ItemsView):
-    __slots__ = ()
-
-    def __iter__(self):
-        for peer in self._mapping:
-            ids = self._mapping.get(peer)
-            if ids is not None:
-                yield peer, ids
-
-
-class PeerValues(ValuesView):
-    __slots__ = ()
-
-    def __iter__(self):
-        for _, ids in self._mapping.items():
-            yield ids
-
-
-class BypassView(Set):
-    """The bypassed peer ids, live, as they were given."""
-
-    __slots__ = ("_tracker",)
-
-    def __init__(self, tracker):
-        self._tracker = tracker
-
-    @classmethod
-    def _from_iterable(cls, peers):
-        return set(peers)
-
-    def __len__(self):
-        cdef ConnectionTracker tracker = self._tracker
-        return len(tracker._bypass)
-
-    def __contains__(self, peer_id):
-        return self._tracker.is_bypassed(peer_id)
-
-    def __iter__(self):
-        cdef ConnectionTracker tracker = self._tracker
-        with cython.critical_section(tracker):
-            peers = list(tracker._bypass.values())
-        return iter(peers)
-
-    def __repr__(self):
-        return f"bypass_peers({set(self)!r})"

@@ -9,8 +9,8 @@ from typing import Any
 
 from libp2p.rcmgr.connection_tracker import ConnectionInfo
 
-from rcmgr.counting.connection_tracker import BypassView, StateView
 from rcmgr.counting.connection_tracker import ConnectionTracker as OurTracker
+from rcmgr.counting.tracker_views import BypassView, StateView
 from rcmgr.libp2p.dropin._named_sets import MutableNamedSet, NamedSet
 from rcmgr.libp2p.dropin.connection_limits import ConnectionLimits
 
@@ -23,6 +23,7 @@ class _Ids(NamedSet, StateView):
 
 class _Peers(MutableNamedSet, BypassView):
     __slots__ = ()
+    _tracker: OurTracker
 
     def add(self, peer: Hashable) -> None:
         self._tracker.add_bypass_peer(peer)
@@ -59,19 +60,19 @@ class ConnectionTracker(OurTracker):
 
     @property
     def pending_inbound(self) -> NamedSet:
-        return _Ids(self, 0)
+        return _Ids(self, "pending_inbound")
 
     @property
     def pending_outbound(self) -> NamedSet:
-        return _Ids(self, 1)
+        return _Ids(self, "pending_outbound")
 
     @property
     def established_inbound(self) -> NamedSet:
-        return _Ids(self, 2)
+        return _Ids(self, "established_inbound")
 
     @property
     def established_outbound(self) -> NamedSet:
-        return _Ids(self, 3)
+        return _Ids(self, "established_outbound")
 
     @property
     def bypass_peers(self) -> MutableNamedSet:
