@@ -12,3 +12,11 @@ cdef inline object key_of(object peer):
     if type(peer) is not str:
         return getattr(peer, "_bytes", peer)
     return key_of_text(peer)
+
+
+cdef inline object exact_peer(object peer):
+    """The key of a peer in a dict: hashing and comparing it runs no Python code."""
+    peer = key_of(peer)
+    if type(peer) is bytes or type(peer) is str or type(peer) is int:
+        return peer
+    raise TypeError(f"a peer must be an ID, bytes, a str or an int, not {peer!r}")

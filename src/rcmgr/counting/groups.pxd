@@ -80,6 +80,7 @@ cdef class Refusal:
 
 
 cdef str leaf_name(int kind, uint64_t number)
+cdef GroupLimit read_limit(object source)
 cdef Group new_group(int kind, object name, object peer)
 cdef Refusal new_refusal(
     const rcmgr_refusal *why, int priority, Group blamed, int leaf_kind, uint64_t leaf_number,

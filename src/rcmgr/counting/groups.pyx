@@ -1,14 +1,11 @@
 """The groups that scopes are charged to, their names, and what a refusal says."""
 
 cimport cython
-from libc.stdint cimport uint64_t
+from libc.stdint cimport int64_t, uint64_t
 
 from rcmgr.counting._scope cimport (
-    RCMGR_MEMORY,
-    RCMGR_STREAMS,
-    RCMGR_STREAMS_INBOUND,
-    RCMGR_STREAMS_OUTBOUND,
-    rcmgr_refusal,
+    RCMGR_MEMORY, RCMGR_RESOURCES, RCMGR_STREAMS, RCMGR_STREAMS_INBOUND, RCMGR_STREAMS_OUTBOUND,
+    RCMGR_UNLIMITED, rcmgr_refusal,
 )
 from rcmgr.peers cimport peer_text
 
@@ -118,6 +115,20 @@ cdef class Refusal:
 
 cdef str leaf_name(int kind, uint64_t number):
     return f"{KIND_NAMES[kind]}-{number}"
+
+
+cdef GroupLimit read_limit(object source):
+    """source: an object with the attributes of `rcmgr.Limit`."""
+    cdef GroupLimit limit = GroupLimit.__new__(GroupLimit)
+    cdef int i
+    cdef int64_t value
+    for i in range(RCMGR_RESOURCES):
+        field = getattr(source, RESOURCE_FIELDS[i])
+        value = RCMGR_UNLIMITED if field is None else field
+        if value < 0:
+            raise ValueError(f"{RESOURCE_FIELDS[i]} must be 0 or more, not {value}")
+        limit.value.of[i] = value
+    return limit
 
 
 # the two constructors: `__new__` from another module takes 25 instructions more

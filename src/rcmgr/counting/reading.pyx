@@ -12,28 +12,12 @@ from libc.stdint cimport int64_t
 from collections import namedtuple
 
 from rcmgr.counting._scope cimport (
-    RCMGR_CONNS,
-    RCMGR_CONNS_INBOUND,
-    RCMGR_CONNS_OUTBOUND,
-    RCMGR_RESOURCES,
-    RCMGR_STREAMS,
-    RCMGR_STREAMS_INBOUND,
-    RCMGR_STREAMS_OUTBOUND,
-    RCMGR_UNLIMITED,
-    rcmgr_amounts,
+    RCMGR_CONNS, RCMGR_CONNS_INBOUND, RCMGR_CONNS_OUTBOUND, RCMGR_RESOURCES, RCMGR_STREAMS,
+    RCMGR_STREAMS_INBOUND, RCMGR_STREAMS_OUTBOUND, RCMGR_UNLIMITED, rcmgr_amounts,
 )
 from rcmgr.counting.groups cimport (
-    DIRECTION_NAMES,
-    KIND_NAMES,
-    LIMIT_NAMES,
-    PEER,
-    PROTOCOL,
-    PROTOCOL_PEER,
-    RESOURCE_FIELDS,
-    RESOURCE_TEXTS,
-    SERVICE,
-    SERVICE_PEER,
-    Group,
+    DIRECTION_NAMES, KIND_NAMES, LIMIT_NAMES, PEER, PROTOCOL, PROTOCOL_PEER, RESOURCE_FIELDS,
+    RESOURCE_TEXTS, SERVICE, SERVICE_PEER, Group,
 )
 from rcmgr.peers cimport peer_text
 

@@ -5,7 +5,6 @@ with a `close()`. The ConnScope holds it from then on, and closes it when it is 
 refusal or an exception leaves it to the caller.
 """
 
-cdef object exact_peer(object peer)
 cdef object try_open_connection(
     object ledger, bint inbound, bint fd, bint exempt, object peer, object network_share)
 cdef object try_set_peer(object scope, object peer, bint exempt, object network_share)

@@ -25,60 +25,21 @@ from enum import IntEnum
 from rcmgr.errors import ResourceScopeClosed
 
 from rcmgr.counting._scope cimport (
-    RCMGR_AMOUNTS,
-    RCMGR_CONNS,
-    RCMGR_CONNS_INBOUND,
-    RCMGR_CONNS_OUTBOUND,
-    RCMGR_FD,
-    RCMGR_MEMORY,
-    RCMGR_PRIORITY_ALWAYS,
-    RCMGR_RESOURCES,
-    RCMGR_STREAMS,
-    RCMGR_STREAMS_INBOUND,
-    RCMGR_STREAMS_OUTBOUND,
-    RCMGR_UNLIMITED,
-    rcmgr_amounts,
-    rcmgr_charge,
-    rcmgr_give_back,
-    rcmgr_is_nothing,
-    rcmgr_limit,
-    rcmgr_refusal,
-    rcmgr_scope,
+    RCMGR_AMOUNTS, RCMGR_CONNS, RCMGR_CONNS_INBOUND, RCMGR_CONNS_OUTBOUND, RCMGR_FD, RCMGR_MEMORY,
+    RCMGR_PRIORITY_ALWAYS, RCMGR_RESOURCES, RCMGR_STREAMS, RCMGR_STREAMS_INBOUND,
+    RCMGR_STREAMS_OUTBOUND, RCMGR_UNLIMITED, rcmgr_amounts, rcmgr_charge, rcmgr_give_back,
+    rcmgr_is_nothing, rcmgr_limit, rcmgr_refusal, rcmgr_scope,
 )
 from rcmgr.counting.groups cimport (
-    ALLOWLISTED_SYSTEM,
-    ALLOWLISTED_TRANSIENT,
-    CONN,
-    DIRECTIONS,
-    FIXED_KINDS,
-    INBOUND,
-    KINDS,
-    LIMIT_NAMES,
-    NO_KIND,
-    OUTBOUND,
-    PEER,
-    PROTOCOL,
-    PROTOCOL_PEER,
-    RESOURCE_FIELDS,
-    SERVICE,
-    SERVICE_PEER,
-    STREAM,
-    SYSTEM,
-    TRANSIENT,
-    Group,
-    GroupLimit,
-    Refusal,
-    leaf_name,
-    new_group,
-    new_refusal,
+    ALLOWLISTED_SYSTEM, ALLOWLISTED_TRANSIENT, CONN, DIRECTIONS, FIXED_KINDS, INBOUND, KINDS,
+    LIMIT_NAMES, NO_KIND, OUTBOUND, PEER, PROTOCOL, PROTOCOL_PEER, RESOURCE_FIELDS, SERVICE,
+    SERVICE_PEER, STREAM, SYSTEM, TRANSIENT, Group, GroupLimit, Refusal, leaf_name, new_group,
+    new_refusal, read_limit,
 )
 from rcmgr.counting.reading cimport (
-    Reading,
-    refused_by_direction,
-    refused_by_kind,
-    stat_of,
+    Reading, refused_by_direction, refused_by_kind, stat_of,
 )
-from rcmgr.peers cimport key_of, peer_text
+from rcmgr.peers cimport exact_peer, peer_text
 
 __all__ = [
     "ConnScope",
@@ -121,13 +82,6 @@ cdef bint is_true(str name, object value) except -1:
     raise TypeError(f"{name} must be True or False, not {value!r}")
 
 
-cdef object exact_peer(object peer):
-    peer = key_of(peer)
-    if type(peer) is bytes or type(peer) is str or type(peer) is int:
-        return peer
-    raise TypeError(f"a peer must be an ID, bytes, a str or an int, not {peer!r}")
-
-
 cdef str exact_name(str what, object name):
     if type(name) is str:
         return name
@@ -149,19 +103,6 @@ cdef int checked_priority(object priority) except -1:
     if not 0 <= value <= 255:
         raise ValueError(f"priority must be 0 to 255, not {priority}")
     return value
-
-
-cdef GroupLimit read_limit(object source):
-    cdef GroupLimit limit = GroupLimit.__new__(GroupLimit)
-    cdef int i
-    cdef int64_t value
-    for i in range(RCMGR_RESOURCES):
-        field = getattr(source, RESOURCE_FIELDS[i])
-        value = RCMGR_UNLIMITED if field is None else field
-        if value < 0:
-            raise ValueError(f"{RESOURCE_FIELDS[i]} must be 0 or more, not {value}")
-        limit.value.of[i] = value
-    return limit
 
 
 cdef object granted(object answer):
