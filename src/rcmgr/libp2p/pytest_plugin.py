@@ -6,7 +6,8 @@ managers that the tests made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -33,15 +34,12 @@ def _placing() -> Iterator[Undo]:
     yield uninstall
     from rcmgr.libp2p.dropin.manager import ResourceManager as ours
 
-    yield hook_new(ours, _counter("ours")).undo
-    yield hook_new(theirs, _counter("libp2p's")).undo
+    yield hook_new(ours, partial(_count, "ours")).undo
+    yield hook_new(theirs, partial(_count, "libp2p's")).undo
 
 
-def _counter(whose: str) -> Callable[[Any], None]:
-    def count(manager: Any) -> None:
-        _made[whose] += 1
-
-    return count
+def _count(whose: str, manager: Any) -> None:
+    _made[whose] += 1
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
