@@ -836,7 +836,7 @@ cdef class Ledger:
             return <PyObject *>self.allowlisted_transient_group
         return <PyObject *>self.transient_group
 
-    cdef Group bound_group(self, int kind, object name, object peer):
+    cdef inline Group bound_group(self, int kind, object name, object peer):
         cdef Group group = new_group(kind, name, peer)
         self.bind(group)
         return group

@@ -12,7 +12,7 @@ __all__ = ["Waiters"]
 
 
 class Bucket(Protocol):
-    """What `Waiters` ask of a `TokenBucket`."""
+    """The part of a `TokenBucket` that `Waiters` use."""
 
     @property
     def capacity(self) -> int: ...
