@@ -117,7 +117,7 @@ def room(module: str) -> str:
 
 
 def circles(edges: dict[str, set[str]]) -> list[str]:
-    """The modules in circles, and between two circles: drop the ends of paths, and the beginnings."""
+    """The modules in circles, and between two circles. Drops the ends and beginnings of paths."""
     left = set(edges)
     while True:
         targets = {target for module in left for target in edges[module]}
