@@ -1,7 +1,7 @@
-"""Which context (PEP 567) runs now, and whether a weak reference is to it.
+"""The current context (PEP 567), and whether a weak reference refers to it.
 
-CPython has no public call for the first: PyContext_CopyCurrent copies. A CPython whose thread state
-has no such field fails to compile this.
+CPython has no public call for the current context: PyContext_CopyCurrent copies it. With a CPython
+whose thread state has no such field, this does not compile.
 """
 
 from cpython.object cimport PyObject
@@ -9,13 +9,14 @@ from cpython.object cimport PyObject
 
 cdef extern from *:
     """
-    /* Borrowed; NULL: this thread has none yet, the first PyContextVar_Set makes it. */
+    /* Borrowed. NULL: this thread has no context yet. The first PyContextVar_Set makes it. */
     static inline PyObject *rcmgr_current_context(void)
     {
         return PyThreadState_Get()->context;
     }
 
-    /* Whether `weak` is a weak reference to `object`, which is alive. */
+    /* Whether `weak` is a weak reference to `object`, which must be alive: its address is its
+     * identity then. */
     static inline int rcmgr_refers_to(PyObject *weak, PyObject *object)
     {
         if (!PyWeakref_Check(weak))
@@ -24,7 +25,7 @@ cdef extern from *:
         PyObject *referent;
         if (PyWeakref_GetRef(weak, &referent) <= 0)
             return 0;
-        Py_DECREF(referent); /* `object` is alive: at the same address it is the same */
+        Py_DECREF(referent);
         return referent == object;
     #else
         return PyWeakref_GET_OBJECT(weak) == object;

@@ -3,15 +3,14 @@ from libc.stdint cimport int64_t, uint64_t
 from rcmgr.counting.connection_tracker cimport ConnectionRecord
 from rcmgr.counting.denials cimport DenialLog
 
-# What a call asks. What it leaves out, another call for the same connection asks.
+# The steps of a call. Another call for the same connection asks the steps that a call leaves out.
 cdef enum:
-    # the steps
     MEMORY = 1
     ADDRESS = 2
     PEER = 4     # its rate, and memory for a peer without a connection
     SCOPES = 8
     STATES = 16
-    # what else a call says
+    # not steps, but facts about the connection
     PENDING = 32   # before the handshake; a peer is the one that is dialled
     REPORTED = 64  # the swarm knows the connection by its id
 
@@ -56,3 +55,8 @@ cdef class Admission:
     cdef bint is_exempt(self, object peer, object address) except -1
     cpdef bint is_exempt_peer(self, object peer) except -1
     cdef str new_id(self)
+
+
+cdef inline bint may_exempt(Admission admission) noexcept:
+    """Whether anything is exempt at all. Usually nothing is, and this costs next to nothing."""
+    return bool(admission.exempt_peers) or bool(admission.exempt_networks)

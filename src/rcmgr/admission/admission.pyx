@@ -55,7 +55,7 @@ cdef inline bint is_refusal(object answer) noexcept:
 @cython.final
 @cython.binding(False)
 cdef class Admission:
-    """What may refuse a connection of one node, and the order in which it is asked.
+    """The limits on the connections of one node, and the order in which they decide.
 
     tracker: counts connections by state. denials: where refusals are noted.
     ledger: counts them by scope; None: there are no scopes.
@@ -96,7 +96,7 @@ cdef class Admission:
         if known is not None and trackers.is_established(known):
             exempt = known.entry.exempt
         else:
-            exempt = self.is_exempt(peer, address)
+            exempt = may_exempt(self) and self.is_exempt(peer, address)
         # The place for bans: after the allowlist, before anything is taken.
         try:
             if not exempt:
@@ -197,8 +197,9 @@ cdef class Admission:
     cdef object establish(self, object peer, bint inbound, object address):
         """A connection whose handshake is done: its ConnectionRecord, or a refusal.
 
-        It is the one that this task has pending in this direction, or has just reported; without
-        either it is new. ResourceScopeClosed: another thread closed the pending one meanwhile.
+        If this task has a pending connection in this direction, or has just reported one, it is
+        that connection. Otherwise it is new. ResourceScopeClosed: another thread has closed the
+        pending one.
         """
         cdef ConnectionRecord known = None
         cdef TaskConnections here = of_this_task()
@@ -218,7 +219,8 @@ cdef class Admission:
     def report_pending(self, connection_id, peer, bint inbound, address=None):
         """A swarm reports that a handshake begins: the ConnectionRecord, or a refusal.
 
-        peer: None, or the peer that is dialled. ValueError: the id is in use otherwise.
+        peer: None, or the peer that is dialled. A second report changes nothing. ValueError:
+        another connection has the id.
         """
         cdef ConnectionRecord known = trackers.find(self.tracker, connection_id)
         if known is not None and is_pending_in(known, inbound):
@@ -228,9 +230,9 @@ cdef class Admission:
     def report_established(self, connection_id, peer, bint inbound, address=None):
         """A swarm reports that a handshake is done: the ConnectionRecord, or a refusal.
 
-        It is the connection that `establish` has just admitted in this task, or the pending one
-        with this id or of this task; without any it is new. A second report changes nothing.
-        ResourceScopeClosed: as `establish`. ValueError: the id is in use otherwise.
+        It may be the connection that `establish` has just admitted in this task, or the pending
+        one with this id or of this task. Otherwise it is new. A second report changes nothing.
+        ResourceScopeClosed: as `establish`. ValueError: another connection has the id.
         """
         cdef ConnectionRecord established, known = trackers.find(self.tracker, connection_id)
         # without scopes, no other call is about the same connection
@@ -269,7 +271,8 @@ cdef class Admission:
     cpdef bint is_exempt_peer(self, object peer) except -1:
         """Whether streams and requests of a peer are exempt from limits.
 
-        The allowlist has the peer, or has it at an address from which it has a connection.
+        The peer is on the allowlist, or has a connection from an address from which the allowlist
+        exempts it.
         """
         if self.exempt_peers and peer_key(peer) in self.exempt_peers:
             return True

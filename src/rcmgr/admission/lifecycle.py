@@ -1,4 +1,4 @@
-"""What a swarm reports of its connections: pending, established, closed."""
+"""The calls in which a swarm reports its connections: pending, established, closed."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class ConnectionLifecycleManager:
 
     limits, memory_limits: may be replaced at any time, and then hold for new connections. The
         memory is checked before pending connections (MemoryUsageLimitExceeded); None: no limit.
-    denials: the log that notes denials; by default a log of its own.
+    denials: the log of the denials; default: a new one.
 
-    No limit here depends on addresses, errors or reasons; the calls accept them as py-libp2p gives
-    them. The lifecycle manager of a `ResourceManager` applies all limits of that manager.
+    The limits here do not depend on addresses, errors or reasons. The calls accept these because
+    py-libp2p gives them. The lifecycle manager of a `ResourceManager` applies all its limits.
 
     Every call is O(1) and thread safe.
     """
@@ -124,8 +124,8 @@ class ConnectionLifecycleManager:
         """The handshake of an inbound connection is done. It need not have been pending.
 
         A second report changes nothing. ConnectionLimitExceeded: refused. ValueError: the id is
-        pending outbound, or established for another peer or direction; in a `ResourceManager` the
-        latter connection has ended, as the swarm uses ids again.
+        pending outbound, or established for another peer or direction. In a `ResourceManager` an
+        established connection with the same id has ended, because a swarm uses ids again.
         """
         self._established(connection_id, peer_id, True, remote_addr)
 

@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from enum import Enum
 from weakref import ref
 
-from rcmgr.admission.admission cimport ACQUIRE, BEGIN, Admission
+from rcmgr.admission.admission cimport ACQUIRE, BEGIN, Admission, may_exempt
 from rcmgr.admission.task_connections cimport created_for_this_task
 from rcmgr.counting cimport connection_tracker as trackers, scope as scopes
 from rcmgr.counting.connection_tracker cimport ConnectionRecord
@@ -137,7 +137,7 @@ cdef class ConnectionScope:
 
 
 cdef tuple acquired_key(object peer, object endpoint_ip, bint inbound):
-    """Of exact types, so that a look-up runs no Python code. TypeError: not a peer."""
+    """A key of exact types, so that a look-up runs no Python code. TypeError: not a peer."""
     return (
         None if peer is None else exact_peer(peer),
         None if endpoint_ip is None else str(endpoint_ip),
@@ -146,7 +146,7 @@ cdef tuple acquired_key(object peer, object endpoint_ip, bint inbound):
 
 
 cdef object with_known_type(object peer):
-    """A peer that is no ID, bytes, text or number, by its text; any other as it is."""
+    """The text of a peer that is no ID, bytes, text or number. Any other peer as it is."""
     key = peer_key(peer)
     if type(key) is bytes or isinstance(key, (str, int)):
         return peer
@@ -194,13 +194,13 @@ cdef class ManagerBase:
     # -- connections -------------------------------------------------------------------------
 
     def open_connection(self, peer_id=None, endpoint_ip=None, direction="inbound"):
-        """Ask for a connection; the scope that holds it, or None: denied.
+        """Ask for a connection: the scope that holds it, or None: denied.
 
-        Without a peer id: before the handshake, and the scope holds a pending connection. With one:
-        after the handshake. Then the connection that this task has pending in that direction
-        becomes established, or the scope takes over one that the lifecycle manager admitted just
-        before. Without either the connection is new. A limit never raises, and a closed manager
-        denies (the swarm takes an exception for consent).
+        Without a peer id the call comes before the handshake, and the scope holds a pending
+        connection. With a peer id it comes after the handshake. If this task has a pending
+        connection in this direction, that one becomes established. If it has just reported one to
+        the lifecycle manager, the scope takes that one over. Otherwise the connection is new. A
+        limit never raises, and a closed manager denies (the swarm takes an exception for consent).
 
         direction: "inbound", "outbound" or a py-libp2p `Direction` (UNKNOWN counts as outbound);
         ValueError for anything else. endpoint_ip: the remote address, for limits on addresses.
@@ -236,7 +236,7 @@ cdef class ManagerBase:
             if scope is not None:
                 PyContextVar_Set(ACCEPTED, None)
                 if scope._tracker is not self.connection_tracker:
-                    scope.close()  # of the manager that the swarm had when it accepted
+                    scope.close()  # the swarm had another manager when it accepted
                     scope = None
                 elif not trackers.is_pending(scope._record):
                     scope = None
@@ -259,11 +259,11 @@ cdef class ManagerBase:
         return scope
 
     def acquire_connection(self, peer_id="", endpoint_ip=None, direction="inbound"):
-        """Count a connection, in no state; False: denied. Give it back with `release_connection`.
+        """Count a connection, without a state. False: denied. `release_connection` gives it back.
 
-        For callers that only count, as libp2p.rcmgr's API. peer_id: "": not known. Arguments and
-        errors as for `open_connection`. ResourceScopeClosed: the manager is closed. O(1), about
-        0.5 us.
+        This is for callers that only count, as in libp2p.rcmgr's API. peer_id: "": not known.
+        Arguments and errors as for `open_connection`. ResourceScopeClosed: the manager is closed.
+        O(1), about 0.5 us.
         """
         cdef bint inbound
         if not self._is_open:
@@ -279,7 +279,7 @@ cdef class ManagerBase:
         return True
 
     def release_connection(self, peer_id="", endpoint_ip=None, direction="inbound"):
-        """Give back a connection that was acquired with the same arguments; else nothing."""
+        """Give back a connection that was acquired with the same arguments, if there is one."""
         key = acquired_key(peer_from_any(peer_id) or None, endpoint_ip, inbound_of(direction))
         cdef list same
         scope = None
@@ -295,25 +295,24 @@ cdef class ManagerBase:
     # -- streams -----------------------------------------------------------------------------
 
     def acquire_stream(self, peer_id, direction):
-        """Take a stream of this peer; False: denied.
+        """Take a stream of this peer. False: denied.
 
         direction: as for `open_connection`. ResourceScopeClosed: the manager is closed. TypeError:
-        no peer id. O(1), about 0.2 us.
+        not a peer id. O(1), about 0.2 us.
         """
         if not self._is_open:
             raise ResourceScopeClosed
         cdef bint inbound = inbound_of(direction)
-        peer = peer_from_any(peer_id)
-        answer = scopes.acquire_stream(
-            self.ledger, peer, inbound, self._admission.is_exempt_peer(peer))
-        if answer:
+        cdef bint exempt = may_exempt(self._admission) and self._admission.is_exempt_peer(peer_id)
+        answer = scopes.acquire_stream(self.ledger, peer_id, inbound, exempt)
+        if answer is True:
             return True
-        self.denials.add(answer, None, peer, inbound)
+        self.denials.add(answer, None, peer_from_any(peer_id), inbound)
         return False
 
     def release_stream(self, peer_id, direction):
-        """Give a stream back; more than were taken is ignored, and counted."""
+        """Give a stream back. A stream that was not taken is ignored, and counted."""
         cdef bint inbound = inbound_of(direction)
         if not self._is_open:
             return
-        scopes.release_stream(self.ledger, peer_from_any(peer_id), inbound)
+        scopes.release_stream(self.ledger, peer_id, inbound)

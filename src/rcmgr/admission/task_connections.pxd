@@ -3,7 +3,7 @@ from rcmgr.counting.connection_tracker cimport ConnectionRecord
 
 cdef class TaskConnections:
     cdef object context    # weak, as the context leads to this object
-    cdef list pending      # of handshakes that this task has begun, the latest last
+    cdef list pending      # connections whose handshakes this task has begun, the latest last
     cdef Py_ssize_t room   # how many of them to keep before the ended ones are dropped
     cdef ConnectionRecord established  # the latest that only its scope, or only a report, knows
 
@@ -14,5 +14,5 @@ cdef class TaskConnections:
     cdef int drop_ended(self) except -1
 
 
-cdef TaskConnections of_this_task()           # None: this task has none yet
+cdef TaskConnections of_this_task()           # None: it has no object yet
 cdef TaskConnections created_for_this_task()  # those it has, or new ones

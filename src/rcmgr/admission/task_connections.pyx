@@ -55,7 +55,9 @@ cdef class TaskConnections:
         return 0
 
     cdef ConnectionRecord latest_pending(self, object tracker, bint inbound):
-        """The latest handshake of this tracker that is under way; None if it has another direction.
+        """The latest connection of this tracker whose handshake is under way.
+
+        None: there is no such connection, or it has the other direction.
         """
         cdef ConnectionRecord record
         self.drop_ended()
@@ -67,9 +69,9 @@ cdef class TaskConnections:
     cdef ConnectionRecord take_established(
         self, object tracker, object peer, bint inbound, bint reported
     ):
-        """The connection established just before, once, if it has this peer and direction.
+        """The connection established just before, if it has this peer and direction.
 
-        reported: whether a report has established it, or a scope.
+        It is returned once. reported: whether a report has established it, or a scope.
         """
         cdef ConnectionRecord record
         if self.established is None:

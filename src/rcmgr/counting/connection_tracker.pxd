@@ -12,9 +12,9 @@ cdef class ConnectionRecord:
     cdef object id
     cdef object peer
     cdef readonly object held
-    """What the connection holds elsewhere; closed when the connection ends. None: nothing."""
-    # Links of the list the record is in: all pending ones, oldest first, or those of one peer.
-    # Not owned: the tracker's table owns every record in it, and only linked records are in it.
+    """An object that is closed when the connection ends; None: there is no such object."""
+    # The links of a list: all pending connections, oldest first, or those of one peer. They own no
+    # reference: the tracker's table owns each record, and a record outside it is in no list.
     cdef rcmgr_connection_back back
     cdef PyObject *next
     cdef rcmgr_connection_entry entry
@@ -37,15 +37,15 @@ cdef inline bint is_established(ConnectionRecord record) noexcept:
     return RCMGR_ESTABLISHED_INBOUND <= record.entry.state < RCMGR_CLOSED
 
 
-# `tracker` is a ConnectionTracker; the methods of these names say the rest
+# `tracker` is a ConnectionTracker. The methods of these names have the documentation.
 
 # As the method, for any state and peer. reported: the swarm knows the connection by this id.
-# `repeated` becomes true if the connection was in this state already, and this is no error: then
-# the answer is its record, and `held` is still the caller's.
+# `repeated` becomes true if the connection was in this state already and this is no error. Then the
+# answer is its record, and the caller still has `held`.
 cdef object admit(
     object tracker, object connection_id, object peer_id, int state, object limits, object held,
     bint exempt, bint reported, bint *repeated)
 cdef ConnectionRecord find(object tracker, object connection_id)  # as `get_connection`
-cdef dict exempt_peers(object tracker)  # the bypassed peers, by peer key; the very dict
+cdef dict exempt_peers(object tracker)  # the bypassed peers by peer key, not a copy
 cdef bint holds(object tracker, ConnectionRecord record) except -1
 cdef bint remove(object tracker, ConnectionRecord record, bint only_pending) except -1

@@ -1,7 +1,8 @@
-"""Which connections exist, in which state, of whom; and whether one more may enter.
+"""The connections of a node by state and peer, and whether one more may enter.
 
-One record per connection; the sets that the API shows are views. Every operation is O(1). Check
-and take is one call (`admit_...`): two threads can never both pass the last free slot.
+Each connection has one record. The sets that the API shows are views of the records. Every
+operation is O(1). One call checks the limits and takes the place (`admit_...`), so two threads
+cannot both take the last one.
 """
 
 from enum import Enum
@@ -18,7 +19,7 @@ from libc.string cimport memset
 from rcmgr.counting._clock cimport rcmgr_now_coarse_ns
 from rcmgr.counting._connection_counts cimport (
     RCMGR_ADMITTED, RCMGR_CLOSED, RCMGR_CONNECTIONS, RCMGR_ESTABLISHED_INBOUND,
-    RCMGR_ESTABLISHED_OUTBOUND, RCMGR_ESTABLISHED_TOTAL, RCMGR_LIMITS, RCMGR_NO_LIMIT,
+    RCMGR_ESTABLISHED_OUTBOUND, RCMGR_LIMITS, RCMGR_NO_LIMIT,
     RCMGR_PEAK_PENDING_TOTAL, RCMGR_PENDING_INBOUND, RCMGR_PENDING_OUTBOUND, RCMGR_PER_PEER,
     RCMGR_STATES, rcmgr_connection_counts,
     rcmgr_connection_limits, rcmgr_counted, rcmgr_enter, rcmgr_enter_state, rcmgr_leave,
@@ -45,7 +46,7 @@ __all__ = [
 
 
 class ConnectionKind(str, Enum):
-    """What `ConnectionTracker.get_connection_count` counts."""
+    """The counts that `ConnectionTracker.get_connection_count` returns."""
 
     PENDING_INBOUND = "pending_inbound"
     PENDING_OUTBOUND = "pending_outbound"
@@ -55,7 +56,7 @@ class ConnectionKind(str, Enum):
     PENDING_TOTAL = "pending_total"
 
 
-# in the order of the constants of connection_counts.h
+# in the order of the constants in connection_counts.h
 cdef tuple STATES = tuple(kind.value for kind in ConnectionKind)[:RCMGR_STATES]
 cdef tuple LIMIT_KINDS = tuple(ConnectionLimitKind)
 cdef tuple LIMIT_FIELDS = tuple(f"max_{kind.value}" for kind in ConnectionLimitKind)[:-1]
@@ -65,18 +66,18 @@ cdef dict KIND_INDEX = {kind: index for index, kind in enumerate(COUNTED_KINDS)}
 assert len(LIMIT_KINDS) == RCMGR_LIMITS
 
 cdef enum:
-    CONFLICT = -2  # an outcome beside RCMGR_ADMITTED and the index of a refusing limit
+    CONFLICT = -2
 
 cdef struct Verdict:
-    int outcome
-    int was  # state of the connection that is in the way
+    int outcome  # RCMGR_ADMITTED, CONFLICT, or the index of the limit that refuses
+    int was      # after a CONFLICT: the state of the connection that has the id
     int64_t current
     int64_t limit
 
 cdef object NOT_READ = object()
-cdef object UNLIMITED = object()  # in the place of limits: apply none
+cdef object UNLIMITED = object()  # passed instead of limits: apply no limits
 
-# A swarm that lost count of a connection is believed after this long, at the latest.
+# The longest time until `reconcile` finds a connection that the swarm has lost.
 cdef int64_t FULL_PASS_INTERVAL_NS = 30_000_000_000
 cdef double MAX_AGE_SECONDS = 4e9  # over a hundred years, and still an int64_t of nanoseconds
 
@@ -129,7 +130,7 @@ cdef Denial new_denial(int kind, int64_t current, int64_t limit):
 @cython.no_gc
 @cython.freelist(64)
 cdef class ConnectionRecord:
-    """One connection, as the tracker holds it; read only. It stays readable after the end."""
+    """One connection, as the tracker holds it. Read only, and readable after its end."""
 
     def __cinit__(self):
         self.entry.state = RCMGR_CLOSED
@@ -140,13 +141,14 @@ cdef class ConnectionRecord:
 
     @property
     def peer_id(self):
-        """The peer id as it was given; None while it is unknown."""
+        """The peer id, as the caller gave it; None: not known yet."""
         return self.peer
 
     @property
     def since_ns(self):
-        """When it came into its state, as `ConnectionTracker.now_ns`, in steps of 64 ns; it stays
-        after the end.
+        """The time when it entered its state, on the clock of `ConnectionTracker.now_ns`.
+
+        In steps of 64 ns. The end of the connection does not change it.
         """
         return rcmgr_since_ns(&self.entry)
 
@@ -157,7 +159,7 @@ cdef class ConnectionRecord:
 
     @property
     def is_inbound(self):
-        """Inbound as long as it is live: False after the end."""
+        """Whether it is inbound. False after its end."""
         return is_inbound(self)
 
     @property
@@ -170,12 +172,12 @@ cdef class ConnectionRecord:
 
     @property
     def is_bypassed(self):
-        """Admitted for a bypassed peer: counts toward no limit."""
+        """Whether its peer was bypassed when it was admitted. Then no limit counts it."""
         return self.entry.exempt == 1
 
     @property
     def is_reported(self):
-        """Known to the swarm by `connection_id`, so that `reconcile` applies to it."""
+        """Whether the swarm knows it by `connection_id`. Then `reconcile` applies to it."""
         return self.entry.reported == 1
 
     def __repr__(self):
@@ -183,7 +185,7 @@ cdef class ConnectionRecord:
 
 
 cdef int close_held(ConnectionRecord record) except -1:
-    """After the end, by whoever ended it, outside the lock."""
+    """Close what the connection held. The caller has ended the connection, and left the lock."""
     held, record.held = record.held, None
     if held is not None:
         held.close()
@@ -199,7 +201,7 @@ cdef inline ConnectionRecord new_record(object connection_id, object peer_id):
 
 cdef inline bint slot_of(
         rcmgr_table *table, uint64_t hashed, ConnectionRecord record, size_t *at) noexcept:
-    """Where this very record is in the table; False if it is not."""
+    """Find the slot of this record. False: the table does not have it."""
     at[0] = rcmgr_table_home(table, hashed)
     while rcmgr_table_match(table, hashed, at):
         if table.slots[at[0]].item is <void *>record:
@@ -216,32 +218,33 @@ cdef inline uint64_t hash_of(object key) except? 0:
 cdef class ConnectionTracker:
     """The states of a node's connections, their counts, and admission against limits.
 
-    A connection id is any hashable (py-libp2p's swarm uses `str`); a peer id is a py-libp2p `ID`,
-    its bytes (the same peer), or any other hashable. An id is in exactly one state at a time.
+    A connection id is any hashable; py-libp2p's swarm uses `str`. A peer id is a py-libp2p `ID`,
+    its bytes or base58 text (the same peer), or another hashable. An id is in one state at a time.
 
-    The `admit_...` methods take a `ConnectionLimits` and either make the transition and return
-    None, or change nothing and return a `Denial`; a denied establishment also ends the pending
-    state. `add_pending_...` and `move_to_established_...` do the same without limits. The order of
-    the checks is rust-libp2p's: direction, per peer, total; then `max_connections`.
+    The `admit_...` methods take a `ConnectionLimits`. They make the transition and return None, or
+    change nothing and return a `Denial`. A denied establishment also ends the pending state.
+    `add_pending_...` and `move_to_established_...` do the same without limits. The order of the
+    limits is rust-libp2p's: direction, peer, total. `max_connections` comes last.
 
-    Connections of bypassed peers are present in every view and count, but are held against no
-    limit and never denied. Removing a bypass does not re-count connections that are live.
+    Connections of bypassed peers are in every view and count, but no limit counts or denies them.
+    The end of a bypass does not count live connections again.
 
-    clock: returns monotonic nanoseconds; default the system's coarse clock (a few ms).
+    clock: returns monotonic nanoseconds; default: the system's coarse clock (steps of a few ms).
     max_connections: limit on pending and established connections together; None: no limit.
-    bypass: the bypassed peers, by peer key (bytes of an `ID`), if they are kept by somebody else.
-    reuse_ids: an id that cannot come into the state it is reported in names another connection than
-        before (an id made of an object's address, say): the former one has ended. And an
-        establishment that is reported again changes nothing. Otherwise both are a ValueError.
+    bypass: the bypassed peers by peer key (the bytes of an `ID`), if the caller keeps them.
+    reuse_ids: accept an id that is in use. If the connection with this id cannot enter the reported
+        state, it has ended, and the id is now a different connection's. A repeated report of an
+        establishment changes nothing. Without `reuse_ids` both are a ValueError.
 
-    Cost: O(1), 30 to 80 ns per operation with few connections. Thread safe, with the GIL and on
-    free-threaded builds, for ids whose hash and comparison run no Python code (str, bytes, int and
-    tuples of them; peer ids always are).
+    Cost: O(1), 30 to 80 ns per operation with few connections. Thread safe, also on free-threaded
+    builds, if the hash and comparison of connection ids run no Python code. This is true of str,
+    bytes, int and tuples of them. Peer ids may be anything.
     """
 
     cdef rcmgr_table _connections  # connection id -> ConnectionRecord, owned
     cdef rcmgr_table _peers        # peer key -> ConnectionRecord, the first of the peer's chain
     cdef readonly dict _bypass     # peer key -> peer id as it was given
+    # the list of pending connections, in order of time
     cdef PyObject *_oldest_pending
     cdef PyObject *_newest_pending
     cdef rcmgr_connection_counts _counts
@@ -249,9 +252,9 @@ cdef class ConnectionTracker:
     cdef object _limits_source
     cdef object _clock
     cdef bint _reuse_ids
-    # reconciliation: how many connections the swarm knows, and which of them it may not show yet
-    cdef int64_t _reported
-    cdef int64_t _unseen
+    # for `reconcile`
+    cdef int64_t _reported          # connections that the swarm has reported by their id
+    cdef int64_t _unseen            # reported since the last pass, or too young at that pass
     cdef int64_t _oldest_unseen_ns
     cdef int64_t _next_pass_ns
 
@@ -301,61 +304,62 @@ cdef class ConnectionTracker:
     # -- transitions -------------------------------------------------------------------------
 
     def add_pending_inbound(self, connection_id, peer_id=None):
-        """Note an inbound connection before its handshake, without limits.
+        """Add an inbound connection before its handshake, without limits.
 
-        False if it was pending inbound already (nothing changes).
+        False: it was pending inbound already, and nothing has changed.
         ValueError: it is established, or pending in the other direction.
         """
         return add(self, connection_id, peer_id, RCMGR_PENDING_INBOUND)
 
     def add_pending_outbound(self, connection_id, peer_id=None):
-        """Note an outbound connection before its handshake, without limits; see the inbound one."""
+        """Add an outbound connection before its handshake. See `add_pending_inbound`."""
         return add(self, connection_id, peer_id, RCMGR_PENDING_OUTBOUND)
 
     def admit_pending_inbound(self, connection_id, limits, peer_id=None):
-        """Note an inbound connection before its handshake, if `limits` allow: None, or the Denial.
+        """Add an inbound connection before its handshake, if `limits` allow: None or a Denial.
 
-        ValueError as `add_pending_inbound`. Pending already: None, whatever the limits.
+        A connection that is pending already is admitted at any limits. ValueError: as
+        `add_pending_inbound`.
         """
         return denial_of(self, connection_id, peer_id, RCMGR_PENDING_INBOUND, limits, True)
 
     def admit_pending_outbound(self, connection_id, limits, peer_id=None):
-        """Note an outbound connection before its handshake, if `limits` allow: None or the Denial.
-        """
+        """Add an outbound connection before its handshake. See `admit_pending_inbound`."""
         return denial_of(self, connection_id, peer_id, RCMGR_PENDING_OUTBOUND, limits, True)
 
     def move_to_established_inbound(self, connection_id, peer_id):
-        """The handshake is done, or the connection starts established; without limits.
+        """Establish an inbound connection, pending or new, without limits.
 
         ValueError: it is established already, or pending in the other direction.
         """
         add(self, connection_id, peer_id, RCMGR_ESTABLISHED_INBOUND)
 
     def move_to_established_outbound(self, connection_id, peer_id):
-        """The outbound handshake is done; see `move_to_established_inbound`."""
+        """Establish an outbound connection. See `move_to_established_inbound`."""
         add(self, connection_id, peer_id, RCMGR_ESTABLISHED_OUTBOUND)
 
     def admit_established_inbound(self, connection_id, peer_id, limits, *, bint owned=False):
-        """Establish an inbound connection, if `limits` allow: None, or the Denial.
+        """Establish an inbound connection, if `limits` allow: None or a Denial.
 
-        After a denial the connection is no longer pending. ValueError as the unchecked one.
+        A denied connection is no longer pending. ValueError: as `move_to_established_inbound`.
         owned: the caller holds it and will remove it. `reconcile` leaves it alone until `rename`.
         """
         return denial_of(self, connection_id, peer_id, RCMGR_ESTABLISHED_INBOUND, limits, not owned)
 
     def admit_established_outbound(self, connection_id, peer_id, limits, *, bint owned=False):
-        """Establish an outbound connection, if `limits` allow; see the inbound one."""
+        """Establish an outbound connection. See `admit_established_inbound`."""
         return denial_of(
             self, connection_id, peer_id, RCMGR_ESTABLISHED_OUTBOUND, limits, not owned)
 
     def admit(self, connection_id, peer_id, bint inbound, limits, held=None, bint exempt=False):
-        """Note a connection that the caller will `remove`: its ConnectionRecord, or the Denial.
+        """Add a connection that the caller will `remove`: its ConnectionRecord or a Denial.
 
-        peer_id: None before the handshake; else the connection is established, as with `owned`.
-        held: something with a `close()`, called once when the connection ends, whoever ends it. A
-        pending one keeps what it held. After a denial the caller closes it, unless it was pending.
+        peer_id: None before the handshake. With a peer the connection is established, as `owned`.
+        held: an object with a `close()`, which is called once, when the connection ends. None: a
+            pending connection keeps the one that it had. After a denial, or a ValueError, the
+            caller still has it.
         exempt: no limit applies, as for a bypassed peer.
-        ValueError: there is such a connection already, and not pending in that direction.
+        ValueError: the id is in use, and not by a pending connection in this direction.
         """
         cdef bint repeated
         cdef int state = state_of(peer_id is not None, inbound)
@@ -366,7 +370,7 @@ cdef class ConnectionTracker:
         return answer
 
     def hold(self, ConnectionRecord record not None, held):
-        """Give a live connection something to close at its end; False: it is gone already."""
+        """Let a live connection close `held` at its end. False: it has ended already."""
         cdef size_t at
         cdef bint present
         with cython.critical_section(self):
@@ -376,10 +380,9 @@ cdef class ConnectionTracker:
         return present
 
     def remove_connection(self, connection_id, peer_id=None):
-        """Forget a connection in any state; False if it is unknown (nothing changes).
+        """End a connection in any state. False: its id is not known.
 
-        peer_id is not needed, and not compared: the peer is the one it was established for. It is
-        accepted for callers that report both.
+        peer_id: not used, because the record has the peer. Callers that know it may give it.
         """
         cdef size_t at
         cdef bint removed = False
@@ -394,27 +397,27 @@ cdef class ConnectionTracker:
         return removed
 
     def holds(self, ConnectionRecord record not None):
-        """Whether this very connection is still here."""
+        """Whether this connection has not ended."""
         return holds(self, record)
 
     def remove(self, ConnectionRecord record not None, bint only_pending=False):
-        """Forget this very connection, whatever id it has by now; False if it is gone already.
+        """End this connection. It may have a new id. False: it has ended already.
 
-        only_pending: leave it alone (False) if it has been established meanwhile.
+        only_pending: leave it alone (False) if it is established.
         """
         return remove(self, record, only_pending)
 
     def rename(self, ConnectionRecord record not None, connection_id):
-        """Give a connection the id by which the swarm knows it, and let `reconcile` apply to it.
+        """Give a connection the id by which the swarm knows it. `reconcile` then applies to it.
 
-        False if the connection is gone. ValueError: another connection has that id.
+        False: the connection has ended. ValueError: another connection has this id.
         """
         cdef size_t at, old_at
         cdef bint present
         cdef uint64_t changes
         cdef uint64_t hashed = hash_of(connection_id)
         cdef ConnectionRecord other
-        previous_id = record.id  # kept alive beyond the lock
+        previous_id = record.id  # not freed inside the lock
         with cython.critical_section(self):
             while True:
                 self._fit(&self._connections)
@@ -436,20 +439,20 @@ cdef class ConnectionTracker:
         return present
 
     def clear(self):
-        """Forget every connection (they count as closed) and keep bypasses, peaks and totals."""
+        """End every connection. They count as closed. Bypasses, peaks and totals stay."""
         for record in self._records():
             self.remove(<ConnectionRecord>record)
 
     # -- bypass ------------------------------------------------------------------------------
 
     def add_bypass_peer(self, peer_id):
-        """From now on, connections of this peer are held against no limit."""
+        """Let no limit count or deny new connections of this peer."""
         key = peer_key(peer_id)
         with cython.critical_section(self):
             self._bypass[key] = peer_id
 
     def remove_bypass_peer(self, peer_id):
-        """New connections of this peer are limited again; False if it was not bypassed."""
+        """Limit new connections of this peer again. False: it was not bypassed."""
         key = peer_key(peer_id)
         with cython.critical_section(self):
             present = key in self._bypass
@@ -462,34 +465,34 @@ cdef class ConnectionTracker:
 
     @property
     def bypass_peers(self):
-        """Live set-like view of the bypassed peer ids."""
+        """Live, set-like view of the bypassed peer ids."""
         return BypassView(self)
 
     # -- what there is -----------------------------------------------------------------------
 
     @property
     def pending_inbound(self):
-        """Live set-like view of connection ids: `len` and `in` are O(1), iteration O(all)."""
+        """Live, set-like view of connection ids. `len` and `in` are O(1), iteration is O(all)."""
         return StateView(self, "pending_inbound")
 
     @property
     def pending_outbound(self):
-        """Live set-like view of connection ids."""
+        """Live, set-like view of connection ids."""
         return StateView(self, "pending_outbound")
 
     @property
     def established_inbound(self):
-        """Live set-like view of connection ids."""
+        """Live, set-like view of connection ids."""
         return StateView(self, "established_inbound")
 
     @property
     def established_outbound(self):
-        """Live set-like view of connection ids."""
+        """Live, set-like view of connection ids."""
         return StateView(self, "established_outbound")
 
     @property
     def established_per_peer(self):
-        """Live mapping-like view: peer id -> set of its connection ids (a copy)."""
+        """Live, mapping-like view: peer id -> set of its connection ids (a copy)."""
         return PeerView(self)
 
     def get_connection(self, connection_id):
@@ -497,7 +500,7 @@ cdef class ConnectionTracker:
         return find(self, connection_id)
 
     def get_connection_count(self, kind):
-        """How many connections there are of a ConnectionKind or its value, bypassed ones included.
+        """The number of connections of a ConnectionKind or its value, with bypassed ones.
 
         ValueError: unknown kind.
         """
@@ -519,7 +522,7 @@ cdef class ConnectionTracker:
         return count
 
     def get_peer_connection_count(self, peer_id):
-        """How many established connections a peer has, bypassed ones included."""
+        """The number of established connections of a peer, with bypassed ones."""
         cdef int64_t count
         cdef size_t at
         cdef ConnectionRecord head
@@ -538,7 +541,7 @@ cdef class ConnectionTracker:
 
     @property
     def oldest_pending_age(self):
-        """Seconds since the oldest pending connection began; None if nothing is pending."""
+        """Seconds since the oldest pending connection began; None: no connection is pending."""
         cdef int64_t now = self._now()
         cdef int64_t since = -1
         with cython.critical_section(self):
@@ -624,14 +627,14 @@ cdef class ConnectionTracker:
     # -- reconciliation ----------------------------------------------------------------------
 
     def reconcile(self, live_ids, double min_age_seconds=30.0):
-        """Forget established connections that the swarm no longer has; how many there were.
+        """End established connections that the swarm no longer has. Returns their number.
 
-        live_ids: the ids of all connections the swarm has (a set).
-        min_age_seconds: younger ones are left alone: the swarm may not have registered them yet.
+        live_ids: the ids of all connections of the swarm (a set).
+        min_age_seconds: younger connections stay, because the swarm may not have added them yet.
 
-        O(1) as long as nothing can be stale. A pass over all connections is made only if more
-        connections are tracked than are live and the surplus is not explained by those established
-        since the last pass or too young at it, or if the last pass is 30 s ago.
+        O(1) unless a connection may be stale. A pass over all connections happens every 30 s. It
+        also happens if the tracker has more connections than the swarm. New ones do not count as
+        more: those since the last pass, and those that were too young then.
 
         ValueError: min_age_seconds is negative or not a number.
         """
@@ -660,7 +663,7 @@ cdef class ConnectionTracker:
             for entry in stale:
                 record = <ConnectionRecord>entry
                 if not record.entry.reported:
-                    continue  # removed by somebody else meanwhile
+                    continue  # another thread has ended it
                 if rcmgr_since_ns(&record.entry) <= now - min_age:
                     if self._remove(record):
                         removed.append(record)
@@ -683,7 +686,8 @@ cdef class ConnectionTracker:
         return PyLong_AsLongLong(self._clock())
 
     cdef int _read_limits(self, object limits) except -1:
-        """Keep the numbers of a frozen ConnectionLimits, so that asking again costs nothing."""
+        """Keep the numbers of a frozen ConnectionLimits, so that the next call need not read them.
+        """
         cdef rcmgr_connection_limits read
         cdef int i = 0
         for field in LIMIT_FIELDS:
@@ -700,7 +704,7 @@ cdef class ConnectionTracker:
     cdef int _end_former(
             self, object connection_id, uint64_t hashed, object key, int state,
             object limits) except -1:
-        """Forget the connection with this id if it cannot come into this state."""
+        """End the connection with this id if it cannot enter this state."""
         cdef ConnectionRecord record
         cdef size_t at
         cdef bint removed = False
@@ -718,8 +722,8 @@ cdef class ConnectionTracker:
             close_held(record)
         return 0
 
-    # Looking something up may run Python code (a comparison of unusual ids), and so let other
-    # threads in. Between the last lookup and the end of a change, therefore, there is none.
+    # A look-up may run Python code (a comparison of unusual ids), and then other threads may run.
+    # So no look-up happens between the last check and the end of a change.
 
     cdef ConnectionRecord _try_pend(
             self, ConnectionRecord record, uint64_t hashed, object key, int state, object limits,
@@ -797,7 +801,7 @@ cdef class ConnectionTracker:
 
     cdef bint _remove(
             self, ConnectionRecord record, bint only_pending=False, size_t at=0) except -1:
-        """Forget a record; False if it is not here (any more). The caller holds a reference.
+        """End a connection. False: the tracker does not have it. The caller holds a reference.
 
         at: the slot to look at first.
         """
@@ -844,8 +848,9 @@ cdef class ConnectionTracker:
         return self._connections.changes + self._peers.changes
 
     cdef ConnectionRecord _find(self, rcmgr_table *table, uint64_t hashed, object key, size_t *at):
-        """The record with this id, or the first of this peer, and its slot; or None and the slot
-        where it belongs.
+        """The record with this id, or the first one of this peer, and its slot.
+
+        None: there is no such record, and `at` is the slot for a new one.
         """
         cdef PyObject *held
         cdef uint64_t changes
@@ -853,7 +858,7 @@ cdef class ConnectionTracker:
         at[0] = rcmgr_table_home(table, hashed)
         while rcmgr_table_match(table, hashed, at):
             held = <PyObject *>table.slots[at[0]].item
-            # of both tables: a peer's first connection may be replaced in its slot
+            # changes of both tables: another connection may become the first of its peer
             changes = self._changes()
             if table is not &self._connections:
                 other = peer_key((<ConnectionRecord>held).peer)
@@ -875,7 +880,7 @@ cdef class ConnectionTracker:
         return at <= table.mask and table.slots[at].item is <void *>record
 
     cdef bint _slot_of(self, ConnectionRecord record, size_t *at) except -1:
-        """Where this very record is; False if it is not in this tracker."""
+        """Find the slot of this record. False: the tracker does not have it."""
         cdef uint64_t changes, hashed
         while True:
             changes = self._connections.changes
@@ -884,7 +889,7 @@ cdef class ConnectionTracker:
                 return slot_of(&self._connections, hashed, record, at)
 
     cdef inline int _fit(self, rcmgr_table *table) except -1:
-        """Have room for one more, and not much more than is needed."""
+        """Make room for one more record, or shrink a table that is mostly empty."""
         cdef size_t wanted = rcmgr_table_wanted_slots(table)
         if table.slots is NULL or wanted != table.mask + 1:
             self._resize(table, wanted)
@@ -903,7 +908,7 @@ cdef class ConnectionTracker:
         verdict.outcome = RCMGR_ADMITTED
         if exempt or limits is UNLIMITED:
             return 0
-        if limits is not self._limits_source:  # another thread asked with its own meanwhile
+        if limits is not self._limits_source:  # another thread has read its own limits
             self._read_limits(limits)
         cdef int refusing = rcmgr_refusing_limit(
             &self._counts, &self._limits, state, of_peer, counted_already)
@@ -983,14 +988,14 @@ cdef class ConnectionTracker:
         record.back.previous = record.next = NULL
 
     cdef list _records(self, bint by_peer=False):
-        """All records, or the first of every peer, as they are at one moment."""
+        """All records of one moment, or the first one of every peer."""
         cdef rcmgr_table *table = &self._peers if by_peer else &self._connections
         cdef size_t at
         cdef Py_ssize_t n = 0
         cdef list records = []
         with cython.critical_section(self):
             while len(records) != <Py_ssize_t>table.used:
-                # making a list may run the garbage collector, and that anything
+                # a new list may start the garbage collector, which may run any code
                 records = [None] * <Py_ssize_t>table.used
             for at in range(table.mask + 1):
                 if table.slots[at].item is not NULL:
@@ -1002,7 +1007,7 @@ cdef class ConnectionTracker:
 cdef inline bint add(
     ConnectionTracker tracker, object connection_id, object peer_id, int state,
 ) except -1:
-    """Note a connection, without limits; False: it was in this state already."""
+    """Add a connection, without limits. False: it was in this state already."""
     cdef bint repeated
     admit(tracker, connection_id, peer_id, state, UNLIMITED, None, False, True, &repeated)
     return not repeated
@@ -1012,7 +1017,7 @@ cdef inline object denial_of(
     ConnectionTracker tracker, object connection_id, object peer_id, int state, object limits,
     bint reported,
 ):
-    """Note a connection if `limits` allow: None, or the Denial."""
+    """Add a connection if `limits` allow: None or a Denial."""
     cdef bint repeated
     answer = admit(
         tracker, connection_id, peer_id, state, limits, None, False, reported, &repeated)
@@ -1103,5 +1108,5 @@ cdef bint remove(object tracker, ConnectionRecord record, bint only_pending) exc
 
 
 cdef int64_t limit_of(object value) except -1:
-    """A limit as the counters want it; more than 2**63 is no limit."""
+    """A limit as the counters take it. Above 2**63 it is no limit."""
     return RCMGR_NO_LIMIT if value is None or value > RCMGR_NO_LIMIT else value

@@ -1,4 +1,4 @@
-"""What was refused lately, noted so cheaply that a flood of refusals costs next to nothing."""
+"""A log of the latest denials. Adding one is so cheap that a flood of denials costs little."""
 
 cimport cython
 from libc.stdint cimport int64_t
@@ -13,9 +13,9 @@ __all__ = ["DenialEntry", "DenialLog"]
 
 DenialEntry = namedtuple(
     "DenialEntry", ["error", "seconds_ago", "inbound"], module="rcmgr.counting.denials")
-DenialEntry.__doc__ = """A denial: the error that describes it, when, and which way.
+DenialEntry.__doc__ = """A denial: the error that describes it, its age, and its direction.
 
-inbound: None if it had no direction (memory).
+inbound: None: it had no direction (memory).
 """
 
 cdef enum:
@@ -26,7 +26,7 @@ cdef enum:
 @cython.no_gc
 @cython.freelist(64)
 cdef class _Entry:
-    """A denial as it was noted. Immutable; costs less than a tuple."""
+    """A denial, not formatted yet. Immutable, and cheaper than a tuple."""
 
     cdef object refusal, connection_id, peer_id, inbound
     cdef int64_t when
@@ -39,7 +39,7 @@ cdef class _Entry:
 @cython.no_gc
 @cython.freelist(64)
 cdef class _Count:
-    """How often a peer was denied; counted in place."""
+    """The number of denials of a peer."""
 
     cdef int64_t times
 
@@ -47,14 +47,13 @@ cdef class _Count:
 @cython.final
 @cython.binding(False)
 cdef class DenialLog:
-    """The last `size` denials, and counts of all. Errors are built when they are read.
+    """The last `size` denials, and counts of all. Reading a denial builds its error.
 
-    A refusal is any object whose `to_error(connection_id, peer_id)` describes it. Adding one is
-    O(1), 60 to 100 ns (230 ns where every peer is a new one), and thread safe. ValueError: size is
-    below 1.
+    A refusal is any object with `to_error(connection_id, peer_id)`. `add` is O(1), takes 60 to
+    100 ns (230 ns if every peer is new), and is thread safe. ValueError: size is below 1.
 
-    Counts by peer are kept for those denied most; of more than 1,024, the lower half is forgotten,
-    so that a flood of made-up peers takes no memory and hides nobody who insists.
+    The log counts the denials of at most 1,024 peers. If there are more, it forgets the half with
+    the fewest denials. So a flood of made-up peers takes no memory and hides no persistent peer.
     """
 
     def __cinit__(self, Py_ssize_t size=256):
@@ -65,7 +64,7 @@ cdef class DenialLog:
         self._by_peer = {}
 
     cpdef add(self, refusal, connection_id=None, peer_id=None, inbound=None):
-        """Note a denial of this peer (None: unknown) in this direction (None: it has none)."""
+        """Add a denial. peer_id: None: not known. inbound: None: it has no direction."""
         cdef _Entry entry = _Entry.__new__(_Entry)
         entry.refusal = refusal
         entry.connection_id = connection_id
@@ -73,7 +72,7 @@ cdef class DenialLog:
         entry.inbound = inbound
         entry.when = rcmgr_now_coarse_ns()
         with cython.critical_section(self):
-            _old = self._ring[self._at]  # freed beyond the lock
+            _old = self._ring[self._at]  # freed outside the lock
             self._ring[self._at] = entry
             self._at += 1
             if self._at == self._size:
@@ -103,7 +102,7 @@ cdef class DenialLog:
         return 0
 
     def most_denied(self, count=10):
-        """The peers denied most: (peer key, denials), most first."""
+        """The peers with the most denials: (peer key, denials), most first."""
         most = sorted(self._by_peer.copy().items(), key=times_of, reverse=True)[:count]
         return [(peer, (<_Count>counted).times) for peer, counted in most]
 
@@ -115,13 +114,13 @@ cdef class DenialLog:
 
     @property
     def last(self):
-        """The latest denial's error; None if there was none."""
+        """The error of the latest denial; None: no denial yet."""
         with cython.critical_section(self):
             entry = self._ring[self._at - 1]
         return None if entry is None else (<_Entry>entry).error()
 
     def entries(self):
-        """The latest as `DenialEntry`s, oldest first."""
+        """The latest denials as `DenialEntry`s, oldest first."""
         cdef int64_t now = time.monotonic_ns()
         return [
             DenialEntry(
@@ -135,7 +134,7 @@ cdef class DenialLog:
         return min(self.total, len(self._ring))
 
     def __iter__(self):
-        """The latest as errors, oldest first."""
+        """The latest denials as errors, oldest first."""
         return iter([(<_Entry>entry).error() for entry in self.latest()])
 
 

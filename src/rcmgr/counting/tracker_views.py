@@ -1,4 +1,4 @@
-"""What a tracker shows of its connections: live views of ids and peers, and a snapshot."""
+"""Live views of a tracker's connection ids and peers, and a snapshot of its counts."""
 
 from __future__ import annotations
 
