@@ -68,7 +68,7 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
     denials_kept: how many of the latest denials `denials` keeps, 1 or more.
     enable_prometheus, prometheus_port: serve metrics at this port from the start; see
         `serve_metrics`.
-    prometheus_exporter: a `libp2p.rcmgr.PrometheusExporter` that shall show this manager.
+    prometheus_exporter: a `libp2p.rcmgr.PrometheusExporter` that also shows this manager.
 
     `ledger` counts streams, connections and memory. `connection_tracker` counts connections by
     state. The methods that a swarm calls are O(1), never block and are thread safe. A denial is a

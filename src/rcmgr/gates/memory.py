@@ -34,7 +34,7 @@ class MemoryExcess(NamedTuple):
     max_allowed_bytes: int
     limited_by: str = "max_bytes"
     anonymous_bytes: int | None = None
-    """Of a refusal by RSS: the anonymous memory, if it is within the limit."""
+    """The anonymous memory, if RSS refused and this is within the limit."""
 
     def __bool__(self) -> Literal[False]:
         return False
@@ -57,9 +57,9 @@ class MemoryConnectionLimits(MemoryGate):
     TypeError, ValueError: a limit has a wrong value; the message names both.
 
     Unknown memory never refuses, and a source that fails makes a number unknown. While the limit
-    refuses, the allocator gives free memory back to the system (glibc only), at most every 10 s and
-    for at most 1 % of the time. The number is at most 100 ms old. `check_limit` costs 10 to 20 ns,
-    and under 3 us when it reads the memory again. Thread safe.
+    refuses, the allocator gives free memory back to the system (glibc only). It does so at most
+    every 10 s, for at most 1 % of the time. The number is at most 100 ms old. `check_limit` costs
+    10 to 20 ns, and under 3 us when it reads the memory again. Thread safe.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class MemoryConnectionLimits(MemoryGate):
 
     @property
     def max_allowed_bytes(self) -> int | None:
-        """The limit in bytes at this moment; None: no limit, or a percentage of unknown memory."""
+        """The limit in bytes now. None: no limit, or a percentage of unknown memory."""
         if self.max_percentage is None:
             return self.max_bytes
         total = self._read(self._total)
@@ -229,7 +229,7 @@ class MemoryConnectionLimits(MemoryGate):
         begin = time.monotonic()
         if begin < self._next_trim:
             return False
-        self._next_trim = begin + _TRIM_INTERVAL_S  # of all threads, only this one trims
+        self._next_trim = begin + _TRIM_INTERVAL_S  # so no other thread trims meanwhile
         if not trim_memory():
             return False
         took = time.monotonic() - begin
