@@ -54,8 +54,8 @@ class Commands:
         self.ran.append(line)
         if self.failing and self.failing in line:
             raise subprocess.CalledProcessError(1, line)
-        if "--outfile" in command:
-            Path(command[command.index("--outfile") + 1]).write_text("{}")
+        if "--output-file" in command:
+            Path(command[command.index("--output-file") + 1]).write_text("{}")
 
 
 @pytest.fixture
