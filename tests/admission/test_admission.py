@@ -257,3 +257,11 @@ def test_an_id_that_the_swarm_uses_again(direction: str) -> None:
     assert counts(manager) == one(opposite)
     manager.connection_lifecycle.notify_connection_closed("1", OTHER)
     check_nothing_held(manager)
+
+
+def test_none_is_no_direction_before_and_after_others() -> None:
+    manager = ResourceManager()
+    for _ in range(2):
+        with pytest.raises(ValueError, match="direction must be 'inbound'"):
+            manager.open_connection(None, None, None)
+        manager.open_connection(None, None, "outbound")

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Hashable, Iterator, Set
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from libp2p_values import ID
@@ -1418,3 +1418,72 @@ def test_a_peer_whose_bytes_become_those_of_another() -> None:
 @pytest.mark.skipif(sys.maxsize < 2**32, reason="pointers are smaller")
 def test_a_record_is_as_small_as_promised() -> None:
     assert ConnectionRecord.__basicsize__ == 64
+
+
+# -- limits, peers and views of other types -----------------------------------------------------
+
+
+def test_a_peer_whose_end_removes_the_connection() -> None:
+    """The tracker drops the peer of the pending connection when it is established."""
+    tracker = ConnectionTracker()
+
+    class Dropped:
+        def __del__(self) -> None:
+            tracker.remove_connection("c")
+
+    tracker.add_pending_inbound("c", Dropped())
+    tracker.move_to_established_inbound("c", b"p")
+    for number in range(3):
+        tracker.move_to_established_inbound(f"n{number}", b"p")
+    check_consistent(tracker, [])
+    tracker.clear()
+    check_empty(tracker)
+
+
+def test_a_connection_that_is_established_while_it_is_removed() -> None:
+    """The hash of its id establishes it between the look-up and the removal."""
+    tracker = ConnectionTracker()
+    tracker.move_to_established_inbound("other", b"p")
+
+    class Id:
+        calls = 0
+
+        def __hash__(self) -> int:
+            Id.calls += 1
+            if Id.calls == 3:
+                tracker.move_to_established_inbound(self, b"p")
+            return 7
+
+    connection = Id()
+    tracker.add_pending_inbound(connection)
+    tracker.remove_connection(connection)
+    check_consistent(tracker, [])
+    tracker.clear()
+    check_empty(tracker)
+
+
+def test_limits_that_change_the_tracker_while_it_reads_them() -> None:
+    tracker = ConnectionTracker()
+
+    class Meddling(NamedTuple):
+        def __getattr__(self, name: str) -> None:
+            for number in range(40):
+                tracker.add_pending_inbound(f"{name} {number}")
+
+    assert tracker.admit_pending_inbound("one", Meddling()) is None
+    check_consistent(tracker, [])
+    tracker.clear()
+    check_empty(tracker)
+
+
+@pytest.mark.parametrize(
+    ("value", "error"), [(-1, ValueError), (1.5, TypeError), ("3", TypeError), (True, TypeError)])
+def test_limits_of_another_type_with_a_wrong_value(value: object, error: type[Exception]) -> None:
+    class Limits:
+        def __getattr__(self, name: str) -> object:
+            return value
+
+    tracker = ConnectionTracker()
+    with pytest.raises(error, match="max_pending_inbound must be"):
+        tracker.admit_pending_inbound("one", Limits())  # type: ignore[arg-type]
+    assert len(tracker) == 0

@@ -28,6 +28,7 @@ from rcmgr.counting.scope import (
     StreamScope,
 )
 from rcmgr.errors import ResourceScopeClosed
+from rcmgr.limits.scopes import ConcreteLimits
 from rcmgr.peers import peer_text
 
 # -- peers and names ----------------------------------------------------------------------------
@@ -778,3 +779,26 @@ def test_streams_that_were_forgotten_may_be_given_back_once() -> None:
     assert ledger.over_released == 0
     with pytest.raises(ValueError, match="peer:A gave back 1 stream more"):
         ledger.release_stream("A", True)
+
+
+@pytest.mark.parametrize("arguments", [(1.9,), (1, 254.9), ("1",), (None,)])
+def test_a_float_is_no_count(arguments: Any) -> None:
+    scope = Ledger().system()
+    for reserve in (scope.try_reserve_memory, scope.reserve_memory):
+        with pytest.raises(TypeError):
+            reserve(*arguments)
+    assert scope.stat().memory == 0
+
+
+@pytest.mark.parametrize(("value", "error"), [(1.5, TypeError), (-1, ValueError)])
+def test_limits_of_another_type_hold_counts(value: Any, error: type[Exception]) -> None:
+    class Leaf:
+        def __getattr__(self, name: str) -> Any:
+            return value
+
+    class Tree:
+        def __getattr__(self, name: str) -> Any:
+            return {} if name in ConcreteLimits.MAPPINGS else Leaf()
+
+    with pytest.raises(error, match="memory must be"):
+        Ledger().set_limits(Tree())  # type: ignore[arg-type]

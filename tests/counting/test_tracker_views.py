@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Set
 from dataclasses import FrozenInstanceError
+from typing import Any
 
 import pytest
 from libp2p_values import ID
@@ -13,6 +14,7 @@ from rcmgr import (
     ConnectionLimits,
     ConnectionTracker,
 )
+from rcmgr.counting.tracker_views import BypassView, PeerView, StateView
 
 PEER = ID(b"\x00\x01peer")
 OTHER = ID(b"\x00\x01other")
@@ -147,3 +149,17 @@ def test_snapshot_is_of_one_moment(tracker: ConnectionTracker) -> None:
     assert (snapshot.pending_total, snapshot.established_total, snapshot.peers) == (1, 1, 1)
     with pytest.raises(FrozenInstanceError):
         snapshot.peers = 0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("make", [
+    lambda tracker: StateView(tracker, "pending_inbound"), PeerView, BypassView])
+@pytest.mark.parametrize("tracker", [None, 0, "tracker", object], ids=str)
+def test_a_view_is_of_a_tracker(make: Any, tracker: object) -> None:
+    with pytest.raises(TypeError, match="tracker must be a ConnectionTracker"):
+        make(tracker)
+
+
+@pytest.mark.parametrize("state", [0, 10**8, None, "pending"])
+def test_a_view_is_of_a_state(state: Any) -> None:
+    with pytest.raises(ValueError, match="unknown connection kind"):
+        StateView(ConnectionTracker(), state)

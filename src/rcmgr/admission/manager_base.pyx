@@ -27,8 +27,8 @@ cdef object ACCEPTED = accepted
 
 cdef dict DIRECTIONS = {"inbound": True, "outbound": False, "unknown": False}
 # the members of py-libp2p's Direction, once seen: hashing one runs Python code
-cdef object known_inbound = None
-cdef object known_outbound = None
+cdef object known_inbound = object()
+cdef object known_outbound = object()
 
 
 cdef bint inbound_of(object direction) except -1:

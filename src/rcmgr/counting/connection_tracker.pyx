@@ -417,9 +417,10 @@ cdef class ConnectionTracker:
         cdef uint64_t changes
         cdef uint64_t hashed = hash_of(connection_id)
         cdef ConnectionRecord other
-        previous_id = record.id  # not freed inside the lock
+        previous_id = None
         with cython.critical_section(self):
             while True:
+                previous_id = record.id  # kept alive beyond the lock
                 self._fit(&self._connections)
                 changes = self._changes()
                 present = self._slot_of(record, &old_at)
@@ -694,6 +695,7 @@ cdef class ConnectionTracker:
             value = getattr(limits, field, NOT_READ)
             if value is NOT_READ:
                 raise TypeError(f"limits must be a ConnectionLimits, not {limits!r}")
+            check_limit(field, value)
             read.at[i] = limit_of(value)
             i += 1
         read.at[RCMGR_CONNECTIONS] = self._limits.at[RCMGR_CONNECTIONS]
@@ -737,7 +739,7 @@ cdef class ConnectionTracker:
             self._fit(&self._connections)
             changes = self._changes()
             other = self._find(&self._connections, hashed, record.id, &at)
-            if changes == self._changes():
+            if changes == self._changes() and self._has_limits(limits, exempt):
                 break
         if other is not None:
             verdict.outcome = CONFLICT
@@ -766,7 +768,7 @@ cdef class ConnectionTracker:
             changes = self._changes()
             record = self._find(&self._connections, hashed, connection_id, &at)
             head = self._find(&self._peers, peer_hashed, key, &peer_at)
-            if changes == self._changes():
+            if changes == self._changes() and self._has_limits(limits, exempt):
                 break
         cdef bint pending = record is not None
         if pending and record.entry.state != state - RCMGR_ESTABLISHED_INBOUND:
@@ -784,7 +786,11 @@ cdef class ConnectionTracker:
                 Py_DECREF(record)
                 self._closed(record)
             return record
-        if not pending:
+        former_peer = None
+        if pending:
+            former_peer = record.peer  # kept alive until the change is done
+            self._connections.changes += 1  # as the tables do not change
+        else:
             record = new_record(connection_id, peer_id)
             Py_INCREF(record)
             rcmgr_table_put(&self._connections, at, hashed, <void *>record)
@@ -903,13 +909,19 @@ cdef class ConnectionTracker:
             raise MemoryError
         return 0
 
+    cdef inline bint _has_limits(self, object limits, bint exempt) except -1:
+        """Whether it has the numbers of these limits. If not, it reads them, which runs any code.
+        """
+        if exempt or limits is UNLIMITED or limits is self._limits_source:
+            return True
+        self._read_limits(limits)
+        return False
+
     cdef inline int _ask(self, int state, object limits, bint exempt, int64_t of_peer,
                          bint counted_already, Verdict *verdict) except -1:
         verdict.outcome = RCMGR_ADMITTED
         if exempt or limits is UNLIMITED:
             return 0
-        if limits is not self._limits_source:  # another thread has read its own limits
-            self._read_limits(limits)
         cdef int refusing = rcmgr_refusing_limit(
             &self._counts, &self._limits, state, of_peer, counted_already)
         if refusing != RCMGR_ADMITTED:

@@ -10,6 +10,7 @@ from rcmgr.counting._scope cimport (
 from rcmgr.peers cimport peer_text
 
 from rcmgr.errors import MemoryReservationExceeded, ScopeLimitExceeded, StreamLimitExceeded
+from rcmgr.limits.checks import check_limit
 
 __all__ = ["Refusal"]
 
@@ -124,9 +125,8 @@ cdef GroupLimit read_limit(object source):
     cdef int64_t value
     for i in range(RCMGR_RESOURCES):
         field = getattr(source, RESOURCE_FIELDS[i])
-        value = RCMGR_UNLIMITED if field is None else field
-        if value < 0:
-            raise ValueError(f"{RESOURCE_FIELDS[i]} must be 0 or more, not {value}")
+        check_limit(RESOURCE_FIELDS[i], field)
+        value = RCMGR_UNLIMITED if field is None or field > RCMGR_UNLIMITED else field
         limit.value.of[i] = value
     return limit
 

@@ -14,6 +14,7 @@ collector does not know groups and handles: making one cannot run a finalizer un
 
 cimport cython
 from cpython.dict cimport PyDict_GetItemWithError, PyDict_SetDefault
+from cpython.number cimport PyNumber_Index
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
@@ -92,14 +93,14 @@ cdef str exact_name(str what, object name):
 
 cdef int64_t checked_size(object size) except -1:
     # OverflowError from 2**63; a size of 0 is fine
-    cdef int64_t value = size
+    cdef int64_t value = PyNumber_Index(size)
     if value < 0:
         raise ValueError(f"can't reserve negative memory. rsvp={value}")
     return value
 
 
 cdef int checked_priority(object priority) except -1:
-    cdef int value = priority
+    cdef int value = PyNumber_Index(priority)
     if not 0 <= value <= 255:
         raise ValueError(f"priority must be 0 to 255, not {priority}")
     return value

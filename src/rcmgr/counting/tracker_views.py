@@ -29,6 +29,12 @@ class _Tracker(Protocol):
     def _peer_count(self) -> int: ...
 
 
+def _checked(tracker: Any) -> Any:
+    if callable(getattr(tracker, "_ids_in", None)):
+        return tracker
+    raise TypeError(f"tracker must be a ConnectionTracker, not {tracker!r}")
+
+
 class StateView(Set[Hashable]):
     """The connection ids in one state, live. `len` and `in` are O(1), iteration is O(all).
 
@@ -38,6 +44,7 @@ class StateView(Set[Hashable]):
     __slots__ = ("_state", "_tracker")
 
     def __init__(self, tracker: _Tracker, state: str) -> None:
+        _checked(tracker).get_connection_count(state)  # ValueError: no such state
         self._tracker = tracker
         self._state = state
 
@@ -69,7 +76,7 @@ class PeerView(Mapping[Hashable, set[Hashable]]):
     __slots__ = ("_tracker",)
 
     def __init__(self, tracker: _Tracker) -> None:
-        self._tracker = tracker
+        self._tracker: _Tracker = _checked(tracker)
 
     def __len__(self) -> int:
         return self._tracker._peer_count()
@@ -122,7 +129,7 @@ class BypassView(Set[Hashable]):
     __slots__ = ("_tracker",)
 
     def __init__(self, tracker: _Tracker) -> None:
-        self._tracker = tracker
+        self._tracker: _Tracker = _checked(tracker)
 
     @classmethod
     def _from_iterable(cls, peers: Iterable[Any]) -> set[Any]:
