@@ -53,7 +53,7 @@ typedef struct {
     uint64_t state : 3;
     uint64_t exempt : 1;
     uint64_t reported : 1; /* known to the swarm by its id, so reconciliation applies to it */
-    uint64_t first : 1;   /* of its peer's connections */
+    uint64_t first : 1;   /* whether it is first among its peer's connections */
 } rcmgr_connection_entry;
 
 /* The link back of a connection in a list. The first connection of a peer's list needs no link: it

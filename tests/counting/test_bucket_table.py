@@ -223,7 +223,7 @@ def test_a_flood_of_made_up_peers_changes_nothing_for_a_known_one(flood: int) ->
             table.try_consume(draw.randbytes(38))
         clock.now += SECOND // 20
         single.get_available_tokens()
-        # the honest peer asks at its rate; the table may forget it, but never denies it
+        # the honest peer asks at its rate: the table may forget it, but never denies it
         if single.try_consume(1):
             assert table.try_consume(b"honest")
         assert len(table) <= 5_000

@@ -186,7 +186,7 @@ def test_a_default_for_each_measure() -> None:
 
 
 def test_free_memory_that_the_allocator_keeps_goes_back() -> None:
-    """In a process of its own, without the allocations of other tests."""
+    """In a separate process, without the allocations of other tests."""
     out = run("""
         from rcmgr.counting.memory_stats import read_memory_usage, trim_memory
         frames = [bytes(2000) for _ in range(100_000)]

@@ -74,7 +74,7 @@ cdef object by_psutil(object figure):
 
 
 def trim_memory():
-    """Give free memory that the allocator keeps back to the system; whether the system got any.
+    """Give the allocator's free memory back to the system. True if the system got any.
 
     False on a C library without such a call (other than glibc). Milliseconds for each GiB of heap,
     without the GIL.
