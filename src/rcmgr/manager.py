@@ -342,35 +342,35 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
         return gate is not None and gate.verify_source_address(address)
 
     def add_allowed_peer(self, peer_id: Hashable) -> None:
-        """From now on, no limit is applied to connections and streams of this peer."""
+        """Exempt new connections and streams of this peer from limits."""
         self.allowlist.add_peer(peer_id)
 
     def remove_allowed_peer(self, peer_id: Hashable) -> bool:
-        """New connections and streams of this peer are limited again; False if it was not allowed.
+        """Limit new connections and streams of this peer again. False: it was not allowed.
 
-        Its streams are not while it has a connection from an address that is on the list.
+        Its streams stay exempt while it has a connection from an address on the allowlist.
         """
         return self.allowlist.remove_peer(peer_id)
 
     def is_allowed_peer(self, peer_id: Hashable) -> bool:
-        """Whether this peer is on the allowlist, wherever it is."""
+        """Whether the allowlist allows this peer from every address."""
         return self.allowlist.allows(peer_id)
 
     def is_exempt_peer(self, peer_id: Hashable) -> bool:
-        """Whether streams and requests of this peer are not limited.
+        """Whether streams and requests of this peer are exempt from limits.
 
         The peer is on the allowlist, or has a connection from an address from which the allowlist
-        lets it in.
+        exempts it.
         """
         return self._admission.is_exempt_peer(peer_from_any(peer_id))
 
     # -- streams and memory --------------------------------------------------------------------
 
     def open_stream(self, peer_id: Hashable, direction: Any) -> StreamScope | None:
-        """Ask for a stream that is transient until its protocol is set; None: denied.
+        """Ask for a stream: its scope, or None: denied. It is transient until its protocol is set.
 
-        Close what it returns. For callers that know the stream's life, as `rcmgr.libp2p` does;
-        others count with `acquire_stream`. Arguments and errors as there. About 0.4 us.
+        Close the scope at the end of the stream. `rcmgr.libp2p` knows this end. A caller that only
+        counts uses `acquire_stream`, which has the same arguments and errors. About 0.4 us.
         """
         self._check_open()
         peer = peer_from_any(peer_id)
@@ -390,10 +390,10 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
         service: str | None = None,
         protocol: str | None = None,
     ) -> bool:
-        """Take a stream, also of a service and a protocol; False: denied, and nothing is taken.
+        """Take a stream of a service or a protocol, or of both. False: denied, and nothing is taken.
 
-        A service's stream without a protocol is counted as one of a protocol of that name. Give it
-        back with `release_scoped_stream` and the same arguments. About 2 us.
+        Without a protocol, the stream counts for the protocol with the service's name. Give it back
+        with `release_scoped_stream` and the same arguments. About 2 us.
         """
         scope = self.open_stream(peer_id, direction)
         if scope is None:
@@ -422,7 +422,7 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
         service: str | None = None,
         protocol: str | None = None,
     ) -> None:
-        """Give back a stream of `acquire_scoped_stream`; one that was not taken is ignored."""
+        """Give back a stream of `acquire_scoped_stream`. Does nothing if it was not taken."""
         peer = peer_key(peer_id)
         key = (peer, is_inbound(direction), service, protocol)
         with self._lock:
@@ -434,10 +434,11 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
             scope.close()
 
     def acquire_memory(self, size: int, priority: int = Priority.ALWAYS) -> bool:
-        """Reserve `size` bytes of the system's memory; False: denied, however large the size.
+        """Reserve `size` bytes of the system's memory. False: denied; a size may be of any length.
 
-        priority: 0 to 255; (1 + priority) / 256 of the limit are open to it. TypeError: not an int.
-        ValueError: negative, or such a priority. ResourceScopeClosed: the manager is closed.
+        priority: 0 to 255. The reservation may fill (1 + priority) / 256 of the limit. TypeError:
+        not an int. ValueError: a negative size, or another priority. ResourceScopeClosed: the
+        manager is closed.
         """
         self._check_open()
         size = _bytes(size)
@@ -450,17 +451,17 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
         return False
 
     def release_memory(self, size: int) -> None:
-        """Give back reserved bytes; more than were reserved is ignored, and counted.
+        """Give back reserved bytes. Bytes that were not reserved are ignored, and counted.
 
         TypeError: not an int. ValueError: negative.
         """
         self._memory.release_memory(_bytes(size))
 
     def add_protocol_rate_limiter(self, protocol: str, limits: RateLimits) -> ProtocolRateLimiter:
-        """Limit the requests of a protocol; replaces its former limiter, if any.
+        """Limit the requests of a protocol. This replaces the protocol's former limiter.
 
-        The manager's allowed peers are exempt. Whoever serves the protocol asks the limiter, or
-        `check_protocol_rate_limit`; `rcmgr.libp2p.limit_protocols` asks for every inbound stream.
+        The manager's allowed peers are exempt. The code that serves the protocol asks the limiter,
+        or `check_protocol_rate_limit`. `rcmgr.libp2p.limit_protocols` asks for each inbound stream.
         """
         limiter = ProtocolRateLimiter(
             protocol, limits, is_exempt=self._admission.is_exempt_peer, denials=self.denials)
@@ -470,38 +471,40 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
     def check_protocol_rate_limit(
         self, protocol: str, peer_id: Hashable, operation: str = "request"
     ) -> bool:
-        """Whether the peer may do this once more; a protocol without a limiter is not limited."""
+        """Whether the peer may do this once more. A protocol without a limiter has no limit."""
         limiter = self.protocol_rate_limiters.get(protocol)
         return limiter is None or limiter.check_peer_rate_limit(peer_id, operation)
 
-    # -- what there is -------------------------------------------------------------------------
+    # -- reports -------------------------------------------------------------------------------
 
     @property
     def last_denial(self) -> ResourceLimitExceeded | None:
-        """The error that describes the latest denial; None if nothing was denied yet."""
+        """The error that describes the latest denial; None: no denial yet."""
         return self.denials.last
 
     def explain(self) -> str:
-        """A few lines: what is at its limit, what was denied most, which setting to look at.
+        """A few lines: full limits, the most frequent denials, and the settings to look at.
 
         O(scopes).
         """
         return explain(self)
 
     def serve_metrics(self, port: int, addr: str = "127.0.0.1") -> MetricsServer:
-        """Serve metrics for Prometheus over HTTP until the result is closed; 0 picks a port.
+        """Serve metrics for Prometheus over HTTP, until the result is closed.
 
-        Needs prometheus_client. OSError: the port is taken. See `rcmgr.report.metrics`.
+        port: 0: any free port. Needs prometheus_client. OSError: the port is taken. See
+        `rcmgr.report.metrics`.
         """
         from rcmgr.report.metrics import MetricsServer
 
         return self._serving(MetricsServer(self, port, addr))
 
     def serve_status(self, path: str | os.PathLike[str] | None = None) -> StatusServer:
-        """Let this user's `rcmgr top`, `status` and `explain` look at the node, until it is closed.
+        """Let this user's `rcmgr top`, `status` and `explain` read the node, until it is closed.
 
-        path: of the Unix socket to make (on Windows: of a file with a port and a password); default
-        `rcmgr.report.status_socket.default_path()`. FileExistsError: another node serves there.
+        path: the path of the Unix socket, or on Windows of a file with a port and a password.
+        Default: `rcmgr.report.status_socket.default_path()`. FileExistsError: another node serves
+        there.
         """
         from rcmgr.report.status_socket import StatusServer, default_path
 
@@ -512,14 +515,20 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
         return server
 
     def get_stats(self) -> dict[str, Any]:
-        """Usage, limits, peaks and denials now; ready for JSON.
+        """Usage, limits, peaks and denials now, ready for JSON.
 
-        As in libp2p.rcmgr: "connections" (pending and established together), "memory_bytes"
-        (reserved), "streams", "limits". Besides: "connection_states" (count by state), "peers",
-        "peak_connections", "peak_memory_bytes", "peak_streams", "over_released" (given back too
-        often), "leaked" (scopes dropped unclosed), "denied" (count by limit; only those that
-        refused), "protocol_rates" (`ProtocolRateLimiter.get_protocol_stats` by protocol). O(1),
-        but for the protocol rates: O(peers they track). All scopes: `ledger.snapshot()`.
+        These keys are as in libp2p.rcmgr: "connections" (pending and established together),
+        "memory_bytes" (reserved), "streams", "limits". The other keys are ours:
+
+        "connection_states": counts by state. "peers": peers with a connection.
+        "peak_connections", "peak_memory_bytes", "peak_streams": the largest values so far.
+        "over_released": what was given back and had not been taken. "leaked": scopes that were
+        dropped without `close`.
+        "denied": counts by limit, of those that have refused.
+        "protocol_rates": `ProtocolRateLimiter.get_protocol_stats` by protocol.
+
+        The protocol rates are O(tracked peers), the rest is O(1). `ledger.snapshot()` has all
+        scopes.
         """
         return stats_of(self)
 
@@ -550,9 +559,9 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
         return HostWatch(self._forget_connections)
 
     def close(self) -> None:
-        """Deny everything from now on and forget what is held; scopes may still be closed.
+        """Deny all later requests, and forget all that is held. Scopes may still be closed.
 
-        Ends what `serve_metrics` and `serve_status` began.
+        This also closes the servers of `serve_metrics` and `serve_status`.
         """
         self._close()
         self._memory.close()
@@ -562,7 +571,7 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
         self._forget_connections()
 
     def _forget_connections(self) -> None:
-        """What its owner reserved with `acquire_memory` is not the host's, and stays."""
+        """Forget a host's connections and streams. Memory of `acquire_memory` is not the host's."""
         self.connection_tracker.clear()
         self.ledger.clear(keep=self._memory)
         self._gate.clear()
@@ -580,7 +589,7 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
 
 
 def _bytes(size: int) -> int:
-    """A size as the ledger takes it: peers announce sizes, and some of them are absurd."""
+    """A size that fits the ledger. A peer may announce any size, also an absurd one."""
     wanted = operator.index(size)
     if wanted < 0:
         raise ValueError(f"size must be 0 or more bytes, not {size}")

@@ -51,7 +51,7 @@ cdef class Admission:
     cdef object take(
         self, int steps, ConnectionRecord known, object connection_id, object peer,
         bint inbound, object address)
-    cdef object ask_memory(self, ConnectionRecord known, object peer)
+    cdef object ask_memory(self, object limits, ConnectionRecord known, object peer)
     cdef bint is_exempt(self, object peer, object address) except -1
     cpdef bint is_exempt_peer(self, object peer) except -1
     cdef str new_id(self)

@@ -100,21 +100,24 @@ cdef class Admission:
         # The place for bans: after the allowlist, before anything is taken.
         try:
             if not exempt:
-                if steps & MEMORY and self.memory_limits is not None:
-                    answer = self.ask_memory(known, peer if steps & PEER else None)
+                limits = self.memory_limits
+                if steps & MEMORY and limits is not None:
+                    answer = self.ask_memory(limits, known, peer if steps & PEER else None)
                     if is_refusal(answer):
                         return answer
+                gate = self.addresses
                 if (
-                    steps & ADDRESS and self.addresses is not None and address is not None
+                    steps & ADDRESS and gate is not None and address is not None
                     and (scope is None or not scopes.has_network_share(scope))
                 ):
-                    answer = self.addresses.try_enter(str(address), inbound, exempt=False)
+                    answer = gate.try_enter(str(address), inbound, exempt=False)
                     if not answer:
                         return answer
                     taken = answer
+                rates = self.peer_rates
                 if (
-                    steps & PEER and self.peer_rates is not None and inbound
-                    and peer is not None and not self.peer_rates.try_consume(peer)
+                    steps & PEER and rates is not None and inbound and peer is not None
+                    and not rates.try_consume(peer)
                 ):
                     return self.peer_rate_refusal
             if steps & SCOPES and self.ledger is not None:
@@ -158,11 +161,10 @@ cdef class Admission:
             self.denials.add(answer, connection_id, peer, inbound)
         return answer
 
-    cdef object ask_memory(self, ConnectionRecord known, object peer):
+    cdef object ask_memory(self, object limits, ConnectionRecord known, object peer):
         """True, or a MemoryExcess. peer: None, or a peer that is refused earlier if it is new."""
         cdef bint new_peer = peer is not None
         cdef Py_ssize_t connections
-        limits = self.memory_limits
         if memory_is_fine(limits, new_peer):
             return True
         if new_peer:
@@ -261,9 +263,10 @@ cdef class Admission:
 
     def ask_process_memory(self):
         """Whether the process may use more memory: True, or a MemoryExcess, which is noted."""
-        if self.memory_limits is None:
+        limits = self.memory_limits
+        if limits is None:
             return True
-        answer = self.ask_memory(None, None)
+        answer = self.ask_memory(limits, None, None)
         if is_refusal(answer):
             self.denials.add(answer)
         return answer
