@@ -260,7 +260,7 @@ def manager_overlapping_handshakes() -> Cycle:
 
 
 def manager_accepting() -> Cycle:
-    """A loop that accepts, the tasks that it starts, and those that never ask."""
+    """An accept loop, tasks that ask for their connection, and tasks that do not."""
     manager = ResourceManager(limits=ResourceLimits(max_connections=3))
 
     def cycle(i: int) -> None:
@@ -277,7 +277,7 @@ def manager_accepting() -> Cycle:
 
 
 def manager_allowlist_text() -> Cycle:
-    """A thousand peers by their text; how many are kept, test_manager_scopes.py has."""
+    """A thousand peers by their text. test_manager_scopes.py tests how many are kept."""
     import base58
 
     manager = ResourceManager()
@@ -480,7 +480,7 @@ def limits_file() -> Cycle:
 
 
 def leaks_sixteen_bytes() -> Cycle:
-    """Not ours: shows that the measurement would see it."""
+    """A leak of this case itself: the measurement must find it."""
     kept: list[object] = [None] * 200_000
     places = iter(range(len(kept)))
 

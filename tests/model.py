@@ -1,4 +1,4 @@
-"""Small exact models: what the compiled code must do, written to be read and not to be fast.
+"""Small exact models of the compiled code. They are simple, and slow.
 
 They count everything from scratch over plain dicts, and store nothing that they can compute.
 """
@@ -18,7 +18,7 @@ STATES = ("pending_inbound", "pending_outbound", "established_inbound", "establi
 
 
 class Clock:
-    """A clock that moves when told; nanoseconds."""
+    """A clock in nanoseconds that moves only by `advance`."""
 
     def __init__(self, now: int = 1_000 * SECOND) -> None:
         self.now = now
@@ -45,7 +45,7 @@ class Connection:
     reported: bool
     since: int
     removable_since: int | None = None
-    """Since when every reconciliation could have removed it; None: the last one could not."""
+    """The time since which each reconciliation could remove it; None: the last one could not."""
 
 
 def key(peer: Hashable) -> Hashable:
@@ -150,7 +150,7 @@ class TrackerModel:
         peer: Hashable = None,
         limits: ConnectionLimits | None = None,
     ) -> bool | Refusal:
-        """True: now pending. False: was so already. ValueError: cannot."""
+        """True: it is pending now. False: it was pending before. ValueError: it cannot be."""
         state = f"pending_{direction}"
         was = self.connections.get(connection_id)
         if was is not None:
@@ -177,7 +177,7 @@ class TrackerModel:
         *,
         owned: bool = False,
     ) -> Refusal | None:
-        """ValueError: cannot."""
+        """ValueError: its state does not allow it."""
         was = self.connections.get(connection_id)
         if peer is None:
             raise ValueError
@@ -216,7 +216,7 @@ class TrackerModel:
         return True
 
     def rename(self, connection: Connection, connection_id: Hashable) -> bool:
-        """ValueError: the id is another connection's."""
+        """ValueError: another connection has the id."""
         if connection.state == "closed":
             return False
         holder = self.connections.get(connection_id)
@@ -238,7 +238,7 @@ class TrackerModel:
     def check_reconciled(
         self, live_ids: Collection[Hashable], min_age_seconds: float, gone: set[Hashable]
     ) -> None:
-        """`gone` were removed: none wrongly, and none was overlooked for too long."""
+        """Check that `gone` could be removed, and that no stale connection was missed too long."""
         removable = {
             c.id: c
             for c in self.connections.values()

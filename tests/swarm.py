@@ -17,7 +17,7 @@ import trio
 
 from rcmgr import ConnectionScope, ResourceLimitExceeded, ResourceManager
 
-# whatever the swarm does between two calls
+# work of the swarm between two calls
 Pause = Callable[[], Awaitable[None]]
 TRANSPORTS = ("tcp", "ws", "quic")
 
@@ -37,7 +37,7 @@ class Connection:
 
 @dataclass
 class Swarm:
-    """What a stock swarm does with its manager for each of its connections."""
+    """A swarm that calls its manager as a stock swarm does for each connection."""
 
     manager: ResourceManager
     pause: Pause = trio.lowlevel.checkpoint
@@ -51,7 +51,7 @@ class Swarm:
         *,
         handshake: Pause | None = None,
     ) -> Connection:
-        """Refused, or what `handshake` raises: then nothing of it is left."""
+        """Raises Refused, or the error of `handshake`, and then holds nothing."""
         if transport == "quic" and direction == "inbound":
             return await self._add_quic(peer, direction)
         before = self.manager.open_connection(
@@ -68,7 +68,7 @@ class Swarm:
                 raise Refused
             await self.pause()
             before.close()
-            # stock 0.8.1 forgets the scope when the handler refuses: so does this
+            # when the handler refuses, stock 0.8.1 forgets the scope, as this does
             return await self._add(peer, direction, scope)
         finally:
             before.close()
@@ -119,7 +119,7 @@ class Swarm:
 
 
 async def no_pause() -> None:
-    """For a swarm outside of trio."""
+    """The pause of a swarm outside of trio."""
 
 
 def finish(coroutine: Coroutine[Any, Any, Any]) -> Any:

@@ -19,7 +19,7 @@ def test_a_reservation_beyond_64_bits_is_denied_like_any_other(size: int) -> Non
 
 
 @pytest.mark.parametrize("size", [1.5, "1", None])
-def test_a_size_that_is_no_int_is_neither_rounded_nor_taken(size: object) -> None:
+def test_a_size_that_is_not_an_int_raises(size: object) -> None:
     manager = ResourceManager()
     with pytest.raises(TypeError):
         manager.acquire_memory(size)  # type: ignore[arg-type]

@@ -32,13 +32,13 @@ def measure(case: str) -> dict[str, float]:
     pytest.param(case, marks=pytest.mark.libp2p if case.startswith("dropin") else ())
     for case in sorted(CASES.keys() - {"leaks_sixteen_bytes"})
 ])
-def test_nothing_is_left_behind(case: str) -> None:
+def test_cycles_leave_no_memory_behind(case: str) -> None:
     measured = measure(case)
     assert measured["traced"] < TRACED_SLACK
     assert measured["resident"] < RESIDENT_SLACK
 
 
-def test_that_a_leak_of_sixteen_bytes_is_seen() -> None:
+def test_the_measurement_finds_a_leak_of_sixteen_bytes() -> None:
     measured = measure("leaks_sixteen_bytes")
     assert measured["traced"] > 2 * TRACED_SLACK
     assert measured["resident"] > RESIDENT_SLACK * 1.5

@@ -25,7 +25,7 @@ from rcmgr import (
     StreamLimitExceeded,
 )
 
-# what a key makes: an inlined ed25519 key, and the hash of an RSA key
+# peer ids of keys: an inlined ed25519 key, and the hash of an RSA key
 PEER = ID(b"\x00\x24\x08\x01\x12\x20" + bytes(range(32)))
 RSA_PEER = ID(b"\x12\x20" + bytes(range(32)))
 OTHER = ID(b"\x00\x24\x08\x01\x12\x20" + bytes(range(1, 33)))
@@ -46,7 +46,7 @@ def open_scope(manager: ResourceManager, *args: Any, **kwargs: Any) -> Connectio
 # -- connections ---------------------------------------------------------------------------------
 
 
-def test_open_and_close(manager: ResourceManager) -> None:
+def test_open_and_close_a_connection(manager: ResourceManager) -> None:
     scope = open_scope(manager, PEER, "127.0.0.1", "inbound")
     assert manager.get_stats()["connections"] == 1
     assert manager.get_stats()["peers"] == 1
@@ -67,7 +67,7 @@ def test_open_and_close(manager: ResourceManager) -> None:
         ("unknown", False),
     ],
 )
-def test_direction(manager: ResourceManager, direction: Any, inbound: bool) -> None:
+def test_every_form_of_a_direction(manager: ResourceManager, direction: Any, inbound: bool) -> None:
     before = open_scope(manager, None, direction=direction)
     assert counts(manager) == ((1, 0, 0, 0) if inbound else (0, 1, 0, 0))
     after = open_scope(manager, peer_id=PEER, direction=direction)
@@ -80,7 +80,7 @@ def test_direction(manager: ResourceManager, direction: Any, inbound: bool) -> N
 
 
 @pytest.mark.parametrize("direction", [None, "inbuond", "", 3])
-def test_what_is_no_direction_takes_nothing(manager: ResourceManager, direction: Any) -> None:
+def test_a_wrong_direction_takes_nothing(manager: ResourceManager, direction: Any) -> None:
     for ask in (
         lambda: manager.open_connection(None, direction=direction),
         lambda: manager.open_connection(PEER, direction=direction),
@@ -91,7 +91,7 @@ def test_what_is_no_direction_takes_nothing(manager: ResourceManager, direction:
     check_nothing_held(manager)
 
 
-def test_denials_are_values_and_leave_a_record() -> None:
+def test_denials_are_return_values_and_are_noted() -> None:
     manager = ResourceManager(connection_limits=NOTHING)
     assert manager.last_denial is None
     assert manager.open_connection(None, endpoint_ip="10.0.0.1", direction="inbound") is None
@@ -123,7 +123,7 @@ def test_max_connections_of_one_admits_one() -> None:
     assert manager.get_stats()["denied"] == {"system connection": 9}
 
 
-def test_no_connections_at_all() -> None:
+def test_max_connections_of_zero() -> None:
     manager = ResourceManager(limits=ResourceLimits(max_connections=0))
     assert manager.open_connection(None) is None
     assert manager.open_connection(PEER) is None
@@ -195,7 +195,7 @@ def test_connection_limits_at_run_time(manager: ResourceManager) -> None:
     scopes = [open_scope(manager, PEER) for _ in range(3)]
     manager.connection_limits = ConnectionLimits(max_established_per_peer=2)
     assert manager.connection_lifecycle.limits == manager.connection_limits
-    assert counts(manager) == (0, 0, 3, 0)  # nobody is thrown out
+    assert counts(manager) == (0, 0, 3, 0)  # existing connections stay
     assert manager.open_connection(PEER) is None
     for scope in scopes[:2]:
         scope.close()
@@ -255,7 +255,7 @@ def test_an_allowed_peer_by_every_name(name: Any) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["12D3KooWpeer", b"peer"])
-def test_a_lone_peer_is_no_allowlist(wrong: Any) -> None:
+def test_an_allowlist_that_is_a_single_peer(wrong: Any) -> None:
     with pytest.raises(TypeError, match="allowlist"):
         ResourceManager(allowlist=wrong)
 
@@ -284,7 +284,7 @@ def test_text_and_id_are_one_peer(manager: ResourceManager) -> None:
 # -- streams and memory --------------------------------------------------------------------------
 
 
-def test_streams(manager: ResourceManager) -> None:
+def test_the_limit_of_streams(manager: ResourceManager) -> None:
     manager.limits = ResourceLimits(max_streams=2)
     assert manager.acquire_stream(str(PEER), Direction.INBOUND)
     assert manager.acquire_stream(str(PEER), Direction.OUTBOUND)
@@ -306,7 +306,7 @@ def test_streams(manager: ResourceManager) -> None:
     assert manager.get_stats()["streams"] == 0
 
 
-def test_memory(manager: ResourceManager) -> None:
+def test_the_limit_of_memory(manager: ResourceManager) -> None:
     manager.limits = ResourceLimits(max_memory_mb=1)
     assert manager.acquire_memory(1 << 20)
     assert not manager.acquire_memory(1)
@@ -334,7 +334,7 @@ def test_memory(manager: ResourceManager) -> None:
 # -- stats ---------------------------------------------------------------------------------------
 
 
-def test_stats(manager: ResourceManager) -> None:
+def test_get_stats(manager: ResourceManager) -> None:
     scopes = [open_scope(manager, PEER), open_scope(manager, OTHER, direction="outbound"),
               open_scope(manager, None, direction="outbound"), open_scope(manager, None)]
     manager.acquire_stream(PEER, "inbound")
@@ -355,7 +355,7 @@ def test_stats(manager: ResourceManager) -> None:
 
 
 @pytest.mark.libp2p
-def test_stats_say_what_upstreams_say(manager: ResourceManager) -> None:
+def test_get_stats_has_upstreams_keys(manager: ResourceManager) -> None:
     from libp2p.rcmgr import ResourceManager as StockManager
 
     stats, stock = manager.get_stats(), StockManager().get_stats()
@@ -364,7 +364,7 @@ def test_stats_say_what_upstreams_say(manager: ResourceManager) -> None:
     assert set(stock["limits"]) <= set(stats["limits"])
 
 
-def test_what_the_swarm_reads(manager: ResourceManager) -> None:
+def test_the_attributes_that_the_swarm_reads(manager: ResourceManager) -> None:
     """libp2p 0.8.1, network/swarm.py: all attributes that it touches."""
     assert isinstance(manager.limits.max_streams, int)
     assert callable(manager.graceful_degradation.run_periodic_recovery)
@@ -374,7 +374,7 @@ def test_what_the_swarm_reads(manager: ResourceManager) -> None:
         assert lifecycle.tracker.get_connection_count(kind) == 0
     assert lifecycle.tracker.get_peer_connection_count(PEER) == 0
     scope = open_scope(manager, None, endpoint_ip="127.0.0.1", direction="outbound")
-    # what would make QUIC reserve a mebibyte per stream
+    # with this attribute QUIC would reserve a mebibyte per stream
     assert not hasattr(scope, "_resource_manager")
     muxed = SimpleNamespace(_resource_scope=scope)
     assert muxed._resource_scope

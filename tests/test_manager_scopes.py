@@ -1,4 +1,4 @@
-"""The manager as a front of its ledger: who is charged, who is refused, what comes back."""
+"""The manager charges scopes, networks and exempt scopes, and gives everything back."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_everything_of_node_limits_applies() -> None:
     assert manager.addresses.rates is not None
 
 
-def test_an_argument_of_its_own_wins() -> None:
+def test_a_separate_argument_replaces_a_part_of_the_limits() -> None:
     limits = NodeLimits(connections=ConnectionLimits(max_pending_inbound=3))
     manager = ResourceManager(limits, connection_limits=ConnectionLimits(max_pending_outbound=1))
     assert manager.connection_limits == ConnectionLimits(max_pending_outbound=1)
@@ -90,7 +90,7 @@ def test_infinite_limits_limit_nothing() -> None:
     assert manager.limits.max_streams > 10**9  # the swarm wants a number
 
 
-def test_totals_change_nothing_else() -> None:
+def test_resource_limits_change_only_the_totals() -> None:
     manager = manager_with(transient=Limit(conns=1), system=Limit(fd=5))
     manager.limits = ResourceLimits(max_connections=4)
     assert manager.scope_limits.system == Limit(
@@ -125,7 +125,7 @@ def test_a_connection_moves_from_transient_to_its_peer() -> None:
     check_nothing_held(manager)
 
 
-def test_limits_on_addresses_hold_for_a_connection_that_never_was_pending() -> None:
+def test_address_limits_apply_to_a_connection_that_was_not_pending() -> None:
     manager = ResourceManager(NodeLimits(subnets=SubnetLimits(ipv4=((32, 1),))))
     pending = manager.open_connection(None, "192.0.2.1", "inbound")
     first = manager.open_connection(PEER, "192.0.2.1", "inbound")
@@ -252,7 +252,7 @@ def test_connections_of_a_network_are_limited_and_given_back() -> None:
 
 
 @pytest.mark.parametrize("what", ["open_connection", "acquire_connection"])
-def test_what_is_no_peer_keeps_nothing_of_its_network(what: str) -> None:
+def test_a_wrong_peer_keeps_no_network_share(what: str) -> None:
     manager = ResourceManager(NodeLimits(subnets=SubnetLimits(ipv4=((32, 1),))))
     for _ in range(2):
         with pytest.raises(TypeError, match="a peer must be an ID, bytes, a str or an int"):
@@ -287,7 +287,7 @@ def test_acquired_connections_are_charged_to_their_peer_by_any_name() -> None:
         manager.acquire_connection(PEER)
 
 
-def test_an_id_that_is_taken_keeps_nothing_of_its_network() -> None:
+def test_an_id_in_use_keeps_no_network_share() -> None:
     manager = ResourceManager(NodeLimits(subnets=SubnetLimits(ipv4=((32, 1),))))
     lifecycle = manager.connection_lifecycle
     finish(lifecycle.handle_established_inbound_connection("x", PEER))
@@ -299,16 +299,16 @@ def test_an_id_that_is_taken_keeps_nothing_of_its_network() -> None:
     assert manager.ledger.leaked == 0
 
 
-def test_an_address_that_is_allowed_for_another_peer() -> None:
+def test_an_address_that_is_allowed_only_for_another_peer() -> None:
     manager = ResourceManager(
         ResourceLimits(max_connections=0), [f"/ip4/10.0.0.0/ipcidr/8/p2p/{FRIEND}"])
     assert not manager.acquire_connection(OTHER, "10.0.0.1")
     assert manager.open_connection(OTHER, "10.0.0.1") is None
     assert manager.acquire_connection(FRIEND, "10.0.0.1")
-    assert manager.acquire_connection("", "10.0.0.1")  # nobody knows yet whose it is
+    assert manager.acquire_connection("", "10.0.0.1")  # its peer is not known yet
 
 
-def test_what_was_not_made_admits_nothing() -> None:
+def test_an_object_without_its_constructor_admits_nothing() -> None:
     class Early(ResourceManager):
         def __init__(self) -> None:
             assert self.open_connection() is self.open_connection(PEER) is None
@@ -333,8 +333,8 @@ def test_what_was_not_made_admits_nothing() -> None:
     check_nothing_held(manager)
 
 
-def test_a_connection_that_was_never_pending_is_of_its_network_too() -> None:
-    """Whoever asks only once a handshake is done."""
+def test_a_connection_that_was_not_pending_counts_for_its_network() -> None:
+    """The caller asks for the first time when the handshake is done."""
     limits = NodeLimits(
         ConcreteLimits(system=Limit(conns_outbound=0)), subnets=SubnetLimits(ipv4=((32, 1),)))
     manager = ResourceManager(limits)
@@ -352,7 +352,7 @@ def test_a_connection_that_was_never_pending_is_of_its_network_too() -> None:
     check_nothing_held(manager)
 
 
-def test_what_a_scope_or_state_refuses_holds_no_address() -> None:
+def test_a_refusal_of_scopes_or_states_keeps_no_network_share() -> None:
     limits = NodeLimits(
         ConcreteLimits(system=Limit(conns_inbound=0)), subnets=SubnetLimits(ipv4=((32, 1),)),
         connections=ConnectionLimits(max_pending_outbound=0))
@@ -364,7 +364,7 @@ def test_what_a_scope_or_state_refuses_holds_no_address() -> None:
         "system inbound connection", "pending_outbound"}
 
 
-async def test_quic_connections_are_counted_where_the_swarm_tells_their_address() -> None:
+async def test_a_reported_address_counts_quic_connections() -> None:
     manager = ResourceManager(NodeLimits(subnets=SubnetLimits(ipv4=((32, 1),))))
     lifecycle = manager.connection_lifecycle
     address = "/ip4/192.0.2.1/tcp/4001"
@@ -380,7 +380,7 @@ async def test_quic_connections_are_counted_where_the_swarm_tells_their_address(
     await lifecycle.handle_established_inbound_connection("e", OTHER, address, address)
 
 
-def test_an_address_comes_only_so_often() -> None:
+def test_the_rate_of_an_address() -> None:
     manager = ResourceManager(NodeLimits(rates=AddressRates(ipv4=((24, Rate(0.001, 2)),))))
     for last in (1, 2):
         assert manager.open_connection(None, f"192.0.2.{last}", "inbound")
@@ -390,7 +390,7 @@ def test_an_address_comes_only_so_often() -> None:
     assert manager.get_stats()["denied"] == {"address_rate": 1}
 
 
-def test_who_has_to_prove_the_address() -> None:
+def test_addresses_that_must_be_proved() -> None:
     assert not ResourceManager().verify_source_address("/ip4/192.0.2.1/udp/1")
     manager = ResourceManager(
         NodeLimits(subnets=SubnetLimits(), rates=AddressRates()), ["192.0.2.9"])
@@ -416,14 +416,14 @@ def full() -> ResourceManager:
     )
 
 
-def test_strangers_stay_out(full: ResourceManager) -> None:
+def test_a_full_node_denies_strangers(full: ResourceManager) -> None:
     assert full.open_connection(None, "192.0.2.1", "inbound") is None
     assert full.open_connection(PEER, "192.0.2.1", "inbound") is None
     assert not full.acquire_stream(PEER, "inbound")
     check_nothing_held(full)
 
 
-def test_an_allowed_peer_gets_in(full: ResourceManager) -> None:
+def test_a_full_node_admits_an_allowed_peer(full: ResourceManager) -> None:
     scope = full.open_connection(FRIEND, "192.0.2.1", "outbound")
     assert scope is not None
     assert full.ledger.allowlisted_system().stat().conns_outbound == 1
@@ -436,7 +436,7 @@ def test_an_allowed_peer_gets_in(full: ResourceManager) -> None:
     check_nothing_held(full)
 
 
-def test_an_allowed_address_gets_in(full: ResourceManager) -> None:
+def test_a_full_node_admits_an_allowed_address(full: ResourceManager) -> None:
     pending = full.open_connection(None, "192.0.2.7", "inbound")
     assert pending is not None
     scope = full.open_connection(PEER, "192.0.2.7", "inbound")
@@ -460,8 +460,8 @@ def test_an_address_allowed_for_one_peer(full: ResourceManager) -> None:
     check_nothing_held(full)
 
 
-def test_a_stranger_at_an_address_allowed_for_another_is_limited_as_any() -> None:
-    """Before the handshake nobody knows who it is; after it, the address is asked."""
+def test_limits_apply_to_a_stranger_at_an_address_allowed_for_another_peer() -> None:
+    """Its peer is known after the handshake. Then the limits on its address apply."""
     limits = SubnetLimits(ipv4=((32, 2),))
     manager = ResourceManager(
         NodeLimits(subnets=limits, rates=AddressRates(ipv4=((32, Rate(0.01, 3)),))),
@@ -495,7 +495,7 @@ def test_a_stranger_at_an_address_allowed_for_another_is_limited_as_any() -> Non
     assert len(gate.subnets) == gate.subnets.over_released == 0
 
 
-async def test_the_same_of_a_connection_that_the_lifecycle_admits() -> None:
+async def test_limits_apply_to_a_reported_stranger_at_such_an_address() -> None:
     manager = ResourceManager(
         NodeLimits(subnets=SubnetLimits(ipv4=((32, 1),))),
         allowlist=[f"/ip4/192.0.2.8/p2p/{FRIEND}"],
@@ -515,14 +515,14 @@ async def test_the_same_of_a_connection_that_the_lifecycle_admits() -> None:
     assert len(gate.subnets) == 0
 
 
-def test_a_connection_whose_peer_is_known_at_once_is_asked_for_its_address() -> None:
+def test_address_limits_apply_when_the_peer_is_known_at_once() -> None:
     manager = ResourceManager(NodeLimits(subnets=SubnetLimits(ipv4=((32, 1),))))
     scope = manager.open_connection(PEER, "192.0.2.1", "inbound")
     assert scope is not None
     assert manager.open_connection(OTHER, "192.0.2.1", "inbound") is None
     assert isinstance(manager.last_denial, AddressLimitExceeded)
     scope.close()
-    # one whose address was not known before its handshake, and one that a limit refuses
+    # a connection with an unknown address before its handshake, then one that a limit refuses
     pending = manager.open_connection(None, None, "inbound")
     scope = manager.open_connection(PEER, "192.0.2.1", "inbound")
     assert scope is not None
@@ -579,7 +579,7 @@ def test_one_allowlist_for_several_managers() -> None:
     assert all(PEER in manager.connection_tracker.bypass_peers for manager in managers)
 
 
-def test_an_allowed_connection_takes_no_room_of_strangers() -> None:
+def test_an_exempt_connection_takes_no_room_of_strangers() -> None:
     manager = ResourceManager(ResourceLimits(max_connections=1), [FRIEND])
     friend = manager.open_connection(FRIEND)
     assert friend is not None
@@ -591,7 +591,7 @@ def test_an_allowed_connection_takes_no_room_of_strangers() -> None:
 
 @pytest.mark.parametrize("taken", NAMES.values(), ids=list(NAMES))
 @pytest.mark.parametrize("given", NAMES.values(), ids=list(NAMES))
-def test_one_peer_by_whatever_name(taken: Any, given: Any) -> None:
+def test_one_peer_by_every_name(taken: Any, given: Any) -> None:
     manager = manager_with(peer_default=Limit(streams=1))
     assert manager.acquire_stream(taken, "inbound")
     assert not manager.acquire_stream(given, "inbound")
@@ -602,11 +602,11 @@ def test_one_peer_by_whatever_name(taken: Any, given: Any) -> None:
 
 
 def test_more_peers_named_by_text_than_are_remembered() -> None:
-    """Who is asked for stays known, and from some number on they take no more memory."""
+    """A peer in use stays known, and above some number more peers take no more memory."""
     manager = manager_with(peer_default=Limit(streams=1))
     assert manager.acquire_stream(str(PEER), "inbound")
 
-    def come_by(numbers: range) -> int:
+    def look_up(numbers: range) -> int:
         for number in numbers:
             peer_from_any(f"Qm{number:044}")  # 0 is no digit of base58: this is quick
             if number % 10_000 == 0:
@@ -615,8 +615,8 @@ def test_more_peers_named_by_text_than_are_remembered() -> None:
 
     tracemalloc.start()
     try:
-        before = come_by(range(140_000))
-        assert come_by(range(140_000, 140_000 + 2 * 16_384)) - before < 100_000
+        before = look_up(range(140_000))
+        assert look_up(range(140_000, 140_000 + 2 * 16_384)) - before < 100_000
     finally:
         tracemalloc.stop()
     manager.release_stream(str(PEER), "inbound")
@@ -628,7 +628,7 @@ def test_text_that_is_no_peer_id_is_itself() -> None:
         assert peer_from_any(text) is text
 
 
-def test_a_streams_scope() -> None:
+def test_the_scope_of_a_stream() -> None:
     manager = manager_with(transient=Limit(streams=1), protocol={"/a": Limit(streams=1)})
     stream = manager.open_stream(str(PEER), "outbound")
     assert stream is not None
@@ -763,7 +763,7 @@ async def test_reserved_memory_outlives_a_host() -> None:
     assert manager.ledger.over_released == 0
 
 
-def test_where_a_leaked_stream_was_opened() -> None:
+def test_the_place_where_a_leaked_stream_was_opened() -> None:
     manager = ResourceManager(trace_allocations=True)
     manager.open_stream(PEER, "inbound")
     gc.collect()
@@ -771,4 +771,4 @@ def test_where_a_leaked_stream_was_opened() -> None:
     [(place, times)] = manager.ledger.leaked_at.items()
     assert times == 1
     assert place.startswith(__file__)
-    assert place.endswith("in test_where_a_leaked_stream_was_opened")
+    assert place.endswith("in test_the_place_where_a_leaked_stream_was_opened")

@@ -1,4 +1,4 @@
-"""Threads started on a barrier: no limit is ever passed, and every count comes back to zero.
+"""Threads on a barrier never pass a limit, and every count returns to zero.
 
 Each test makes 100,000 operations or more. With fewer, or without the barrier, the tests miss a
 tracker that checks first and takes later.
@@ -29,7 +29,7 @@ THREADS = 8
 
 @pytest.fixture(autouse=True)
 def switch_often() -> Iterator[None]:
-    """With the GIL: at nearly every bytecode."""
+    """With the GIL, threads then switch at nearly every bytecode."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield
@@ -37,7 +37,7 @@ def switch_often() -> Iterator[None]:
 
 
 def run_threads(work: Callable[[int], None], threads: int = THREADS) -> None:
-    """`work(number)` in each thread, all at once; what one raises is raised here."""
+    """Run `work(number)` in all threads at once. An exception in a thread is raised here."""
     barrier = threading.Barrier(threads)
     errors: list[BaseException] = []
 
@@ -102,7 +102,7 @@ def test_the_last_free_place_goes_to_one() -> None:
     assert snapshot.total_denied == THREADS * rounds - sum(admitted)
 
 
-def test_whole_lives_under_all_limits() -> None:
+def test_threads_share_ids_under_all_limits() -> None:
     tracker = ConnectionTracker(max_connections=9)
     cycles = 20_000
 
@@ -188,7 +188,7 @@ def test_a_pending_connection_is_established_once_or_ends_once() -> None:
     assert tracker.snapshot().total_created >= total
 
 
-def test_everything_at_once() -> None:
+def test_all_kinds_of_calls_at_once() -> None:
     """Readers, writers, reconciliation, bypass, limits and clear; the views never break."""
     clock_now = [0]
     tracker = ConnectionTracker(clock=lambda: clock_now[0])
@@ -248,7 +248,7 @@ def test_everything_at_once() -> None:
     check_peaks(tracker)
 
 
-def test_a_scope_closed_by_all_is_closed_once() -> None:
+def test_a_scope_that_all_threads_close_is_closed_once() -> None:
     """In 0.8.1, three threads that close one scope free three slots."""
     rounds = 2000
     tracker = ConnectionTracker()
@@ -271,7 +271,7 @@ def test_a_scope_closed_by_all_is_closed_once() -> None:
 
 
 class PythonId:
-    """Its hash and comparison are Python code, where other threads come in."""
+    """Its hash and comparison are Python code, so other threads may run meanwhile."""
 
     def __init__(self, name: tuple[int, int]) -> None:
         self.name = name
@@ -288,7 +288,7 @@ class PythonId:
     not getattr(sys, "_is_gil_enabled", lambda: True)(), reason="promised with the GIL only"
 )
 def test_ids_that_let_other_threads_in() -> None:
-    """Not even between asking the limits and taking the place."""
+    """Even then, nothing happens between the check of the limits and the taking."""
     tracker = ConnectionTracker(max_connections=5)
     limits = ConnectionLimits(2, None, 2, None, None, 3)
 

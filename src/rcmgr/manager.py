@@ -390,7 +390,7 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
         service: str | None = None,
         protocol: str | None = None,
     ) -> bool:
-        """Take a stream of a service or a protocol, or of both. False: denied, and nothing is taken.
+        """Take a stream of a service, a protocol, or both. False: denied, and nothing is taken.
 
         Without a protocol, the stream counts for the protocol with the service's name. Give it back
         with `release_scoped_stream` and the same arguments. About 2 us.

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Hashable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -79,7 +78,9 @@ def only(direction: str, phase: str) -> tuple[int, int, int, int]:
 NOTHING = (0, 0, 0, 0)
 
 
-async def test_a_life(manager: ConnectionLifecycleManager, direction: str) -> None:
+async def test_pending_established_closed(
+    manager: ConnectionLifecycleManager, direction: str
+) -> None:
     await pending(manager, direction, "c")
     assert counts(manager) == only(direction, "pending")
     await established(manager, direction, "c")
@@ -97,7 +98,7 @@ async def test_established_without_pending(
     assert counts(manager) == NOTHING
 
 
-async def test_failures_end_what_is_pending_only(
+async def test_a_failure_ends_only_a_pending_connection(
     manager: ConnectionLifecycleManager, direction: str
 ) -> None:
     await pending(manager, direction, "c")
@@ -139,7 +140,9 @@ async def test_a_duplicate_is_no_second_admission(
         await established(manager, direction, "d")
 
 
-async def test_contradictions(manager: ConnectionLifecycleManager, direction: str) -> None:
+async def test_reports_that_contradict_the_state(
+    manager: ConnectionLifecycleManager, direction: str
+) -> None:
     await pending(manager, direction, "p")
     await established(manager, direction, "c")
     before = manager.tracker.snapshot()
@@ -179,7 +182,9 @@ def test_limits_of_a_wrong_type_are_not_set(manager: ConnectionLifecycleManager)
     assert manager.limits is before
 
 
-async def test_denials(manager: ConnectionLifecycleManager, direction: str) -> None:
+async def test_a_denial_raises_and_is_noted(
+    manager: ConnectionLifecycleManager, direction: str
+) -> None:
     manager.limits = ConnectionLimits(0, 0, 0, 0, 0, 0)
     with pytest.raises(UpstreamLimitExceeded) as caught:
         await pending(manager, direction, "c")
@@ -248,8 +253,8 @@ def calls(manager: ConnectionLifecycleManager) -> list[tuple[Any, tuple[int, int
     ]
 
 
-def test_no_handler_ever_suspends(manager: ConnectionLifecycleManager) -> None:
-    """So that there is no point inside a handler at which a cancellation could come."""
+def test_handlers_never_suspend(manager: ConnectionLifecycleManager) -> None:
+    """So a cancellation cannot come in the middle of a handler."""
     for call, expected in calls(manager):
         finish(call)
         assert counts(manager) == expected
@@ -262,7 +267,7 @@ def test_no_handler_ever_suspends(manager: ConnectionLifecycleManager) -> None:
 
 
 async def test_handlers_in_a_cancelled_task(manager: ConnectionLifecycleManager) -> None:
-    """Each one is all done, or it did not begin: never half."""
+    """A handler does everything or nothing."""
     for call, expected in calls(manager):
         with trio.CancelScope() as scope:
             scope.cancel()
@@ -340,7 +345,9 @@ async def test_many_tasks_never_pass_a_limit(manager: ConnectionLifecycleManager
     assert snapshot.peak_established_total <= 8
 
 
-async def test_reconcile(manager: ConnectionLifecycleManager, clock: Clock) -> None:
+async def test_reconcile_removes_connections_that_the_swarm_lost(
+    manager: ConnectionLifecycleManager, clock: Clock
+) -> None:
     for connection_id in ("a", "b"):
         await established(manager, "inbound", connection_id)
     await pending(manager, "outbound", "p")
@@ -353,64 +360,10 @@ async def test_reconcile(manager: ConnectionLifecycleManager, clock: Clock) -> N
     clock.advance(1)
     assert manager.reconcile_live_connections({"a"}, min_age_seconds=0.5) == 1
     assert counts(manager) == (0, 1, 1, 0)
-    await manager.handle_connection_closed("b", PEER)  # late news of what is gone
+    await manager.handle_connection_closed("b", PEER)  # a late report of a closed connection
 
 
-# -- the log of denials ------------------------------------------------------------------------
-
-
-def test_denial_log() -> None:
-    log = DenialLog(size=3)
-    assert log.last is None
-    assert list(log) == []
-    made: list[int] = []
-
-    @dataclass
-    class Refused:
-        number: int
-
-        def to_error(
-            self, connection_id: Hashable = None, peer_id: Hashable = None
-        ) -> ConnectionLimitExceeded:
-            made.append(self.number)
-            return ConnectionLimitExceeded(
-                self.number, self.number, ConnectionLimitKind.CONNECTIONS, connection_id, peer_id)
-
-    for number in range(5):
-        log.add(Refused(number), f"c{number}", PEER, number % 2 == 0)
-    log.add(Refused(4))
-    assert made == []  # nothing is built before somebody asks
-    assert len(log) == 3
-    assert (log.total, log.inbound, log.outbound) == (6, 3, 2)
-    assert [entry.inbound for entry in log.entries()] == [False, True, None]
-    assert all(0 <= entry.seconds_ago < 60 for entry in log.entries())
-    assert log.entries()[0].error.connection_id == "c3"  # type: ignore[attr-defined]
-    assert log.most_denied() == [(PEER.to_bytes(), 5)]
-    assert [error.limit for error in log] == [3, 4, 4]  # type: ignore[attr-defined]
-    assert log.last.limit == 4  # type: ignore[union-attr]
-
-
-def test_a_denial_log_remembers_who_insists() -> None:
-    """However many peers are made up in between."""
-    log = DenialLog()
-    refusal = ConnectionTracker(max_connections=0).admit_pending_inbound("c", ConnectionLimits())
-    assert refusal is not None
-    for number in range(10_000):
-        log.add(refusal, None, b"made up %d" % number, True)
-        if number % 10 == 0:
-            log.add(refusal, None, PEER, True)
-    assert log.most_denied(1) == [(PEER.to_bytes(), 1000)]
-    assert len(log.most_denied(10**6)) <= 1024
-    assert log.total == 11_000
-
-
-@pytest.mark.parametrize("size", [0, -1])
-def test_a_denial_log_has_a_size(size: int) -> None:
-    with pytest.raises(ValueError, match=f"size must be 1 or more, not {size}"):
-        DenialLog(size)
-
-
-async def test_a_shared_log(clock: Clock) -> None:
+async def test_several_managers_share_a_log(clock: Clock) -> None:
     log = DenialLog()
     managers = [
         ConnectionLifecycleManager(

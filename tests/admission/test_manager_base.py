@@ -1,4 +1,4 @@
-"""The scope of a connection, and connections that are asked for when they are accepted."""
+"""The scope of a connection, and the call when a socket accepts one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from swarm import check_nothing_held, counts
 from rcmgr import ConnectionLimits, ConnectionScope, ConnectionTracker, ResourceManager
 from rcmgr.admission.manager_base import accepted
 
-# a finaliser that raises is only a warning
+# an exception in a finalizer is only a warning
 pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
 
 PEER = b"peer"
@@ -57,7 +57,7 @@ def test_close_gives_back_exactly_once(tracker: ConnectionTracker, make: type) -
 
 
 @pytest.mark.parametrize("make", [pending_scope, established_scope])
-def test_garbage_gives_back(tracker: ConnectionTracker, make: type) -> None:
+def test_a_collected_scope_gives_back(tracker: ConnectionTracker, make: type) -> None:
     scope = make(tracker)
     del scope
     gc.collect()
@@ -65,7 +65,7 @@ def test_garbage_gives_back(tracker: ConnectionTracker, make: type) -> None:
     assert tracker.snapshot().total_closed == 1
 
 
-def test_garbage_in_a_cycle_gives_back(tracker: ConnectionTracker) -> None:
+def test_a_scope_in_a_cycle_gives_back(tracker: ConnectionTracker) -> None:
     class MuxedConnection:
         pass
 
@@ -78,7 +78,7 @@ def test_garbage_in_a_cycle_gives_back(tracker: ConnectionTracker) -> None:
 
 
 @pytest.mark.parametrize("make", [pending_scope, established_scope])
-def test_garbage_after_close_takes_nothing_from_others(
+def test_a_collected_closed_scope_takes_nothing_from_others(
     tracker: ConnectionTracker, make: type
 ) -> None:
     scope = make(tracker)
@@ -90,7 +90,7 @@ def test_garbage_after_close_takes_nothing_from_others(
     assert len(tracker) == 1
 
 
-def test_a_pending_scope_lets_go_of_what_is_established(tracker: ConnectionTracker) -> None:
+def test_a_pending_scope_does_not_end_an_established_connection(tracker: ConnectionTracker) -> None:
     scope = pending_scope(tracker)
     assert scope.peer_id is None
     assert tracker.admit_established_inbound("c", PEER, NO_LIMITS) is None
@@ -114,7 +114,7 @@ def test_a_scope_follows_its_connection_to_a_new_id(tracker: ConnectionTracker) 
 
 
 @pytest.mark.parametrize("make", [pending_scope, established_scope])
-def test_closed_by_others(tracker: ConnectionTracker, make: type) -> None:
+def test_a_scope_whose_connection_the_tracker_ended(tracker: ConnectionTracker, make: type) -> None:
     scope = make(tracker)
     tracker.clear()
     assert scope.closed
@@ -122,7 +122,7 @@ def test_closed_by_others(tracker: ConnectionTracker, make: type) -> None:
     assert tracker.snapshot().total_closed == 1
 
 
-def test_with(tracker: ConnectionTracker) -> None:
+def test_as_a_context_manager(tracker: ConnectionTracker) -> None:
     with established_scope(tracker) as scope:
         assert len(tracker) == 1
     assert scope.closed
@@ -131,8 +131,8 @@ def test_with(tracker: ConnectionTracker) -> None:
     assert len(tracker) == 0
 
 
-def test_a_scope_that_could_not_be_made(tracker: ConnectionTracker) -> None:
-    """Nothing to give back: its finaliser must not raise."""
+def test_a_scope_whose_constructor_failed(tracker: ConnectionTracker) -> None:
+    """It has nothing to give back, and its finalizer must not raise."""
     with pytest.raises(TypeError):
         ConnectionScope()  # type: ignore[call-arg]
     bare = ConnectionScope.__new__(ConnectionScope)
@@ -152,7 +152,7 @@ def test_repr_and_truth(tracker: ConnectionTracker) -> None:
     assert repr(scope) == "ConnectionScope(ConnectionRecord('c', closed, peer=b'peer'), closed)"
 
 
-def test_it_is_no_cycle_and_can_be_referred_to_weakly(tracker: ConnectionTracker) -> None:
+def test_weak_references_and_no_cycle(tracker: ConnectionTracker) -> None:
     gc.disable()
     try:
         scope = established_scope(tracker)
@@ -176,7 +176,7 @@ def test_a_scope_knows_its_manager_and_does_not_keep_it(tracker: ConnectionTrack
     assert pending_scope(tracker).resource_manager is None
 
 
-# -- connections that are asked for when they are accepted ---------------------------------------
+# -- accepting -----------------------------------------------------------------------------------
 
 
 def open_scope(
@@ -195,7 +195,7 @@ def accept(manager: ResourceManager) -> ConnectionScope:
     return scope
 
 
-def test_accepted_for_the_task_that_asks_next(manager: ResourceManager) -> None:
+def test_the_handlers_task_gets_the_accepted_scope(manager: ResourceManager) -> None:
     def loop() -> None:
         scopes = [accept(manager)]
         first = copy_context()
@@ -214,7 +214,7 @@ def test_accepted_for_the_task_that_asks_next(manager: ResourceManager) -> None:
 
 
 @pytest.mark.parametrize("why", ["outbound", "closed", "forgotten", "another manager"])
-def test_not_what_was_accepted(manager: ResourceManager, why: str) -> None:
+def test_a_call_that_does_not_get_the_accepted_scope(manager: ResourceManager, why: str) -> None:
     def loop() -> None:
         scope = accept(manager)
         asked = ResourceManager() if why == "another manager" else manager
@@ -230,7 +230,7 @@ def test_not_what_was_accepted(manager: ResourceManager, why: str) -> None:
     copy_context().run(loop)
 
 
-def test_accepting_over_a_limit_or_when_closed() -> None:
+def test_accepting_above_a_limit_or_after_close() -> None:
     manager = ResourceManager(connection_limits=ConnectionLimits(max_pending_inbound=1))
     scope = manager.accept_connection()
     assert scope is not None

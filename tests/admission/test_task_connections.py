@@ -84,7 +84,7 @@ async def test_one_connection_is_counted_once(
 
 
 @pytest.mark.parametrize("way", ["scope", "notification", "garbage", "collected late"])
-async def test_either_end_alone_gives_it_back(
+async def test_each_way_to_end_gives_back(
     manager: ResourceManager, transport: str, direction: str, way: str
 ) -> None:
     swarm = Swarm(manager)
@@ -106,7 +106,7 @@ async def test_either_end_alone_gives_it_back(
 async def test_cancelled_at_any_point(
     manager: ResourceManager, transport: str, direction: str
 ) -> None:
-    """The swarm forgets what it had, scopes included; so does the manager."""
+    """The swarm drops its connection and its scopes. The manager then holds neither."""
     steps = 0
     for cancelled_at in range(1, 10):
         with trio.CancelScope() as scope:
@@ -145,7 +145,7 @@ async def test_a_handshake_that_fails(
     manager: ResourceManager, transport: str, direction: str, error: type[BaseException]
 ) -> None:
     if transport == "quic" and direction == "inbound":
-        return  # the swarm hears of it after its handshake
+        return  # the swarm gets it after its handshake
 
     async def handshake() -> None:
         assert counts(manager) == one("pending", direction)
@@ -222,7 +222,7 @@ async def test_an_allowed_peer(transport: str, direction: str) -> None:
 async def test_several_connections_of_one_task(
     manager: ResourceManager, transport: str, direction: str
 ) -> None:
-    """One after the other, by one task, to one peer: none is taken for another."""
+    """One task opens them one after the other, to one peer. Each counts as itself."""
     swarm = Swarm(manager)
     connections = []
     for number in range(1, 6):
@@ -285,8 +285,8 @@ async def test_a_task_started_in_the_middle_of_a_handshake(manager: ResourceMana
 async def test_a_dial_within_a_dial(
     manager: ResourceManager, transport: str, direction: str
 ) -> None:
-    """As through a relay: the inner connection comes, stays, and the outer one still adopts its
-    own pending slot."""
+    """A relayed dial does this. The inner connection stays, and the outer one still takes its own
+    pending place."""
     swarm = Swarm(manager)
     inner = []
 
@@ -338,7 +338,7 @@ def test_pending_of_two_managers_in_one_task(direction: str) -> None:
 # -- the calls one by one ------------------------------------------------------------------------
 
 
-def test_a_pending_slot_is_adopted(manager: ResourceManager, direction: str) -> None:
+def test_a_pending_connection_becomes_established(manager: ResourceManager, direction: str) -> None:
     before = open_scope(manager, None, "127.0.0.1", direction)
     assert counts(manager) == one("pending", direction)
     after = open_scope(manager, PEER, "127.0.0.1", direction)
@@ -353,7 +353,7 @@ def test_a_pending_slot_is_adopted(manager: ResourceManager, direction: str) -> 
     check_nothing_held(manager)
 
 
-def test_a_pending_slot_of_the_other_direction_is_not(
+def test_a_pending_connection_of_the_other_direction_stays(
     manager: ResourceManager, direction: str
 ) -> None:
     before = open_scope(manager, None, None, direction)
@@ -365,7 +365,9 @@ def test_a_pending_slot_of_the_other_direction_is_not(
     check_nothing_held(manager)
 
 
-def test_a_closed_pending_slot_is_not(manager: ResourceManager, direction: str) -> None:
+def test_a_closed_pending_connection_does_not_come_back(
+    manager: ResourceManager, direction: str
+) -> None:
     first = open_scope(manager, None, None, direction)
     first.close()
     scope = open_scope(manager, PEER, None, direction)
@@ -375,7 +377,7 @@ def test_a_closed_pending_slot_is_not(manager: ResourceManager, direction: str) 
     check_nothing_held(manager)
 
 
-def test_the_handler_takes_over_what_a_scope_holds(
+def test_a_report_takes_over_the_connection_of_a_scope(
     manager: ResourceManager, direction: str
 ) -> None:
     scope = open_scope(manager, PEER, None, direction)
@@ -391,7 +393,7 @@ def test_the_handler_takes_over_what_a_scope_holds(
     check_nothing_held(manager)
 
 
-def test_a_scope_takes_over_what_the_handler_admitted(
+def test_a_scope_takes_over_a_reported_connection(
     manager: ResourceManager, direction: str
 ) -> None:
     report(manager, direction, "c")
@@ -406,7 +408,7 @@ def test_a_scope_takes_over_what_the_handler_admitted(
 
 
 @pytest.mark.parametrize("difference", ["peer", "direction"])
-def test_nothing_is_taken_over_from_another_connection(
+def test_a_different_connection_is_not_taken_over(
     manager: ResourceManager, direction: str, difference: str
 ) -> None:
     peer = OTHER if difference == "peer" else PEER
@@ -435,7 +437,9 @@ def test_a_closed_connection_is_not_taken_over(manager: ResourceManager, directi
     check_nothing_held(manager)
 
 
-def test_the_handler_adopts_a_pending_slot(manager: ResourceManager, direction: str) -> None:
+def test_a_report_establishes_a_pending_connection(
+    manager: ResourceManager, direction: str
+) -> None:
     before = open_scope(manager, None, None, direction)
     report(manager, direction, "c")
     assert counts(manager) == one("established", direction)
@@ -448,7 +452,7 @@ def test_the_handler_adopts_a_pending_slot(manager: ResourceManager, direction: 
     check_nothing_held(manager)
 
 
-def test_what_another_context_opened_is_not_ours(
+def test_connections_of_another_context_are_left_alone(
     manager: ResourceManager, direction: str
 ) -> None:
     elsewhere = copy_context()
@@ -491,7 +495,7 @@ def test_outside_of_trio(manager: ResourceManager, transport: str, direction: st
     check_nothing_held(manager)
 
 
-def test_many_handshakes_of_one_task_each_adopt_a_slot(
+def test_many_handshakes_of_one_task(
     manager: ResourceManager, direction: str
 ) -> None:
     before = [open_scope(manager, None, None, direction) for _ in range(100)]

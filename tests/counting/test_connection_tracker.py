@@ -69,7 +69,7 @@ def admit(tracker: ConnectionTracker, direction: str, *args: Any, **kwargs: Any)
 
 
 def state_of(tracker: ConnectionTracker, connection_id: Hashable) -> str | None:
-    """Its one state; that the views agree is checked on the way."""
+    """Its state. This also checks that the views agree."""
     states = [state for state in STATES if connection_id in getattr(tracker, state)]
     assert len(states) <= 1
     record = tracker.get_connection(connection_id)
@@ -78,7 +78,7 @@ def state_of(tracker: ConnectionTracker, connection_id: Hashable) -> str | None:
 
 
 def everything(tracker: ConnectionTracker) -> tuple[Any, ...]:
-    """All that can be seen of the connections: for "it changes nothing"."""
+    """The whole visible state, to compare before and after a call."""
     return (
         tracker.snapshot(),
         [set(getattr(tracker, state)) for state in STATES],
@@ -270,7 +270,7 @@ def test_unhashable_ids(tracker: ConnectionTracker, direction: str, unhashable: 
 
 
 class Interrupted(BaseException):
-    """What a signal handler may raise at any step of Python code, as KeyboardInterrupt."""
+    """A signal handler may raise at any step of Python code, as KeyboardInterrupt does."""
 
 
 class Fuse:
@@ -368,7 +368,7 @@ ODD_CALLS: dict[str, Callable[[ConnectionTracker, dict[str, OddId]], Any]] = {
 
 @pytest.mark.parametrize("name", ODD_CALLS)
 def test_an_exception_inside_an_ids_hash_or_comparison(name: str) -> None:
-    """Wherever it strikes, the tracker stays whole: counts and views agree and come back to 0."""
+    """It may come at any step. The counts and views agree afterwards, and return to 0."""
     call = ODD_CALLS[name]
     fuse = Fuse()
     tracker, odd = odd_scenario(fuse)
@@ -455,9 +455,9 @@ def test_the_first_connection_of_a_peer_ends_while_the_peer_is_looked_up() -> No
 
 
 def test_admissions_within_an_admission_do_not_fill_the_table() -> None:
-    """Each has made sure of room, then a comparison starts the next one; at last all enter.
+    """Each one has made room, then a comparison starts the next one. In the end all enter.
 
-    In a process of its own: a search in a full table would never end.
+    This runs in a separate process, because a search in a full table would never end.
     """
     code = """
 from test_connection_tracker import *
@@ -493,7 +493,7 @@ for nest in (nested, nested_established):
 
 @pytest.mark.parametrize("phase", ["pending", "established"])
 def test_the_limits_asked_are_the_callers(phase: str) -> None:
-    """Also if an admission with other limits comes in on the way."""
+    """Also if another admission, with other limits, runs during this one."""
     tracker = ConnectionTracker()
     tracker.add_pending_outbound(Meddling("there"))
 
@@ -607,7 +607,7 @@ def test_pending_limit(tracker: ConnectionTracker, direction: str, limit: int) -
     assert (denial.kind.value, denial.current, denial.limit) == (
         f"pending_{direction}", limit, limit)
     assert everything(tracker)[1:] == before
-    # the other direction is another matter, and an unchecked operation asks nobody
+    # the other direction has another limit, and `add_pending_...` applies no limit
     assert admit_pending(tracker, opposite(direction), "other", limits) is None
     assert add_pending(tracker, direction, "more") is True
 
@@ -794,7 +794,7 @@ def test_bypassed_peers_are_seen_and_not_limited(
     tracker.max_connections = 0
     tracker.add_bypass_peer(PEER)
     assert admit_pending(tracker, direction, "p", nothing, PEER) is None
-    assert admit_pending(tracker, direction, "q", nothing) is not None  # nobody knows whose it is
+    assert admit_pending(tracker, direction, "q", nothing) is not None  # its peer is not known
     assert admit(tracker, direction, "p", PEER, nothing) is None
     assert admit(tracker, direction, "c", PEER.to_bytes(), nothing) is None
     assert admit(tracker, direction, "d", OTHER, nothing) is not None
@@ -928,7 +928,7 @@ def test_age_of_the_oldest_pending(tracker: ConnectionTracker, clock: Clock) -> 
     assert tracker.oldest_pending_age == 1.5
     tracker.move_to_established_inbound("a", PEER)
     assert tracker.oldest_pending_age == 0.0
-    clock.advance(-5)  # a clock that goes back makes nobody's age negative
+    clock.advance(-5)  # a clock that goes back makes no age negative
     assert tracker.oldest_pending_age == 0.0
     tracker.remove_connection("c")
     assert tracker.oldest_pending_age is None
@@ -1196,7 +1196,7 @@ def test_a_tracker_in_a_cycle_is_collected() -> None:
 
 
 class LiveIds(Set):  # type: ignore[type-arg]
-    """A set that counts how often somebody asks it for a member."""
+    """A set that counts its look-ups."""
 
     def __init__(self) -> None:
         self.ids: set[Hashable] = set()
@@ -1387,7 +1387,7 @@ def test_reconcile_under_a_storm_of_lost_connections(
     found += tracker.reconcile(live)
     assert found == lost
     assert set(tracker.established_inbound) == live.ids
-    # at most one pass, over up to 1,700, for each lost one and each half minute; not one per call
+    # at most one pass (of up to 1,700) for each lost one and each half minute, not one per call
     assert live.asked <= (lost + 20_000 * 0.05 / 30) * 1700
 
 

@@ -1,4 +1,4 @@
-"""Any calls in any order, bad ones included: the tracker says what the model says."""
+"""Calls in any order, also wrong ones: the tracker answers as the model does."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class TrackerMachine(RuleBasedStateMachine):
         self.handles: list[tuple[ConnectionRecord, Connection]] = []
 
     def both(self, real: Any, expected: Any) -> tuple[Any, Any]:
-        """What both return; both raise ValueError or none does."""
+        """The answer of both, or the ValueError that both raise."""
         try:
             wanted = expected()
         except ValueError:

@@ -1,4 +1,4 @@
-"""What a manager remembers of its denials: as much as it was told to, and no more."""
+"""The log of denials: what it keeps, what it counts, and what an entry shows."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import gc
 import sys
 import threading
 import tracemalloc
+from collections.abc import Hashable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -13,6 +15,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from rcmgr import (
     ConcreteLimits,
+    ConnectionLimitExceeded,
+    ConnectionLimitKind,
     ConnectionLimits,
     ConnectionTracker,
     Ledger,
@@ -29,12 +33,14 @@ from rcmgr.gates.networks import AddressGate
 from rcmgr.gates.requests import RateRefusal
 from rcmgr.report.metrics import MetricsCollector
 
+PEER = b"peer"
+
 
 def made_up(number: int) -> bytes:
     return b"\x12\x20" + number.to_bytes(32, "big")
 
 
-def test_how_many_are_kept() -> None:
+def test_the_number_of_kept_denials() -> None:
     for kept, expected in ((None, 256), (1, 1), (1000, 300)):
         options: dict[str, Any] = {} if kept is None else {"denials_kept": kept}
         manager = ResourceManager(ResourceLimits(max_streams=0), **options)
@@ -50,7 +56,7 @@ def test_how_many_are_kept() -> None:
     ("9", TypeError, "denials_kept must be an int, not '9'"),
     (True, TypeError, "denials_kept must be an int, not True"),
 ])
-def test_how_many_cannot_be_kept(kept: Any, error: type[Exception], text: str) -> None:
+def test_a_wrong_number_of_kept_denials(kept: Any, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         ResourceManager(denials_kept=kept)
 
@@ -92,7 +98,7 @@ def test_a_flood_of_made_up_peers_takes_no_memory() -> None:
     assert manager.ledger.peers() == []
 
 
-def test_threads_count_all() -> None:
+def test_threads_that_add_at_once() -> None:
     log = DenialLog(16)
     refusal = ConnectionTracker(max_connections=0).admit_pending_inbound("c", ConnectionLimits())
     assert refusal is not None
@@ -144,3 +150,54 @@ def test_every_refusal_is_falsy_and_has_an_error() -> None:
     for refusal in refusals:
         assert not refusal
         assert isinstance(refusal.to_error("connection", b"peer"), ResourceLimitExceeded)
+
+
+def test_the_latest_denials_and_their_counts() -> None:
+    log = DenialLog(size=3)
+    assert log.last is None
+    assert list(log) == []
+    made: list[int] = []
+
+    @dataclass
+    class Refused:
+        number: int
+
+        def to_error(
+            self, connection_id: Hashable = None, peer_id: Hashable = None
+        ) -> ConnectionLimitExceeded:
+            made.append(self.number)
+            return ConnectionLimitExceeded(
+                self.number, self.number, ConnectionLimitKind.CONNECTIONS, connection_id, peer_id)
+
+    for number in range(5):
+        log.add(Refused(number), f"c{number}", PEER, number % 2 == 0)
+    log.add(Refused(4))
+    assert made == []  # an error is built when it is read
+    assert len(log) == 3
+    assert (log.total, log.inbound, log.outbound) == (6, 3, 2)
+    assert [entry.inbound for entry in log.entries()] == [False, True, None]
+    assert all(0 <= entry.seconds_ago < 60 for entry in log.entries())
+    assert log.entries()[0].error.connection_id == "c3"  # type: ignore[attr-defined]
+    assert log.most_denied() == [(PEER, 5)]
+    assert [error.limit for error in log] == [3, 4, 4]  # type: ignore[attr-defined]
+    assert log.last.limit == 4  # type: ignore[union-attr]
+
+
+def test_a_persistent_peer_stays_counted() -> None:
+    """However many made-up peers are denied meanwhile."""
+    log = DenialLog()
+    refusal = ConnectionTracker(max_connections=0).admit_pending_inbound("c", ConnectionLimits())
+    assert refusal is not None
+    for number in range(10_000):
+        log.add(refusal, None, b"made up %d" % number, True)
+        if number % 10 == 0:
+            log.add(refusal, None, PEER, True)
+    assert log.most_denied(1) == [(PEER, 1000)]
+    assert len(log.most_denied(10**6)) <= 1024
+    assert log.total == 11_000
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_wrong_size(size: int) -> None:
+    with pytest.raises(ValueError, match=f"size must be 1 or more, not {size}"):
+        DenialLog(size)
