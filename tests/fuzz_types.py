@@ -19,8 +19,8 @@ import rcmgr
 
 FOLDER = Path(rcmgr.__file__).parent
 COMPILED = sorted(
-    ".".join(("rcmgr", *path.relative_to(FOLDER).with_suffix("").parts))
-    for path in FOLDER.rglob("*.pyx"))
+    ".".join(("rcmgr", *path.relative_to(FOLDER).parent.parts, path.name.partition(".")[0]))
+    for path in FOLDER.rglob("*") if path.suffix in (".so", ".pyd"))
 MAX_OBJECTS = 60
 # they would open sockets, or end an object that still has references
 SKIPPED = {"__class__", "__del__", "serve_metrics", "serve_status"}
