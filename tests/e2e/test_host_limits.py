@@ -262,6 +262,9 @@ async def test_streams_are_counted_limited_and_given_back(transport: str) -> Non
         assert node.manager.get_stats()["over_released"] == 0
 
 
+# WebSocket: now and then sockets stay in CLOSE-WAIT for minutes; the cause is not known yet
+@pytest.mark.parametrize(
+    "transport", ["tcp", "quic", pytest.param("ws", marks=pytest.mark.slow)])
 async def test_a_host_closed_in_mid_flood_holds_nothing(transport: str) -> None:
     async with AsyncExitStack() as stack:
         dialers = [await stack.enter_async_context(running_node(transport)) for _ in range(4)]
