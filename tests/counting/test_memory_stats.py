@@ -279,12 +279,13 @@ def test_a_child_that_cannot_read_its_memory_knows_nothing() -> None:
         from rcmgr import MemoryConnectionLimits
         from rcmgr.counting.memory_stats import MemoryStatsCache
         warnings.simplefilter("ignore")
-        values = [500, 500, None]  # a refusal trims the memory and reads again
-        cache = MemoryStatsCache(1000, probe=lambda: values.pop(0))
+        used = 500
+        cache = MemoryStatsCache(1000, probe=lambda: used)
         limits = MemoryConnectionLimits(400, cache=cache)
         assert limits.excess() is not None
         read, write = os.pipe()
         if os.fork() == 0:
+            used = None
             before = cache.cached_memory_bytes, cache.is_known, cache.last_refresh
             limits.check_limit()
             after = cache.get_memory_usage(), cache.is_known, cache.failures
