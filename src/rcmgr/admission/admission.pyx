@@ -155,7 +155,8 @@ cdef class Admission:
         """`take`, and what follows from a refusal: it is noted, and ends the known connection."""
         answer = self.take(steps, known, connection_id, peer, inbound, address)
         if is_refusal(answer):
-            # The place for eviction: end another connection, and `take` once more.
+            # The place for eviction: end another connection, and `take` once more. A refusal of
+            # STATES has ended `known` already, and PEER has spent its token.
             if known is not None:
                 trackers.remove(self.tracker, known, steps & STATES)
             self.denials.add(answer, connection_id, peer, inbound)

@@ -369,16 +369,6 @@ cdef class ConnectionTracker:
             raise ValueError(f"connection {connection_id!r} is {STATES[state]} already")
         return answer
 
-    def hold(self, ConnectionRecord record not None, held):
-        """Let a live connection close `held` at its end. False: it has ended already."""
-        cdef size_t at
-        cdef bint present
-        with cython.critical_section(self):
-            present = self._slot_of(record, &at)
-            if present:
-                record.held = held
-        return present
-
     def remove_connection(self, connection_id, peer_id=None):
         """End a connection in any state. False: its id is not known.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 from typing import Any
 
@@ -43,3 +44,15 @@ def test_degradation_made_by_hand_lowers_our_limits() -> None:
     assert manager.scope_limits.system.conns == 8
     degradation.reset()
     assert manager.scope_limits.system.conns == 10
+
+
+def test_it_does_not_keep_its_manager() -> None:
+    manager = ResourceManager()
+    degradation = manager.graceful_degradation
+    assert degradation.rm is manager
+    gc.disable()
+    try:
+        del manager
+        assert degradation.rm is None
+    finally:
+        gc.enable()
