@@ -20,6 +20,7 @@ from rcmgr import (
     total_memory,
 )
 from rcmgr.counting.memory_stats import default_cache, read_memory_usage
+from rcmgr.gates.memory import _Trimmer
 from rcmgr.limits.machine import _Total
 
 PEER = b"\x00\x25" + bytes(36)
@@ -371,6 +372,7 @@ def test_memory_that_the_allocator_keeps_does_not_refuse_newcomers(
         return True
 
     monkeypatch.setattr("rcmgr.gates.memory.trim_memory", trim)
+    monkeypatch.setattr("rcmgr.gates.memory._trimmer", _Trimmer())
     monkeypatch.setattr("rcmgr.gates.memory.time.monotonic", lambda: now[0])
     limits = limits_of(memory, 100)
     limits.check_limit()
@@ -395,9 +397,27 @@ def test_a_slow_trim_is_rare(monkeypatch: pytest.MonkeyPatch) -> None:
         return True
 
     monkeypatch.setattr("rcmgr.gates.memory.trim_memory", trim)
+    monkeypatch.setattr("rcmgr.gates.memory._trimmer", _Trimmer())
     monkeypatch.setattr("rcmgr.gates.memory.time.monotonic", lambda: now[0])
     limits = limits_of(memory, 100)
     for second in range(0, 101, 5):
         now[0] = max(now[0], float(second))
         assert limits.excess() is not None
     assert trims == [0.0, 50.0, 100.0]
+
+
+def test_all_limits_of_a_process_share_one_time_to_trim(monkeypatch: pytest.MonkeyPatch) -> None:
+    trims: list[int] = []
+    monkeypatch.setattr("rcmgr.gates.memory.trim_memory", lambda: trims.append(1))
+    monkeypatch.setattr("rcmgr.gates.memory._trimmer", _Trimmer())
+    limits = limits_of(Memory(200), 100)
+    for each in (limits, limits.with_max_bytes(90), limits_of(Memory(200), 100)):
+        assert each.excess() is not None
+    assert trims == [1]
+
+
+def test_the_measure_changes_only_with_a_copy() -> None:
+    limits = MemoryConnectionLimits(5)
+    with pytest.raises(AttributeError):
+        limits.measure = "anonymous"  # type: ignore[misc]
+    assert limits.measure == "rss"

@@ -49,6 +49,27 @@ class MemoryExcess(NamedTuple):
         )
 
 
+class _Trimmer:
+    """Returns free memory of the process to the system, so seldom that it costs nothing."""
+
+    def __init__(self) -> None:
+        self._next = 0.0
+
+    def trim(self) -> bool:
+        """Whether the system got memory back. False also if it is too soon to try again."""
+        begin = time.monotonic()
+        if begin < self._next:
+            return False
+        self._next = begin + _TRIM_INTERVAL_S  # other threads do not trim meanwhile
+        trimmed = trim_memory()
+        took = time.monotonic() - begin
+        self._next = begin + max(_TRIM_INTERVAL_S, took * _MIN_TRIM_RATIO)
+        return trimmed
+
+
+_trimmer = _Trimmer()  # all limits share it, as they share the memory of the process
+
+
 class MemoryConnectionLimits(MemoryGate):
     """No new connections while the process uses more memory than this.
 
@@ -77,16 +98,13 @@ class MemoryConnectionLimits(MemoryGate):
     ) -> None:
         self._set_limits(ProcessMemoryLimits(
             max_bytes, max_percentage, deny_new_peers_above, hysteresis, max_pressure, measure))
-        self._cache = cache
-        self._stats = default_cache(measure) if cache is None else cache
-        self._attach(self._stats)
+        self._read_from(default_cache(measure) if cache is None else cache)
         self._total = total
         self._pressure = pressure
         self._pressure_now: float | None = None
         self._pressure_read_at = float("-inf")
         self._refusing = False
         self._refusing_new = False
-        self._next_trim = 0.0
         self._failed: set[str] = set()
 
     def _set_limits(self, limits: ProcessMemoryLimits) -> None:
@@ -95,7 +113,16 @@ class MemoryConnectionLimits(MemoryGate):
         self.deny_new_peers_above = limits.deny_new_peers_above
         self.hysteresis = limits.hysteresis
         self.max_pressure = limits.max_pressure
-        self.measure = limits.measure
+        self._measure = limits.measure
+
+    def _read_from(self, cache: MemoryStatsCache) -> None:
+        self._stats = cache
+        self._attach(cache)
+
+    @property
+    def measure(self) -> str:
+        """The memory that counts; see `ProcessMemoryLimits`."""
+        return self._measure
 
     @classmethod
     def of(cls, limits: ProcessMemoryLimits) -> MemoryConnectionLimits:
@@ -111,8 +138,9 @@ class MemoryConnectionLimits(MemoryGate):
 
     def with_limits(self, limits: ProcessMemoryLimits) -> MemoryConnectionLimits:
         """A copy with other limits and the same sources."""
+        cache = None if self._stats is default_cache(self.measure) else self._stats
         return MemoryConnectionLimits(
-            **asdict(limits), cache=self._cache, total=self._total, pressure=self._pressure)
+            **asdict(limits), cache=cache, total=self._total, pressure=self._pressure)
 
     def with_max_bytes(self, max_bytes: int | None) -> MemoryConnectionLimits:
         """A copy with another `max_bytes`."""
@@ -176,7 +204,8 @@ class MemoryConnectionLimits(MemoryGate):
         limit = self.max_allowed_bytes
         if limit is not None:
             self._refusing = used > self._mark(limit, self._refusing)
-            if self._refusing and self._trim():
+            if self._refusing and _trimmer.trim():
+                stats.force_refresh()
                 reading, used = stats.refreshes, stats.cached_memory_bytes
                 self._refusing = used > self._mark(limit, True)
             if self._refusing:
@@ -224,21 +253,8 @@ class MemoryConnectionLimits(MemoryGate):
                 logger.warning("%s failed: a memory limit does not apply", name, exc_info=True)
             return None
 
-    def _trim(self) -> bool:
-        """Give free memory back to the system, if it is time to. True: there is a new reading."""
-        begin = time.monotonic()
-        if begin < self._next_trim:
-            return False
-        self._next_trim = begin + _TRIM_INTERVAL_S  # so no other thread trims meanwhile
-        if not trim_memory():
-            return False
-        took = time.monotonic() - begin
-        self._next_trim = begin + max(_TRIM_INTERVAL_S, took * _MIN_TRIM_RATIO)
-        self._stats.force_refresh()
-        return True
-
     def _anonymous_within(self, limit: int) -> int | None:
-        if self.measure != "rss" or self._cache is not None:
+        if self._stats is not default_cache():
             return None
         anonymous = default_cache("anonymous")
         used = anonymous.get_memory_usage()

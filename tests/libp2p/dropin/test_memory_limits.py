@@ -23,7 +23,7 @@ from libp2p.rcmgr.memory_stats import MemoryStatsCache as StockCache
 from stock_and_ours import PEER
 
 import rcmgr
-from rcmgr.counting.memory_stats import UnknownMemoryWarning
+from rcmgr.counting.memory_stats import UnknownMemoryWarning, default_cache
 from rcmgr.libp2p.dropin.manager import ResourceManager
 from rcmgr.libp2p.dropin.memory_limits import MemoryConnectionLimits, SystemMemoryLimitExceeded
 
@@ -213,3 +213,11 @@ def test_the_global_cache_is_the_default(monkeypatch: pytest.MonkeyPatch) -> Non
     limits = MemoryConnectionLimits(76)
     with pytest.raises(ResourceLimitExceeded, match="77 bytes > 76 bytes"):
         limits.check_memory_limits()
+
+
+def test_the_measure_of_a_limits_file_decides_what_counts() -> None:
+    manager = ResourceManager()
+    manager.node_limits = dataclasses.replace(
+        manager.node_limits, memory=rcmgr.ProcessMemoryLimits(10**15, measure="anonymous"))
+    assert manager.node_limits.memory.measure == "anonymous"
+    assert manager.memory_limits._stats is default_cache("anonymous")

@@ -9,7 +9,7 @@ from typing import Any
 from libp2p.rcmgr.memory_limits import MemoryConnectionLimits as StockLimits
 
 from rcmgr.counting.memory_stats import MemoryStatsCache as OurCache
-from rcmgr.counting.memory_stats import warn_unknown
+from rcmgr.counting.memory_stats import default_cache, warn_unknown
 from rcmgr.errors import ResourceLimitExceeded
 from rcmgr.gates.memory import MemoryConnectionLimits as OurLimits
 from rcmgr.gates.memory import MemoryExcess
@@ -91,9 +91,8 @@ class MemoryConnectionLimits(OurLimits, StockLimits):
             self.max_percentage = _fraction(name, value)
         elif name == "max_system_memory_percent":
             _fraction(name, value)
-        elif name == "memory_stats_cache" and value is not None:
-            self._stats = _process_memory_of(value)
-            self._attach(self._stats)
+        elif name == "memory_stats_cache" and value is not None and self.measure == "rss":
+            self._read_from(_process_memory_of(value))
         super().__setattr__(name, value)
         if name in _FIELDS:
             self._found_fine(-1)
@@ -129,6 +128,8 @@ class MemoryConnectionLimits(OurLimits, StockLimits):
             limits.max_bytes, None if share is None else 100 * share,
             self.max_system_memory_percent, self.memory_stats_cache)
         changed._set_limits(limits)
+        if limits.measure != "rss":  # py-libp2p's caches have no other measure
+            changed._read_from(default_cache(limits.measure))
         return changed
 
     __repr__ = StockLimits.__str__
