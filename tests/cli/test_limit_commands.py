@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from rcmgr.cli.limit_commands import limits
+from rcmgr.cli.limit_commands import LIBP2P_HIGH_WATERMARK, limits
 from rcmgr.limits.files import LimitsFile
 from rcmgr.limits.node import NodeLimits
 
@@ -84,6 +84,28 @@ def test_check(file: Path) -> None:
     assert "high watermark: 200 is above system.conns, 100" in result.output
 
 
+def test_check_knows_when_py_libp2p_never_trims(tmp_path: Path) -> None:
+    path = tmp_path / "limits.toml"
+    for text, admitted in (
+        ("[System]\nConns = 299", "system.conns admit 299"),
+        ("[Connections]\nmax_established_total = 200",
+         "connections.max_established_total admit 200"),
+    ):
+        path.write_text(text)
+        result = run("check", path, *MACHINE)
+        assert (result.exit_code, result.stdout) == (0, "no conflicts\n")
+        assert f"trims above 300 connections by default, and {admitted}" in result.stderr
+        assert run("check", path, *MACHINE, "--high-watermark", "100").stderr == ""
+    path.write_text("[System]\nConns = 300")
+    assert run("check", path, *MACHINE).stderr == ""
+
+
+@pytest.mark.libp2p
+def test_the_high_watermark_is_that_of_py_libp2p() -> None:
+    config = pytest.importorskip("libp2p.network.config")
+    assert config.HIGH_WATERMARK == LIBP2P_HIGH_WATERMARK
+
+
 def test_diff(file: Path, tmp_path: Path) -> None:
     result = run("diff", file, *MACHINE)
     assert "System.Conns: 1152 -> 100" in result.output.splitlines()
@@ -95,12 +117,17 @@ def test_diff(file: Path, tmp_path: Path) -> None:
     lines = run("diff", file, other, *MACHINE).output.splitlines()
     assert "System.Conns: 100 -> 99" in lines
     assert "Protocol./x.Streams: 7 -> 6144" in lines
-    other.write_text("[Subnets.overrides]\n'10.0.0.0/8' = 3\n")
+    other.write_text("""[Subnets.overrides]
+        '10.0.0.0/8' = 3
+        '127.0.0.0/8' = 'default'
+        '::1' = 7
+    """)
     lines = run("diff", other, *MACHINE).output.splitlines()
     assert lines == [
-        "Subnets.overrides.127.0.0.0/8: unlimited -> not there",
+        "Subnets.overrides.127.0.0.0/8: unlimited -> default",
         "Subnets.overrides.::1/128: unlimited -> not there",
         "Subnets.overrides.10.0.0.0/8: not there -> 3",
+        "Subnets.overrides.::1: not there -> 7",
     ]
 
 

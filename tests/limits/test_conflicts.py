@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from rcmgr.limits.conflicts import conflicts
+from rcmgr.limits.conflicts import admitted_connections, conflicts
+from rcmgr.limits.files import LimitsFile
 from rcmgr.limits.memory import ProcessMemoryLimits
 from rcmgr.limits.networks import SubnetLimits
 from rcmgr.limits.node import INFINITE_LIMITS, NodeLimits
@@ -88,3 +89,135 @@ def test_more_connections_than_the_system_has() -> None:
     limits = replace(limits, connections=ConnectionLimits(max_established_total=101))
     [found] = conflicts(limits)
     assert found.where == "connections.max_established_total"
+
+
+@pytest.mark.parametrize(
+    ("limits", "most", "names"),
+    [
+        (scopes(system=Limit(conns=100)), 100, "system.conns"),
+        (scopes(system=Limit(conns_inbound=60, conns_outbound=50)), 110,
+         "system.conns_inbound and system.conns_outbound together"),
+        (NodeLimits(connections=ConnectionLimits(max_established_total=90)), 90,
+         "connections.max_established_total"),
+        (NodeLimits(connections=ConnectionLimits(
+            max_established_inbound=30, max_established_outbound=40)), 70,
+         "connections.max_established_inbound and connections.max_established_outbound together"),
+    ],
+)
+def test_a_high_watermark_that_the_limits_never_reach(
+    limits: NodeLimits, most: int, names: str
+) -> None:
+    def watermarks(number: int) -> list[str]:
+        found = conflicts(limits, high_watermark=number)
+        return [each.what for each in found if each.where == "high watermark"]
+
+    assert admitted_connections(limits) == (most, names)
+    assert watermarks(most) == []
+    [what] = watermarks(most + 1)
+    assert what.startswith(f"{most + 1} is above {names}, {most}: ")
+
+
+def test_no_bound_on_connections() -> None:
+    one_direction = NodeLimits(connections=ConnectionLimits(max_established_inbound=5))
+    assert admitted_connections(INFINITE_LIMITS) is admitted_connections(one_direction) is None
+    assert conflicts(one_direction, high_watermark=10**6) == []
+
+
+SENSIBLE = """
+[Protocol."/my"]
+Streams = 3
+---
+[ProtocolPeer."/my"]
+Streams = 2
+---
+[Service."libp2p.ping"]
+StreamsInbound = 8
+---
+[System]
+Conns = 100
+---
+[System]
+Streams = 500
+Memory = "256MiB"
+---
+[System]
+ConnsInbound = "blockAll"
+---
+[Transient]
+ConnsInbound = 20
+---
+[PeerDefault]
+Conns = 2
+Streams = 32
+---
+[ProtocolDefault]
+Streams = "blockAll"
+[Protocol."/my"]
+Streams = 100
+---
+[Connections]
+max_pending_inbound = 32
+max_established_per_peer = 2
+---
+[Connections]
+max_established_total = 120
+---
+[ProcessMemory]
+max_percentage = 0.8
+---
+[ProcessMemory]
+max_bytes = "1GiB"
+deny_new_peers_above = 0.9
+---
+[Subnets]
+ipv4 = { 32 = 2, 24 = 8 }
+overrides = { "10.0.0.0/8" = "unlimited" }
+---
+[Rates]
+ipv4 = { 32 = { refill_rate = 1, burst = 5 } }
+---
+[PeerRates]
+rate = { refill_rate = 1, burst = 5 }
+---
+[System]
+Conns = 60
+[PeerDefault]
+Conns = 4
+[Connections]
+max_established_inbound = 40
+max_established_outbound = 20
+max_established_total = 60
+"""
+
+
+@pytest.mark.parametrize("text", SENSIBLE.split("---"))
+@pytest.mark.parametrize("memory", [2 * GIB, 8 * GIB, 256 * GIB])
+def test_a_small_sensible_file_has_no_conflict(text: str, memory: int) -> None:
+    """A default that a lower limit overrules is no mistake."""
+    file = LimitsFile.from_toml(text)
+    limits = file.build(NodeLimits.default(memory=memory, fds=4096))
+    assert conflicts(limits, memory=memory, fds=4096, said=file) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("[System]\nConnsInbound = 5000", "system.conns_inbound"),
+        ("[PeerDefault]\nConns = 2000", "peer_default.conns"),
+        ("[System]\nConns = 4\n[PeerDefault]\nConns = 5", "peer_default.conns"),
+        ('[Protocol."/my"]\nStreams = 3\n[ProtocolPeer."/my"]\nStreams = 4',
+         "protocol_peer[/my].streams"),
+        ('[Protocol."/my"]\nStreams = 3\nStreamsInbound = 4', "protocol[/my].streams_inbound"),
+        ('[ProtocolPeer."/a.b"]\nStreams = 100000', "protocol_peer[/a.b].streams"),
+        ("[System]\nFD = 100000", "system.fd"),
+        ("[System]\nStreams = 0", "system.streams"),
+        ("[Connections]\nmax_established_inbound = 5000", "connections.max_established_inbound"),
+        ('[ProcessMemory]\nmax_bytes = "64GiB"', "memory.max_bytes"),
+        ("[Subnets]\nipv4 = { 32 = 9, 24 = 8 }", "subnets.ipv4[/32]"),
+    ],
+)
+def test_a_limit_of_a_file_that_has_no_effect(text: str, where: str) -> None:
+    file = LimitsFile.from_toml(text)
+    limits = file.build(NodeLimits.default(memory=8 * GIB, fds=4096))
+    found = conflicts(limits, memory=8 * GIB, fds=4096, said=file)
+    assert [each.where for each in found] == [where]

@@ -215,7 +215,8 @@ def test_toml_has_the_same_tree() -> None:
     assert node.connections == ConnectionLimits(5, 2)
     assert node.memory == ProcessMemoryLimits(max_bytes=4, max_percentage=0.8, max_pressure=20)
     assert node.subnets == file.sections["subnets"] == SubnetLimits(
-        ipv4=((32, 8), (24, None)), overrides={"10.0.0.0/8": None}
+        ipv4=((32, 8), (24, None)),
+        overrides={"127.0.0.0/8": None, "::1/128": None, "10.0.0.0/8": None}
     )
     assert node.rates == file.sections["rates"] == AddressRates(overall=Rate(2.5, 9))
     assert node.peer_rates == PeerRates(Rate(math.inf, 1), 7)
@@ -336,6 +337,38 @@ def test_a_node_without_a_file_and_without_limits() -> None:
         **dict.fromkeys(infinite["ProcessMemory"], "unlimited"),
         "hysteresis": 0.02, "measure": "rss"}
     assert infinite["Subnets"] == infinite["Rates"] == infinite["PeerRates"] == "unlimited"
+
+
+LOOPBACK = {"127.0.0.0/8": None, "::1/128": None}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ('"10.0.0.0/8" = 3', {"10.0.0.0/8": 3, **LOOPBACK}),
+        ('"127.0.0.0/8" = 3', {"127.0.0.0/8": 3, "::1/128": None}),
+        ('"127.0.0.1/8" = 3', {"127.0.0.1/8": 3, "::1/128": None}),
+        ('"::1" = 3', {"::1": 3, "127.0.0.0/8": None}),
+        ('"127.0.0.0/8" = "default"\n"::1" = "default"', {}),
+        ("", LOOPBACK),
+    ],
+)
+def test_overrides_of_a_file_keep_the_exemption_of_loopback(
+    overrides: str, expected: dict[str, int | None]
+) -> None:
+    file = LimitsFile.from_toml(f"[Subnets.overrides]\n{overrides}")
+    assert file.sections["subnets"] == SubnetLimits(overrides=expected)
+    rates = overrides.replace("= 3", "= { refill_rate = 3, burst = 3 }")
+    file = LimitsFile.from_toml(f"[Rates.overrides]\n{rates}")
+    assert file.sections["rates"] == AddressRates(overrides={
+        network: limit and Rate(limit, limit) for network, limit in expected.items()})
+    assert LimitsFile.from_toml(file.to_toml()) == file
+
+
+def test_a_wrong_network_among_overrides() -> None:
+    for value in ("5", '"default"'):
+        with pytest.raises(LimitsFileError, match=r"^Subnets: not an IP address .*'1.2.3"):
+            LimitsFile.from_toml(f'[Subnets]\noverrides = {{ "1.2.3" = {value} }}')
 
 
 # -- numbers, sizes, and files of other programs ------------------------------------------------

@@ -6,21 +6,29 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import click
 
 from rcmgr.cli.limit_files import read_limits_file
-from rcmgr.limits.conflicts import conflicts
+from rcmgr.limits.conflicts import admitted_connections, conflicts
 from rcmgr.limits.files import LimitsFile
 from rcmgr.limits.machine import total_memory
 from rcmgr.limits.node import SECTIONS, NodeLimits
-from rcmgr.limits.scopes import DEFAULT, DEFAULT_LIMITS, Limit, autoscale, soft_fd_limit
+from rcmgr.limits.scopes import (
+    DEFAULT,
+    DEFAULT_LIMITS,
+    Limit,
+    autoscale,
+    named_limits,
+    soft_fd_limit,
+)
 from rcmgr.limits.sizes import parse_size
-from rcmgr.peers import peer_text
 
 __all__ = ["limits"]
 
+LIBP2P_HIGH_WATERMARK: Final = 300
+"""The `HIGH_WATERMARK` of libp2p.network.config: above it, a swarm closes idle connections."""
 _COLUMNS = (  # the field, and two lines of its title
     ("streams_inbound", "streams", "in"), ("streams_outbound", "", "out"), ("streams", "", "all"),
     ("conns_inbound", "conns", "in"), ("conns_outbound", "", "out"), ("conns", "", "all"),
@@ -93,22 +101,12 @@ class Row(NamedTuple):
     origin: str
 
 
-def _limits_of(tree: Any) -> Iterator[tuple[str, Any]]:
-    """Names and limits of all scopes, those by name after their class."""
-    for name in tree.scopes():
-        yield name, getattr(tree, name)
-        kind = name.removesuffix("_default")
-        if kind in tree.MAPPINGS:
-            for key, limit in getattr(tree, kind).items():
-                yield f"{kind}[{peer_text(key)}]", limit
-
-
 def _rows(file: LimitsFile, machine: Machine) -> list[Row]:
     scaled = autoscale(memory=machine.memory, fds=machine.fds)
-    bases = {name: limit.base for name, limit in _limits_of(DEFAULT_LIMITS)}
-    changed = dict(_limits_of(file.scopes))
+    bases = {name: limit.base for name, limit in named_limits(DEFAULT_LIMITS)}
+    changed = dict(named_limits(file.scopes))
     rows = []
-    for name, limit in _limits_of(file.scopes.build(scaled)):
+    for name, limit in named_limits(file.scopes.build(scaled)):
         of_class = f"{name.partition('[')[0]}_default"
         base = bases.get(name) or bases[of_class]
         # a name without default limits has the limits of its class, which the file may change
@@ -218,14 +216,19 @@ def check(
     Exit status: 0 without conflicts, 1 with conflicts, 2 if FILE cannot be read.
     """
     machine = _machine(memory, fds)
-    node = _read(file, lenient).build(
-        NodeLimits.default(memory=machine.memory, fds=machine.fds)
-    )
+    read = _read(file, lenient)
+    node = read.build(NodeLimits.default(memory=machine.memory, fds=machine.fds))
     found = conflicts(
-        node, memory=machine.memory, fds=machine.fds, high_watermark=high_watermark
+        node, memory=machine.memory, fds=machine.fds, high_watermark=high_watermark, said=read
     )
     for conflict in found:
         click.echo(str(conflict))
+    admitted = admitted_connections(node)
+    if high_watermark is None and admitted is not None and admitted[0] < LIBP2P_HIGH_WATERMARK:
+        click.echo(
+            f"note: py-libp2p trims above {LIBP2P_HIGH_WATERMARK} connections by default, and "
+            f"{admitted[1]} admit {admitted[0]}: it never trims. Set high_watermark of its "
+            "ConnectionConfig to fewer.", err=True)
     if found:
         raise SystemExit(1)
     click.echo("no conflicts")

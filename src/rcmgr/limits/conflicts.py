@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from itertools import pairwise
 
-from rcmgr.limits.node import NodeLimits
-from rcmgr.limits.scopes import Limit
-from rcmgr.peers import peer_text
+from rcmgr.limits.files import LimitsFile
+from rcmgr.limits.node import SECTIONS, NodeLimits
+from rcmgr.limits.scopes import DEFAULT, Limit, named_limits
 
-__all__ = ["Conflict", "conflicts"]
+__all__ = ["Conflict", "admitted_connections", "conflicts"]
 
+_WATERMARK = "high watermark"
 _WORDS = {
     "streams": "streams", "streams_inbound": "inbound streams",
     "streams_outbound": "outbound streams", "conns": "connections",
@@ -37,21 +38,62 @@ def conflicts(
     memory: int | None = None,
     fds: int | None = None,
     high_watermark: int | None = None,
+    said: LimitsFile | None = None,
 ) -> list[Conflict]:
     """All limits that contradict each other or the machine.
 
     memory, fds: the machine's bytes, and how many descriptors the process may open. None: do not
         check against it.
     high_watermark: the number of connections up to which a connection manager lets the node grow.
+    said: the file that `limits` were built from. Only limits that the file names are reported then:
+        a default that a lower limit of the file overrules is no mistake. None: all limits.
     """
-    return [
+    found = [
         *_parts_above_wholes(limits),
         *_directions_above_totals(limits),
         *_nothing_at_all(limits),
-        *_connections(limits, high_watermark),
+        *_high_watermark(limits, high_watermark),
+        *_connections(limits),
         *_machine(limits, memory, fds),
         *_subnets(limits),
     ]
+    if said is None:
+        return found
+    places = {_WATERMARK, *_places_in(said)}
+    return [each for each in found if each.where in places or each.where.split(".")[0] in places]
+
+
+def admitted_connections(limits: NodeLimits) -> tuple[int, str] | None:
+    """How many connections the limits admit, and the limits that say so. None: no limit."""
+    system, states = limits.scopes.system, limits.connections
+    bounds = [
+        (system.conns, "system.conns"),
+        (_sum(system.conns_inbound, system.conns_outbound),
+         "system.conns_inbound and system.conns_outbound together"),
+        (states.max_established_total, "connections.max_established_total"),
+        (_sum(states.max_established_inbound, states.max_established_outbound),
+         "connections.max_established_inbound and connections.max_established_outbound together"),
+    ]
+    known = [(most, name) for most, name in bounds if most is not None]
+    return min(known, key=lambda bound: bound[0], default=None)
+
+
+def _sum(one: int | None, other: int | None) -> int | None:
+    return None if one is None or other is None else one + other
+
+
+def _places_in(file: LimitsFile) -> Iterator[str]:
+    """The limits that a file names, as `Conflict.where` has them. A whole section is one place."""
+    for name, limit in named_limits(file.scopes):
+        for each in fields(Limit):
+            if getattr(limit, each.name) is not DEFAULT:
+                yield f"{name}.{each.name}"
+    for section in SECTIONS:
+        if section.name in file.sections:
+            if section.optional:
+                yield section.name
+            else:
+                yield from (f"{section.name}.{name}" for name in file.sections[section.name])
 
 
 def _parts_above_wholes(limits: NodeLimits) -> Iterator[Conflict]:
@@ -75,8 +117,10 @@ def _parts_above_wholes(limits: NodeLimits) -> Iterator[Conflict]:
             if name not in getattr(scopes, kind):
                 whole = getattr(scopes, f"{kind}_default")
                 pairs.append((f"{kind}_peer[{name}]", part, f"{kind}_default", whole))
-    for key, limit in scopes.peer.items():
-        pairs.append((f"peer[{peer_text(key)}]", limit, "system", scopes.system))
+    pairs += [
+        (name, limit, "system", scopes.system)
+        for name, limit in named_limits(scopes) if name.startswith("peer[")
+    ]
     for part_name, part, whole_name, whole in pairs:
         for each in fields(Limit):
             inner, outer = getattr(part, each.name), getattr(whole, each.name)
@@ -92,8 +136,7 @@ def _parts_above_wholes(limits: NodeLimits) -> Iterator[Conflict]:
 
 
 def _directions_above_totals(limits: NodeLimits) -> Iterator[Conflict]:
-    for name in limits.scopes.scopes():
-        limit = getattr(limits.scopes, name)
+    for name, limit in named_limits(limits.scopes):
         for total in ("streams", "conns"):
             most = getattr(limit, total)
             for direction in ("inbound", "outbound"):
@@ -112,6 +155,9 @@ def _nothing_at_all(limits: NodeLimits) -> Iterator[Conflict]:
         ("protocol_peer_default", ("streams",)), ("conn", ("conns",)), ("stream", ("streams",)),
     ):
         limit = getattr(limits.scopes, scope)
+        by_name = getattr(limits.scopes, scope.removesuffix("_default"), {})
+        if scope.startswith("protocol") and any(each.streams != 0 for each in by_name.values()):
+            continue  # a list of the protocols that are allowed
         for need in needs:
             if getattr(limit, need) == 0 or (
                 getattr(limit, f"{need}_inbound") == getattr(limit, f"{need}_outbound") == 0
@@ -119,16 +165,21 @@ def _nothing_at_all(limits: NodeLimits) -> Iterator[Conflict]:
                 yield Conflict(f"{scope}.{need}", f"is 0: no {_WORDS[need]} are ever allowed")
 
 
-def _connections(limits: NodeLimits, high_watermark: int | None) -> Iterator[Conflict]:
+def _high_watermark(limits: NodeLimits, high_watermark: int | None) -> Iterator[Conflict]:
+    admitted = admitted_connections(limits)
+    if high_watermark is not None and admitted is not None and high_watermark > admitted[0]:
+        most, names = admitted
+        yield Conflict(
+            _WATERMARK,
+            f"{high_watermark} is above {names}, {most}: connections are refused before the "
+            "connection manager begins to trim",
+        )
+
+
+def _connections(limits: NodeLimits) -> Iterator[Conflict]:
     most = limits.scopes.system.conns
     states = limits.connections
     if most is not None:
-        if high_watermark is not None and high_watermark > most:
-            yield Conflict(
-                "high watermark",
-                f"{high_watermark} is above system.conns, {most}: connections are refused before "
-                "the connection manager begins to trim",
-            )
         for name in ("max_established_total", "max_established_inbound", "max_established_outbound",
                      "max_established_per_peer", "max_pending_inbound", "max_pending_outbound"):
             value = getattr(states, name)

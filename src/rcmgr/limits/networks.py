@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from rcmgr.limits.checks import check_count, check_limit, check_table
 from rcmgr.limits.rates import Rate, check_rate
+from rcmgr.limits.sections import ADDED_TO_DEFAULT
 
 __all__ = ["AddressRates", "Network", "SubnetLimits", "packed_ip", "prefix_of"]
 
@@ -82,21 +83,27 @@ def prefix_of(ip: bytes, bits: int) -> bytes:
     return ip[:whole] + bytes([ip[whole] & (0xFF00 >> rest & 0xFF)])
 
 
+def _overrides() -> Any:
+    """A field of networks. By default loopback has no limit, also in a file with other networks."""
+    return field(
+        default_factory=lambda: dict.fromkeys(_LOOPBACK, None),
+        metadata={ADDED_TO_DEFAULT: Network.parse})
+
+
 @dataclass(frozen=True)
 class SubnetLimits:
     """How many connections one network may have at once.
 
     ipv4, ipv6: (prefix length, limit) for every network of that length. All of them must admit.
-    overrides: limits of single networks. Only the longest match applies. None: no limit.
+    overrides: limits of single networks. Only the longest match applies. None: no limit. The
+        default exempts loopback. A file adds to it, and other values replace it.
 
     TypeError, ValueError: a field has a wrong value; the message names both.
     """
 
     ipv4: tuple[tuple[int, int | None], ...] = ((32, 8),)
     ipv6: tuple[tuple[int, int | None], ...] = ((56, 8), (48, 64))
-    overrides: Mapping[str, int | None] = field(
-        default_factory=lambda: dict.fromkeys(_LOOPBACK, None)
-    )
+    overrides: Mapping[str, int | None] = _overrides()
 
     def __post_init__(self) -> None:
         for family in ("ipv4", "ipv6"):
@@ -113,7 +120,7 @@ class AddressRates:
 
     ipv4, ipv6: (prefix length, rate) for every network of that length. All of them must admit.
     overrides: rates of single networks, which replace the rates above and `overall`. All matches
-        must admit. None: no limit.
+        must admit. None: no limit. The default exempts loopback, as in `SubnetLimits`.
     overall: one rate for all networks without an override; None: no limit.
     max_networks, on_full: the size of the table of each prefix length; see `BucketTable`.
 
@@ -122,9 +129,7 @@ class AddressRates:
 
     ipv4: tuple[tuple[int, Rate], ...] = ((32, Rate(0.2, 16)),)
     ipv6: tuple[tuple[int, Rate], ...] = ((56, Rate(0.2, 16)), (48, Rate(0.5, 80)))
-    overrides: Mapping[str, Rate | None] = field(
-        default_factory=lambda: dict.fromkeys(_LOOPBACK, None)
-    )
+    overrides: Mapping[str, Rate | None] = _overrides()
     overall: Rate | None = None
     max_networks: int = 100_000
     on_full: str = "evict_fullest"

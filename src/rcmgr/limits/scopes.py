@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Final, Generic, TypeVar
 
 from rcmgr.limits.checks import check_count, check_limit, check_number
 from rcmgr.limits.machine import total_memory
-from rcmgr.peers import peer_key
+from rcmgr.peers import peer_key, peer_text
 
 __all__ = [
     "DEFAULT",
@@ -32,6 +32,7 @@ __all__ = [
     "ScalingLimit",
     "ScalingLimits",
     "autoscale",
+    "named_limits",
     "soft_fd_limit",
 ]
 
@@ -265,6 +266,16 @@ class LimitTree(Generic[T]):
         for name in self.MAPPINGS:
             tree[name] = {key: change(value) for key, value in getattr(self, name).items()}
         return tree
+
+
+def named_limits(tree: LimitTree[T]) -> Iterator[tuple[str, T]]:
+    """The name and the limit of every scope: "system", "protocol_default", "protocol[/x]", ..."""
+    for name in tree.scopes():
+        yield name, getattr(tree, name)
+        kind = name.removesuffix("_default")
+        if kind in tree.MAPPINGS:
+            for key, limit in getattr(tree, kind).items():
+                yield f"{kind}[{peer_text(key)}]", limit
 
 
 def _peer(peer: object) -> bytes | str | int:

@@ -8,12 +8,15 @@
     Mapping[str, X]                an object of X by name
 
 An infinite float is "unlimited" too. The dataclass itself checks its values.
+
+A mapping whose field has `ADDED_TO_DEFAULT` adds to the default of the field. The word "default"
+for a name leaves out its entry of the default.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, Field, fields, is_dataclass
 from math import inf
 from types import NoneType, UnionType
 from typing import Any, Final, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -21,9 +24,13 @@ from typing import Any, Final, TypeVar, Union, get_args, get_origin, get_type_hi
 from rcmgr.limits.documents import Fraction, LimitsFileError, Pairs, described, items, joined
 from rcmgr.limits.sizes import ByteCount, parse_size
 
-__all__ = ["UNLIMITED", "made", "read", "read_fields", "shown"]
+__all__ = ["ADDED_TO_DEFAULT", "UNLIMITED", "made", "read", "read_fields", "shown"]
 
 UNLIMITED: Final = "unlimited"
+ADDED_TO_DEFAULT: Final = "added_to_default"
+"""Metadata of a field: a function whose results are equal for all names of one entry. It raises
+ValueError for a wrong name."""
+_DEFAULT: Final = "default"
 _T = TypeVar("_T")
 
 
@@ -56,10 +63,14 @@ def read(path: str, kind: Any, value: Any) -> Any:
 def read_fields(path: str, kind: Any, value: Any) -> dict[str, Any]:
     """The fields of a dataclass that a document names."""
     types = get_type_hints(kind, include_extras=True)
-    return {
-        name: read(joined(path, name), types[name], each)
-        for name, each in items(path, value, [each.name for each in fields(kind)])
-    }
+    by_name = {each.name: each for each in fields(kind)}
+    found = {}
+    for name, each in items(path, value, by_name):
+        if ADDED_TO_DEFAULT in by_name[name].metadata:
+            found[name] = _read_added(path, types[name], by_name[name], each)
+        else:
+            found[name] = read(joined(path, name), types[name], each)
+    return found
 
 
 def made(path: str, kind: type[_T], values: Mapping[str, Any]) -> _T:
@@ -78,10 +89,35 @@ def shown(value: Any) -> Any:
     if value is None or value == inf:
         return UNLIMITED
     if is_dataclass(value):
-        return {each.name: shown(getattr(value, each.name)) for each in fields(value)}
+        return {each.name: _shown_field(value, each) for each in fields(value)}
     if isinstance(value, tuple | Mapping):
         return {str(key): shown(each) for key, each in dict(value).items()}
     return value
+
+
+def _read_added(path: str, kind: Any, field: Field[Any], value: Any) -> dict[str, Any]:
+    place = joined(path, field.name)
+    given = Pairs(items(place, value))
+    entries = _entries(place, kind, Pairs(pair for pair in given if pair[1] != _DEFAULT))
+    try:
+        return {**_default_without(field, dict(given)), **dict(entries)}
+    except ValueError as error:
+        raise LimitsFileError(path, str(error)) from None
+
+
+def _shown_field(owner: Any, field: Field[Any]) -> Any:
+    value = getattr(owner, field.name)
+    if ADDED_TO_DEFAULT not in field.metadata:
+        return shown(value)
+    return {**shown(value), **dict.fromkeys(_default_without(field, value), _DEFAULT)}
+
+
+def _default_without(field: Field[Any], names: Iterable[str]) -> dict[str, Any]:
+    """The entries of a field's default that have none of these names."""
+    same = field.metadata[ADDED_TO_DEFAULT]
+    left_out = set(map(same, names))
+    default: Any = field.default_factory
+    return {name: each for name, each in default().items() if same(name) not in left_out}
 
 
 def _entries(path: str, kind: Any, value: Any) -> Pairs:
