@@ -213,7 +213,10 @@ class ConnectionLimitExceeded(ResourceLimitExceeded):
 
 @dataclass(eq=False)
 class AddressLimitExceeded(ResourceLimitExceeded):
-    """A limit by network refused: `current` of `limit` connections were from `network`."""
+    """A limit by network refused: `current` of `limit` connections were from `network`.
+
+    network: "": `address` is no address, and so no limit applies to it.
+    """
 
     address: str
     network: str
@@ -226,10 +229,15 @@ class AddressLimitExceeded(ResourceLimitExceeded):
 
     @property
     def setting(self) -> str:
+        if not self.network:
+            return "the address that the caller gives"
         version = "ipv6" if ":" in self.network else "ipv4"
         return f"SubnetLimits.{version} or SubnetLimits.overrides[{self.network!r}]"
 
     def _sentence(self) -> str:
+        if not self.network:
+            address = printable_name(self.address)
+            return f"connections per ip limit exceeded: {address} is no address"
         return (
             f"connections per ip limit exceeded for {printable_name(self.address)} "
             f"(network: {self.network}, current: {self.current}, limit: {self.limit})"
@@ -431,7 +439,7 @@ class RateLimitExceeded(ResourceLimitExceeded):
             f"{self.refill_rate:.4g} a second, {self.burst} at once; ")
         what = "connections of one peer" if self.code == "rate.peer" else (
             f"{printable_name(self.operation)} of {printable_name(self.protocol)}")
-        return f"Rate limit exceeded: {what} ({rate}retry after {self.retry_after_s:.3g} s)"
+        return f"rate limit exceeded: {what} ({rate}retry after {self.retry_after_s:.3g} s)"
 
     def _subject(self) -> list[str]:
         known = [] if self.address is None else [f"address {printable_name(self.address)}"]

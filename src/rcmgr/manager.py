@@ -333,7 +333,7 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
             "connections", "connection", table.time_until, limits.rate)
         self._admission.peer_rates = table
 
-    def verify_source_address(self, address: str) -> bool:
+    def verify_source_address(self, address: object) -> bool:
         """Whether a peer must prove that it owns this address before the node spends resources.
 
         False without limits on addresses; see `AddressGate.verify_source_address`.

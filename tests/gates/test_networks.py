@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import pickle
 import threading
 from collections import Counter
@@ -11,6 +12,7 @@ from typing import Any
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
+from multiaddr import Multiaddr
 
 from rcmgr.errors import AddressLimitExceeded, RateLimitExceeded, ResourceLimitExceeded
 from rcmgr.gates.addresses import Allowlist
@@ -22,7 +24,9 @@ from rcmgr.gates.networks import (
     SubnetLimiter,
 )
 from rcmgr.limits.networks import AddressRates, SubnetLimits, packed_ip
+from rcmgr.limits.node import NodeLimits
 from rcmgr.limits.rates import Rate
+from rcmgr.manager import ResourceManager
 
 S = 1_000_000_000
 
@@ -317,7 +321,7 @@ def test_refusals_are_ordinary_denials() -> None:
         if late.limit is None:
             break
     assert isinstance(late.to_error(), RateLimitExceeded)
-    assert str(late.to_error()).startswith("Rate limit exceeded: connection of network 1.2.3.4/32")
+    assert str(late.to_error()).startswith("rate limit exceeded: connection of network 1.2.3.4/32")
     assert all(kept)
 
 
@@ -367,6 +371,104 @@ def test_verify_source_address() -> None:
     many = AddressGate(SubnetLimits(ipv4=((32, 2**62),), overrides={"10.0.0.0/8": 2**62}))
     assert not many.verify_source_address("1.2.3.4")
     assert not many.verify_source_address("10.0.0.1")
+
+
+GO_NESTED = st.dictionaries(
+    st.sampled_from(["0.0.0.0/0", "1.0.0.0/8", "1.2.0.0/16", "1.2.1.0/24", "1.2.1.2/32"]),
+    st.sampled_from([None, 0, 1, 2, 3, 4, 5, 9]),
+)
+
+
+@given(GO_NESTED, st.sampled_from(["1.2.1.2", "1.2.1.3", "1.2.9.9", "1.9.9.9", "9.9.9.9"]))
+def test_nested_networks_as_in_go(nested: dict[str, int | None], address: str) -> None:
+    """go-libp2p: x/rate/limiter.go asks every prefix around an address, conn_limiter.go one."""
+    entrance = AddressGate(SubnetLimits(overrides=nested), clock=Clock())
+    around = [
+        network for network in sorted(nested, key=lambda each: -int(each.partition("/")[2]))
+        if ipaddress.ip_address(address) in ipaddress.ip_network(network)
+    ]
+    limits = [nested[network] for network in around] or [8]
+    halves = [100 if limit is None else limit // 2 for limit in limits]
+    assert sum(not entrance.verify_source_address(address) for _ in range(100)) == min(halves)
+    kept = [entrance.try_enter(address, True) for _ in range(100)]
+    first = 8 if not around else nested[around[0]]
+    assert sum(map(bool, kept)) == (100 if first is None else first)
+
+
+def test_one_network_under_two_names() -> None:
+    for kind, one in ((SubnetLimits, 1), (AddressRates, Rate(1, 1))):
+        with pytest.raises(ValueError, match=r"'10\.0.*' and '10\.1.*' are one network"):
+            kind(overrides={"10.0.0.0/8": one, "10.1.0.0/8": one})
+        with pytest.raises(TypeError, match="a network must be text"):
+            kind(overrides={ipaddress.ip_network("10.0.0.0/8"): one})
+
+
+def forms(host: str) -> list[object]:
+    """One address in every form that callers have."""
+    version, bare = ("ip6", f"[{host}]") if ":" in host else ("ip4", host)
+    return [
+        host, f"{bare}:80", f"/{version}/{host}", f"/{version}/{host}/tcp/80",
+        Multiaddr(f"/{version}/{host}/tcp/80"), ipaddress.ip_address(host), (host, 80),
+        *([f"[{host}]", f"{host}%eth0", f"[{host}%1]:80", (host, 80, 0, 0)] if ":" in host else [
+            f"::ffff:{host}", f"[::ffff:{host}]:80", f"/ip6/::ffff:{host}/udp/1/quic-v1"]),
+    ]
+
+
+NO_ADDRESSES: list[object] = [
+    "1.2.3.4:", "1.2.3.4:x", "1.2.3.4:65536", "1.2.3.4:80:80", "1.2.3.999", "1.2.3", "01.2.3.4",
+    "1.2.3.4 ", "1.2.3.4/24", "[1.2.3.4]:80", "[::1", "[::1]80", "[::1]:", "::1]:80", ":80", "/",
+    "/ip4", "/ip4/", "/ip4/1.2.3.4:80/tcp/1", "/ip4/1.2.3.4.5", "/ip6/[::1]/tcp/1", "//ip4/1.2.3.4",
+    "/IP4/1.2.3.4", "/ip6zone/eth0", "1" * 2000, "a" * 2000, "/ip4/1.2.3.4/" + "x" * 2000,
+    "1.2.3.4\0", 5, b"\x01\x02\x03", None, ["1.2.3.4"], object(), (),
+]
+
+
+@pytest.mark.parametrize("host", ["9.2.3.4", "2001:db8::1"])
+def test_every_form_of_an_address_is_limited(host: str) -> None:
+    for form in forms(host):
+        for gate_of_kind in (AddressGate(SubnetLimits()), AddressGate(None, AddressRates())):
+            entered = [gate_of_kind.try_enter(form, True) for _ in range(100)]
+            assert sum(map(bool, entered)) in (8, 16), form
+            assert gate_of_kind.verify_source_address(form) is False
+        subnets = SubnetLimiter()
+        assert sum(subnets.try_add(form) is None for _ in range(100)) == 8
+        assert subnets.full(form) is not None
+        for _ in range(8):
+            subnets.remove(form)
+        assert (len(subnets), subnets.over_released) == (0, 0)
+        rates = AddressRateLimiter(clock=Clock())
+        assert sum(rates.try_take(form) is None for _ in range(100)) == 16
+        allowlist = Allowlist([host])
+        assert allowlist.allows_address(form)
+        assert allowlist.allows(b"peer", form)
+        assert allowlist.allows_at(None, form)
+        manager = ResourceManager(NodeLimits(subnets=SubnetLimits()))
+        opened = [manager.open_connection(None, form, "inbound") for _ in range(100)]
+        assert sum(scope is not None for scope in opened) == 8
+
+
+@pytest.mark.parametrize("address", NO_ADDRESSES, ids=lambda each: repr(each)[:20])
+def test_what_is_no_address_is_never_unlimited(address: object) -> None:
+    entrance = AddressGate(SubnetLimits(), AddressRates(), Allowlist(["0.0.0.0/0", "::/0"]))
+    assert entrance.verify_source_address(address)
+    refusal = entrance.try_enter(address, True)
+    assert isinstance(refusal, AddressRefusal)
+    error = refusal.to_error()
+    assert isinstance(error, AddressLimitExceeded)
+    assert "is no address" in str(error)
+    assert len(str(error)) < 600
+    assert entrance.refused_by_number == 1
+    assert not entrance.allowlist.allows_at(None, address)
+    if address is None:
+        return
+    for ask in (SubnetLimiter().try_add, SubnetLimiter().full, AddressRateLimiter().try_take,
+                entrance.allowlist.allows_address):
+        with pytest.raises((TypeError, ValueError)):
+            ask(address)
+    manager = ResourceManager(NodeLimits(subnets=SubnetLimits()))
+    assert manager.open_connection(None, address, "inbound") is None
+    assert isinstance(manager.last_denial, AddressLimitExceeded)
+    assert len(manager.connection_tracker) == 0
 
 
 LIMITS = st.sampled_from([

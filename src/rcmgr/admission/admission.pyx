@@ -110,7 +110,7 @@ cdef class Admission:
                     steps & ADDRESS and gate is not None and address is not None
                     and (scope is None or not scopes.has_network_share(scope))
                 ):
-                    answer = gate.try_enter(str(address), inbound, exempt=False)
+                    answer = gate.try_enter(address, inbound, exempt=False)
                     if not answer:
                         return answer
                     taken = answer

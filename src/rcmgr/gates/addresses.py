@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Hashable, Iterable
 from functools import lru_cache
 from itertools import pairwise
-from typing import Generic, NamedTuple, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
-from rcmgr.limits.networks import Network, packed_ip, prefix_of
+from rcmgr.limits.networks import Network, packed_ip, prefix_of, unmapped
 from rcmgr.peers import peer_key
 
 __all__ = [
@@ -16,6 +17,8 @@ __all__ = [
     "Endpoint",
     "PrefixTable",
     "endpoint_of",
+    "ip_from_any",
+    "parse_address",
     "parse_entry",
 ]
 
@@ -31,15 +34,33 @@ class Endpoint(NamedTuple):
     """The bytes of the peer at the end of the address, or None."""
 
 
-@lru_cache(maxsize=4096)
-def endpoint_of(address: str) -> Endpoint:
-    """The endpoint of a multiaddr as text, or of a bare IP address. Any other text has no IP.
+_LONGEST_ADDRESS: Final = 1024
+_WITHOUT_IP: Final = frozenset((
+    "dns", "dns4", "dns6", "dnsaddr", "garlic32", "garlic64", "ipfs", "memory", "onion", "onion3",
+    "p2p", "p2p-circuit", "unix",
+))
+"""The protocols that begin a multiaddr without an IP address."""
+_HOST_NAME: Final = re.compile(r"(?:[\w-]+\.)*[\w-]*[^\W\d_][\w-]*\.?")
+"""A name for DNS. Its last label has a letter, unlike that of a mistyped IPv4 address."""
+_PORT: Final = re.compile(r":[0-9]{1,5}")
 
-    A relayed address (with /p2p-circuit) has no IP, because a relay must not pay for its guests.
+
+@lru_cache(maxsize=4096)
+def parse_address(address: object) -> Endpoint:
+    """The endpoint of a multiaddr, an IP address, a host, or the address of a socket.
+
+    A multiaddr and an IP address are objects or text. An IP address or host name may have a port
+    ("1.2.3.4:80", "[::1]:80"). An empty text is an unknown address. A relayed address (with
+    /p2p-circuit) has no IP, because a relay must not pay for its guests.
+
+    TypeError, ValueError: it is no address. An address has at most 1,024 characters.
     """
-    if not address.startswith("/"):
-        return Endpoint(_specified(packed_ip(address)), None)
-    parts = address.split("/")[1:]
+    text = _address_text(address)
+    if len(text) > _LONGEST_ADDRESS:
+        raise ValueError(f"an address has at most {_LONGEST_ADDRESS} characters, not {len(text)}")
+    if not text.startswith("/"):
+        return Endpoint(_specified(_ip_of_host(text)) if text else None, None)
+    parts = text.split("/")[1:]
     peer = None
     for name, value in pairwise(parts):
         if name in ("p2p", "ipfs"):
@@ -48,9 +69,62 @@ def endpoint_of(address: str) -> Endpoint:
         return Endpoint(None, peer)
     if parts[0] == "ip6zone":
         parts = parts[2:]
-    if len(parts) < 2 or parts[0] not in ("ip4", "ip6"):
+    if parts and parts[0] in _WITHOUT_IP:
         return Endpoint(None, peer)
-    return Endpoint(_specified(packed_ip(parts[1])), peer)
+    ip = packed_ip(parts[1]) if len(parts) > 1 and parts[0] in ("ip4", "ip6") else None
+    if ip is None:
+        raise ValueError(f"not an address: {text!r}")
+    return Endpoint(_specified(ip), peer)
+
+
+def endpoint_of(address: object) -> Endpoint:
+    """As `parse_address`; without an IP and a peer if that raises."""
+    try:
+        return parse_address(address)
+    except (TypeError, ValueError):
+        return Endpoint(None, None)
+
+
+def ip_from_any(address: object) -> bytes | None:
+    """An address as for `parse_address`, or as 4 or 16 bytes: its bytes.
+
+    None: it has no IP. TypeError, ValueError: it is no address.
+    """
+    if not isinstance(address, bytes):
+        return parse_address(address).ip
+    if len(address) not in (4, 16):
+        raise ValueError(f"an IP address has 4 or 16 bytes, not {len(address)}")
+    return unmapped(address)
+
+
+def _address_text(address: object) -> str:
+    if isinstance(address, str):
+        return address
+    if isinstance(address, tuple) and address:
+        return _address_text(address[0])  # (host, port, ...)
+    # a Multiaddr, or an address of the module ipaddress: importing both takes milliseconds
+    if hasattr(address, "value_for_protocol") or hasattr(address, "packed"):
+        return str(address)
+    raise TypeError(f"an address must be text, a Multiaddr or an IP address, not {address!r}")
+
+
+def _ip_of_host(text: str) -> bytes | None:
+    """The IP of an address; None: a host name has no IP. Both may have a port."""
+    ip = packed_ip(text)
+    if ip is not None:
+        return ip
+    if text.startswith("["):
+        host, bracket, port = text[1:].partition("]")
+        ip = packed_ip(host) if bracket and ":" in host else None
+        is_host = ip is not None
+    else:
+        host, colon, digits = text.partition(":")
+        port = colon + digits
+        ip = packed_ip(host)
+        is_host = ip is not None or _HOST_NAME.fullmatch(host) is not None
+    if not is_host or (port and not (_PORT.fullmatch(port) and int(port[1:]) < 65536)):
+        raise ValueError(f"not an address: {text!r}")
+    return ip
 
 
 def _specified(ip: bytes | None) -> bytes | None:
@@ -187,25 +261,31 @@ class Allowlist:
         """False: the list does not have this peer."""
         return self.allowed_peers.pop(peer_key(peer_id), None) is not None
 
-    def allows_address(self, ip: bytes | None) -> bool:
-        """Whether a peer may be exempt at this address. The peer is known after the handshake."""
+    def allows_address(self, address: object) -> bool:
+        """Whether a peer may be exempt at this address. The peer is known after the handshake.
+
+        address: as for `ip_from_any`; None: unknown. TypeError, ValueError: not an address.
+        """
+        ip = None if address is None else ip_from_any(address)
         return ip is not None and self._by_prefix.longest(ip) is not None
 
-    def allows(self, peer: Hashable, ip: bytes | None = None) -> bool:
-        """Whether this peer is exempt at this address; None: from anywhere."""
+    def allows(self, peer: Hashable, address: object = None) -> bool:
+        """Whether this peer is exempt at this address (as `allows_address`); None: from anywhere.
+        """
         key = peer_key(peer)
         if key in self.allowed_peers:
             return True
+        ip = None if address is None else ip_from_any(address)
         if ip is None:
             return False
         return any(None in allowed or key in allowed for _, allowed in self._by_prefix.matching(ip))
 
     def allows_at(self, peer: Hashable | None, address: object) -> bool:
-        """`allows`, with a multiaddr or an IP address as text; None: unknown.
+        """`allows`, for an address of any kind. It raises nothing.
 
         peer: None before the handshake: whether a peer is allowed from this address.
         """
-        ip = None if address is None else endpoint_of(str(address)).ip
+        ip = None if address is None else endpoint_of(address).ip
         return self.allows_address(ip) if peer is None else self.allows(peer, ip)
 
     def __bool__(self) -> bool:
@@ -233,6 +313,9 @@ def parse_entry(entry: Hashable) -> tuple[Network | None, Hashable | None]:
             peer = peer_key(entry)
             if isinstance(peer, bytes):
                 return None, peer
+            ip = endpoint_of(entry).ip
+            if ip is not None:  # with a port
+                return Network.of(ip, 8 * len(ip)), None
             raise ValueError(f"not a peer id, address or network: {entry!r}") from None
     parts = entry.strip("/").split("/")
     names = dict(pairwise(parts))

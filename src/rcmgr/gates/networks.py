@@ -14,8 +14,13 @@ from typing import Any, Final, Literal, NamedTuple
 
 from rcmgr.counting.bucket_table import BucketTable
 from rcmgr.counting.token_bucket import TokenBucket
-from rcmgr.errors import AddressLimitExceeded, RateLimitExceeded, ResourceLimitExceeded
-from rcmgr.gates.addresses import Allowlist, PrefixTable, endpoint_of
+from rcmgr.errors import (
+    AddressLimitExceeded,
+    RateLimitExceeded,
+    ResourceLimitExceeded,
+    shortened,
+)
+from rcmgr.gates.addresses import Allowlist, PrefixTable, endpoint_of, ip_from_any, parse_address
 from rcmgr.gates.requests import bucket_of, table_of
 from rcmgr.limits.networks import AddressRates, Network, SubnetLimits, prefix_of
 from rcmgr.limits.rates import Rate
@@ -35,9 +40,10 @@ _LONGEST_BURST: Final = 1 << 20  # a bucket of 0.1 per s has to be full within 5
 class AddressRefusal(NamedTuple):
     """Why an address was refused. Falsy. Making one formats nothing: it is on the hot path."""
 
-    network: Network
+    network: Network | None
+    """None: it is no address."""
     limit: int | None
-    """Connections at once; None: a rate refused."""
+    """Connections at once; None: a rate refused, or it is no address."""
     retry_after_s: float
     """Seconds until the rate admits the address again; inf: never. 0 if no rate refused."""
     address: str
@@ -48,6 +54,8 @@ class AddressRefusal(NamedTuple):
     def to_error(
         self, connection_id: Hashable | None = None, peer_id: Hashable | None = None
     ) -> ResourceLimitExceeded:
+        if self.network is None:
+            return AddressLimitExceeded(self.address, "", 0, 0)
         if self.limit is not None:
             return AddressLimitExceeded(self.address, str(self.network), self.limit, self.limit)
         return RateLimitExceeded(
@@ -92,6 +100,9 @@ class _Address:
 class SubnetLimiter:
     """Counts connections per network. O(1), about 1 us; thread safe.
 
+    An address is 4 or 16 bytes, an IP address or a multiaddr. Without an IP, it has no limit and is
+    not counted. TypeError, ValueError: it is no address.
+
     limits: may be replaced at any time. Then existing connections are counted again, by their
         addresses. They stay, even above a new limit. O(addresses).
     """
@@ -134,18 +145,28 @@ class SubnetLimiter:
         pairs = self._limits.ipv4 if len(ip) == 4 else self._limits.ipv6
         return [(b"%c%c=%b" % (len(ip), bits, prefix_of(ip, bits)), limit) for bits, limit in pairs]
 
-    def allows_few(self, ip: bytes) -> bool:
-        """Whether a network of this address may have fewer than two connections."""
-        return any(limit is not None and limit < 2 for _, limit in self._counted_as(ip))
+    def allows_few(self, address: object) -> bool:
+        """Whether a network of this address may have fewer than two connections.
 
-    def try_add(self, ip: bytes) -> tuple[Network, int] | None:
+        An override asks every network around the address, as go-libp2p does for this question.
+        """
+        ip = ip_from_any(address)
+        if ip is None:
+            return False
+        limits = [limit for _, (limit,) in self._overrides.matching(ip)] or [
+            limit for _, limit in self._counted_as(ip)]
+        return any(limit is not None and limit < 2 for limit in limits)
+
+    def try_add(self, address: object) -> tuple[Network, int] | None:
         """Count a connection of this address: None, or the full network and its limit."""
-        share = self._try_enter(ip)
+        ip = ip_from_any(address)
+        share = NetworkShare() if ip is None else self._try_enter(ip)
         return None if isinstance(share, NetworkShare) else share
 
-    def full(self, ip: bytes) -> tuple[Network, int] | None:
+    def full(self, address: object) -> tuple[Network, int] | None:
         """The network that would refuse this address now, and its limit. None: it may connect."""
-        return self._full(ip, self._counted_as(ip))
+        ip = ip_from_any(address)
+        return None if ip is None else self._full(ip, self._counted_as(ip))
 
     def _full(self, ip: bytes, counted: _Counted) -> tuple[Network, int] | None:
         for key, limit in counted:
@@ -167,8 +188,11 @@ class SubnetLimiter:
         self._settle()
         return NetworkShare(self, ip, epoch) if full is None else full
 
-    def remove(self, ip: bytes) -> None:
+    def remove(self, address: object) -> None:
         """Give a connection of this address back."""
+        ip = ip_from_any(address)
+        if ip is None:
+            return
         with self._lock:
             self._give_back(ip)
         self._settle()
@@ -290,8 +314,16 @@ class AddressRateLimiter:
         self._buckets = _Buckets(tables, overrides, kept(bucket_of, rates.overall, at="overall"))
         self._made, self._rates = made, rates
 
-    def try_take(self, ip: bytes) -> tuple[Network, float] | None:
-        """None: it may connect. Or the network that must wait, and for how many seconds."""
+    def try_take(self, address: object) -> tuple[Network, float] | None:
+        """None: it may connect. Or the network that must wait, and for how many seconds.
+
+        address: 4 or 16 bytes, an IP address or a multiaddr. Without an IP it may connect.
+        TypeError, ValueError: it is no address.
+        """
+        ip = ip_from_any(address)
+        return None if ip is None else self._try_take(ip)
+
+    def _try_take(self, ip: bytes) -> tuple[Network, float] | None:
         asked = self._asked(ip)
         if len(asked) > 1:
             for bits, bucket, key in asked:
@@ -337,7 +369,8 @@ class AddressGate:
     subnets, rates: None: no limit of that kind. A SubnetLimiter may be shared with other gates.
     allowlist: its addresses pass.
     Only inbound connections take from the rate. Both directions count as connections at once. An
-    address without an IP (relayed, DNS) passes. Thread safe.
+    address without an IP (relayed, DNS) passes. Anything that is no address is refused. Thread
+    safe.
     """
 
     def __init__(
@@ -359,7 +392,7 @@ class AddressGate:
         self.refused_by_rate = 0
         """Refusals by a rate."""
         self.refused_by_number = 0
-        """Refusals by a number of connections."""
+        """Refusals by a number of connections. A malformed address counts too."""
         self.set_limits(subnets, rates)
 
     def set_limits(
@@ -393,23 +426,29 @@ class AddressGate:
                 subnets.clear()
 
     def try_enter(
-        self, address: str, inbound: bool, exempt: bool | None = None
+        self, address: object, inbound: bool, exempt: bool | None = None
     ) -> NetworkShare | AddressRefusal:
-        """Count a connection of this multiaddr (text) or IP address. Close the share afterwards.
+        """Count a connection of this multiaddr or IP address. Close the share afterwards.
 
+        address: as for `parse_address`. It may have a port.
         exempt: whether the limits do not apply; None: ask the allowlist for this address.
         """
-        ip = endpoint_of(address).ip
+        try:
+            ip = parse_address(address).ip
+        except (TypeError, ValueError):
+            with self._lock:
+                self.refused_by_number += 1
+            return AddressRefusal(None, None, 0.0, shortened(address))
         if exempt is None:
             exempt = self.allowlist.allows_address(ip)
         if ip is None or exempt:
             return _UNCOUNTED
         if inbound and self.rates is not None:
-            late = self.rates.try_take(ip)
+            late = self.rates._try_take(ip)
             if late is not None:
                 with self._lock:
                     self.refused_by_rate += 1
-                return AddressRefusal(late[0], None, late[1], address)
+                return AddressRefusal(late[0], None, late[1], str(address))
         subnets = self.subnets
         if subnets is None:
             return _UNCOUNTED
@@ -418,12 +457,13 @@ class AddressGate:
             return share
         with self._lock:
             self.refused_by_number += 1
-        return AddressRefusal(share[0], share[1], 0.0, address)
+        return AddressRefusal(share[0], share[1], 0.0, str(address))
 
-    def verify_source_address(self, address: str) -> bool:
+    def verify_source_address(self, address: object) -> bool:
         """Whether a peer must prove that it owns this address before the node spends resources.
 
-        QUIC's Retry asks this. `address`: as for `try_enter`. True for text that is no IP address.
+        QUIC's Retry asks this. address: as for `try_enter`. True without an IP address. If
+        overrides of several networks match, all of them must admit it, as in go-libp2p.
         """
         ip = endpoint_of(address).ip
         if ip is None:
@@ -431,4 +471,4 @@ class AddressGate:
         if self.allowlist.allows_address(ip):
             return False
         few = self.subnets is not None and self.subnets.allows_few(ip)
-        return few or self._verify.try_take(ip) is not None
+        return few or self._verify._try_take(ip) is not None

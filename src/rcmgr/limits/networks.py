@@ -15,7 +15,7 @@ from rcmgr.limits.checks import check_count, check_limit, check_table
 from rcmgr.limits.rates import Rate, check_rate
 from rcmgr.limits.sections import ADDED_TO_DEFAULT
 
-__all__ = ["AddressRates", "Network", "SubnetLimits", "packed_ip", "prefix_of"]
+__all__ = ["AddressRates", "Network", "SubnetLimits", "packed_ip", "prefix_of", "unmapped"]
 
 _LOOPBACK: Final = ("127.0.0.0/8", "::1/128")
 _MAPPED_IPV4 = bytes(10) + b"\xff\xff"
@@ -33,7 +33,12 @@ def packed_ip(text: str) -> bytes | None:
         packed = inet_pton(AF_INET6, text.partition("%")[0])
     except (OSError, ValueError):  # ValueError: a NUL, or not ASCII
         return None
-    return packed[12:] if packed.startswith(_MAPPED_IPV4) else packed
+    return unmapped(packed)
+
+
+def unmapped(ip: bytes) -> bytes:
+    """An address of 4 or 16 bytes. An IPv4 address mapped into IPv6 becomes that IPv4 address."""
+    return ip[12:] if ip.startswith(_MAPPED_IPV4) else ip
 
 
 class Network(NamedTuple):
@@ -48,8 +53,10 @@ class Network(NamedTuple):
     def parse(cls, text: str) -> Network:
         """From "10.0.0.0/8" or "::1" (a network of one). Bits after the prefix are ignored.
 
-        ValueError: the text is no network.
+        ValueError: the text is no network. TypeError: it is no text.
         """
+        if not isinstance(text, str):
+            raise TypeError(f"a network must be text like '10.0.0.0/8', not {text!r}")
         address, slash, length = text.partition("/")
         ip = packed_ip(address)
         if ip is None:
@@ -165,7 +172,10 @@ def _by_length(family: str, pairs: Any) -> tuple[tuple[int, Any], ...]:
 
 def _freeze(owner: Any, name: str, check: Callable[[str, object], None]) -> None:
     values = dict(getattr(owner, name))
+    named: dict[Network, str] = {}
     for network, value in values.items():
-        Network.parse(network)
+        first = named.setdefault(Network.parse(network), network)
+        if first != network:
+            raise ValueError(f"{name}: {first!r} and {network!r} are one network")
         check(f"{name}[{network!r}]", value)
     object.__setattr__(owner, name, MappingProxyType(values))

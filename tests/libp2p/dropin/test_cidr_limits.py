@@ -84,8 +84,10 @@ def test_c4_host_names_are_admitted(address: str | None) -> None:
         assert limiter.allow(address)
         assert limiter.acquire(address)
         limiter.release(address)
-    for manager in managers(cidr_limits=[("0.0.0.0/0", 0)]):
-        assert manager.open_connection(None, address)
+    stock_manager, our_manager = managers(cidr_limits=[("0.0.0.0/0", 0)])
+    assert stock_manager.open_connection(None, address)
+    is_mistyped = address == "10.0.0.999"
+    assert (our_manager.open_connection(None, address) is None) is is_mistyped
 
 
 NETWORKS = ["0.0.0.0/0", "10.0.0.0/8", "10.1.0.0/16", "10.1.2.3/32", "::/0", "2001:db8::/32"]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 
+from rcmgr.gates.addresses import endpoint_of
 from rcmgr.gates.networks import SubnetLimiter
-from rcmgr.limits.networks import Network, SubnetLimits, packed_ip, prefix_of
+from rcmgr.limits.networks import Network, SubnetLimits, prefix_of
 
 __all__ = ["CIDRLimiter"]
 
@@ -53,7 +54,7 @@ class CIDRLimiter(SubnetLimiter):
 
 
 def _packed(address: str | None) -> bytes | None:
-    return None if address is None else packed_ip(str(address))
+    return None if address is None else endpoint_of(address).ip
 
 
 def _parsed(rule: tuple[str, int]) -> tuple[str, int]:
