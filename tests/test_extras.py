@@ -30,8 +30,9 @@ COMMAND = "import runpy; runpy.run_module('rcmgr', run_name='__main__')"
 @pytest.mark.parametrize(("missing", "arguments", "line", "status"), [
     (("click",), (), "rcmgr needs click: pip install 'rcmgr[cli]'", 1),
     (("rich",), ("top",), "rcmgr needs rich: pip install 'rcmgr[cli]'", 1),
+    (("tomlkit",), ("limits", "show"), "rcmgr needs tomlkit: pip install 'rcmgr[cli]'", 1),
     (LIBP2P, ("demo",), "rcmgr demo needs libp2p: pip install 'rcmgr[cli]'", 3),
-], ids=["click", "rich", "demo"])
+], ids=["click", "rich", "tomlkit", "demo"])
 def test_a_command_without_its_packages(
     missing: tuple[str, ...], arguments: tuple[str, ...], line: str, status: int
 ) -> None:
@@ -56,6 +57,8 @@ def test_rcmgr_run_without_libp2p() -> None:
 @pytest.mark.parametrize(("code", "missing", "line"), [
     ("import rcmgr; rcmgr.install()", LIBP2P,
      "rcmgr.install needs libp2p: pip install 'rcmgr[libp2p]'"),
+    ("import rcmgr; rcmgr.LimitsFile().to_toml()", ("tomlkit",),
+     "LimitsFile.to_toml needs tomlkit: pip install 'rcmgr[toml]'"),
     ("from rcmgr.libp2p.dropin.manager import ResourceManager", LIBP2P,
      "rcmgr.libp2p.dropin needs libp2p: pip install 'rcmgr[libp2p]'"),
     ("from rcmgr.libp2p import report_remote_addresses; report_remote_addresses()", LIBP2P,
@@ -64,7 +67,7 @@ def test_rcmgr_run_without_libp2p() -> None:
      "rcmgr.metrics needs prometheus_client: pip install 'rcmgr[metrics]'"),
     ("import rcmgr; rcmgr.ResourceManager().serve_metrics(0)", ("prometheus_client",),
      "rcmgr.metrics needs prometheus_client: pip install 'rcmgr[metrics]'"),
-], ids=["install", "dropin", "addresses", "metrics", "serve_metrics"])
+], ids=["install", "toml", "dropin", "addresses", "metrics", "serve_metrics"])
 def test_a_call_without_its_packages(code: str, missing: tuple[str, ...], line: str) -> None:
     status, output = run(code, *missing)
     assert status == 1

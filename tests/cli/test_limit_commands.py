@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,11 @@ from click.testing import CliRunner, Result
 from rcmgr.cli.limit_commands import LIBP2P_HIGH_WATERMARK, limits
 from rcmgr.limits.files import LimitsFile
 from rcmgr.limits.node import NodeLimits
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 MACHINE = "--memory", "64GiB", "--fds", "32768"
 
@@ -48,6 +54,38 @@ def test_the_table_fits_80_columns() -> None:
     assert max(map(len, table)) <= 80
 
 
+@pytest.mark.parametrize("fds", ["1024", "1048576"])
+@pytest.mark.parametrize("memory", ["100MiB", "64GiB", "100TiB"])
+@pytest.mark.parametrize("text", ["", """
+    [System]
+    Streams = "unlimited"
+    StreamsInbound = "unlimited"
+    StreamsOutbound = 9223372036854775806
+    Conns = "unlimited"
+    ConnsInbound = "unlimited"
+    ConnsOutbound = "unlimited"
+    FD = 9999999
+    Memory = 9223372036854775806
+    [Protocol."/a-name/that/is/much/longer/than/a/line/of/eighty/columns/can/be/1.0.0\\n"]
+    Streams = 4
+    [Subnets.overrides]
+    "10.0.0.0/8" = "unlimited"
+    "2001:db8:1234:5678:9abc:def0:1234:5678/128" = 4
+    [PeerRates]
+    rate = { refill_rate = 1, burst = 5 }
+"""])
+def test_no_line_of_show_is_longer_than_80(
+    text: str, memory: str, fds: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "limits.toml"
+    path.write_text(text)
+    result = run("show", path, "--memory", memory, "--fds", fds)
+    assert result.exit_code == 0
+    assert max(map(len, result.output.splitlines())) <= 80
+    if text:
+        assert {"-*", "9.2e+18*", "9999999*", "TiB*"} <= set(result.output.split())
+
+
 def test_show_as_json(file: Path) -> None:
     shown = json.loads(run("show", file, *MACHINE, "--json").output)
     assert (shown["memory"], shown["fds"]) == (64 << 30, 32768)
@@ -57,15 +95,44 @@ def test_show_as_json(file: Path) -> None:
     assert shown["scopes"]["peer_default"]["conns"] == {"limit": 8, "origin": "default"}
 
 
-@pytest.mark.parametrize("toml", [False, True])
-def test_scale_writes_a_file_that_is_read_again(toml: bool, tmp_path: Path) -> None:
-    result = run("scale", *MACHINE, *(["--toml"] if toml else []))
-    path = tmp_path / ("limits.toml" if toml else "limits.json")
+@pytest.mark.parametrize(("options", "has_all"), [
+    ([], True), (["--all"], True), (["--toml"], False), (["--toml", "--all"], True)])
+def test_scale_writes_a_file_that_is_read_again(
+    options: list[str], has_all: bool, tmp_path: Path
+) -> None:
+    result = run("scale", *MACHINE, *options)
+    path = tmp_path / ("limits.toml" if "--toml" in options else "limits.json")
     path.write_text(result.output)
     expected = NodeLimits.default(memory=64 << 30, fds=32768)
-    assert LimitsFile.read(path).build(NodeLimits()) == expected
+    assert LimitsFile.read(path).build(expected) == expected
+    assert (LimitsFile.read(path).build(NodeLimits()) == expected) == has_all
     assert run("diff", path, *MACHINE).output == "no differences\n"
     assert run("check", path, *MACHINE).output == "no conflicts\n"
+
+
+def test_scale_writes_what_people_edit() -> None:
+    text = run("scale", *MACHINE, "--toml").stdout
+    sections = [line.split()[0] for line in text.splitlines() if line.startswith("[")]
+    assert [name for name in sections if "." not in name] == [
+        "[System]", "[Transient]", "[PeerDefault]", "[Connections]", "[ProcessMemory]",
+        "[Subnets]", "[Rates]"]
+    assert "PeerRates" in tomllib.loads(text)
+    assert len(text.splitlines()) < 90
+    assert max(map(len, text.splitlines())) <= 100
+    assert text.startswith(
+        "# Limits of a node on a machine with 64 GiB of memory and 32768 file descriptors.\n")
+    assert 'Memory = "8320MiB" # bytes' in text
+
+
+@pytest.mark.parametrize("memory", ["100MiB", "1000000000", "7777777777", "1TiB"])
+@pytest.mark.parametrize("option", ["--all", "--toml"])
+def test_what_scale_writes_for_any_machine_is_its_default(
+    memory: str, option: str, tmp_path: Path
+) -> None:
+    machine = "--memory", memory, "--fds", "4096"
+    path = tmp_path / "limits.toml"
+    path.write_text(run("scale", *machine, "--toml", option).stdout)
+    assert run("diff", path, *machine).output == "no differences\n"
 
 
 def test_a_name_without_limits_of_its_own_has_those_of_its_class(file: Path) -> None:

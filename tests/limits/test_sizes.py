@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rcmgr.limits.sizes import parse_size
+from rcmgr.limits.sizes import parse_size, size_text
 
 
 @pytest.mark.parametrize(
@@ -20,3 +20,12 @@ def test_sizes(text: str, size: int) -> None:
              "\u0661G"])
 def test_what_is_no_size(text: str) -> None:
     assert parse_size(text) is None
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(0, 0), (1023, 1023), (1024, "1KiB"), (1536, 1536), (5 << 30, "5GiB"),
+     (1536 << 20, "1536MiB"), (1 << 62, "4194304TiB"), (2**63 - 1024, 2**63 - 1024)])
+def test_the_text_of_a_size(size: int, text: str | int) -> None:
+    assert size_text(size) == text
+    assert isinstance(text, int) or parse_size(text) == size

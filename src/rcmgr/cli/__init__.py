@@ -5,7 +5,7 @@ from __future__ import annotations
 from rcmgr.extras import require
 
 try:
-    for package in ("click", "rich"):
+    for package in ("click", "rich", "tomlkit"):
         require(package, "rcmgr", "cli")
 except ImportError as error:
     raise SystemExit(str(error)) from None

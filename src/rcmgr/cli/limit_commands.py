@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 import click
 
 from rcmgr.cli.limit_files import read_limits_file
+from rcmgr.errors import printable
 from rcmgr.limits.conflicts import admitted_connections, conflicts
 from rcmgr.limits.files import LimitsFile
 from rcmgr.limits.machine import total_memory
@@ -19,6 +21,7 @@ from rcmgr.limits.scopes import (
     DEFAULT,
     DEFAULT_LIMITS,
     Limit,
+    PartialLimits,
     autoscale,
     named_limits,
     soft_fd_limit,
@@ -34,8 +37,9 @@ _COLUMNS = (  # the field, and two lines of its title
     ("conns_inbound", "conns", "in"), ("conns_outbound", "", "out"), ("conns", "", "all"),
     ("fd", "", "fd"), ("memory", "", "memory"),
 )
-_NAME_WIDTH = 21
-"""Columns for the name of a scope. A longer name has its own line: the table fits 80 columns."""
+_WIDTH = 80
+"""Columns of the output, in a terminal of any width."""
+_LONG = 10**7
 _MARKS = {"default": " ", "scaled": "+", "file": "*"}
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -125,9 +129,9 @@ def _rows(file: LimitsFile, machine: Machine) -> list[Row]:
 
 def _shown(field: str, value: int | None) -> str:
     if value is None:
-        return "unlimited"
+        return "-"
     if field != "memory" or value < 1 << 20:
-        return str(value)
+        return str(value) if value < _LONG else f"{value:.2g}"
     for unit, shift in (("TiB", 40), ("GiB", 30), ("MiB", 20)):
         if value >= 1 << shift:
             return f"{value / (1 << shift):.4g} {unit}"
@@ -144,16 +148,27 @@ def _table(rows: list[Row]) -> Iterator[str]:
         for field, _, title in _COLUMNS
     }
 
+    # a longer name has its own line
+    room = _WIDTH - sum(width + 1 for width in widths.values())
+
     def line(name: str, cells: dict[str, str]) -> str:
         numbers = (f" {cells[field]:>{width}}" for field, width in widths.items())
-        return f"{name:<{_NAME_WIDTH}}{''.join(numbers)}".rstrip()
+        return f"{name:<{room}}{''.join(numbers)}".rstrip()
 
     yield line("", {field: f"{group} " for field, group, _ in _COLUMNS})
     yield line("", {field: f"{title} " for field, _, title in _COLUMNS})
     for scope, cells in scopes.items():
-        if len(scope) > _NAME_WIDTH:
-            yield scope
-        yield line(scope if len(scope) <= _NAME_WIDTH else "", cells)
+        name = printable(scope)
+        if len(name) > room:
+            yield name if len(name) <= _WIDTH else f"{name[:_WIDTH - 3]}..."
+        yield line(name if len(name) <= room else "", cells)
+
+
+def _section_lines(title: str, values: Any) -> Iterator[str]:
+    """A section of a file, with as many lines as it needs."""
+    yield from textwrap.wrap(
+        f"{title}: {json.dumps(values)}", _WIDTH, subsequent_indent="    ",
+        break_long_words=False, break_on_hyphens=False)
 
 
 @click.group()
@@ -180,26 +195,46 @@ def show(
         click.echo(json.dumps(tree, indent=2))
         return
     click.echo(
-        f"Machine: {_shown('memory', machine.memory)} of memory, {machine.fds} file descriptors. "
-        "The limits use 1/8 and 1/2."
+        f"Machine: {_shown('memory', machine.memory)} of memory, {machine.fds} file descriptors.\n"
+        "The limits use an eighth of the memory and half of the descriptors."
     )
     for line in _table(rows):
         click.echo(line)
-    click.echo("+ scaled to the machine, * from the file, unmarked as on the smallest machine")
+    click.echo("+ scaled to the machine, * from the file, unmarked as on the smallest machine.")
+    click.echo("- is no limit.")
     rest = LimitsFile.of(read.build(NodeLimits.default(memory=memory, fds=fds))).to_dict()
     for section in SECTIONS:
         origin = "file" if section.name in read.sections else "default"
-        click.echo(f"{section.key} ({origin}): {json.dumps(rest[section.key])}")
+        for line in _section_lines(f"{section.key} ({origin})", rest[section.key]):
+            click.echo(line)
+
+
+_TOML_HEADER = """\
+# Limits of a node on a machine with {memory} of memory and {fds} file descriptors.
+# A limit that this file leaves out has its default. "unlimited": no limit. "blockAll": 0.
+# `rcmgr limits check FILE` finds limits that contradict each other.
+"""
+_MORE = "# `rcmgr limits scale --toml --all` also writes those of services and protocols.\n"
 
 
 @limits.command()
 @_options(lenient=False)
-@click.option("--toml", is_flag=True, help="Write TOML instead of JSON.")
-def scale(memory: int | None, fds: int | None, toml: bool) -> None:
+@click.option("--toml", is_flag=True, help="Write TOML, with the limits that people change.")
+@click.option("--all", "everything", is_flag=True, help="Write all limits, as JSON always has.")
+def scale(memory: int | None, fds: int | None, toml: bool, everything: bool) -> None:
     """Write the limits for a machine to standard output, as a file."""
     machine = _machine(memory, fds)
     file = LimitsFile.of(NodeLimits.default(memory=machine.memory, fds=machine.fds))
-    click.echo(file.to_toml() if toml else file.to_json(), nl=False)
+    if not toml:
+        click.echo(file.to_json(), nl=False)
+        return
+    scopes = file.scopes
+    header = _TOML_HEADER.format(memory=_shown("memory", machine.memory), fds=machine.fds)
+    if not everything:
+        header += _MORE
+        scopes = PartialLimits(
+            scopes.system, scopes.transient, peer_default=scopes.peer_default)
+    click.echo(f"{header}\n{replace(file, scopes=scopes).to_toml()}", nl=False)
 
 
 @limits.command()

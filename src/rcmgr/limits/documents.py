@@ -6,7 +6,7 @@ import difflib
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from rcmgr.errors import printable_name
@@ -20,7 +20,6 @@ __all__ = [
     "from_toml",
     "items",
     "joined",
-    "to_toml",
 ]
 
 
@@ -127,10 +126,6 @@ def joined(path: str, key: str) -> str:
     return f"{path}.{key}" if path else key
 
 
-def to_toml(tree: Mapping[str, Any]) -> str:
-    return "\n".join(_toml_lines(tree, ())).lstrip("\n") + "\n"
-
-
 def _decoded(text: str | bytes) -> str:
     if isinstance(text, str):
         return text
@@ -174,26 +169,3 @@ def _meant(path: str, key: str, known: tuple[str, ...], lenient: bool) -> str | 
     ]
     hint = f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"
     raise LimitsFileError(joined(path, key), f"unknown key{hint}")
-
-
-def _toml_lines(tree: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[str]:
-    if path:
-        yield ""
-        yield f"[{'.'.join(map(_toml_key, path))}]"
-    for key, value in tree.items():
-        if not isinstance(value, Mapping):
-            yield f"{_toml_key(key)} = {_toml_value(value)}"
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _toml_lines(value, (*path, key))
-
-
-def _toml_key(key: str) -> str:
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key, re.ASCII) else _toml_value(key)
-
-
-def _toml_value(value: Any) -> str:
-    if isinstance(value, str):
-        # TOML escapes one character that JSON does not
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    return repr(value)

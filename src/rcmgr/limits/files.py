@@ -24,6 +24,7 @@ from rcmgr.limits.documents import Fraction, LimitsFileError, Pairs, described, 
 from rcmgr.limits.node import SECTIONS, NodeLimits
 from rcmgr.limits.scopes import DEFAULT, MAX_LIMIT, PartialLimit, PartialLimits
 from rcmgr.limits.sizes import parse_size
+from rcmgr.limits.toml_writer import to_toml
 from rcmgr.peers import peer_key, peer_text
 
 __all__ = ["LimitsFile", "LimitsFileError"]
@@ -149,7 +150,11 @@ class LimitsFile:
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
 
     def to_toml(self) -> str:
-        return documents.to_toml(self.to_dict())
+        """With a comment for each section and key. Every integer number of KiB has a unit.
+
+        ImportError: tomlkit is missing, which the extra `toml` brings.
+        """
+        return to_toml(self.to_dict())
 
 
 class _Reader:

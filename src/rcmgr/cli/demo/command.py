@@ -10,13 +10,13 @@ import click
 from rcmgr.extras import require
 from rcmgr.limits.node import NodeLimits
 
-from .limits import DEMO_LIMITS, DEMO_LIMITS_FILE, MEMORY_GROWTH, read_limits
+from .limits import DEMO_LIMITS, DEMO_LIMITS_TOML, MEMORY_GROWTH, read_limits
 
 __all__ = ["demo"]
 
 PASSED, FAILED, COULD_NOT_START, BY_SIGNAL = 0, 1, 3, 128
 
-_LIMITS = "".join(f"  {line}\n" for line in DEMO_LIMITS_FILE.to_toml().splitlines() if line)
+_LIMITS = "".join(f"  {line}\n" for line in DEMO_LIMITS_TOML.splitlines() if line)
 
 HELP = f"""Attack a py-libp2p host on this machine, and show how its limits hold.
 

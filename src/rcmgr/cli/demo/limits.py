@@ -7,24 +7,27 @@ from pathlib import Path
 from rcmgr.cli.limit_files import read_limits_file
 from rcmgr.limits.files import LimitsFile
 from rcmgr.limits.node import NodeLimits
-from rcmgr.limits.scopes import PartialLimit, PartialLimits
 
-__all__ = ["DEMO_LIMITS", "DEMO_LIMITS_FILE", "MEMORY_GROWTH", "read_limits"]
+__all__ = ["DEMO_LIMITS", "DEMO_LIMITS_FILE", "DEMO_LIMITS_TOML", "MEMORY_GROWTH", "read_limits"]
 
-DEMO_LIMITS_FILE = LimitsFile(
-    PartialLimits(
-        system=PartialLimit(streams=46, conns=42, memory=512 << 20),
-        transient=PartialLimit(streams=44),
-    ),
-    {"connections": {
-        "max_pending_inbound": 12,
-        "max_pending_outbound": 6,
-        "max_established_inbound": 24,
-        "max_established_outbound": 6,
-        "max_established_per_peer": 3,
-        "max_established_total": 28,
-    }},
-)
+DEMO_LIMITS_TOML = """\
+[System]
+Streams = 46
+Conns = 42
+Memory = "512MiB"
+
+[Transient]
+Streams = 44
+
+[Connections]
+max_pending_inbound = 12
+max_pending_outbound = 6
+max_established_inbound = 24
+max_established_outbound = 6
+max_established_per_peer = 3
+max_established_total = 28
+"""
+DEMO_LIMITS_FILE = LimitsFile.from_toml(DEMO_LIMITS_TOML)
 DEMO_LIMITS = DEMO_LIMITS_FILE.build(NodeLimits())
 """The demo's attackers reach each of these limits within seconds.
 

@@ -1,0 +1,95 @@
+"""One line about each section and each key of a limits file.
+
+A file that is written has these lines as comments, and docs/limits-file.md has them in its tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+__all__ = ["KEYS", "LIMITS", "RATE", "SECTIONS"]
+
+SECTIONS: Final[Mapping[str, str]] = {
+    "System": "the whole node",
+    "Transient": "connections before their handshake ends, and streams without a protocol",
+    "PeerDefault": "each peer without a section of its own",
+    "Connections": "connections by state; peers on the allowlist do not count",
+    "ProcessMemory": "memory of the whole process; above it, new connections are refused",
+    "Subnets": "connections of one network at the same time",
+    "Rates": "how often one network may connect",
+    "PeerRates": "how often one peer may connect",
+    "AllowlistedSystem": "the whole node, for peers on the allowlist",
+    "AllowlistedTransient": "the same as Transient, for peers on the allowlist",
+    "ServiceDefault": "each service without a section of its own",
+    "ServicePeerDefault": "the share of one peer in such a service",
+    "ProtocolDefault": "each protocol without a section of its own",
+    "ProtocolPeerDefault": "the share of one peer in such a protocol",
+    "Conn": "one connection",
+    "Stream": "one stream",
+    "Service": "a service, by its name",
+    "ServicePeer": "the share of one peer in a service",
+    "Protocol": "a protocol, by its name",
+    "ProtocolPeer": "the share of one peer in a protocol",
+    "Peer": "a peer, by its id",
+}
+"""The sections, in the order in which TOML is written."""
+
+LIMITS: Final[Mapping[str, str]] = {
+    "Streams": "streams, both directions together",
+    "StreamsInbound": "streams that peers opened",
+    "StreamsOutbound": "streams that the node opened",
+    "Conns": "connections, both directions together",
+    "ConnsInbound": "connections that peers opened",
+    "ConnsOutbound": "connections that the node opened",
+    "FD": "file descriptors",
+    "Memory": 'bytes that may be reserved, or a size such as "2GiB"',
+}
+"""The keys of go-libp2p's sections, which are those of scopes."""
+
+RATE: Final[Mapping[str, str]] = {
+    "refill_rate": "connections a second in the long run, above 0",
+    "burst": "connections at once, 1 or more",
+}
+"""The keys of a rate."""
+
+_TABLE: Final = "most buckets of a table, 1 to 4294967296"
+_ON_FULL: Final = 'a full table: "evict_fullest" forgets a bucket, "deny_new" refuses'
+
+KEYS: Final[Mapping[str, Mapping[str, str]]] = {
+    "Connections": {
+        "max_pending_inbound": "handshakes that peers began",
+        "max_pending_outbound": "handshakes that the node began",
+        "max_established_inbound": "connections that peers opened",
+        "max_established_outbound": "connections that the node opened",
+        "max_established_per_peer": "connections of one peer, both directions together",
+        "max_established_total": "connections of all peers, both directions together",
+    },
+    "ProcessMemory": {
+        "max_bytes": 'bytes, or a size such as "2GiB"',
+        "max_percentage": "part of the memory of the machine or container, 0.9 is 90 %",
+        "deny_new_peers_above": "part of the limit; above it, only connected peers may connect",
+        "hysteresis": "part of the limit by which use must fall after a refusal",
+        "max_pressure": "percent of time that tasks wait for memory; above it, no new peers",
+        "measure": 'what counts: "rss", or "anonymous" (without pages of mapped files)',
+    },
+    "Subnets": {
+        "ipv4": "connections of each IPv4 network, by prefix length",
+        "ipv6": "connections of each IPv6 network, by prefix length",
+        "overrides": "connections of single networks; the longest match decides",
+    },
+    "Rates": {
+        "ipv4": "rate of each IPv4 network, by prefix length",
+        "ipv6": "rate of each IPv6 network, by prefix length",
+        "overrides": "rates of single networks; all matches must admit",
+        "overall": "rate of all networks together that have no override",
+        "max_networks": _TABLE,
+        "on_full": _ON_FULL,
+    },
+    "PeerRates": {
+        "rate": "rate of each peer",
+        "max_peers": _TABLE,
+        "on_full": _ON_FULL,
+    },
+}
+"""The keys of our sections."""
