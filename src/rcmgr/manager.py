@@ -34,7 +34,7 @@ from rcmgr.limits.parts import ConnectionRateLimits, ResourceLimits
 from rcmgr.limits.rates import PeerRates, RateLimits
 from rcmgr.limits.scopes import MAX_LIMIT, ConcreteLimits
 from rcmgr.limits.states import ConnectionLimits
-from rcmgr.peers import peer_from_any, peer_key
+from rcmgr.peers import bounded_name, peer_from_any, peer_key
 from rcmgr.report.explain import explain
 from rcmgr.report.stats import denied_by_limit, stats_of, total_held
 
@@ -411,7 +411,7 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
             self.denials.add(taken, None, scope.peer, scope.inbound)
             return False
         with self._lock:
-            key = (scope.peer, scope.inbound, service, protocol)
+            key = (scope.peer, scope.inbound, *_names(service, protocol))
             self._scoped_streams.setdefault(key, []).append(scope)
         return True
 
@@ -424,7 +424,7 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
     ) -> None:
         """Give back a stream of `acquire_scoped_stream`. Does nothing if it was not taken."""
         peer = peer_key(peer_id)
-        key = (peer, is_inbound(direction), service, protocol)
+        key = (peer, is_inbound(direction), *_names(service, protocol))
         with self._lock:
             scopes = self._scoped_streams.get(key, [])
             scope = scopes.pop() if scopes else None
@@ -594,6 +594,10 @@ def _bytes(size: int) -> int:
     if wanted < 0:
         raise ValueError(f"size must be 0 or more bytes, not {size}")
     return min(wanted, MAX_LIMIT)
+
+
+def _names(*names: str | None) -> tuple[str | None, ...]:
+    return tuple(None if name is None else bounded_name(str(name)) for name in names)
 
 
 def _rates(limits: object) -> ConnectionRateLimits:

@@ -1,17 +1,42 @@
 """For our other compiled modules: the key of a peer without the cost of a Python call."""
 
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+
+cdef enum:
+    LONGEST_PEER = 64  # libp2p's peer ids have 44 bytes at most
+    LONGEST_NAME = 256
+    DIGEST_SIZE = 33
+    DIGEST_MARK = 0xFF  # no peer id begins with it
+
+
+cdef bytes digest_of(bytes peer)
 cdef object key_of_text(str text)
+cpdef str bounded_name(str name)
 cpdef object peer_from_any(object peer)
 cpdef str peer_text(object peer)
 
 
 cdef inline object key_of(object peer):
     """See `peer_key`. No Python code runs, except for text that is not in the cache."""
-    if type(peer) is bytes:
-        return peer
-    if type(peer) is not str:
-        return getattr(peer, "_bytes", peer)
-    return key_of_text(peer)
+    if type(peer) is not bytes:
+        if type(peer) is str:
+            return key_of_text(peer)
+        peer = getattr(peer, "_bytes", peer)
+        if type(peer) is not bytes:
+            return peer
+    return peer if PyBytes_GET_SIZE(peer) <= LONGEST_PEER else digest_of(<bytes>peer)
+
+
+cdef inline object kept_peer(object peer, object key):
+    """The peer as it was given, or its key if it is too long to be kept."""
+    if type(peer) is str:
+        return peer if len(<str>peer) <= LONGEST_NAME else key
+    if (
+        type(key) is bytes and PyBytes_GET_SIZE(key) == DIGEST_SIZE
+        and <unsigned char>PyBytes_AS_STRING(key)[0] == DIGEST_MARK
+    ):
+        return key
+    return peer
 
 
 cdef inline object exact_peer(object peer):

@@ -1,11 +1,14 @@
 """One key for one peer, whether a caller has an `ID`, its bytes or its text.
 
 An `ID` is no key: hashing it runs Python code, which takes 80 ns and may let another thread run.
+
+Strangers choose peer ids and names. So a key has a largest size: a longer id is known by its
+digest, and a longer text is cut.
 """
 
 cimport cython
 
-__all__ = ["peer_from_any", "peer_key", "peer_text"]
+__all__ = ["bounded_name", "peer_from_any", "peer_key", "peer_text"]
 
 # Peer ids are multihashes: sha2-256, or a short public key itself ("identity").
 cdef tuple BASE58_PREFIXES = ("Qm", "12D3Koo", "16Uiu2H")
@@ -41,7 +44,7 @@ cdef class TextCache:
         if peer is not None:
             return peer
         if not SHORTEST_TEXT <= len(text) <= LONGEST_TEXT:
-            return text
+            return bounded_name(text)
         peer = old.get(text)
         if peer is None:
             peer = decoded(text)
@@ -101,21 +104,43 @@ cdef object key_of_text(str text):
     return CACHE.key_of(text)
 
 
+cdef bytes digest_of(bytes peer):
+    """The key of a peer id that is too long. It is no peer id itself."""
+    from hashlib import blake2b  # loading it takes milliseconds, and honest peers have short ids
+
+    digest = blake2b(peer, digest_size=DIGEST_SIZE - 1, person=b"rcmgr peer id").digest()
+    return bytes((DIGEST_MARK,)) + digest
+
+
+cpdef str bounded_name(str name):
+    """The name if it has at most 256 characters. Otherwise its first 128, and a digest of it."""
+    if len(name) <= LONGEST_NAME:
+        return name
+    from hashlib import blake2b
+
+    digest = blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16, person=b"rcmgr name")
+    return f"{name[:LONGEST_NAME // 2]}...{digest.hexdigest()}"
+
+
 def peer_key(peer):
     """The key of a peer in our tables: the bytes of an `ID`, of its text, or the bytes themselves.
 
     Text is base58, or multibase in base32, base36 or base58btc, with or without the prefix of a
     CID. Anything else is its own key, also text that is no peer id. Text takes about 30 ns, or 8 us
-    if it is not among the 16,384 texts used last.
+    if it is not among the 16,384 texts used last. An id of more than 64 bytes has its digest as its
+    key, and a longer text than 256 characters is cut (`bounded_name`).
     """
     return key_of(peer)
 
 
 cpdef object peer_from_any(object peer):
-    """The bytes of a peer named by text, as `peer_key`; anything else as it is."""
+    """The bytes of a peer named by text, as `peer_key`; anything else as it is.
+
+    A peer that is too long becomes its key.
+    """
     if type(peer) is str:
         return key_of_text(peer)
-    return peer
+    return kept_peer(peer, key_of(peer))
 
 
 cpdef str peer_text(object peer):

@@ -12,7 +12,7 @@ from rcmgr.admission.task_connections cimport created_for_this_task
 from rcmgr.counting cimport connection_tracker as trackers, scope as scopes
 from rcmgr.counting.connection_tracker cimport ConnectionRecord
 from rcmgr.counting.denials cimport DenialLog
-from rcmgr.peers cimport exact_peer, key_of as peer_key, peer_from_any
+from rcmgr.peers cimport bounded_name, exact_peer, key_of as peer_key, peer_from_any
 
 from rcmgr.counting.scope import ConnScope
 from rcmgr.errors import ResourceScopeClosed
@@ -140,7 +140,7 @@ cdef tuple acquired_key(object peer, object endpoint_ip, bint inbound):
     """A key of exact types, so that a look-up runs no Python code. TypeError: not a peer."""
     return (
         None if peer is None else exact_peer(peer),
-        None if endpoint_ip is None else str(endpoint_ip),
+        None if endpoint_ip is None else bounded_name(str(endpoint_ip)),
         inbound,
     )
 

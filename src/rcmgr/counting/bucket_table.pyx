@@ -366,8 +366,6 @@ cdef class BucketTable:
 
 
 cdef inline object exact_key(object key):
-    if PyBytes_CheckExact(key):
-        return key
     cdef object peer = key_of(key)
     if PyBytes_CheckExact(peer) or type(peer) is str:
         return peer

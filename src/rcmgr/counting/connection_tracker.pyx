@@ -25,7 +25,7 @@ from rcmgr.counting._connection_counts cimport (
     rcmgr_connection_limits, rcmgr_counted, rcmgr_enter, rcmgr_enter_state, rcmgr_leave,
     rcmgr_raise_peak, rcmgr_refusing_limit, rcmgr_since_ns,
 )
-from rcmgr.peers cimport key_of as peer_key
+from rcmgr.peers cimport kept_peer, key_of as peer_key
 from rcmgr.counting._pointer_table cimport (
     rcmgr_slot, rcmgr_table, rcmgr_table_after, rcmgr_table_home, rcmgr_table_match,
     rcmgr_table_mix, rcmgr_table_move, rcmgr_table_put, rcmgr_table_remove,
@@ -1040,6 +1040,7 @@ cdef object admit(
     repeated[0] = False
     if peer_id is not None:
         key = peer_key(peer_id)
+        peer_id = kept_peer(peer_id, key)
     if not established:
         record = new_record(connection_id, peer_id)
         if held is not None:

@@ -7,7 +7,7 @@ import time
 from collections import namedtuple
 
 from rcmgr.counting._clock cimport rcmgr_now_coarse_ns
-from rcmgr.peers cimport key_of as peer_key
+from rcmgr.peers cimport bounded_name, kept_peer, key_of as peer_key
 
 __all__ = ["DenialEntry", "DenialLog"]
 
@@ -66,6 +66,12 @@ cdef class DenialLog:
     cpdef add(self, refusal, connection_id=None, peer_id=None, inbound=None):
         """Add a denial. peer_id: None: not known. inbound: None: it has no direction."""
         cdef _Entry entry = _Entry.__new__(_Entry)
+        cdef object key = None
+        if peer_id is not None:
+            key = peer_key(peer_id)
+            peer_id = kept_peer(peer_id, key)
+        if type(connection_id) is str:
+            connection_id = bounded_name(connection_id)
         entry.refusal = refusal
         entry.connection_id = connection_id
         entry.peer_id = peer_id
@@ -83,7 +89,7 @@ cdef class DenialLog:
             elif inbound is False:
                 self.outbound += 1
         if peer_id is not None:
-            self.count(peer_key(peer_id))
+            self.count(key)
 
     cdef int count(self, object peer) except -1:
         cdef _Count counted

@@ -40,7 +40,7 @@ from rcmgr.counting.groups cimport (
 from rcmgr.counting.reading cimport (
     Reading, refused_by_direction, refused_by_kind, stat_of,
 )
-from rcmgr.peers cimport exact_peer, peer_text
+from rcmgr.peers cimport LONGEST_NAME, bounded_name, exact_peer, peer_text
 
 __all__ = [
     "ConnScope",
@@ -84,10 +84,10 @@ cdef bint is_true(str name, object value) except -1:
 
 
 cdef str exact_name(str what, object name):
-    if type(name) is str:
-        return name
     if isinstance(name, str):
-        return str.__str__(name)
+        if type(name) is not str:
+            name = str.__str__(name)
+        return name if len(<str>name) <= LONGEST_NAME else bounded_name(name)
     raise TypeError(f"a {what} must be a str, not {name!r}")
 
 

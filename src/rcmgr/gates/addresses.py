@@ -13,6 +13,7 @@ from rcmgr.limits.networks import Network, packed_ip, prefix_of, unmapped
 from rcmgr.peers import peer_key
 
 __all__ = [
+    "LONGEST_ADDRESS",
     "Allowlist",
     "Endpoint",
     "PrefixTable",
@@ -34,7 +35,7 @@ class Endpoint(NamedTuple):
     """The bytes of the peer at the end of the address, or None."""
 
 
-_LONGEST_ADDRESS: Final = 1024
+LONGEST_ADDRESS: Final = 1024
 _WITHOUT_IP: Final = frozenset((
     "dns", "dns4", "dns6", "dnsaddr", "garlic32", "garlic64", "ipfs", "memory", "onion", "onion3",
     "p2p", "p2p-circuit", "unix",
@@ -45,7 +46,6 @@ _HOST_NAME: Final = re.compile(r"(?:[\w-]+\.)*[\w-]*[^\W\d_][\w-]*\.?")
 _PORT: Final = re.compile(r":[0-9]{1,5}")
 
 
-@lru_cache(maxsize=4096)
 def parse_address(address: object) -> Endpoint:
     """The endpoint of a multiaddr, an IP address, a host, or the address of a socket.
 
@@ -55,9 +55,13 @@ def parse_address(address: object) -> Endpoint:
 
     TypeError, ValueError: it is no address. An address has at most 1,024 characters.
     """
-    text = _address_text(address)
-    if len(text) > _LONGEST_ADDRESS:
-        raise ValueError(f"an address has at most {_LONGEST_ADDRESS} characters, not {len(text)}")
+    return _parsed(address if type(address) is str else _address_text(address))
+
+
+@lru_cache(maxsize=4096)  # what raises is not kept: no longer text is
+def _parsed(text: str) -> Endpoint:
+    if len(text) > LONGEST_ADDRESS:
+        raise ValueError(f"an address has at most {LONGEST_ADDRESS} characters, not {len(text)}")
     if not text.startswith("/"):
         return Endpoint(_specified(_ip_of_host(text)) if text else None, None)
     parts = text.split("/")[1:]

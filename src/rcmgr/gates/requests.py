@@ -12,7 +12,7 @@ from rcmgr.counting.denials import DenialLog
 from rcmgr.counting.token_bucket import TokenBucket
 from rcmgr.errors import RateLimitExceeded
 from rcmgr.limits.rates import Rate, RateLimits
-from rcmgr.peers import peer_key, peer_text
+from rcmgr.peers import bounded_name, peer_key, peer_text
 
 __all__ = ["ProtocolRateLimiter", "RateLimiter", "RateRefusal", "bucket_of", "table_of"]
 
@@ -199,6 +199,7 @@ class ProtocolRateLimiter:
 
     def refusal(self, operation: str = "request") -> RateRefusal:
         """The entry of a denial in the log. Making its error computes the waiting time."""
+        operation = bounded_name(operation)
         return RateRefusal(
             self.protocol, operation, partial(self.retry_after, operation=operation),
             self._buckets.rate(operation) or self.limits.overall)

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from libp2p.rcmgr.rate_limiter import RateLimitConfig, RateLimitScope
 
-from rcmgr.peers import peer_key
+from rcmgr.peers import bounded_name, peer_key
 
 __all__ = ["Entities", "entity_key", "most_entities"]
 
@@ -31,7 +31,7 @@ def entity_key(
         RateLimitScope.PER_PROTOCOL: protocol,
         RateLimitScope.PER_ENDPOINT: endpoint,
     }.get(scope)
-    return str(named) if named else None
+    return bounded_name(str(named)) if named else None
 
 
 def most_entities(config: RateLimitConfig) -> int:

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from rcmgr.errors import ResourceLimitExceeded
+from rcmgr.errors import ResourceLimitExceeded, shortened
 from rcmgr.events.kinds import (
     ConnectionClosedEvent,
     ConnectionDeniedEvent,
@@ -22,7 +22,9 @@ from rcmgr.events.kinds import (
     PendingOutboundConnectionEvent,
 )
 from rcmgr.events.observers import Observers
+from rcmgr.gates.addresses import LONGEST_ADDRESS
 from rcmgr.libp2p.observe.socket_addresses import SocketAddresses
+from rcmgr.peers import peer_from_any
 
 __all__ = ["ConnectionReport", "Reporter"]
 
@@ -85,9 +87,9 @@ class ConnectionReport:
         self.inbound = endpoint is Endpoint.LISTENER
         self.connection_id = f"{'in' if self.inbound else 'out'}-{next(_numbers)}"
         self.endpoint = endpoint
-        self.peer_id = peer_id
+        self.peer_id = peer_from_any(peer_id)
         self.sockets = sockets
-        self.dialled = dialled
+        self.dialled = _kept(dialled)
         self.reason = ""
         self.error: Any = ""
         self.hooks = ExitStack()  # removes the hooks on the connection when it is over
@@ -127,7 +129,7 @@ class ConnectionReport:
         if self.in_progress:
             self._state = _ESTABLISHED
             self._established_at = time.monotonic()
-            self.peer_id = peer_id
+            self.peer_id = peer_from_any(peer_id)
             self._notify(
                 EstablishedInboundConnectionEvent if self.inbound
                 else EstablishedOutboundConnectionEvent)
@@ -168,3 +170,10 @@ class ConnectionReport:
             fields: Any = kind.__dataclass_fields__  # type: ignore[attr-defined]
             self._reporter.observers.notify(
                 kind(**{name: getattr(self, name) for name in fields if name != "timestamp"}))
+
+
+def _kept(address: Any) -> Any:
+    """A multiaddr to dial. Strangers announce them: one that is too long becomes its short text."""
+    if address is None or len(text := str(address)) <= LONGEST_ADDRESS:
+        return address
+    return shortened(text)
