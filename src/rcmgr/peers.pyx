@@ -113,7 +113,7 @@ cdef bytes digest_of(bytes peer):
 
 
 cpdef str bounded_name(str name):
-    """The name if it has at most 256 characters. Otherwise its first 128, and a digest of it."""
+    """The name if it has at most 256 characters. Otherwise the first 128, and a digest."""
     if len(name) <= LONGEST_NAME:
         return name
     from hashlib import blake2b

@@ -58,7 +58,7 @@ def parse_address(address: object) -> Endpoint:
     return _parsed(address if type(address) is str else _address_text(address))
 
 
-@lru_cache(maxsize=4096)  # what raises is not kept: no longer text is
+@lru_cache(maxsize=4096)  # it keeps only texts of 1,024 characters at most
 def _parsed(text: str) -> Endpoint:
     if len(text) > LONGEST_ADDRESS:
         raise ValueError(f"an address has at most {LONGEST_ADDRESS} characters, not {len(text)}")
