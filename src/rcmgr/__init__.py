@@ -70,6 +70,7 @@ _MODULES = {
     "limits.files": ["LimitsFile"],
     "limits.memory": ["ProcessMemoryLimits"],
     "limits.networks": ["AddressRates", "SubnetLimits"],
+    "limits.scaling_files": ["read_scaling_limits"],
     "limits.scopes": [
         "DEFAULT_LIMITS",
         "ConcreteLimits",

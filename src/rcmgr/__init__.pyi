@@ -66,6 +66,7 @@ from rcmgr.limits.networks import AddressRates, SubnetLimits
 from rcmgr.limits.node import INFINITE_LIMITS, NodeLimits
 from rcmgr.limits.parts import ConnectionRateLimits, ResourceLimits
 from rcmgr.limits.rates import PeerRates, Rate, RateLimits
+from rcmgr.limits.scaling_files import read_scaling_limits
 from rcmgr.limits.scopes import (
     DEFAULT_LIMITS,
     ConcreteLimits,
@@ -163,6 +164,7 @@ __all__ = [
     "installed",
     "memory_pressure",
     "memory_report",
+    "read_scaling_limits",
     "total_memory",
     "uninstall",
 ]

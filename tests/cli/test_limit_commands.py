@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from click.testing import CliRunner, Result
 from rcmgr.cli.limit_commands import LIBP2P_HIGH_WATERMARK, limits
 from rcmgr.limits.files import LimitsFile
 from rcmgr.limits.node import NodeLimits
+from rcmgr.limits.scaling_files import read_scaling_limits
+from rcmgr.limits.scopes import autoscale
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -133,6 +136,31 @@ def test_what_scale_writes_for_any_machine_is_its_default(
     path = tmp_path / "limits.toml"
     path.write_text(run("scale", *machine, "--toml", option).stdout)
     assert run("diff", path, *machine).output == "no differences\n"
+
+
+@pytest.mark.parametrize("options", [["--toml"], ["--toml", "--all"], []])
+def test_scale_with_a_configuration(options: list[str], tmp_path: Path) -> None:
+    config = tmp_path / "scaling.toml"
+    config.write_text("""
+        [SystemBaseLimit]
+        Conns = 10
+        [SystemLimitIncrease]
+        Conns = 4
+        [ConnBaseLimit]
+        Memory = "1MiB"
+        [ProtocolLimits."/my".BaseLimit]
+        Streams = 3
+    """)
+    result = run("scale", *MACHINE, "--config", config, *options)
+    assert result.exit_code == 0, result.output
+    path = tmp_path / ("limits.toml" if options else "limits.json")
+    path.write_text(result.stdout)
+    default = NodeLimits.default(memory=64 << 30, fds=32768)
+    expected = replace(default, scopes=autoscale(
+        read_scaling_limits(config), memory=64 << 30, fds=32768))
+    assert expected.scopes.system.conns == 10 + 4 * 8
+    assert LimitsFile.read(path).build(default) == expected
+    assert run("scale", "--config", tmp_path / "none").exit_code == 2
 
 
 def test_a_name_without_limits_of_its_own_has_those_of_its_class(file: Path) -> None:

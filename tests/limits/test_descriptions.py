@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rcmgr.limits import files, node
+from rcmgr.limits import node, scope_values
 from rcmgr.limits.descriptions import KEYS, LIMITS, RATE, SECTIONS
 from rcmgr.limits.rates import Rate
 
@@ -17,8 +17,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "limits-file.md"
 
 def test_there_is_a_description_of_each_section_and_key() -> None:
     ours = {section.key: section.kind for section in node.SECTIONS}
-    assert set(SECTIONS) == {*files._SCOPES, *files._MAPPINGS, *ours}
-    assert list(LIMITS) == list(files._FIELDS)
+    assert set(SECTIONS) == {*scope_values.SCOPES, *scope_values.MAPPINGS, *ours}
+    assert list(LIMITS) == list(scope_values.FIELDS)
     assert {key: list(KEYS[key]) for key in ours} == {
         key: [each.name for each in fields(kind)] for key, kind in ours.items()}
     assert list(RATE) == [each.name for each in fields(Rate)]

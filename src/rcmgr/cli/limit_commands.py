@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import click
 
-from rcmgr.cli.limit_files import read_limits_file
+from rcmgr.cli.limit_files import read_limits_file, read_scaling_file
 from rcmgr.errors import printable
 from rcmgr.limits.conflicts import admitted_connections, conflicts
 from rcmgr.limits.files import LimitsFile
@@ -63,24 +63,20 @@ class Machine(NamedTuple):
     fds: int
 
 
-def _options(*, lenient: bool = True) -> Callable[[_Command], _Command]:
-    def decorate(command: _Command) -> _Command:
-        command = click.option(
-            "--fds", type=click.IntRange(min=0), metavar="NUMBER",
-            help="File descriptors that a process may open. Default: this process.",
-        )(command)
-        command = click.option(
+def _options(command: _Command) -> _Command:
+    for option in (
+        click.option(
+            "--lenient", is_flag=True,
+            help="Read JSON like go-libp2p, which ignores unknown keys."),
+        click.option(
             "--memory", type=Size(), metavar="SIZE",
-            help="Memory of the machine, for example 8GiB. Default: this machine or container.",
-        )(command)
-        if lenient:
-            command = click.option(
-                "--lenient", is_flag=True,
-                help="Read JSON like go-libp2p, which ignores unknown keys.",
-            )(command)
-        return command
-
-    return decorate
+            help="Memory of the machine, for example 8GiB. Default: this machine or container."),
+        click.option(
+            "--fds", type=click.IntRange(min=0), metavar="NUMBER",
+            help="File descriptors that a process may open. Default: this process."),
+    )[::-1]:
+        command = option(command)
+    return command
 
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -178,7 +174,7 @@ def limits() -> None:
 
 @limits.command()
 @click.argument("file", type=_FILE, required=False)
-@_options()
+@_options
 @click.option("--json", "as_json", is_flag=True, help="Print every limit and its origin as JSON.")
 def show(
     file: Path | None, memory: int | None, fds: int | None, lenient: bool, as_json: bool
@@ -214,32 +210,55 @@ _TOML_HEADER = """\
 # A limit that this file leaves out has its default. "unlimited": no limit. "blockAll": 0.
 # `rcmgr limits check FILE` finds limits that contradict each other.
 """
+_EDITED = ("system", "transient", "peer_default")
 _MORE = "# `rcmgr limits scale --toml --all` also writes those of services and protocols.\n"
 
 
 @limits.command()
-@_options(lenient=False)
+@_options
+@click.option("--config", type=_FILE, metavar="FILE",
+              help="How limits grow with the machine: go-libp2p's ScalingLimitConfig.")
 @click.option("--toml", is_flag=True, help="Write TOML, with the limits that people change.")
 @click.option("--all", "everything", is_flag=True, help="Write all limits, as JSON always has.")
-def scale(memory: int | None, fds: int | None, toml: bool, everything: bool) -> None:
+def scale(
+    memory: int | None, fds: int | None, lenient: bool, config: Path | None, toml: bool,
+    everything: bool,
+) -> None:
     """Write the limits for a machine to standard output, as a file."""
     machine = _machine(memory, fds)
-    file = LimitsFile.of(NodeLimits.default(memory=machine.memory, fds=machine.fds))
+    node = default = NodeLimits.default(memory=machine.memory, fds=machine.fds)
+    if config is not None:
+        scaling = read_scaling_file(config, lenient=lenient)
+        node = replace(
+            node, scopes=autoscale(scaling, memory=machine.memory, fds=machine.fds))
+    file = LimitsFile.of(node)
     if not toml:
         click.echo(file.to_json(), nl=False)
         return
-    scopes = file.scopes
     header = _TOML_HEADER.format(memory=_shown("memory", machine.memory), fds=machine.fds)
     if not everything:
         header += _MORE
-        scopes = PartialLimits(
-            scopes.system, scopes.transient, peer_default=scopes.peer_default)
-    click.echo(f"{header}\n{replace(file, scopes=scopes).to_toml()}", nl=False)
+        file = replace(file, scopes=_edited(file.scopes, default.scopes.to_partial()))
+    click.echo(f"{header}\n{file.to_toml()}", nl=False)
+
+
+def _edited(scopes: PartialLimits, default: PartialLimits) -> PartialLimits:
+    """The limits that people change, and all that differ from the default."""
+    kept: dict[str, Any] = {
+        name: getattr(scopes, name) for name in scopes.scopes()
+        if name in _EDITED or getattr(scopes, name) != getattr(default, name)
+    }
+    for mapping in scopes.MAPPINGS:
+        before = getattr(default, mapping)
+        kept[mapping] = {
+            key: limit for key, limit in getattr(scopes, mapping).items()
+            if limit != before.get(key)}
+    return PartialLimits(**kept)
 
 
 @limits.command()
 @click.argument("file", type=_FILE, required=False)
-@_options()
+@_options
 @click.option("--high-watermark", type=click.IntRange(min=0), metavar="NUMBER",
               help="Most connections that the connection manager keeps.")
 def check(
@@ -272,7 +291,7 @@ def check(
 @limits.command()
 @click.argument("file", type=_FILE)
 @click.argument("other", type=_FILE, required=False)
-@_options()
+@_options
 def diff(
     file: Path, other: Path | None, memory: int | None, fds: int | None, lenient: bool
 ) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
 from rcmgr.limits.documents import LimitsFileError
 from rcmgr.limits.files import LimitsFile
+from rcmgr.limits.scaling_files import read_scaling_limits
+from rcmgr.limits.scopes import ScalingLimits
 
-__all__ = ["UnusableLimitsFile", "read_limits_file"]
+__all__ = ["UnusableLimitsFile", "read_limits_file", "read_scaling_file"]
 
 
 class UnusableLimitsFile(click.ClickException):
@@ -20,12 +24,24 @@ class UnusableLimitsFile(click.ClickException):
 
 def read_limits_file(path: Path, *, lenient: bool = False) -> LimitsFile:
     """UnusableLimitsFile: it cannot be read, or says something wrong; the message has the place."""
-    try:
+    with _errors_name(path):
         file = LimitsFile.read(path, lenient=lenient)
+    if lenient and file == LimitsFile():
+        raise UnusableLimitsFile(f"{path}: nothing in it is a limit")
+    return file
+
+
+def read_scaling_file(path: Path, *, lenient: bool = False) -> ScalingLimits:
+    """UnusableLimitsFile: as `read_limits_file`."""
+    with _errors_name(path):
+        return read_scaling_limits(path, lenient=lenient)
+
+
+@contextmanager
+def _errors_name(path: Path) -> Iterator[None]:
+    try:
+        yield
     except LimitsFileError as error:
         raise UnusableLimitsFile(f"{path}: {error}") from error
     except OSError as error:
         raise UnusableLimitsFile(f"{path}: {error.strerror or error}") from error
-    if lenient and file == LimitsFile():
-        raise UnusableLimitsFile(f"{path}: nothing in it is a limit")
-    return file

@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from rcmgr.errors import printable_name
@@ -16,6 +17,7 @@ __all__ = [
     "LimitsFileError",
     "Pairs",
     "described",
+    "from_file",
     "from_json",
     "from_toml",
     "items",
@@ -23,6 +25,8 @@ __all__ = [
 ]
 
 
+MAX_FILE_BYTES = 1 << 20
+"""The largest file that is read. Files that people use have about 10,000 bytes."""
 _MAX_TOML_LINE = 4096
 
 
@@ -44,6 +48,13 @@ class Pairs(list[tuple[str, Any]]):
 
 class Fraction(str):
     """A JSON number with a fraction or exponent, as it was written. A count never is one."""
+
+
+def from_file(path: Path, *, lenient: bool = False) -> Any:
+    """JSON, or TOML if its name ends in .toml. OSError, LimitsFileError."""
+    with path.open("rb") as file:
+        content = file.read(MAX_FILE_BYTES + 1)
+    return from_toml(content) if path.suffix == ".toml" else from_json(content, lenient=lenient)
 
 
 def from_json(text: str | bytes, *, lenient: bool = False) -> Any:
@@ -127,6 +138,8 @@ def joined(path: str, key: str) -> str:
 
 
 def _decoded(text: str | bytes) -> str:
+    if len(text) > MAX_FILE_BYTES:
+        raise LimitsFileError("", f"larger than {MAX_FILE_BYTES} bytes, which no limits file needs")
     if isinstance(text, str):
         return text
     try:

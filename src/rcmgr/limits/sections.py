@@ -24,7 +24,7 @@ from typing import Any, Final, TypeVar, Union, get_args, get_origin, get_type_hi
 from rcmgr.limits.documents import Fraction, LimitsFileError, Pairs, described, items, joined
 from rcmgr.limits.sizes import ByteCount, parse_size
 
-__all__ = ["ADDED_TO_DEFAULT", "UNLIMITED", "made", "read", "read_fields", "shown"]
+__all__ = ["ADDED_TO_DEFAULT", "UNLIMITED", "made", "read", "read_fields", "read_size", "shown"]
 
 UNLIMITED: Final = "unlimited"
 ADDED_TO_DEFAULT: Final = "added_to_default"
@@ -51,13 +51,17 @@ def read(path: str, kind: Any, value: Any) -> Any:
     if kind is float and value == UNLIMITED:
         return inf
     if kind == ByteCount and isinstance(value, str) and not isinstance(value, Fraction):
-        size = parse_size(value)
-        if size is None:
-            raise LimitsFileError(path, f"must be a size such as 2GiB, not {described(value)}")
-        return size
+        return read_size(path, value)
     if value is None or isinstance(value, list):  # Pairs too
         raise LimitsFileError(path, f"must be a value or {UNLIMITED!r}, not {described(value)}")
     return float(value) if isinstance(value, Fraction) else value
+
+
+def read_size(path: str, text: str) -> int:
+    size = parse_size(text)
+    if size is None:
+        raise LimitsFileError(path, f"must be a size such as 2GiB, not {described(text)}")
+    return size
 
 
 def read_fields(path: str, kind: Any, value: Any) -> dict[str, Any]:
