@@ -245,7 +245,9 @@ class ModelLedger:
     def set_peer(self, conn: Handle, peer: str, allowlisted: bool | None) -> Refused | None:
         allowed = conn.allowlisted if allowlisted is None else allowlisted
         system = "allowlistedSystem" if allowed else "system"
-        new = [f"peer:{peer}"] + ([system] if allowed != conn.allowlisted else [])
+        new = [f"peer:{peer}"]
+        if allowed != conn.allowlisted:
+            new += [system] if allowed else [system, "transient"]
         refused = self.hand_over(conn, new, [f"peer:{peer}", system])
         if refused is None:
             conn.peer = peer

@@ -502,7 +502,7 @@ async def test_a2_an_allowed_peer_with_a_limit_of_zero(side: Side) -> tuple[int,
 
 @outcomes(
     stock={"peer": False, "peer at address": False},
-    ours={"peer": False, "peer at address": True})
+    ours={"peer": True, "peer at address": True})
 async def test_a3_an_allowed_peer_of_a_full_node(side: Side) -> dict[str, bool]:
     """Whether the peer gets in. Its id is unknown before the handshake, its address is not."""
     found = {}

@@ -14,6 +14,11 @@ cdef enum:
     PENDING = 32   # before the handshake; a peer is the one that is dialled
     REPORTED = 64  # the swarm knows the connection by its id
 
+# While the allowlist has peers, so many handshakes in each direction may pass full limits. Only the
+# handshake shows whether a peer is one of them.
+cdef enum:
+    RESERVED_HANDSHAKES = 16
+
 cdef enum:
     BEGIN = MEMORY | ADDRESS | SCOPES | STATES | PENDING
     ESTABLISH = MEMORY | ADDRESS | PEER | SCOPES | STATES
@@ -52,6 +57,8 @@ cdef class Admission:
         self, int steps, ConnectionRecord known, object connection_id, object peer,
         bint inbound, object address)
     cdef object ask_memory(self, object limits, ConnectionRecord known, object peer)
+    cdef object counted(self, object excess)
+    cdef bint may_be_allowed(self, bint allowed_here, bint inbound) except -1
     cdef bint is_exempt(self, object peer, object address) except -1
     cpdef bint is_exempt_peer(self, object peer) except -1
     cdef str new_id(self)

@@ -89,7 +89,10 @@ cdef class Admission:
         established it.
         The handle is the ConnectionRecord; without STATES the ConnScope, if there is no record.
         """
-        cdef bint exempt, pending = (steps & PENDING) != 0, repeated = False, done = False
+        cdef bint pending = (steps & PENDING) != 0, repeated = False, done = False
+        cdef bint exempt   # from limits on scopes and states
+        cdef bint allowed  # exempt from the limits that come first
+        cdef bint reserved = False  # exempt from those that are full, as it may be an allowed peer
         cdef object handle = known
         cdef object scope = conn_scope_of(known)
         cdef object taken = None  # to give back if a later step refuses or raises
@@ -97,14 +100,21 @@ cdef class Admission:
             exempt = known.entry.exempt
         else:
             exempt = may_exempt(self) and self.is_exempt(peer, address)
+        allowed = exempt
+        if pending and peer is None and may_exempt(self) and self.allowlist is not None:
+            # an address may be allowed for some peers only
+            exempt = allowed and self.allowlist.allows_all_at(address)
+            reserved = not exempt and self.may_be_allowed(allowed, inbound)
         # The place for bans: after the allowlist, before anything is taken.
         try:
-            if not exempt:
+            if not allowed:
                 limits = self.memory_limits
                 if steps & MEMORY and limits is not None:
                     answer = self.ask_memory(limits, known, peer if steps & PEER else None)
                     if is_refusal(answer):
-                        return answer
+                        if not reserved:
+                            return self.counted(answer)
+                        exempt = True
                 gate = self.addresses
                 if (
                     steps & ADDRESS and gate is not None and address is not None
@@ -129,15 +139,16 @@ cdef class Admission:
                 else:
                     # QUIC connections, which have no descriptor, are new when they are established
                     answer = scopes.try_open_connection(
-                        self.ledger, inbound, pending or not steps & STATES, exempt,
+                        self.ledger, inbound, pending or not steps & STATES, exempt, reserved,
                         None if pending else peer, taken)
                     if is_refusal(answer):
                         return answer
                     handle = taken = answer
+                    exempt = exempt or scopes.is_exempt(answer)
             if steps & STATES:
                 answer = trackers.admit(
                     self.tracker, self.new_id() if connection_id is None else connection_id, peer,
-                    trackers.state_of(not pending, inbound), self.limits, taken, exempt,
+                    trackers.state_of(not pending, inbound), self.limits, taken, exempt, reserved,
                     steps & REPORTED, &repeated)
                 if is_refusal(answer):
                     return answer
@@ -174,11 +185,21 @@ cdef class Admission:
                 connections -= 1
             new_peer = connections <= 0
         excess = limits.excess(new_peer=new_peer)
-        if excess is None:
-            return True
+        return True if excess is None else excess
+
+    cdef object counted(self, object excess):
+        """Count a refusal for memory."""
         with cython.critical_section(self):
             self.refused_for_memory += 1
         return excess
+
+    cdef bint may_be_allowed(self, bint allowed_here, bint inbound) except -1:
+        """Whether an unknown peer may be an allowed one, and a place is left for such a handshake.
+
+        allowed_here: the allowlist has a peer at this address.
+        """
+        return (allowed_here or bool(self.exempt_peers)) and (
+            trackers.exempt_pending(self.tracker, inbound) < RESERVED_HANDSHAKES)
 
     cdef bint is_exempt(self, object peer, object address) except -1:
         """Whether a connection is exempt from limits. peer: None before the handshake."""
@@ -269,7 +290,7 @@ cdef class Admission:
             return True
         answer = self.ask_memory(limits, None, None)
         if is_refusal(answer):
-            self.denials.add(answer)
+            self.denials.add(self.counted(answer))
         return answer
 
     cpdef bint is_exempt_peer(self, object peer) except -1:

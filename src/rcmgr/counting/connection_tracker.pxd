@@ -1,6 +1,7 @@
 """For our other compiled modules: a tracker's methods without the cost of a Python call."""
 
 from cpython.object cimport PyObject
+from libc.stdint cimport int64_t
 
 from rcmgr.counting._connection_counts cimport (
     RCMGR_CLOSED, RCMGR_ESTABLISHED_INBOUND, RCMGR_PENDING_INBOUND, rcmgr_connection_back,
@@ -40,11 +41,14 @@ cdef inline bint is_established(ConnectionRecord record) noexcept:
 # `tracker` is a ConnectionTracker. The methods of these names have the documentation.
 
 # As the method, for any state and peer. reported: the swarm knows the connection by this id.
+# reserved: exempt if a limit on pending connections refuses.
 # `repeated` becomes true if the connection was in this state already and this is no error. Then the
 # answer is its record, and the caller still has `held`.
 cdef object admit(
     object tracker, object connection_id, object peer_id, int state, object limits, object held,
-    bint exempt, bint reported, bint *repeated)
+    bint exempt, bint reserved, bint reported, bint *repeated)
+# Pending connections in a direction that no limit counts.
+cdef int64_t exempt_pending(object tracker, bint inbound) except -1
 cdef ConnectionRecord find(object tracker, object connection_id)  # as `get_connection`
 cdef dict exempt_peers(object tracker)  # the bypassed peers by peer key, not a copy
 cdef bint holds(object tracker, ConnectionRecord record) except -1

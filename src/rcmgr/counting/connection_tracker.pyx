@@ -364,7 +364,7 @@ cdef class ConnectionTracker:
         cdef bint repeated
         cdef int state = state_of(peer_id is not None, inbound)
         answer = admit(
-            self, connection_id, peer_id, state, limits, held, exempt, False, &repeated)
+            self, connection_id, peer_id, state, limits, held, exempt, False, False, &repeated)
         if repeated:
             raise ValueError(f"connection {connection_id!r} is {STATES[state]} already")
         return answer
@@ -719,7 +719,7 @@ cdef class ConnectionTracker:
 
     cdef ConnectionRecord _try_pend(
             self, ConnectionRecord record, uint64_t hashed, object key, int state, object limits,
-            bint exempt, int64_t now, Verdict *verdict):
+            bint exempt, bint reserved, int64_t now, Verdict *verdict):
         """The record; or the one that has its id, which is a CONFLICT."""
         cdef ConnectionRecord other
         cdef size_t at
@@ -735,6 +735,9 @@ cdef class ConnectionTracker:
             verdict.outcome = CONFLICT
             verdict.was = other.entry.state
             return other
+        if reserved and not exempt:
+            exempt = rcmgr_refusing_limit(
+                &self._counts, &self._limits, state, 0, False) != RCMGR_ADMITTED
         self._ask(state, limits, exempt, 0, False, verdict)
         if verdict.outcome == RCMGR_ADMITTED:
             Py_INCREF(record)
@@ -765,8 +768,13 @@ cdef class ConnectionTracker:
             verdict.outcome = CONFLICT
             verdict.was = record.entry.state
             return record
-        self._ask(state, limits, exempt, 0 if head is None else head.back.of_peer.counted,
-                  pending and not record.entry.exempt, verdict)
+        verdict.outcome = RCMGR_ADMITTED
+        if pending and record.entry.exempt:
+            # its peer turns out not to be exempt: the connection was never asked about
+            self._ask(record.entry.state, limits, exempt, 0, False, verdict)
+        if verdict.outcome == RCMGR_ADMITTED:
+            self._ask(state, limits, exempt, 0 if head is None else head.back.of_peer.counted,
+                      pending and not record.entry.exempt, verdict)
         if pending:
             self._unlink_pending(record)
             rcmgr_leave(&self._counts, record.entry.state, record.entry.exempt)
@@ -1011,7 +1019,7 @@ cdef inline bint add(
 ) except -1:
     """Add a connection, without limits. False: it was in this state already."""
     cdef bint repeated
-    admit(tracker, connection_id, peer_id, state, UNLIMITED, None, False, True, &repeated)
+    admit(tracker, connection_id, peer_id, state, UNLIMITED, None, False, False, True, &repeated)
     return not repeated
 
 
@@ -1022,13 +1030,13 @@ cdef inline object denial_of(
     """Add a connection if `limits` allow: None or a Denial."""
     cdef bint repeated
     answer = admit(
-        tracker, connection_id, peer_id, state, limits, None, False, reported, &repeated)
+        tracker, connection_id, peer_id, state, limits, None, False, False, reported, &repeated)
     return answer if type(answer) is Denial else None
 
 
 cdef object admit(
     object tracker, object connection_id, object peer_id, int state, object limits, object held,
-    bint exempt, bint reported, bint *repeated,
+    bint exempt, bint reserved, bint reported, bint *repeated,
 ):
     cdef ConnectionTracker self = <ConnectionTracker?>tracker
     cdef bint established = state >= RCMGR_ESTABLISHED_INBOUND
@@ -1055,7 +1063,8 @@ cdef object admit(
         if limits is not self._limits_source and limits is not UNLIMITED:
             self._read_limits(limits)
         if not established:
-            record = self._try_pend(record, hashed, key, state, limits, exempt, now, &verdict)
+            record = self._try_pend(
+                record, hashed, key, state, limits, exempt, reserved, now, &verdict)
         else:
             record = self._try_establish(
                 connection_id, hashed, peer_id, key, peer_hashed, state, limits, exempt, reported,
@@ -1077,6 +1086,15 @@ cdef object admit(
 
 cdef dict exempt_peers(object tracker):
     return (<ConnectionTracker?>tracker)._bypass
+
+
+cdef int64_t exempt_pending(object tracker, bint inbound) except -1:
+    cdef ConnectionTracker self = <ConnectionTracker?>tracker
+    cdef int state = state_of(False, inbound)
+    cdef int64_t count
+    with cython.critical_section(self):
+        count = self._counts.present[state] - self._counts.counted[state]
+    return count
 
 
 cdef ConnectionRecord find(object tracker, object connection_id):

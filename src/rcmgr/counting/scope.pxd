@@ -6,7 +6,9 @@ refusal or an exception leaves it to the caller.
 """
 
 cdef object try_open_connection(
-    object ledger, bint inbound, bint fd, bint exempt, object peer, object network_share)
+    object ledger, bint inbound, bint fd, bint exempt, bint reserved, object peer,
+    object network_share)
+cdef bint is_exempt(object scope) except -1
 cdef object try_set_peer(object scope, object peer, bint exempt, object network_share)
 cdef bint has_network_share(object scope) except -1
 cdef object acquire_stream(object ledger, object peer, bint inbound, bint exempt)

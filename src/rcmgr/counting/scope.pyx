@@ -540,7 +540,8 @@ cdef class ConnScope(Scope):
         """Move from transient to the peer: True, or a `Refusal`, and nothing has changed.
 
         allowlisted: whether the allowlisted system is charged from now on, in the same step. The
-        peer may be allowed where its address was not, or the reverse. None: as before.
+        peer may be allowed where its address was not, or the reverse. None: as before. A connection
+        that leaves the allowlisted scopes needs room in transient too, because it was never there.
         RuntimeError: it has a peer. ResourceScopeClosed: closed.
         """
         return self.take_peer(peer, allowlisted, None)
@@ -563,13 +564,13 @@ cdef class ConnScope(Scope):
     cdef object take_peer(self, object peer, object allowlisted, object network_share):
         """True, or a Refusal."""
         cdef rcmgr_scope *old[2]
-        cdef rcmgr_scope *new[2]
+        cdef rcmgr_scope *new[3]
         cdef rcmgr_refusal why
         cdef Refusal refusal = None
-        cdef Group group, system
+        cdef Group group, system, transient
         cdef bint exempt = self.is_exempt
         cdef bint closed, attached = False
-        cdef int count
+        cdef int old_count, new_count
         if allowlisted is not None:
             exempt = is_true("allowlisted", allowlisted)
         peer = exact_peer(peer)
@@ -589,12 +590,16 @@ cdef class ConnScope(Scope):
                     new[0] = &group.state
                     old[0] = &(<Group>self.ledger.transient_of(self.is_exempt)).state
                     system = <Group>self.ledger.system_of(exempt)
-                    count = 1
+                    transient = <Group>self.ledger.transient_of(exempt)
+                    old_count = new_count = 1
                     if exempt != self.is_exempt:
-                        new[1] = &system.state
+                        new[1], new[2] = &system.state, &transient.state
                         old[1] = &(<Group>self.ledger.system_of(self.is_exempt)).state
-                        count = 2
-                    if self.ledger.hand_over(&self.state.held, old, count, new, count, &why):
+                        old_count, new_count = 2, 2 if exempt else 3
+                    if self.ledger.hand_over(
+                        &self.state.held, old, old_count, new, new_count, &why
+                    ):
+                        rcmgr_give_back(new + 2, new_count - 2, &self.state.held)
                         self.peer_group = group
                         if network_share is not None:
                             self.network_share = network_share
@@ -602,7 +607,7 @@ cdef class ConnScope(Scope):
                         group.exempt_connections += exempt
                     else:
                         refusal = self.ledger.refuse(
-                            &why, group if why.place == 0 else system, self.direction)
+                            &why, (group, system, transient)[why.place], self.direction)
                         self.ledger.unpin(group)
         if closed:
             raise ResourceScopeClosed(self.name)
@@ -938,13 +943,18 @@ cdef class Ledger:
     # -- leaves ----------------------------------------------------------------------------------
 
     cdef object take_connection(
-        self, bint inbound, bint fd, bint exempt, object peer, object network_share,
+        self, bint inbound, bint fd, bint exempt, bint reserved, object peer,
+        object network_share,
     ):
-        """A ConnScope, or a Refusal."""
+        """A ConnScope, or a Refusal.
+
+        reserved: charge the allowlisted scopes if the normal ones refuse.
+        """
         cdef rcmgr_scope *chain[LONGEST_CHAIN]
         cdef rcmgr_amounts ask
-        cdef rcmgr_refusal why
+        cdef rcmgr_refusal why, second
         cdef object answer
+        cdef bint taken
         cdef ConnScope scope = ConnScope.__new__(ConnScope)
         scope.direction = INBOUND if inbound else OUTBOUND
         scope.is_exempt = exempt
@@ -960,11 +970,17 @@ cdef class Ledger:
             self.connections_opened += 1
             scope.number = self.connections_opened
             scope.epoch = self.epoch
-            if rcmgr_charge(chain, scope.chain(chain), &ask, RCMGR_PRIORITY_ALWAYS, &why):
+            taken = rcmgr_charge(chain, scope.chain(chain), &ask, RCMGR_PRIORITY_ALWAYS, &why)
+            if not taken and reserved:
+                scope.is_exempt = True
+                taken = rcmgr_charge(
+                    chain, scope.chain(chain), &ask, RCMGR_PRIORITY_ALWAYS, &second)
+                scope.is_exempt = taken or exempt  # the first refusal is the one to report
+            if taken:
                 scope.is_open = True
                 scope.network_share = network_share
                 if scope.peer_group is not None:
-                    scope.peer_group.exempt_connections += exempt
+                    scope.peer_group.exempt_connections += scope.is_exempt
                 self.raise_peaks(True)
                 answer = scope
             else:
@@ -980,7 +996,8 @@ cdef class Ledger:
         allowlisted: charge the allowlisted pair of scopes instead.
         peer: its peer, if known by now: charge the peer instead of transient.
         """
-        return self.take_connection(is_true("inbound", inbound), fd, allowlisted, peer, None)
+        return self.take_connection(
+            is_true("inbound", inbound), fd, allowlisted, False, peer, None)
 
     def open_connection(self, inbound=True, bint fd=True, bint allowlisted=False, peer=None):
         """As `try_open_connection`, but raises ScopeLimitExceeded when refused."""
@@ -1392,9 +1409,14 @@ cdef class Ledger:
 
 
 cdef object try_open_connection(
-    object ledger, bint inbound, bint fd, bint exempt, object peer, object network_share,
+    object ledger, bint inbound, bint fd, bint exempt, bint reserved, object peer,
+    object network_share,
 ):
-    return (<Ledger?>ledger).take_connection(inbound, fd, exempt, peer, network_share)
+    return (<Ledger?>ledger).take_connection(inbound, fd, exempt, reserved, peer, network_share)
+
+
+cdef bint is_exempt(object scope) except -1:
+    return (<ConnScope?>scope).is_exempt
 
 
 cdef object try_set_peer(object scope, object peer, bint exempt, object network_share):

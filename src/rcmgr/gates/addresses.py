@@ -273,6 +273,12 @@ class Allowlist:
         ip = None if address is None else ip_from_any(address)
         return ip is not None and self._by_prefix.longest(ip) is not None
 
+    def allows_all_at(self, address: object) -> bool:
+        """Whether every peer is exempt at an address of any kind; None: unknown. Raises nothing."""
+        ip = None if address is None else endpoint_of(address).ip
+        return ip is not None and any(
+            None in allowed for _, allowed in self._by_prefix.matching(ip))
+
     def allows(self, peer: Hashable, address: object = None) -> bool:
         """Whether this peer is exempt at this address (as `allows_address`); None: from anywhere.
         """
