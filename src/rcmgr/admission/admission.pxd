@@ -57,7 +57,6 @@ cdef class Admission:
         self, int steps, ConnectionRecord known, object connection_id, object peer,
         bint inbound, object address)
     cdef object ask_memory(self, object limits, ConnectionRecord known, object peer)
-    cdef object counted(self, object excess)
     cdef bint may_be_allowed(self, bint allowed_here, bint inbound) except -1
     cdef bint is_exempt(self, object peer, object address) except -1
     cpdef bint is_exempt_peer(self, object peer) except -1

@@ -92,7 +92,7 @@ cdef class Admission:
         cdef bint pending = (steps & PENDING) != 0, repeated = False, done = False
         cdef bint exempt   # from limits on scopes and states
         cdef bint allowed  # exempt from the limits that come first
-        cdef bint reserved = False  # exempt from those that are full, as it may be an allowed peer
+        cdef bint reserved = False  # exempt from these if they are full: it may be an allowed peer
         cdef object handle = known
         cdef object scope = conn_scope_of(known)
         cdef object taken = None  # to give back if a later step refuses or raises
@@ -112,9 +112,7 @@ cdef class Admission:
                 if steps & MEMORY and limits is not None:
                     answer = self.ask_memory(limits, known, peer if steps & PEER else None)
                     if is_refusal(answer):
-                        if not reserved:
-                            return self.counted(answer)
-                        exempt = True
+                        return answer
                 gate = self.addresses
                 if (
                     steps & ADDRESS and gate is not None and address is not None
@@ -185,10 +183,8 @@ cdef class Admission:
                 connections -= 1
             new_peer = connections <= 0
         excess = limits.excess(new_peer=new_peer)
-        return True if excess is None else excess
-
-    cdef object counted(self, object excess):
-        """Count a refusal for memory."""
+        if excess is None:
+            return True
         with cython.critical_section(self):
             self.refused_for_memory += 1
         return excess
@@ -290,7 +286,7 @@ cdef class Admission:
             return True
         answer = self.ask_memory(limits, None, None)
         if is_refusal(answer):
-            self.denials.add(self.counted(answer))
+            self.denials.add(answer)
         return answer
 
     cpdef bint is_exempt_peer(self, object peer) except -1:
