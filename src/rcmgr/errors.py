@@ -216,12 +216,14 @@ class AddressLimitExceeded(ResourceLimitExceeded):
     """A limit by network refused: `current` of `limit` connections were from `network`.
 
     network: "": `address` is no address, and so no limit applies to it.
+    limited_by: the key of `SubnetLimits.overrides` that has the limit. "": a limit by length.
     """
 
     address: str
     network: str
     current: int
     limit: int
+    limited_by: str = ""
 
     category = resource_type = "connection"
     code = "connection.address"
@@ -231,6 +233,8 @@ class AddressLimitExceeded(ResourceLimitExceeded):
     def setting(self) -> str:
         if not self.network:
             return "the address that the caller gives"
+        if self.limited_by:
+            return f"SubnetLimits.overrides[{self.limited_by!r}]"
         version = "ipv6" if ":" in self.network else "ipv4"
         return f"SubnetLimits.{version} or SubnetLimits.overrides[{self.network!r}]"
 
@@ -403,6 +407,8 @@ class RateLimitExceeded(ResourceLimitExceeded):
     protocol: "connections" for the rate of one peer, "network 192.0.2.0/24" for that of a network.
     address: where the connection comes from, if its peer is not known yet.
     refill_rate, burst: the rate a second, and how many at once; None: unknown.
+    limited_by: "overall", or the key of `AddressRates.overrides` that has the rate of a network.
+        "": a rate by prefix length, or no rate of a network.
     """
 
     protocol: str
@@ -412,6 +418,7 @@ class RateLimitExceeded(ResourceLimitExceeded):
     address: str | None = None
     refill_rate: float | None = None
     burst: int | None = None
+    limited_by: str = ""
 
     category = resource_type = "rate"
     _is_brief_without_subject = False
@@ -427,6 +434,10 @@ class RateLimitExceeded(ResourceLimitExceeded):
         if self.code == "rate.peer":
             return "ConnectionRateLimits.per_peer"
         if self.code == "rate.address":
+            if self.limited_by == "overall":
+                return "AddressRates.overall"
+            if self.limited_by:
+                return f"AddressRates.overrides[{self.limited_by!r}]"
             version = "ipv6" if ":" in self.protocol else "ipv4"
             return f"AddressRates.{version} or ConnectionRateLimits.per_ip"
         return (

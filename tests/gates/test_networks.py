@@ -325,6 +325,30 @@ def test_refusals_are_ordinary_denials() -> None:
     assert all(kept)
 
 
+@pytest.mark.parametrize(("subnets", "rates", "setting"), [
+    (None, AddressRates(((32, Rate(1, 1)),)), "AddressRates.ipv4 or ConnectionRateLimits.per_ip"),
+    (None, AddressRates(overall=Rate(1, 1)), "AddressRates.overall"),
+    (None, AddressRates((), overall=Rate(1, 1)), "AddressRates.overall"),
+    (None, AddressRates(overrides={"1.2.9.9/16": Rate(1, 1)}),
+     "AddressRates.overrides['1.2.9.9/16']"),
+    (None, AddressRates(overrides={"1.2.0.0/16": Rate(1, 9), "1.0.0.0/8": Rate(1, 1)}),
+     "AddressRates.overrides['1.0.0.0/8']"),
+    (SubnetLimits(((32, 1),)), None, "SubnetLimits.ipv4 or SubnetLimits.overrides['1.2.3.4/32']"),
+    (SubnetLimits(overrides={"1.2.3.4": 1}), None, "SubnetLimits.overrides['1.2.3.4']"),
+    (SubnetLimits(overrides={"1.2.0.0/16": 1, "0.0.0.0/0": 0}), None,
+     "SubnetLimits.overrides['1.2.0.0/16']"),
+])
+def test_a_refusal_names_the_setting_that_refused(
+    subnets: SubnetLimits | None, rates: AddressRates | None, setting: str
+) -> None:
+    entrance = AddressGate(subnets, rates, clock=Clock())
+    kept = entrance.try_enter("1.2.3.4", True)
+    refused = entrance.try_enter("1.2.3.4", True)
+    assert kept
+    assert isinstance(refused, AddressRefusal)
+    assert refused.to_error().setting == setting
+
+
 def test_dialling_spends_no_inbound_rate() -> None:
     entrance = AddressGate(None, AddressRates(), clock=Clock())
     assert all(entrance.try_enter("1.2.3.4", False) for _ in range(100))

@@ -47,6 +47,8 @@ class AddressRefusal(NamedTuple):
     retry_after_s: float
     """Seconds until the rate admits the address again; inf: never. 0 if no rate refused."""
     address: str
+    limited_by: str = ""
+    """The override that refused, or "overall". Empty: a limit by prefix length."""
 
     def __bool__(self) -> Literal[False]:
         return False
@@ -57,13 +59,27 @@ class AddressRefusal(NamedTuple):
         if self.network is None:
             return AddressLimitExceeded(self.address, "", 0, 0)
         if self.limit is not None:
-            return AddressLimitExceeded(self.address, str(self.network), self.limit, self.limit)
+            return AddressLimitExceeded(
+                self.address, str(self.network), self.limit, self.limit, self.limited_by)
         return RateLimitExceeded(
-            f"network {self.network}", "connection", peer_id, self.retry_after_s, self.address)
+            f"network {self.network}", "connection", peer_id, self.retry_after_s, self.address,
+            limited_by=self.limited_by)
 
 
-# the networks that count an address: their keys and limits
-_Counted = Sequence[tuple[bytes, "int | None"]]
+class _Refused(NamedTuple):
+    """The fields of an `AddressRefusal` that a limiter knows."""
+
+    network: Network
+    limit: int | None
+    retry_after_s: float
+    limited_by: str
+
+    def at(self, address: object) -> AddressRefusal:
+        return AddressRefusal(*self[:3], str(address), self.limited_by)
+
+
+# the networks that count an address: their keys, limits, and the overrides that these come from
+_Counted = Sequence[tuple[bytes, "int | None", str]]
 
 
 class NetworkShare:
@@ -125,9 +141,9 @@ class SubnetLimiter:
 
     @limits.setter
     def limits(self, limits: SubnetLimits) -> None:
-        overrides: PrefixTable[tuple[int | None]] = PrefixTable()
-        for network, limit in limits.overrides.items():
-            overrides.set(Network.parse(network), (limit,))
+        overrides: PrefixTable[tuple[int | None, str]] = PrefixTable()
+        for text, limit in limits.overrides.items():
+            overrides.set(Network.parse(text), (limit, text))
         with self._lock:
             self._limits, self._overrides = limits, overrides
             self._counts.clear()
@@ -139,11 +155,13 @@ class SubnetLimiter:
     def _counted_as(self, ip: bytes) -> _Counted:
         override = self._overrides.longest(ip)
         if override is not None:
-            bits, (limit,) = override
+            bits, (limit, text) = override
             # apart from the network of this length without an override
-            return [(b"%c%c!%b" % (len(ip), bits, prefix_of(ip, bits)), limit)]
+            return [(b"%c%c!%b" % (len(ip), bits, prefix_of(ip, bits)), limit, text)]
         pairs = self._limits.ipv4 if len(ip) == 4 else self._limits.ipv6
-        return [(b"%c%c=%b" % (len(ip), bits, prefix_of(ip, bits)), limit) for bits, limit in pairs]
+        return [
+            (b"%c%c=%b" % (len(ip), bits, prefix_of(ip, bits)), limit, "")
+            for bits, limit in pairs]
 
     def allows_few(self, address: object) -> bool:
         """Whether a network of this address may have fewer than two connections.
@@ -153,28 +171,29 @@ class SubnetLimiter:
         ip = ip_from_any(address)
         if ip is None:
             return False
-        limits = [limit for _, (limit,) in self._overrides.matching(ip)] or [
-            limit for _, limit in self._counted_as(ip)]
+        limits = [limit for _, (limit, _) in self._overrides.matching(ip)] or [
+            limit for _, limit, _ in self._counted_as(ip)]
         return any(limit is not None and limit < 2 for limit in limits)
 
     def try_add(self, address: object) -> tuple[Network, int] | None:
         """Count a connection of this address: None, or the full network and its limit."""
         ip = ip_from_any(address)
         share = NetworkShare() if ip is None else self._try_enter(ip)
-        return None if isinstance(share, NetworkShare) else share
+        return None if isinstance(share, NetworkShare) else (share.network, share.limit or 0)
 
     def full(self, address: object) -> tuple[Network, int] | None:
         """The network that would refuse this address now, and its limit. None: it may connect."""
         ip = ip_from_any(address)
-        return None if ip is None else self._full(ip, self._counted_as(ip))
+        full = None if ip is None else self._full(ip, self._counted_as(ip))
+        return None if full is None else (full.network, full.limit or 0)
 
-    def _full(self, ip: bytes, counted: _Counted) -> tuple[Network, int] | None:
-        for key, limit in counted:
+    def _full(self, ip: bytes, counted: _Counted) -> _Refused | None:
+        for key, limit, override in counted:
             if limit is not None and self._counts.get(key, 0) >= limit:
-                return Network.of(ip, key[1]), limit
+                return _Refused(Network.of(ip, key[1]), limit, 0.0, override)
         return None
 
-    def _try_enter(self, ip: bytes) -> NetworkShare | tuple[Network, int]:
+    def _try_enter(self, ip: bytes) -> NetworkShare | _Refused:
         with self._lock:
             address = self._addresses.get(ip)
             if address is None:
@@ -223,7 +242,7 @@ class SubnetLimiter:
     def _count(self, counted: _Counted, connections: int) -> None:
         """Locked."""
         counts = self._counts
-        for key, _ in counted:
+        for key, _, _ in counted:
             count = counts.get(key, 0) + connections
             if count:
                 counts[key] = count
@@ -266,7 +285,7 @@ class _Buckets(NamedTuple):
 
     tables: dict[bool, list[tuple[int, BucketTable]]]
     """By family: prefix lengths and their tables. True: IPv4."""
-    overrides: PrefixTable[tuple[TokenBucket | None]]
+    overrides: PrefixTable[tuple[TokenBucket | None, str]]
     overall: TokenBucket | None
 
 
@@ -300,10 +319,10 @@ class AddressRateLimiter:
             made[key] = self._made[key] if key in self._made else make(*arguments, self._clock)
             return made[key]
 
-        overrides: PrefixTable[tuple[TokenBucket | None]] = PrefixTable()
+        overrides: PrefixTable[tuple[TokenBucket | None, str]] = PrefixTable()
         for text, rate in rates.overrides.items():
             network = Network.parse(text)
-            overrides.set(network, (kept(bucket_of, rate, at=network),))
+            overrides.set(network, (kept(bucket_of, rate, at=network), text))
         tables = {
             is_ipv4: [
                 (bits, kept(table_of, rate, rates.max_networks, rates.on_full, at=(is_ipv4, bits)))
@@ -321,29 +340,33 @@ class AddressRateLimiter:
         TypeError, ValueError: it is no address.
         """
         ip = ip_from_any(address)
-        return None if ip is None else self._try_take(ip)
+        late = None if ip is None else self._try_take(ip)
+        return None if late is None else (late.network, late.retry_after_s)
 
-    def _try_take(self, ip: bytes) -> tuple[Network, float] | None:
+    def _try_take(self, ip: bytes) -> _Refused | None:
         asked = self._asked(ip)
         if len(asked) > 1:
-            for bits, bucket, key in asked:
+            for bits, bucket, key, limited_by in asked:
                 if bucket.get_available_tokens(*key) < 1:
-                    return Network.of(ip, bits), bucket.time_until(*key)
-        for bits, bucket, key in asked:
+                    return _Refused(
+                        Network.of(ip, bits), None, bucket.time_until(*key), limited_by)
+        for bits, bucket, key, limited_by in asked:
             if not bucket.try_consume(*key):
-                return Network.of(ip, bits), bucket.time_until(*key)
+                return _Refused(Network.of(ip, bits), None, bucket.time_until(*key), limited_by)
         return None
 
-    def _asked(self, ip: bytes) -> list[tuple[int, Any, tuple[bytes, ...]]]:
-        """The buckets that an address takes from: prefix length, bucket or table, and its key."""
+    def _asked(self, ip: bytes) -> list[tuple[int, Any, tuple[bytes, ...], str]]:
+        """The buckets of an address: prefix length, bucket or table, its key, `limited_by`."""
         tables, by_network, overall = self._buckets
         overrides = list(by_network.matching(ip))
         if overrides:
-            return [(bits, bucket, ()) for bits, (bucket,) in overrides if bucket is not None]
-        asked: list[tuple[int, Any, tuple[bytes, ...]]] = [
-            (bits, table, (prefix_of(ip, bits),)) for bits, table in tables[len(ip) == 4]]
+            return [
+                (bits, bucket, (), text) for bits, (bucket, text) in overrides
+                if bucket is not None]
+        asked: list[tuple[int, Any, tuple[bytes, ...], str]] = [
+            (bits, table, (prefix_of(ip, bits),), "") for bits, table in tables[len(ip) == 4]]
         if overall is not None:
-            asked.append((0, overall, ()))
+            asked.append((0, overall, (), "overall"))
         return asked
 
 
@@ -448,7 +471,7 @@ class AddressGate:
             if late is not None:
                 with self._lock:
                     self.refused_by_rate += 1
-                return AddressRefusal(late[0], None, late[1], str(address))
+                return late.at(address)
         subnets = self.subnets
         if subnets is None:
             return _UNCOUNTED
@@ -457,7 +480,7 @@ class AddressGate:
             return share
         with self._lock:
             self.refused_by_number += 1
-        return AddressRefusal(share[0], share[1], 0.0, str(address))
+        return share.at(address)
 
     def verify_source_address(self, address: object) -> bool:
         """Whether a peer must prove that it owns this address before the node spends resources.

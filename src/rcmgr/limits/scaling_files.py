@@ -45,7 +45,7 @@ def read_scaling_limits(
 
     fallback: has the values that the file leaves open. A name without an entry there has the values
         of its class. lenient: read JSON like go-libp2p, which skips unknown keys.
-    LimitsFileError: what is wrong, and where. OSError: the file cannot be read.
+    LimitsFileError: the message has the place and the fault. OSError: the file cannot be read.
     Source: `ScalingLimitConfig` of go-libp2p's p2p/host/resource-manager/limit_defaults.go.
     """
     tree = documents.from_file(path, lenient=lenient)

@@ -30,10 +30,10 @@ class CIDRLimiter(SubnetLimiter):
             limits[network] = min(most, limits.get(network, most))
         super().__init__(SubnetLimits(ipv4=(), ipv6=(), overrides=limits))
 
-    def _counted_as(self, ip: bytes) -> list[tuple[bytes, int | None]]:
+    def _counted_as(self, ip: bytes) -> list[tuple[bytes, int | None, str]]:
         return [
-            (b"%c%c!%b" % (len(ip), bits, prefix_of(ip, bits)), limit)
-            for bits, (limit,) in self._overrides.matching(ip)
+            (b"%c%c!%b" % (len(ip), bits, prefix_of(ip, bits)), limit, text)
+            for bits, (limit, text) in self._overrides.matching(ip)
         ]
 
     def allow(self, endpoint_ip: str | None) -> bool:
