@@ -17,6 +17,7 @@ from rcmgr import (
     PartialLimit,
     PartialLimits,
     PeerRates,
+    PenaltyBox,
     ProcessMemoryLimits,
     Rate,
     SubnetLimits,
@@ -63,9 +64,19 @@ RATES = st.one_of(st.none(), st.builds(
     st.dictionaries(OVERRIDES, st.one_of(st.none(), RATE)), st.one_of(st.none(), RATE),
     TABLE_SIZES, ON_FULL))
 PEER_RATES = st.one_of(st.none(), st.builds(PeerRates, RATE, TABLE_SIZES, ON_FULL))
+SECONDS = st.floats(0.001, 1e6)
+PENALTIES = st.one_of(st.none(), st.builds(
+    lambda peer, address, **values: PenaltyBox(
+        peer_seconds=min(peer), peer_most_seconds=max(peer),
+        address_seconds=min(address), address_most_seconds=max(address), **values),
+    st.tuples(SECONDS, SECONDS), st.tuples(SECONDS, SECONDS),
+    threshold=st.integers(1, 10**6), address_decay=SECONDS, peer_decay=SECONDS,
+    forget_seconds=SECONDS, ipv4_prefix=st.integers(1, 32), ipv6_prefix=st.integers(1, 128),
+    exempt=st.frozensets(OVERRIDES), max_offenders=TABLE_SIZES))
 PARTIALS = trees(PartialLimits, PARTIAL)
 NODES = st.builds(
     NodeLimits, trees(ConcreteLimits, LIMIT),
     st.builds(ConnectionLimits, **dict.fromkeys(ConnectionLimits().to_dict(), MAYBE)),
     st.builds(ProcessMemoryLimits, **MEMORY), SUBNETS, RATES, PEER_RATES,
+    PENALTIES,
 )

@@ -31,6 +31,8 @@ _MODULES = {
         "SubnetLimiter",
     ],
     "gates.addresses": ["Allowlist"],
+    "gates.bans": ["Ban"],
+    "gates.penalties": ["Offence", "Penalties"],
     "admission.lifecycle": ["ConnectionLifecycleManager"],
     "admission.manager_base": ["ConnectionScope"],
     "limits.states": ["ConnectionLimits"],
@@ -46,6 +48,7 @@ _MODULES = {
     "report.memory": ["memory_report"],
     "errors": [
         "AddressLimitExceeded",
+        "Banned",
         "ConnectionLimitExceeded",
         "ConnectionLimitKind",
         "MemoryReservationExceeded",
@@ -70,6 +73,7 @@ _MODULES = {
     "limits.files": ["LimitsFile"],
     "limits.memory": ["ProcessMemoryLimits"],
     "limits.networks": ["AddressRates", "SubnetLimits"],
+    "limits.penalties": ["PenaltyBox"],
     "limits.scaling_files": ["read_scaling_limits"],
     "limits.scopes": [
         "DEFAULT_LIMITS",

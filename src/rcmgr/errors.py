@@ -22,6 +22,7 @@ from rcmgr.peers import peer_key, peer_text
 
 __all__ = [
     "AddressLimitExceeded",
+    "Banned",
     "ConnectionLimitExceeded",
     "ConnectionLimitKind",
     "MemoryReservationExceeded",
@@ -455,6 +456,39 @@ class RateLimitExceeded(ResourceLimitExceeded):
     def _subject(self) -> list[str]:
         known = [] if self.address is None else [f"address {printable_name(self.address)}"]
         return [*known, *super()._subject()]
+
+
+@dataclass(eq=False)
+class Banned(ResourceLimitExceeded):
+    """The peer, its address or its network is banned, for another `retry_after_s` seconds.
+
+    what: the peer, address or network of the ban. reason: why, as `ResourceManager.bans` says it.
+    retry_after_s: inf: until the operator ends the ban.
+    """
+
+    what: str
+    reason: str
+    retry_after_s: float
+    connection_id: Hashable | None = None
+    peer_id: Hashable | None = None
+    address: str | None = None
+
+    category = resource_type = "connection"
+    code = "connection.banned"
+    _is_brief_without_subject = False
+
+    @property
+    def setting(self) -> str:
+        return f"ResourceManager.unban({printable_name(self.what)!r})"
+
+    def _sentence(self) -> str:
+        end = "" if math.isinf(self.retry_after_s) else f" for {self.retry_after_s:.3g} s"
+        why = f" ({printable_name(self.reason)})" if self.reason else ""
+        return f"banned: {printable_name(self.what)}{end}{why}"
+
+    def _subject(self) -> list[str]:
+        known = [] if self.address is None else [f"address {printable_name(self.address)}"]
+        return known if self.peer == self.what else [*known, *super()._subject()]
 
 
 class ResourceScopeClosed(_ClosedRoot):

@@ -23,8 +23,11 @@ from rcmgr.errors import (
     link_upstream,
 )
 from rcmgr.gates.addresses import Allowlist
+from rcmgr.gates.ban_file import BanFile
+from rcmgr.gates.bans import Ban, Bans, ban_subject
 from rcmgr.gates.memory import MemoryConnectionLimits
 from rcmgr.gates.networks import AddressGate, SubnetLimiter
+from rcmgr.gates.penalties import Penalties
 from rcmgr.gates.requests import ProtocolRateLimiter, RateRefusal, table_of
 from rcmgr.limits.checks import check_count
 from rcmgr.limits.memory import ProcessMemoryLimits
@@ -35,6 +38,7 @@ from rcmgr.limits.rates import PeerRates, RateLimits
 from rcmgr.limits.scopes import MAX_LIMIT, ConcreteLimits
 from rcmgr.limits.states import ConnectionLimits
 from rcmgr.peers import bounded_name, peer_from_any, peer_key
+from rcmgr.report.canonical_log import CanonicalLog
 from rcmgr.report.explain import explain
 from rcmgr.report.stats import denied_by_limit, stats_of, total_held
 
@@ -66,6 +70,7 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
         those of `limits`.
     trace_allocations: remember where each scope was opened, for `ledger.leaked_at` (1 us each).
     denials_kept: how many of the latest denials `denials` keeps, 1 or more.
+    bans_file: keep bans in this file over a restart. Each node needs its own; see `BanFile`.
     enable_prometheus, prometheus_port: serve metrics at this port from the start; see
         `serve_metrics`.
     prometheus_exporter: a `libp2p.rcmgr.PrometheusExporter` that also shows this manager.
@@ -82,6 +87,7 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
     _lifecycle_type: type[ConnectionLifecycleManager] = ConnectionLifecycleManager
     _memory_limits_type: type[MemoryConnectionLimits] = MemoryConnectionLimits
     _refused_by_old_peer_rates = 0
+    _penalties: Penalties | None = None
 
     def __init__(
         self,
@@ -93,6 +99,7 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
         memory_limits: MemoryConnectionLimits | None = None,
         trace_allocations: bool = False,
         denials_kept: int = 256,
+        bans_file: str | os.PathLike[str] | None = None,
         enable_prometheus: bool = False,
         prometheus_port: int = 8000,
         prometheus_exporter: Any = None,
@@ -100,17 +107,20 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
         link_upstream()
         allowed = Allowlist.of(allowlist)
         check_count("denials_kept", denials_kept, 1)
+        self._bans = Bans()
         admission = Admission(
             self._tracker_type(bypass=allowed.allowed_peers),
             DenialLog(denials_kept),
             ledger=Ledger(trace_allocations=trace_allocations),
             allowlist=allowed,
+            bans=self._bans,
             reuses_ids=True,
         )
         lifecycle = self._lifecycle_type.of_admission(admission, ConnectionLimits())
         super().__init__(admission, lifecycle, allowed)
         self._memory = self.ledger.system()
         self._limits_lock = threading.RLock()
+        self._ban_file = None if bans_file is None else BanFile(bans_file)
         self._adjusting: list[Callable[[ConcreteLimits], ConcreteLimits]] = []
         self._node_limits = NodeLimits()
         self._gate = AddressGate(allowlist=allowed)
@@ -124,6 +134,8 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
             self._add_rates(connection_rate_limits)
         if memory_limits is not None:
             self.memory_limits = memory_limits
+        if self._ban_file is not None:
+            self._bans.load(self._ban_file)
         self.protocol_rate_limiters: dict[str, ProtocolRateLimiter] = {}
         # streams taken with `acquire_scoped_stream`
         self._scoped_streams: dict[tuple[Any, ...], list[StreamScope]] = {}
@@ -180,6 +192,10 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
         if limits.peer_rates != before.peer_rates:
             self._refused_by_old_peer_rates = self.refused_by_peer_rate
             self._set_peer_rates(limits.peer_rates)
+        if limits.penalties != before.penalties:
+            self._penalties = None if limits.penalties is None else Penalties(
+                limits.penalties, self._bans, self.allowlist, CanonicalLog())
+            self.denials.penalties = self._penalties
         self._node_limits = limits
 
     @property
@@ -363,6 +379,45 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
         exempts it.
         """
         return self._admission.is_exempt_peer(peer_from_any(peer_id))
+
+    # -- bans ----------------------------------------------------------------------------------
+
+    def ban(self, what: Hashable, seconds: float | None = None, reason: str = "") -> Ban:
+        """Refuse connections with a peer, or from an address or a network.
+
+        what: a peer (`ID`, bytes, base58 text), an address or a network ("192.0.2.7",
+            "192.0.2.0/24", a multiaddr).
+        seconds: how long, 0 or more; None: until `unban`. reason: for people, kept with the ban.
+
+        It replaces a ban of the same peer or network, and ends no open connection. The allowlist
+        wins over bans. O(log bans); thread safe. TypeError, ValueError: an argument is wrong; then
+        nothing has changed.
+        """
+        return self._bans.add(ban_subject(what), seconds, reason)
+
+    def unban(self, what: Hashable) -> bool:
+        """End the ban of exactly this peer, address or network, and forgive it. False: no ban.
+
+        ValueError: not a peer, address or network.
+        """
+        subject = ban_subject(what)
+        if self.penalties is not None:
+            self.penalties.forgive(subject)
+        return self._bans.remove(subject)
+
+    def bans(self) -> list[Ban]:
+        """The bans in force, those that end first in front. O(bans log bans)."""
+        return list(self._bans)
+
+    @property
+    def refused_by_ban(self) -> int:
+        """How many connections a ban has refused."""
+        return self._bans.refused
+
+    @property
+    def penalties(self) -> Penalties | None:
+        """The penalty box, which counts offences; None: `node_limits.penalties` is None."""
+        return self._penalties
 
     # -- streams and memory --------------------------------------------------------------------
 
@@ -568,6 +623,8 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
         for server in self._servers:
             server.close()
         self._servers.clear()
+        if self._ban_file is not None:
+            self._ban_file.close()
         self._forget_connections()
 
     def _forget_connections(self) -> None:

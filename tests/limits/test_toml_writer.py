@@ -11,6 +11,7 @@ from rcmgr.limits.descriptions import KEYS, LIMITS, SECTIONS
 from rcmgr.limits.files import LimitsFile
 from rcmgr.limits.networks import AddressRates, SubnetLimits
 from rcmgr.limits.node import NodeLimits
+from rcmgr.limits.penalties import PenaltyBox
 from rcmgr.limits.rates import PeerRates, Rate
 from rcmgr.limits.toml_writer import to_toml
 
@@ -23,7 +24,7 @@ else:
 def test_each_section_and_key_has_a_comment() -> None:
     text = LimitsFile.of(NodeLimits(
         subnets=SubnetLimits(), rates=AddressRates(overall=Rate(1, 1)),
-        peer_rates=PeerRates(Rate(1, 1)),
+        peer_rates=PeerRates(Rate(1, 1)), penalties=PenaltyBox(),
     )).to_toml()
     lines = text.splitlines()
     for section in (*KEYS, "System", "Stream"):

@@ -44,8 +44,8 @@ cdef class Admission:
     """The BucketTable of how often a peer may connect; None: no limit."""
     cdef public object peer_rate_refusal
     """The RateRefusal of a peer that connects too often."""
-    cdef object allowlist
-    cdef dict exempt_peers, exempt_networks
+    cdef object allowlist, bans
+    cdef dict exempt_peers, exempt_networks, banned
     cdef bint reuses_ids
     cdef uint64_t ids_made
 

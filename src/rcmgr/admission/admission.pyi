@@ -7,6 +7,7 @@ from rcmgr.counting.denials import DenialLog
 from rcmgr.counting.groups import Refusal
 from rcmgr.counting.scope import Ledger
 from rcmgr.gates.addresses import Allowlist
+from rcmgr.gates.bans import BanRefusal, Bans
 from rcmgr.gates.memory import MemoryConnectionLimits, MemoryExcess
 from rcmgr.gates.networks import AddressGate, AddressRefusal
 from rcmgr.gates.requests import RateRefusal
@@ -14,7 +15,9 @@ from rcmgr.limits.states import ConnectionLimits
 
 __all__ = ["Admission"]
 
-_Answer = ConnectionRecord | Denial | Refusal | AddressRefusal | RateRefusal | MemoryExcess
+_Answer = (
+    ConnectionRecord | Denial | Refusal | AddressRefusal | RateRefusal | MemoryExcess | BanRefusal
+)
 
 @final
 class Admission:
@@ -30,6 +33,7 @@ class Admission:
         *,
         ledger: Ledger | None = None,
         allowlist: Allowlist | None = None,
+        bans: Bans | None = None,
         reuses_ids: bool = False,
     ) -> Admission: ...
     @property

@@ -61,12 +61,13 @@ cdef class Admission:
     ledger: counts them by scope; None: there are no scopes.
     allowlist: an Allowlist, whose peers and addresses are exempt. None: only the tracker's bypassed
         peers are.
+    bans: the Bans of the node. None: no bans.
     reuses_ids: a report of an established connection whose id is in use is about another
         connection, and the one that had the id is gone. Otherwise it is a ValueError.
     """
 
     def __cinit__(
-        self, tracker, DenialLog denials not None, *, ledger=None, allowlist=None,
+        self, tracker, DenialLog denials not None, *, ledger=None, allowlist=None, bans=None,
         bint reuses_ids=False,
     ):
         self.tracker = tracker
@@ -75,6 +76,8 @@ cdef class Admission:
         self.allowlist = allowlist
         self.exempt_peers = trackers.exempt_peers(tracker)
         self.exempt_networks = {} if allowlist is None else allowlist.networks
+        self.bans = bans
+        self.banned = {} if bans is None else bans.entries
         self.reuses_ids = reuses_ids
 
     # -- the decision --------------------------------------------------------------------------
@@ -105,9 +108,14 @@ cdef class Admission:
             # an address may be allowed for some peers only
             exempt = allowed and self.allowlist.allows_all_at(address)
             reserved = not exempt and self.may_be_allowed(allowed, inbound)
-        # The place for bans: after the allowlist, before anything is taken.
         try:
             if not allowed:
+                if self.banned:
+                    # a known connection was asked about its address when it began
+                    answer = self.bans.refusal(
+                        peer, address if known is None else None, inbound=inbound)
+                    if is_refusal(answer):
+                        return answer
                 limits = self.memory_limits
                 if steps & MEMORY and limits is not None:
                     answer = self.ask_memory(limits, known, peer if steps & PEER else None)
@@ -168,7 +176,7 @@ cdef class Admission:
             # STATES has ended `known` already, and PEER has spent its token.
             if known is not None:
                 trackers.remove(self.tracker, known, steps & STATES)
-            self.denials.add(answer, connection_id, peer, inbound)
+            self.denials.add(answer, connection_id, peer, inbound, address)
         return answer
 
     cdef object ask_memory(self, object limits, ConnectionRecord known, object peer):

@@ -80,6 +80,7 @@ cdef class ConnectionScope:
     cdef ConnectionRecord _record
     cdef object _manager  # weak: observers of the manager may lead to the scope's owner
     cdef bint _only_pending
+    cdef object _address  # its failed handshake is an offence; None: no address is charged
 
     def __init__(self, tracker, ConnectionRecord record not None, *, bint only_pending):
         self._tracker = tracker
@@ -109,8 +110,18 @@ cdef class ConnectionScope:
         )
 
     def close(self):
-        """Give the place back. Does nothing if it was given back before, or is established."""
-        self.end()
+        """Give the place back. Does nothing if it was given back before, or is established.
+
+        If the handshake of an inbound connection was not done, its address has failed a handshake.
+        """
+        if self.end() and self._address is not None:
+            penalties = self._penalties()
+            if penalties is not None:
+                penalties.handshake_failed(self._address)
+
+    cdef object _penalties(self):
+        manager = self._manager()
+        return None if manager is None else (<ManagerBase>manager).denials.penalties
 
     cdef bint end(self) except -1:
         """Whether it held anything."""
@@ -123,7 +134,7 @@ cdef class ConnectionScope:
         return self
 
     def __exit__(self, exc_type, exc, traceback):
-        self.end()
+        self.close()
 
     def __del__(self):
         if self._tracker is None:
@@ -248,7 +259,12 @@ cdef class ManagerBase:
 
     cdef ConnectionScope open_pending(self, bint inbound, object endpoint_ip):
         record = self._admission.admit(BEGIN, None, None, None, inbound, endpoint_ip)
-        return self.new_scope(record, True) if type(record) is ConnectionRecord else None
+        if type(record) is not ConnectionRecord:
+            return None
+        scope = self.new_scope(record, True)
+        if inbound and self.denials.penalties is not None:
+            scope._address = endpoint_ip
+        return scope
 
     cdef ConnectionScope new_scope(self, ConnectionRecord record, bint only_pending):
         cdef ConnectionScope scope = ConnectionScope.__new__(ConnectionScope)

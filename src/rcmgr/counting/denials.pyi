@@ -11,6 +11,11 @@ class _Refusal(Protocol):
         self, connection_id: Hashable | None = None, peer_id: Hashable | None = None
     ) -> ResourceLimitExceeded: ...
 
+class _Penalties(Protocol):
+    def denied(
+        self, refusal: object, peer: Hashable | None, address: object
+    ) -> None: ...
+
 class DenialEntry(NamedTuple):
     error: ResourceLimitExceeded
     seconds_ago: float
@@ -18,6 +23,7 @@ class DenialEntry(NamedTuple):
 
 @final
 class DenialLog:
+    penalties: _Penalties | None
     def __new__(cls, size: int = 256) -> DenialLog: ...
     @property
     def total(self) -> int: ...
@@ -31,6 +37,7 @@ class DenialLog:
         connection_id: Hashable | None = None,
         peer_id: Hashable | None = None,
         inbound: bool | None = None,
+        address: object = None,
     ) -> None: ...
     def most_denied(self, count: int = 10) -> list[tuple[Hashable, int]]: ...
     @property

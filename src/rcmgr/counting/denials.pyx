@@ -63,8 +63,8 @@ cdef class DenialLog:
         self._size = size
         self._by_peer = {}
 
-    cpdef add(self, refusal, connection_id=None, peer_id=None, inbound=None):
-        """Add a denial. peer_id: None: not known. inbound: None: it has no direction."""
+    cpdef add(self, refusal, connection_id=None, peer_id=None, inbound=None, address=None):
+        """Add a denial. peer_id, address: None: not known. inbound: None: it has no direction."""
         cdef _Entry entry = _Entry.__new__(_Entry)
         cdef object key = None
         if peer_id is not None:
@@ -90,6 +90,8 @@ cdef class DenialLog:
                 self.outbound += 1
         if peer_id is not None:
             self.count(key)
+        if inbound is True and self.penalties is not None:
+            self.penalties.denied(refusal, peer_id, address)
 
     cdef int count(self, object peer) except -1:
         cdef _Count counted

@@ -19,6 +19,7 @@ SECTIONS: Final[Mapping[str, str]] = {
     "Subnets": "connections of one network at the same time",
     "Rates": "how often one network may connect",
     "PeerRates": "how often one peer may connect",
+    "PenaltyBox": "when offenders are banned, and for how long",
     "AllowlistedSystem": "the whole node, for peers on the allowlist",
     "AllowlistedTransient": "the same as Transient, for peers on the allowlist",
     "ServiceDefault": "each service without a section of its own",
@@ -90,6 +91,20 @@ KEYS: Final[Mapping[str, Mapping[str, str]]] = {
         "rate": "rate of each peer",
         "max_peers": _TABLE,
         "on_full": _ON_FULL,
+    },
+    "PenaltyBox": {
+        "threshold": "points at which an offender is banned, 1 to 1000000",
+        "address_decay": "points that an address loses per second",
+        "peer_decay": "points that a peer loses per second",
+        "address_seconds": "seconds of the first ban of an address",
+        "address_most_seconds": "seconds of the longest ban of an address",
+        "peer_seconds": "seconds of the first ban of a peer",
+        "peer_most_seconds": "seconds of the longest ban of a peer",
+        "forget_seconds": "seconds after a ban until the next one is a first one again",
+        "ipv4_prefix": "leading bits that make IPv4 addresses one offender",
+        "ipv6_prefix": "leading bits that make IPv6 addresses one offender",
+        "exempt": "networks that never pay",
+        "max_offenders": _TABLE,
     },
 }
 """The keys of our sections."""

@@ -17,7 +17,7 @@ from rcmgr.limits.sections import ADDED_TO_DEFAULT
 
 __all__ = ["AddressRates", "Network", "SubnetLimits", "packed_ip", "prefix_of", "unmapped"]
 
-_LOOPBACK: Final = ("127.0.0.0/8", "::1/128")
+LOOPBACK: Final = ("127.0.0.0/8", "::1/128")
 _MAPPED_IPV4 = bytes(10) + b"\xff\xff"
 _MAPPED_BITS = 96
 
@@ -93,7 +93,7 @@ def prefix_of(ip: bytes, bits: int) -> bytes:
 def _overrides() -> Any:
     """A field of networks. By default loopback has no limit, also in a file with other networks."""
     return field(
-        default_factory=lambda: dict.fromkeys(_LOOPBACK, None),
+        default_factory=lambda: dict.fromkeys(LOOPBACK, None),
         metadata={ADDED_TO_DEFAULT: Network.parse})
 
 

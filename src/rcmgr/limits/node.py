@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from rcmgr.limits.memory import ProcessMemoryLimits
 from rcmgr.limits.networks import AddressRates, SubnetLimits
+from rcmgr.limits.penalties import PenaltyBox
 from rcmgr.limits.rates import PeerRates
 from rcmgr.limits.scopes import ConcreteLimits, autoscale
 from rcmgr.limits.states import ConnectionLimits
@@ -33,6 +34,7 @@ class NodeLimits:
     subnets: connections of one network; None: no limit.
     rates: how often one network may connect; None: no limit.
     peer_rates: how often one peer may connect; None: no limit.
+    penalties: when offenders are banned; None: never.
 
     TypeError: a field has a value of a wrong type.
     """
@@ -47,6 +49,8 @@ class NodeLimits:
         default=None, metadata=_section("Subnets", SubnetLimits))
     rates: AddressRates | None = field(default=None, metadata=_section("Rates", AddressRates))
     peer_rates: PeerRates | None = field(default=None, metadata=_section("PeerRates", PeerRates))
+    penalties: PenaltyBox | None = field(
+        default=None, metadata=_section("PenaltyBox", PenaltyBox))
 
     def __post_init__(self) -> None:
         if not isinstance(self.scopes, ConcreteLimits):
@@ -56,9 +60,13 @@ class NodeLimits:
 
     @classmethod
     def default(cls, *, memory: int | None = None, fds: int | None = None) -> NodeLimits:
-        """Scaled for a machine; see `autoscale`. Limits on addresses are those of go-libp2p."""
+        """Scaled for a machine; see `autoscale`. Limits on addresses are those of go-libp2p.
+
+        Offenders are banned for a time; see `PenaltyBox`.
+        """
         return cls(
-            autoscale(memory=memory, fds=fds), subnets=SubnetLimits(), rates=AddressRates()
+            autoscale(memory=memory, fds=fds), subnets=SubnetLimits(), rates=AddressRates(),
+            penalties=PenaltyBox(),
         )
 
 

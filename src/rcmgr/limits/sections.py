@@ -6,6 +6,7 @@
     a dataclass                    an object of its fields
     tuple[tuple[int, X], ...]      an object of X by prefix length
     Mapping[str, X]                an object of X by name
+    frozenset[str]                 a list of text
 
 An infinite float is "unlimited" too. The dataclass itself checks its values.
 
@@ -48,6 +49,10 @@ def read(path: str, kind: Any, value: Any) -> Any:
         return tuple(of_length.items())
     if get_origin(kind) is Mapping:
         return dict(_entries(path, kind, value))
+    if get_origin(kind) is frozenset:
+        if not isinstance(value, list) or isinstance(value, Pairs):
+            raise LimitsFileError(path, f"must be a list of text, not {described(value)}")
+        return frozenset(_text(joined(path, str(at)), each) for at, each in enumerate(value))
     if kind is float and value == UNLIMITED:
         return inf
     if kind == ByteCount and isinstance(value, str) and not isinstance(value, Fraction):
@@ -96,6 +101,12 @@ def shown(value: Any) -> Any:
         return {each.name: _shown_field(value, each) for each in fields(value)}
     if isinstance(value, tuple | Mapping):
         return {str(key): shown(each) for key, each in dict(value).items()}
+    return sorted(value) if isinstance(value, frozenset) else value
+
+
+def _text(path: str, value: Any) -> str:
+    if not isinstance(value, str) or isinstance(value, Fraction):
+        raise LimitsFileError(path, f"must be text, not {described(value)}")
     return value
 
 

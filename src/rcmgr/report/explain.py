@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 
@@ -18,7 +19,7 @@ _MOST_LINES = 5
 
 def explain(node: Node) -> str:
     """A few lines for a person at a terminal. O(scopes)."""
-    return "\n".join([*_what_is_full(node), *_what_was_denied(node)])
+    return "\n".join([*_what_is_full(node), *_what_was_denied(node), *_who_is_banned(node)])
 
 
 def _what_is_full(node: Node) -> Iterator[str]:
@@ -65,6 +66,17 @@ def _what_was_denied(node: Node) -> Iterator[str]:
         yield "Peers denied most:"
     for peer, times in peers:
         yield f"  {times} times {printable_name(peer_text(peer))}"
+
+
+def _who_is_banned(node: Node) -> Iterator[str]:
+    bans = node.bans()
+    if not bans:
+        return
+    of_box = sum(ban.by == "penalty box" for ban in bans)
+    yield f"Banned now: {len(bans)}, {of_box} of them by the penalty box. Of these, the longest:"
+    for ban in bans[:-_MOST_LINES - 1:-1]:
+        end = "until unban" if math.isinf(ban.seconds_left) else f"{ban.seconds_left:.0f} s more"
+        yield f"  {ban.what}: {end}{f', {printable_name(ban.reason)}' if ban.reason else ''}"
 
 
 def _common_setting(settings: set[str]) -> str:

@@ -64,6 +64,7 @@ def denied_by_limit(node: Node) -> dict[str, int]:
         "address_connections": 0 if gate is None else gate.refused_by_number,
         "address_rate": 0 if gate is None else gate.refused_by_rate,
         "connection_rate_per_peer": node.refused_by_peer_rate,
+        "ban": node.refused_by_ban,
         "protocol_rate": sum(each["denied"] + each["denied_overall"] for each in requests),
     }
     return {limit: times for limit, times in denied.items() if times}

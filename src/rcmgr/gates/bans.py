@@ -1,0 +1,252 @@
+"""Peers and networks that are shut out for a time."""
+
+from __future__ import annotations
+
+import heapq
+import math
+import threading
+import time
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple, Protocol
+
+from rcmgr.counting.token_bucket import TokenBucket
+from rcmgr.errors import Banned
+from rcmgr.gates.addresses import PrefixTable, endpoint_of, parse_entry
+from rcmgr.limits.checks import check_number
+from rcmgr.limits.networks import Network
+from rcmgr.peers import peer_key, peer_text
+
+__all__ = ["Ban", "BanRefusal", "Bans", "Subject", "ban_subject"]
+
+_MOST_BANS: Final = 10_000
+_MOST_SECONDS: Final = 100 * 366 * 86_400.0
+_MOST_CHARACTERS: Final = 200
+
+Subject = Network | Hashable
+"""The network, or the key of the peer, that a ban is about."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ban:
+    """A ban that is in force.
+
+    what: the peer as base58 text, the address, or the network ("192.0.2.0/24").
+    seconds_left: inf: until `unban`.
+    by: "operator" (`ResourceManager.ban`) or "penalty box".
+    times: how often the penalty box has banned this offender, this time included.
+    """
+
+    what: str
+    seconds_left: float
+    reason: str
+    by: Literal["operator", "penalty box"]
+    times: int
+
+
+class _Entry:
+    """A ban, with the monotonic time of its end."""
+
+    __slots__ = ("by", "reason", "times", "trickle", "until", "what")
+
+    def __init__(
+        self, what: str, until: float, reason: str, by: Literal["operator", "penalty box"],
+        times: int, trickle: TokenBucket | None,
+    ) -> None:
+        self.what, self.until, self.reason = what, until, reason
+        self.by, self.times, self.trickle = by, times, trickle
+
+
+class BanRefusal(NamedTuple):
+    """A connection of a banned peer or address. Falsy."""
+
+    what: str
+    reason: str
+    seconds_left: float
+    address: str | None
+
+    def __bool__(self) -> Literal[False]:
+        return False
+
+    def to_error(
+        self, connection_id: Hashable | None = None, peer_id: Hashable | None = None
+    ) -> Banned:
+        return Banned(
+            self.what, self.reason, self.seconds_left, connection_id, peer_id, self.address)
+
+
+def ban_subject(what: Hashable) -> Subject:
+    """The network or peer that `what` names. ValueError: it names neither, or both.
+
+    what: as an entry of an `Allowlist`.
+    """
+    network, peer = parse_entry(what)
+    if network is not None and peer is not None:
+        raise ValueError(f"a ban is about a peer or about an address, not both: {what!r}")
+    return peer if network is None else network
+
+
+def subject_text(subject: Subject) -> str:
+    if not isinstance(subject, Network):
+        return peer_text(subject)
+    text = str(subject)
+    address, _, bits = text.partition("/")
+    return address if int(bits) == (32 if subject.is_ipv4 else 128) else text
+
+
+class Journal(Protocol):
+    """Where bans are kept; see `BanFile`."""
+
+    def load(self) -> Iterable[Ban]: ...
+    def made(self, ban: Ban, all_bans: Iterable[Ban]) -> None: ...
+    def ended(self, what: str, all_bans: Iterable[Ban]) -> None: ...
+
+
+class Bans:
+    """The bans of a node: at most 10,000. If there are more, those that end first are dropped.
+
+    clock: monotonic nanoseconds. Thread safe. A look-up costs about 1 us while there are bans.
+    """
+
+    def __init__(self, *, clock: Callable[[], int] = time.monotonic_ns) -> None:
+        self._clock = clock
+        self._lock = threading.RLock()
+        self.entries: dict[Subject, _Entry] = {}
+        """The bans by subject: always the same dict, empty without bans."""
+        self._networks: PrefixTable[_Entry] = PrefixTable()
+        self._ends: list[tuple[float, int, Subject, _Entry]] = []  # a heap
+        # subject -> (its bans by the penalty box so far, when the last of them ends)
+        self._former: dict[Subject, tuple[int, float]] = {}
+        self._added = 0
+        self._journal: Journal | None = None
+        self.refused = 0
+        """How often a ban refused a connection."""
+
+    def _now(self) -> float:
+        return self._clock() / 1e9
+
+    def __len__(self) -> int:
+        self._end_old()
+        return len(self.entries)
+
+    def __iter__(self) -> Iterator[Ban]:
+        """The bans, those that end first in front."""
+        self._end_old()
+        with self._lock:
+            entries = sorted(self.entries.values(), key=lambda each: each.until)
+        now = self._now()
+        for each in entries:
+            yield Ban(each.what, max(0.0, each.until - now), each.reason, each.by, each.times)
+
+    def add(
+        self, subject: Subject, seconds: float | None, reason: str = "",
+        by: Literal["operator", "penalty box"] = "operator", times: int = 0, *,
+        slows: bool = False,
+    ) -> Ban:
+        """Ban for so many seconds; None: until `remove`. It replaces a ban of the same subject.
+
+        slows: let one handshake a second through. TypeError, ValueError: seconds or reason.
+        """
+        if seconds is not None:
+            check_number("seconds", seconds, 0, _MOST_SECONDS)
+        if not isinstance(reason, str):
+            raise TypeError(f"reason must be a text, not {reason!r}")
+        until = math.inf if seconds is None else self._now() + seconds
+        entry = _Entry(
+            subject_text(subject), until, reason[:_MOST_CHARACTERS], by, times,
+            TokenBucket(1, 1.0, clock=self._clock) if slows else None)
+        with self._lock:
+            self._drop(subject)
+            self.entries[subject] = entry
+            if isinstance(subject, Network):
+                self._networks.set(subject, entry)
+            self._added += 1
+            heapq.heappush(self._ends, (until, self._added, subject, entry))
+            while len(self.entries) > _MOST_BANS:
+                self._end_first()
+            if times:
+                self._former[subject] = times, until
+                if len(self._former) > _MOST_BANS:
+                    ends = sorted(self._former.items(), key=lambda each: each[1][1])
+                    self._former = dict(ends[len(ends) // 2:])
+        ban = Ban(entry.what, math.inf if seconds is None else seconds, entry.reason, by, times)
+        if self._journal is not None:
+            self._journal.made(ban, self)
+        return ban
+
+    def load(self, journal: Journal) -> None:
+        """Add the bans that a journal keeps, and tell it of later changes."""
+        for ban in journal.load():
+            subject, of_box = ban_subject(ban.what), ban.by == "penalty box"
+            self.add(
+                subject, None if math.isinf(ban.seconds_left) else ban.seconds_left, ban.reason,
+                ban.by, ban.times, slows=of_box and isinstance(subject, Network))
+        self._journal = journal
+
+    def former(self, subject: Subject) -> tuple[int, float]:
+        """How often the penalty box has banned it, and in how many seconds the last ban ends."""
+        times, end = self._former.get(subject, (0, 0.0))
+        return times, end - self._now()
+
+    def remove(self, subject: Subject) -> bool:
+        """End a ban, and forget earlier ones. False: this exact subject has no ban."""
+        self._end_old()
+        with self._lock:
+            self._former.pop(subject, None)
+            removed = self._drop(subject)
+        if removed and self._journal is not None:
+            self._journal.ended(subject_text(subject), self)
+        return removed
+
+    def refusal(
+        self, peer: Hashable | None, address: object, *, inbound: bool
+    ) -> BanRefusal | Literal[True]:
+        """The ban that refuses this connection; True: none does.
+
+        peer, address: None: not to be asked about. The penalty box refuses no outbound connection.
+        """
+        self._end_old()
+        if peer is not None:
+            entry = self.entries.get(peer_key(peer))
+            if entry is not None and (inbound or entry.by == "operator"):
+                return self._refused(entry, None if address is None else str(address))
+        if address is not None:
+            text = str(address)
+            ip = endpoint_of(text).ip
+            for _, entry in () if ip is None else self._networks.matching(ip):
+                if not inbound and entry.by != "operator":
+                    continue
+                if entry.trickle is None or not entry.trickle.try_consume():
+                    return self._refused(entry, text)
+        return True
+
+    def _refused(self, entry: _Entry, address: str | None) -> BanRefusal:
+        with self._lock:
+            self.refused += 1
+        return BanRefusal(
+            entry.what, entry.reason, max(0.0, entry.until - self._now()), address)
+
+    def _end_old(self) -> None:
+        ends, now = self._ends, self._now()
+        if not ends or ends[0][0] > now:
+            return
+        with self._lock:
+            while self._ends and self._ends[0][0] <= now:
+                self._end_first()
+
+    def _end_first(self) -> None:
+        """Locked. Drop the ban that ends first, or a heap entry whose ban was removed before."""
+        _, _, subject, entry = heapq.heappop(self._ends)
+        if self.entries.get(subject) is entry:
+            self._drop(subject)
+
+    def _drop(self, subject: Subject) -> bool:
+        """Locked."""
+        if self.entries.pop(subject, None) is None:
+            return False
+        if isinstance(subject, Network):
+            self._networks.remove(subject)
+        if len(self._ends) > 2 * len(self.entries) + 64:
+            self._ends = [each for each in self._ends if self.entries.get(each[2]) is each[3]]
+            heapq.heapify(self._ends)
+        return True
