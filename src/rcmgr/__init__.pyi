@@ -25,6 +25,7 @@ from rcmgr.counting.token_bucket import TokenBucket
 from rcmgr.counting.tracker_views import TrackerSnapshot
 from rcmgr.errors import (
     AddressLimitExceeded,
+    Banned,
     ConnectionLimitExceeded,
     ConnectionLimitKind,
     MemoryReservationExceeded,
@@ -49,6 +50,7 @@ from rcmgr.events.kinds import (
     PendingOutboundConnectionEvent,
 )
 from rcmgr.gates.addresses import Allowlist
+from rcmgr.gates.bans import Ban
 from rcmgr.gates.memory import MemoryConnectionLimits
 from rcmgr.gates.networks import (
     AddressGate,
@@ -56,6 +58,7 @@ from rcmgr.gates.networks import (
     AddressRefusal,
     SubnetLimiter,
 )
+from rcmgr.gates.penalties import Offence, Penalties
 from rcmgr.gates.requests import ProtocolRateLimiter, RateLimiter
 from rcmgr.libp2p.installation import install, installed, uninstall
 from rcmgr.limits.documents import LimitsFileError
@@ -65,6 +68,7 @@ from rcmgr.limits.memory import ProcessMemoryLimits
 from rcmgr.limits.networks import AddressRates, SubnetLimits
 from rcmgr.limits.node import INFINITE_LIMITS, NodeLimits
 from rcmgr.limits.parts import ConnectionRateLimits, ResourceLimits
+from rcmgr.limits.penalties import PenaltyBox
 from rcmgr.limits.rates import PeerRates, Rate, RateLimits
 from rcmgr.limits.scaling_files import read_scaling_limits
 from rcmgr.limits.scopes import (
@@ -94,6 +98,8 @@ __all__ = [
     "AddressRates",
     "AddressRefusal",
     "Allowlist",
+    "Ban",
+    "Banned",
     "BucketTable",
     "ConcreteLimits",
     "ConnScope",
@@ -129,9 +135,12 @@ __all__ = [
     "MemoryStatsCache",
     "MemoryUsageLimitExceeded",
     "NodeLimits",
+    "Offence",
     "PartialLimit",
     "PartialLimits",
     "PeerRates",
+    "Penalties",
+    "PenaltyBox",
     "PendingInboundConnectionEvent",
     "PendingOutboundConnectionEvent",
     "Priority",
