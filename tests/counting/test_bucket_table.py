@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+import tracemalloc
 from collections.abc import Hashable
 
 import pytest
@@ -147,7 +148,55 @@ def test_deny_new() -> None:
     assert table.try_consume(b"known 7")
     clock.now += 7 * SECOND
     assert table.try_consume(b"new")
-    assert len(table) == 50
+    assert (table.evictions, len(table)) == (0, 1)
+
+
+def test_idle_buckets_go_without_new_keys() -> None:
+    clock = Clock()
+    table = BucketTable(10, 1.0, clock=clock)
+    for i in range(20_000):
+        assert table.try_consume(b"idle %d" % i)
+    assert table.try_consume(b"busy", 10)
+    assert len(table) == 20_001
+    clock.now += 2 * SECOND
+    assert (len(table), table.forgotten) == (1, 20_000)
+    assert table.get_available_tokens(b"busy") == 2
+
+
+def test_calls_search_the_whole_table_once_a_minute() -> None:
+    clock = Clock()
+    table = BucketTable(10, 1.0, clock=clock)
+    for i in range(20_000):
+        assert table.try_consume(b"idle %d" % i)
+    for _ in range(250):
+        clock.now += SECOND // 2
+        for _ in range(8):
+            table.try_consume(b"busy", 10)
+    assert table.forgotten == 20_000
+    # an hour without a call does not cost the next calls more than one search
+    clock.now += 3600 * SECOND
+    for _ in range(1_000):
+        table.try_consume(b"busy", 10)
+    assert len(table) == 1
+
+
+def test_a_table_gives_its_memory_back_without_new_keys() -> None:
+    clock = Clock()
+    tracemalloc.start()
+    try:
+        table = BucketTable(10, 1.0, clock=clock)
+        empty = tracemalloc.get_traced_memory()[0]
+        for i in range(20_000):
+            assert table.try_consume(b"a key of a peer that never comes back %d" % i)
+        full = tracemalloc.get_traced_memory()[0]
+        clock.now += 2 * SECOND
+        assert len(table) == 0
+        left = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert full - empty > 1_500_000
+    assert left - empty < 50_000
+    assert table.try_consume(b"again")
 
 
 def test_denials_are_counted_by_key() -> None:

@@ -33,6 +33,14 @@ cdef enum:
     SWEEP = 4             # slots of its shard that each new key searches for a full bucket
     EVICTION_SAMPLE = 16  # an eviction takes the fullest of so many buckets
     SEARCH = 64           # slots searched for a full bucket before a new key is denied
+    SPARSE = 4            # a shard with one key in so many slots is made smaller
+
+cdef int64_t PASS_NS = 60_000_000_000  # in this time, calls search the whole table for full buckets
+
+# keys of forgotten buckets: those of one sweep, and an evicted one
+cdef struct Gone:
+    int count
+    void *keys[SEARCH + 1]
 
 # outcomes of BucketTable.try_consume_both
 cdef enum:
@@ -48,7 +56,8 @@ cdef class BucketTable:
 
     A key is a peer: its bytes, a py-libp2p `ID`, or text. The base58 or CID text of a peer id is
     the same key as its bytes. TypeError: anything else. A new key has a full bucket. The table
-    forgets a bucket that is full again: it keeps only the keys that asked lately.
+    forgets a bucket that is full again: it keeps only the keys that asked lately. Calls search the
+    whole table for such buckets once a minute, 64 slots at a time. `len` forgets all of them.
 
     capacity, refill_rate: as for `TokenBucket`; ValueError alike.
     max_peers: buckets kept at most, 1 or more.
@@ -72,6 +81,12 @@ cdef class BucketTable:
     cdef int64_t _max_peers
     cdef bint _deny_new
     cdef uint32_t _next_shard
+    cdef uint32_t _swept_shard   # the search for full buckets is here,
+    cdef uint32_t _unswept       # and so many slots of this shard are left
+    cdef int64_t _slots          # all shards together
+    cdef int64_t _slots_of_pass  # when the search was at the first shard
+    cdef int64_t _next_sweep_ns
+    cdef int64_t _all_swept_ns   # no bucket that is kept was full then
     cdef object _clock
     cdef readonly int64_t allowed
     """Requests granted."""
@@ -95,7 +110,7 @@ cdef class BucketTable:
         self._max_peers = max_peers
         self._deny_new = on_full == "deny_new"
         self._clock = clock
-        self._latest = INT64_MIN
+        self._latest = self._next_sweep_ns = self._all_swept_ns = INT64_MIN
         self._shard_count = shards
         self._shards = <rcmgr_shard *>PyMem_RawCalloc(shards, sizeof(rcmgr_shard))
         if self._shards is NULL:
@@ -127,7 +142,8 @@ cdef class BucketTable:
         return "deny_new" if self._deny_new else "evict_fullest"
 
     def __len__(self):
-        """Buckets kept."""
+        """Buckets kept, after forgetting the full ones. O(slots), 2 ns each."""
+        self._forget_full()
         return self._used
 
     def try_consume(self, key, tokens=1, now_ns=None):
@@ -187,6 +203,7 @@ cdef class BucketTable:
         cdef uint32_t at, i
         cdef rcmgr_shard *shard
         cdef list found = []
+        self._forget_full()
         for i in range(self._shard_count):
             with cython.critical_section(self):
                 shard = &self._shards[i]
@@ -271,7 +288,8 @@ cdef class BucketTable:
         cdef int64_t amount = amount_of(tokens)
         cdef int64_t now = self._now(now_ns)
         cdef int outcome
-        cdef void *gone = NULL
+        cdef Gone gone
+        gone.count = 0
         if overall is None:
             with cython.critical_section(self):
                 outcome = self._take(
@@ -280,17 +298,22 @@ cdef class BucketTable:
             with cython.critical_section(self, overall):
                 outcome = self._take(
                     key, hashed, amount, now, now_ns is not None, overall, &gone)
-        if gone is not NULL:
-            Py_DECREF(<object>gone)
+        if gone.count > 0:
+            release(&gone)
         return outcome
 
     cdef int _take(self, object key, uint64_t hashed, int64_t tokens, int64_t now, bint explicit,
-                   TokenBucket overall, void **gone) except -1:
-        """Check and take. `gone`: the key of an evicted bucket, for the caller to release."""
+                   TokenBucket overall, Gone *gone) except -1:
+        """Check and take. `gone`: keys for the caller to release."""
         cdef uint32_t at
-        cdef int64_t debt, overall_debt = 0, overall_now = now
+        cdef int64_t debt, overall_debt = 0, overall_now = now, sweeps
         cdef rcmgr_bucket *bucket
         now = self._see(now)
+        if now >= self._next_sweep_ns:
+            # a sweep ends after SEARCH slots or SEARCH full buckets
+            sweeps = 2 * max(self._slots, self._slots_of_pass) // SEARCH + 1
+            self._next_sweep_ns = max(self._next_sweep_ns + PASS_NS // sweeps, now - PASS_NS)
+            self._sweep(now, gone)
         bucket = self._find(key, hashed, &at)
         debt = 0 if bucket is NULL else rcmgr_gcra_debt(
             &self._gcra, rcmgr_bucket_time(bucket), now)
@@ -321,7 +344,7 @@ cdef class BucketTable:
         return GRANTED
 
     cdef rcmgr_bucket *_admit(self, object key, uint64_t hashed, int64_t now,
-                              void **gone) except? NULL:
+                              Gone *gone) except? NULL:
         """A place for a new key. NULL: the table is full and denies new keys."""
         cdef rcmgr_shard *shard = self._shard(hashed)
         cdef rcmgr_shard *place = shard
@@ -342,8 +365,7 @@ cdef class BucketTable:
                 self.forgotten += 1
             else:
                 self.evictions += 1
-            gone[0] = rcmgr_shard_remove(place, <uint32_t>victim)
-            self._used -= 1
+            self._remove(place, <uint32_t>victim, gone)
         wanted = rcmgr_shard_wanted_slots(shard)
         if wanted != shard.count:
             self._resize(shard, wanted)
@@ -357,12 +379,72 @@ cdef class BucketTable:
         self._next_shard += 1
         return &self._shards[self._next_shard & (self._shard_count - 1)]
 
+    cdef inline void _remove(self, rcmgr_shard *shard, uint32_t at, Gone *gone) noexcept:
+        gone.keys[gone.count] = rcmgr_shard_remove(shard, at)
+        gone.count += 1
+        self._used -= 1
+
+    cdef bint _sweep(self, int64_t now, Gone *gone) noexcept:
+        """Forget the full buckets in the next slots. True: this was the end of a shard. Locked."""
+        cdef rcmgr_shard *shard = &self._shards[self._swept_shard]
+        cdef uint32_t steps, begin
+        cdef int64_t victim
+        self._unswept = min(self._unswept, shard.count)
+        steps = min(self._unswept, <uint32_t>SEARCH)
+        self._unswept -= steps
+        while steps > 0:
+            begin = shard.hand if shard.hand < shard.count else 0
+            victim = rcmgr_shard_find_full(shard, now, steps)
+            if victim < 0:
+                break
+            steps -= (shard.hand + shard.count - begin) % shard.count
+            if gone.count == SEARCH:
+                self._unswept += steps
+                break
+            self._remove(shard, <uint32_t>victim, gone)
+            self.forgotten += 1
+        if self._unswept > 0:
+            return False
+        if shard.count // SPARSE > shard.used + RCMGR_BUCKET_MIN_SLOTS:
+            self._try_resize(shard, 2 * shard.used + RCMGR_BUCKET_MIN_SLOTS)
+        self._swept_shard = (self._swept_shard + 1) & (self._shard_count - 1)
+        self._unswept = self._shards[self._swept_shard].count
+        if self._swept_shard == 0:
+            self._slots_of_pass = self._slots
+        return True
+
+    cdef int _forget_full(self) except -1:
+        cdef Gone gone
+        cdef uint32_t shards = 0
+        cdef int64_t now = self._now(None)
+        if now <= self._all_swept_ns:
+            return 0
+        self._all_swept_ns = now
+        while shards <= self._shard_count:  # one more, as the first may be half done
+            gone.count = 0
+            with cython.critical_section(self):
+                shards += self._sweep(self._see(now), &gone)
+            release(&gone)
+        return 0
+
     cdef int _resize(self, rcmgr_shard *shard, uint32_t count) except -1:
+        if not self._try_resize(shard, count):
+            raise MemoryError
+        return 0
+
+    cdef bint _try_resize(self, rcmgr_shard *shard, uint32_t count) noexcept:
         cdef rcmgr_bucket *slots = <rcmgr_bucket *>PyMem_RawCalloc(count, sizeof(rcmgr_bucket))
         if slots is NULL:
-            raise MemoryError
+            return False
+        self._slots += <int64_t>count - shard.count
         PyMem_RawFree(rcmgr_shard_move(shard, slots, count))
-        return 0
+        return True
+
+
+cdef void release(Gone *gone) noexcept:
+    """Outside the lock."""
+    for at in range(gone.count):
+        Py_DECREF(<object>gone.keys[at])
 
 
 cdef inline object exact_key(object key):

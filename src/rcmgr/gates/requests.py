@@ -215,7 +215,7 @@ class ProtocolRateLimiter:
         yield
 
     def counts(self) -> dict[str, int]:
-        """The totals of `get_protocol_stats`. O(1)."""
+        """The totals of `get_protocol_stats`. O(slots): see `len` of a `BucketTable`."""
         tables = [table for _, table in self._tables()]
         return {
             "allowed": sum(table.allowed for table in tables),
