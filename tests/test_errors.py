@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import inspect
 import json
+import logging
 import math
 import pickle
 import re
@@ -20,6 +21,7 @@ import rcmgr
 import rcmgr.errors
 from rcmgr import (
     AddressLimitExceeded,
+    Banned,
     ConnectionLimitExceeded,
     ConnectionLimitKind,
     MemoryReservationExceeded,
@@ -279,6 +281,8 @@ EXPLAINED = [
     (RateLimitExceeded("/a/1", "stream", PEER, math.inf, None, 0.5, 3),
      "rate", "rate.protocol",
      "RateLimits.default, RateLimits.overrides['stream'] or RateLimits.overall of /a/1"),
+    (Banned("192.0.2.0/24", "by hand", 60.0, "c", PEER, "192.0.2.1"),
+     "connection", "connection.banned", "ResourceManager.unban('192.0.2.0/24')"),
 ]
 
 
@@ -412,7 +416,9 @@ def test_names_that_strangers_choose_are_escaped_and_short(error: Any) -> None:
     assert any(value == HOSTILE or HOSTILE in str(value) for value in values.values())
 
 
-def test_text_is_made_only_when_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_is_made_only_when_it_is_read(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """A flood of denials formats no text, for any limit."""
     manager = rcmgr.ResourceManager(
         rcmgr.NodeLimits(
@@ -429,6 +435,7 @@ def test_text_is_made_only_when_it_is_read(monkeypatch: pytest.MonkeyPatch) -> N
 
     kinds = [each for each in vars(rcmgr.errors).values() if isinstance(each, type)
              and issubclass(each, ResourceLimitExceeded)]
+    caplog.set_level(logging.ERROR, "rcmgr")  # the first denial by a limit has a log line
     with monkeypatch.context() as patch:
         for kind in kinds:
             patch.setattr(kind, "__init__", built)

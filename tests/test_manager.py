@@ -95,9 +95,9 @@ def test_denials_are_return_values_and_are_noted() -> None:
     manager = ResourceManager(connection_limits=NOTHING)
     assert manager.last_denial is None
     assert manager.open_connection(None, endpoint_ip="10.0.0.1", direction="inbound") is None
-    assert str(manager.last_denial) == "Connection limit exceeded: pending_inbound " + (
-        "(current: 0, limit: 0)"
-    )
+    assert str(manager.last_denial) == (
+        "Connection limit exceeded: pending_inbound (current: 0, limit: 0); address 10.0.0.1; "
+        "see ConnectionLimits.max_pending_inbound")
     assert manager.open_connection(PEER, direction="outbound") is None
     error: Any = manager.last_denial
     assert (error.kind.value, error.peer_id) == ("established_outbound", PEER)

@@ -43,7 +43,7 @@ _MODULES = {
         "Denial",
     ],
     "counting.tracker_views": ["TrackerSnapshot"],
-    "counting.denials": ["DenialEntry", "DenialLog"],
+    "counting.denials": ["DenialEntry", "DenialLog", "DenialSummary"],
     "report.error_context": ["ErrorContextBuilder"],
     "report.memory": ["memory_report"],
     "errors": [

@@ -8,7 +8,7 @@ from rcmgr.counting.connection_tracker import (
     ConnectionTracker,
     Denial,
 )
-from rcmgr.counting.denials import DenialEntry, DenialLog
+from rcmgr.counting.denials import DenialEntry, DenialLog, DenialSummary
 from rcmgr.counting.groups import Refusal
 from rcmgr.counting.memory_stats import MemoryStatsCache
 from rcmgr.counting.reading import ScopeStat
@@ -119,6 +119,7 @@ __all__ = [
     "Denial",
     "DenialEntry",
     "DenialLog",
+    "DenialSummary",
     "DialFailedEvent",
     "Endpoint",
     "ErrorContextBuilder",

@@ -16,9 +16,12 @@ import sys
 from collections.abc import Hashable
 from dataclasses import Field, dataclass, fields, is_dataclass
 from enum import Enum
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rcmgr.peers import peer_key, peer_text
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = [
     "AddressLimitExceeded",
@@ -94,8 +97,13 @@ class ResourceLimitExceeded(_LimitRoot):
     category: ClassVar[str] = "resource"
     """The thing that was refused: "connection", "stream", "memory" or "rate"."""
 
-    _is_brief_without_subject: ClassVar[bool] = True
-    """Whether the text is only the first sentence if no peer and no connection is known."""
+    _is_brief_without_subject = True
+    """Whether the text is only the first sentence if no peer, connection and address is known."""
+
+    # a subclass has a field for each of these that it may know
+    connection_id: Hashable | None
+    peer_id: Hashable | None
+    address: str | None
 
     # attributes of libp2p's class, for handlers written against it
     scope_name: str | None = None
@@ -128,7 +136,24 @@ class ResourceLimitExceeded(_LimitRoot):
         return ", ".join(map(str, self.args))
 
     def _subject(self) -> list[str]:
-        return [] if self.peer is None else [f"peer {printable_name(self.peer)}"]
+        known = {
+            "connection": getattr(self, "connection_id", None),
+            "address": getattr(self, "address", None),
+            "peer": self.peer,
+        }
+        return [
+            f"{what} {printable_name(name)}" for what, name in known.items() if name is not None]
+
+    def explained(self, address: str | None = None) -> Self:
+        """This error, with its explanation as its text, and with the address of the request.
+
+        A field `address` that is set already stays. A log of denials calls this.
+        """
+        if address is not None and getattr(self, "address", address) is None:
+            self.address = address
+            self.__post_init__()
+        self._is_brief_without_subject = False
+        return self
 
     def __str__(self) -> str:
         """The explanation. Control characters in names that peers chose are escaped."""
@@ -187,6 +212,7 @@ class ConnectionLimitExceeded(ResourceLimitExceeded):
     kind: ConnectionLimitKind
     connection_id: Hashable | None = None
     peer_id: Hashable | None = None
+    address: str | None = None
 
     category = resource_type = "connection"
 
@@ -206,11 +232,6 @@ class ConnectionLimitExceeded(ResourceLimitExceeded):
             f"(current: {self.current}, limit: {self.limit})"
         )
 
-    def _subject(self) -> list[str]:
-        connection = self.connection_id
-        known = [] if connection is None else [f"connection {printable_name(connection)}"]
-        return [*known, *super()._subject()]
-
 
 @dataclass(eq=False)
 class AddressLimitExceeded(ResourceLimitExceeded):
@@ -225,6 +246,8 @@ class AddressLimitExceeded(ResourceLimitExceeded):
     current: int
     limit: int
     limited_by: str = ""
+    connection_id: Hashable | None = None
+    peer_id: Hashable | None = None
 
     category = resource_type = "connection"
     code = "connection.address"
@@ -247,6 +270,9 @@ class AddressLimitExceeded(ResourceLimitExceeded):
             f"connections per ip limit exceeded for {printable_name(self.address)} "
             f"(network: {self.network}, current: {self.current}, limit: {self.limit})"
         )
+
+    def _subject(self) -> list[str]:
+        return [each for each in super()._subject() if not each.startswith("address ")]
 
 
 @dataclass(eq=False)
@@ -271,6 +297,8 @@ class ScopeLimitExceeded(ResourceLimitExceeded):
     priority: int = 255
     asked_by: str | None = None
     peer_id: Hashable | None = None
+    connection_id: Hashable | None = None
+    address: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -321,7 +349,8 @@ class ScopeLimitExceeded(ResourceLimitExceeded):
         )
 
     def _subject(self) -> list[str]:
-        return [] if self.peer is None or self.peer in self.scope else super()._subject()
+        known = super()._subject()
+        return known[:-1] if self.peer is not None and self.peer in self.scope else known
 
 
 # a resource as refusals name it, and its field of `Limit`
@@ -378,6 +407,7 @@ class MemoryUsageLimitExceeded(ResourceLimitExceeded):
     connection_id: Hashable | None = None
     peer_id: Hashable | None = None
     anonymous_bytes: int | None = None
+    address: str | None = None
 
     category = resource_type = "memory"
     code = "memory.process"
@@ -420,6 +450,7 @@ class RateLimitExceeded(ResourceLimitExceeded):
     refill_rate: float | None = None
     burst: int | None = None
     limited_by: str = ""
+    connection_id: Hashable | None = None
 
     category = resource_type = "rate"
     _is_brief_without_subject = False
@@ -453,10 +484,6 @@ class RateLimitExceeded(ResourceLimitExceeded):
             f"{printable_name(self.operation)} of {printable_name(self.protocol)}")
         return f"rate limit exceeded: {what} ({rate}retry after {self.retry_after_s:.3g} s)"
 
-    def _subject(self) -> list[str]:
-        known = [] if self.address is None else [f"address {printable_name(self.address)}"]
-        return [*known, *super()._subject()]
-
 
 @dataclass(eq=False)
 class Banned(ResourceLimitExceeded):
@@ -487,8 +514,8 @@ class Banned(ResourceLimitExceeded):
         return f"banned: {printable_name(self.what)}{end}{why}"
 
     def _subject(self) -> list[str]:
-        known = [] if self.address is None else [f"address {printable_name(self.address)}"]
-        return known if self.peer == self.what else [*known, *super()._subject()]
+        known = super()._subject()
+        return known[:-1] if self.peer == self.what else known
 
 
 class ResourceScopeClosed(_ClosedRoot):

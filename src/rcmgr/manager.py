@@ -40,6 +40,7 @@ from rcmgr.limits.states import ConnectionLimits
 from rcmgr.peers import bounded_name, peer_from_any, peer_key
 from rcmgr.report.canonical_log import CanonicalLog
 from rcmgr.report.explain import explain
+from rcmgr.report.log import log_denials
 from rcmgr.report.stats import denied_by_limit, stats_of, total_held
 
 if TYPE_CHECKING:
@@ -108,9 +109,11 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
         allowed = Allowlist.of(allowlist)
         check_count("denials_kept", denials_kept, 1)
         self._bans = Bans()
+        denials = DenialLog(denials_kept)
+        log_denials(denials)
         admission = Admission(
             self._tracker_type(bypass=allowed.allowed_peers),
-            DenialLog(denials_kept),
+            denials,
             ledger=Ledger(trace_allocations=trace_allocations),
             allowlist=allowed,
             bans=self._bans,
@@ -620,6 +623,7 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
         """
         self._close()
         self._memory.close()
+        self.denials.flush()
         for server in self._servers:
             server.close()
         self._servers.clear()

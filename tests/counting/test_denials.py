@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import pickle
 import sys
 import threading
 import tracemalloc
@@ -201,3 +202,83 @@ def test_a_persistent_peer_stays_counted() -> None:
 def test_a_wrong_size(size: int) -> None:
     with pytest.raises(ValueError, match=f"size must be 1 or more, not {size}"):
         DenialLog(size)
+
+
+def ledger_of(scope: str, field: str) -> Ledger:
+    """The limit of this field in this scope is 0."""
+    limits: dict[str, Any] = {scope: Limit(**{field: 0})}
+    return Ledger(ConcreteLimits(**limits))
+
+
+REFUSALS: list[tuple[str, Any]] = [
+    ("state", ConnectionTracker(max_connections=0).admit_pending_inbound("c", ConnectionLimits())),
+    *(
+        (f"{scope} {field}", ledger_of(scope, field).try_open_connection(peer=PEER))
+        for scope in ("system", "peer_default", "conn")
+        for field in ("conns", "conns_inbound", "fd")
+    ),
+    ("memory", Ledger(ConcreteLimits(system=Limit(memory=0))).system().try_reserve_memory(1)),
+    *(
+        (f"{scope} {field}", ledger_of(scope, field).try_open_stream(PEER, True))
+        for scope in ("system", "peer_default", "stream", "transient")
+        for field in ("streams", "streams_inbound")
+    ),
+    ("network", AddressGate(SubnetLimits(ipv4=((32, 0),))).try_enter("192.0.2.1", True)),
+    ("peer rate", RateRefusal("connections", "connection", lambda peer: 1.0, None)),
+    ("rate", RateRefusal("protocol", "operation", lambda peer: 1.0, None)),
+    ("process", MemoryExcess(2, 1)),
+]
+
+
+@pytest.mark.parametrize(("name", "refusal"), REFUSALS, ids=[name for name, _ in REFUSALS])
+def test_a_refusal_has_the_code_of_its_error(name: str, refusal: Any) -> None:
+    assert not refusal
+    assert refusal.code == refusal.to_error().code
+
+
+@pytest.mark.parametrize(("name", "refusal"), REFUSALS, ids=[name for name, _ in REFUSALS])
+def test_a_denial_tells_all_that_is_known(name: str, refusal: Any) -> None:
+    log = DenialLog()
+    log.add(refusal, "connection 7", PEER, True, "192.0.2.1")
+    error: Any = log.last
+    assert (error.connection_id, error.peer_id, error.address) == (
+        "connection 7", PEER, "192.0.2.1")
+    assert str(error) == error.explanation
+    assert error.setting in str(error)
+    for part in ("connection 7", "192.0.2.1", error.peer):
+        assert part in str(error)
+        assert part in error.to_dict().values() or part == error.to_dict()["peer_id"]
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+    log.add(refusal)
+    assert log.last.setting in str(log.last)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("address", [
+    "192.0.2.1", "2001:db8::1", "/ip4/192.0.2.1/tcp/4001", "/dns4/example.com/tcp/1",
+])
+def test_the_address_of_each_denial_of_a_connection(address: str) -> None:
+    nothing = ConnectionLimits(0, 0, 0, 0, 0, 0)
+    manager = ResourceManager(connection_limits=nothing)
+    for peer in (None, PEER):
+        for direction in ("inbound", "outbound"):
+            assert manager.open_connection(peer, address, direction) is None
+            assert manager.last_denial.address == address  # type: ignore[union-attr]
+            assert address in str(manager.last_denial)
+            assert manager.denials.entries()[-1].error.address == address
+    assert "Addresses denied most:\n  4 times" in manager.explain()
+
+
+@pytest.mark.parametrize(("address", "counted"), [
+    ("192.0.2.1", "192.0.2.1"), ("/ip4/192.0.2.1/tcp/1", "192.0.2.1"),
+    ("2001:db8:0:0:1::7", "2001:db8::/64"), ("/ip6/2001:db8::7/udp/1/quic-v1", "2001:db8::/64"),
+    ("::1", "::1"), ("::ffff:192.0.2.1", "::ffff:192.0.2.1"), ("fe80::1%eth0", "fe80::/64"),
+    ("0.0.0.0", None), ("::", None), ("/", "/"), ("/ip4", "/ip4"), ("", ""), ("no", "no"),
+    ("/ip4/192.0.2.1/p2p-circuit", "/ip4/192.0.2.1/p2p-circuit"), ("x" * 500, "x" * 80),
+])
+def test_how_an_address_is_counted(address: str, counted: str | None) -> None:
+    log = DenialLog()
+    log.add(REFUSALS[0][1], address=address)
+    assert [name[:80] for name, _ in log.most_denied_addresses()] == [
+        name for name in [counted] if name is not None]
+    error: Any = log.last
+    assert len(error.address) <= 160

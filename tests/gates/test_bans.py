@@ -171,8 +171,8 @@ def test_the_error_says_who_why_and_how_long(bans: Bans, clock: Clock) -> None:
     assert answer is not True
     error = answer.to_error("c1", PEER)
     assert str(error) == (
-        "banned: 192.0.2.0/24 for 45 s (floods\\n); address 192.0.2.1; "
-        f"peer {peer_text(PEER)}; see ResourceManager.unban('192.0.2.0/24')")
+        "banned: 192.0.2.0/24 for 45 s (floods\\n); connection c1; "
+        f"address 192.0.2.1; peer {peer_text(PEER)}; see ResourceManager.unban('192.0.2.0/24')")
     assert error.to_dict()["code"] == "connection.banned"
     assert error.retry_after_s == 45
 

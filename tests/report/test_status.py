@@ -19,7 +19,8 @@ PEER = b"\x12\x20" + b"p" * 32
 def manager() -> ResourceManager:
     """One connection of one is open, and one more was denied."""
     manager = ResourceManager(ResourceLimits(max_connections=1))
-    manager.kept = [manager.open_connection(PEER) for _ in range(2)]  # type: ignore[attr-defined]
+    manager.kept = [  # type: ignore[attr-defined]
+        manager.open_connection(PEER, "192.0.2.7") for _ in range(2)]
     return manager
 
 
@@ -35,6 +36,7 @@ def test_the_document_of_a_full_node(manager: ResourceManager) -> None:
     assert status["denials"] == {
         "total": 1, "inbound": 1, "outbound": 0, "by_limit": {"system connection": 1},
         "by_peer": [{"peer": "QmVuZp8s9f1Pk1DnS1tfFPFDARrGR95mTXf1fMDjRQt1CB", "times": 1}],
+        "by_address": [{"address": "192.0.2.7", "times": 1}],
     }
     (denial,) = status["latest_denials"]
     assert denial["code"] == "connection.system.conns"

@@ -14,6 +14,8 @@ from rcmgr.limits.states import ConnectionLimits
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from rcmgr.errors import ResourceLimitExceeded
+
 __all__ = ["ConnectionLifecycleManager"]
 
 
@@ -195,16 +197,23 @@ class ConnectionLifecycleManager:
     ) -> None:
         answer = self._admission.report_pending(connection_id, peer_id, inbound, address)
         if not answer:
-            raise answer.to_error(connection_id, peer_id)
+            raise _error(answer, connection_id, peer_id, address)
 
     def _established(
         self, connection_id: Hashable, peer_id: Hashable, inbound: bool, address: Any
     ) -> None:
         answer = self._admission.report_established(connection_id, peer_id, inbound, address)
         if not answer:
-            raise answer.to_error(connection_id, peer_id)
+            raise _error(answer, connection_id, peer_id, address)
 
     def _end_pending(self, connection_id: Hashable) -> None:
         record = self.tracker.get_connection(connection_id)
         if record is not None:
             self.tracker.remove(record, only_pending=True)
+
+
+def _error(
+    refusal: Any, connection_id: Hashable, peer_id: Hashable | None, address: Any
+) -> ResourceLimitExceeded:
+    error: ResourceLimitExceeded = refusal.to_error(connection_id, peer_id)
+    return error.explained(None if address is None else str(address))

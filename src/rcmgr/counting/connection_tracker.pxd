@@ -9,6 +9,12 @@ from rcmgr.counting._connection_counts cimport (
 )
 
 
+cdef class Denial:
+    cdef int _kind
+    cdef readonly int64_t current
+    cdef readonly int64_t limit
+
+
 cdef class ConnectionRecord:
     cdef object id
     cdef object peer
@@ -49,6 +55,7 @@ cdef object admit(
     bint exempt, bint reserved, bint reported, bint *repeated)
 # Pending connections in a direction that no limit counts.
 cdef int64_t exempt_pending(object tracker, bint inbound) except -1
+cdef object code_of(Denial denial)
 cdef ConnectionRecord find(object tracker, object connection_id)  # as `get_connection`
 cdef dict exempt_peers(object tracker)  # the bypassed peers by peer key, not a copy
 cdef bint holds(object tracker, ConnectionRecord record) except -1

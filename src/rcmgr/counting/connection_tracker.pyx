@@ -59,6 +59,7 @@ class ConnectionKind(str, Enum):
 # in the order of the constants in connection_counts.h
 cdef tuple STATES = tuple(kind.value for kind in ConnectionKind)[:RCMGR_STATES]
 cdef tuple LIMIT_KINDS = tuple(ConnectionLimitKind)
+cdef tuple CODES = tuple([f"connection.{kind.value}" for kind in LIMIT_KINDS])
 cdef tuple LIMIT_FIELDS = tuple(f"max_{kind.value}" for kind in ConnectionLimitKind)[:-1]
 cdef tuple COUNTED_KINDS = tuple(kind.value for kind in ConnectionKind)
 cdef dict KIND_INDEX = {kind: index for index, kind in enumerate(COUNTED_KINDS)}
@@ -92,10 +93,6 @@ cdef class Denial:
     limit, current: connections. `current >= limit` was true when the limit was checked.
     """
 
-    cdef int _kind
-    cdef readonly int64_t current
-    cdef readonly int64_t limit
-
     def __cinit__(self):
         self._kind = RCMGR_CONNECTIONS
 
@@ -107,6 +104,11 @@ cdef class Denial:
         """The ConnectionLimitKind that refused."""
         return LIMIT_KINDS[self._kind]
 
+    @property
+    def code(self):
+        """The code of its error, in a fraction of the time."""
+        return code_of(self)
+
     def to_error(self, connection_id=None, peer_id=None):
         """The ConnectionLimitExceeded that tells a person."""
         return ConnectionLimitExceeded(
@@ -116,6 +118,10 @@ cdef class Denial:
 
     def __repr__(self):
         return f"Denial({self.kind.value}: {self.current} of {self.limit})"
+
+
+cdef object code_of(Denial denial):
+    return CODES[denial._kind]
 
 
 cdef Denial new_denial(int kind, int64_t current, int64_t limit):

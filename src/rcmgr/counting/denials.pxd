@@ -1,10 +1,29 @@
 from libc.stdint cimport int64_t
 
 
+cdef class _Counts:
+    cdef dict _counts
+    cdef Py_ssize_t _size
+
+    cdef int count(self, object key) except -1
+    cdef list most(self, count)
+
+
+cdef class _Entry:
+    cdef object refusal, connection_id, peer_id, inbound
+    cdef str address
+    cdef int64_t when
+
+    cdef object error(self)
+
+
 cdef class DenialLog:
     cdef list _ring
     cdef Py_ssize_t _size, _at
-    cdef dict _by_peer
+    cdef _Counts _by_peer, _by_address
+    cdef dict _unreported  # by code of the refusal
+    cdef object _clock, _logger, _summarize, _each
+    cdef dict _levels  # whether the logger logs a level
     cdef readonly int64_t total
     cdef readonly int64_t inbound
     cdef readonly int64_t outbound
@@ -12,5 +31,8 @@ cdef class DenialLog:
     """A Penalties, which charges each inbound denial; None: no penalty box."""
 
     cpdef add(self, refusal, connection_id=*, peer_id=*, inbound=*, address=*)
-    cdef int count(self, object peer) except -1
+    cdef int64_t now(self) except? -1
+    cdef int report(self, _Entry entry, object source) except -1
+    cdef int tell(self, tuple summary) except -1
+    cdef int tell_each(self, _Entry entry) except -1
     cdef list latest(self)

@@ -1,12 +1,15 @@
-from collections.abc import Hashable, Iterator
+import logging
+from collections.abc import Callable, Hashable, Iterator
 from typing import Literal, NamedTuple, Protocol, final
 
 from rcmgr.errors import ResourceLimitExceeded
 
-__all__ = ["DenialEntry", "DenialLog"]
+__all__ = ["DenialEntry", "DenialLog", "DenialSummary"]
 
 class _Refusal(Protocol):
     def __bool__(self) -> Literal[False]: ...
+    @property
+    def code(self) -> str: ...
     def to_error(
         self, connection_id: Hashable | None = None, peer_id: Hashable | None = None
     ) -> ResourceLimitExceeded: ...
@@ -21,10 +24,19 @@ class DenialEntry(NamedTuple):
     seconds_ago: float
     inbound: bool | None
 
+class DenialSummary(NamedTuple):
+    error: ResourceLimitExceeded
+    times: int
+    seconds: float
+    address: str | None
+    times_at_address: int
+
 @final
 class DenialLog:
     penalties: _Penalties | None
-    def __new__(cls, size: int = 256) -> DenialLog: ...
+    def __new__(
+        cls, size: int = 256, *, clock: Callable[[], int] | None = None
+    ) -> DenialLog: ...
     @property
     def total(self) -> int: ...
     @property
@@ -39,7 +51,15 @@ class DenialLog:
         inbound: bool | None = None,
         address: object = None,
     ) -> None: ...
+    def report_to(
+        self,
+        logger: logging.Logger,
+        summarize: Callable[[DenialSummary], object],
+        each: Callable[[ResourceLimitExceeded], object],
+    ) -> None: ...
+    def flush(self) -> None: ...
     def most_denied(self, count: int = 10) -> list[tuple[Hashable, int]]: ...
+    def most_denied_addresses(self, count: int = 10) -> list[tuple[str, int]]: ...
     @property
     def last(self) -> ResourceLimitExceeded | None: ...
     def entries(self) -> list[DenialEntry]: ...

@@ -1,15 +1,22 @@
 """A log of the latest denials. Adding one is so cheap that a flood of denials costs little."""
 
 cimport cython
+from cpython.unicode cimport PyUnicode_GET_LENGTH
 from libc.stdint cimport int64_t
 
-import time
+import logging
 from collections import namedtuple
 
+from rcmgr.counting cimport connection_tracker, groups
 from rcmgr.counting._clock cimport rcmgr_now_coarse_ns
+from rcmgr.counting.connection_tracker cimport Denial
+from rcmgr.counting.groups cimport Refusal
 from rcmgr.peers cimport bounded_name, kept_peer, key_of as peer_key
 
-__all__ = ["DenialEntry", "DenialLog"]
+from rcmgr.errors import shortened
+from rcmgr.limits.networks import Network, packed_ip
+
+__all__ = ["DenialEntry", "DenialLog", "DenialSummary"]
 
 DenialEntry = namedtuple(
     "DenialEntry", ["error", "seconds_ago", "inbound"], module="rcmgr.counting.denials")
@@ -18,8 +25,28 @@ DenialEntry.__doc__ = """A denial: the error that describes it, its age, and its
 inbound: None: it had no direction (memory).
 """
 
+DenialSummary = namedtuple(
+    "DenialSummary", ["error", "times", "seconds", "address", "times_at_address"],
+    module="rcmgr.counting.denials")
+DenialSummary.__doc__ = """What one limit refused since its last summary: `times` in `seconds`.
+
+error: describes the latest of these denials.
+address: where the most of them came from, `times_at_address` of them. None: no address is known.
+"""
+
 cdef enum:
     MOST_PEERS = 1024
+    MOST_ADDRESSES = 1024
+    # in one summary
+    MOST_LIMITS = 256
+    MOST_ADDRESSES_OF_LIMIT = 64
+    LONGEST_ADDRESS = 160
+
+cdef int64_t SUMMARY_INTERVAL_NS = 10_000_000_000
+cdef object DEBUG = logging.DEBUG
+cdef object WARNING = logging.WARNING
+# py-libp2p's swarm reports them for an address that it does not know
+cdef tuple UNKNOWN_ADDRESSES = ("0.0.0.0", "::")
 
 
 @cython.final
@@ -28,20 +55,112 @@ cdef enum:
 cdef class _Entry:
     """A denial, not formatted yet. Immutable, and cheaper than a tuple."""
 
-    cdef object refusal, connection_id, peer_id, inbound
-    cdef int64_t when
-
     cdef object error(self):
-        return self.refusal.to_error(self.connection_id, self.peer_id)
+        return self.refusal.to_error(self.connection_id, self.peer_id).explained(self.address)
 
 
 @cython.final
 @cython.no_gc
 @cython.freelist(64)
 cdef class _Count:
-    """The number of denials of a peer."""
+    """The number of denials of a peer or an address."""
 
     cdef int64_t times
+
+
+@cython.final
+cdef class _Counts:
+    """Counts by key, for at most `size` keys. A further key drops the half with the fewest.
+
+    The owner locks.
+    """
+
+    cdef int count(self, object key) except -1:
+        cdef _Count counted
+        found = self._counts.get(key)
+        if found is not None:
+            counted = <_Count>found
+            counted.times += 1
+            return 0
+        counted = _Count.__new__(_Count)
+        counted.times = 1
+        self._counts[key] = counted
+        if len(self._counts) > self._size:
+            self._counts = dict(
+                sorted(self._counts.items(), key=times_of, reverse=True)[:self._size // 2])
+        return 0
+
+    cdef list most(self, count):
+        """(key, times) of the keys with the largest counts, largest first."""
+        most = sorted(self._counts.copy().items(), key=times_of, reverse=True)[:count]
+        return [(key, (<_Count>counted).times) for key, counted in most]
+
+
+cdef _Counts new_counts(Py_ssize_t size):
+    cdef _Counts counts = _Counts.__new__(_Counts)
+    counts._counts = {}
+    counts._size = size
+    return counts
+
+
+@cython.final
+cdef class _Unreported:
+    """The denials by one limit since its last summary."""
+
+    cdef int64_t times
+    cdef int64_t since
+    cdef int64_t next_summary
+    cdef _Counts addresses
+    cdef _Entry latest
+
+    cdef object taken(self, int64_t now):
+        """The summary. Begin the next one."""
+        most = self.addresses.most(1)
+        address, times_at_address = most[0] if most else (None, 0)
+        times, since, entry = self.times, self.since, self.latest
+        self.times = 0
+        self.since = now
+        self.next_summary = now + SUMMARY_INTERVAL_NS
+        self.addresses = new_counts(MOST_ADDRESSES_OF_LIMIT)
+        return entry, times, max(0, now - since) / 1e9, address, times_at_address
+
+
+cdef object source_of(str address):
+    """The key by which an address is counted: a text, or the /64 network of an IPv6 address.
+
+    None: the address is not known. A relayed address counts as it is, because the relay is not to
+    blame.
+    """
+    if address.startswith("/"):
+        parts = address.split("/", 3)
+        if len(parts) < 3 or parts[1] not in ("ip4", "ip6") or "/p2p-circuit" in address:
+            return address
+        address = parts[2]
+    if address in UNKNOWN_ADDRESSES:
+        return None
+    if ":" not in address:
+        return address
+    ip = packed_ip(address)
+    if ip is None or len(ip) == 4 or not any(ip[:8]):
+        return address
+    return ip[:8]
+
+
+cdef inline object code_of(object refusal):
+    if type(refusal) is Refusal:
+        return groups.code_of(<Refusal>refusal)
+    if type(refusal) is Denial:
+        return connection_tracker.code_of(<Denial>refusal)
+    return getattr(refusal, "code", None)
+
+
+cdef object source_text(object source):
+    return source if source is None or type(source) is str else str(
+        Network.of(source.ljust(16, b"\0"), 64))
+
+
+cdef void report_unraisable(error) noexcept:
+    raise error
 
 
 @cython.final
@@ -49,22 +168,52 @@ cdef class _Count:
 cdef class DenialLog:
     """The last `size` denials, and counts of all. Reading a denial builds its error.
 
-    A refusal is any object with `to_error(connection_id, peer_id)`. `add` is O(1), takes 60 to
-    100 ns (230 ns if every peer is new), and is thread safe. ValueError: size is below 1.
+    A refusal is any object with `to_error(connection_id, peer_id)`, and with a `code`, the short
+    name of its limit. `add` is O(1), takes 60 to 100 ns (230 ns if every peer is new), and is
+    thread safe. ValueError: size is below 1.
 
-    The log counts the denials of at most 1,024 peers. If there are more, it forgets the half with
-    the fewest denials. So a flood of made-up peers takes no memory and hides no persistent peer.
+    The log counts the denials of at most 1,024 peers and 1,024 addresses. If there are more, it
+    forgets the half with the fewest denials. So a flood of made-up peers takes no memory and hides
+    no persistent peer. All addresses of one IPv6 /64 network count together.
+
+    clock: returns monotonic nanoseconds; default the system's coarse clock (steps of a few ms).
     """
 
-    def __cinit__(self, Py_ssize_t size=256):
+    def __cinit__(self, Py_ssize_t size=256, *, clock=None):
         if size < 1:
             raise ValueError(f"size must be 1 or more, not {size}")
         self._ring = [None] * size
         self._size = size
-        self._by_peer = {}
+        self._by_peer = new_counts(MOST_PEERS)
+        self._by_address = new_counts(MOST_ADDRESSES)
+        self._unreported = {}
+        self._clock = clock
+
+    cdef int64_t now(self) except? -1:
+        return rcmgr_now_coarse_ns() if self._clock is None else self._clock()
+
+    def report_to(self, logger, summarize, each):
+        """Tell these functions of later denials, as far as this logger logs.
+
+        summarize: called with a DenialSummary while WARNING is on, at the first denial by a limit,
+            and then at most once in 10 s. It is called in the thread of a denial, so a limit that
+            no longer refuses has no summary until `flush`. Denials count as one limit if their
+            refusals have one `code`.
+        each: called with the error of each denial while DEBUG is on.
+        An exception of these functions goes to `sys.unraisablehook`, and the denial stays.
+        """
+        self._summarize = summarize
+        self._each = each
+        # reading this dictionary costs a tenth of `isEnabledFor`, which fills it
+        levels = getattr(logger, "_cache", None)
+        self._levels = levels if type(levels) is dict else {}
+        self._logger = logger
 
     cpdef add(self, refusal, connection_id=None, peer_id=None, inbound=None, address=None):
-        """Add a denial. peer_id, address: None: not known. inbound: None: it has no direction."""
+        """Add a denial. peer_id, address: None: not known. inbound: None: it has no direction.
+
+        address: an IP address or a multiaddr.
+        """
         cdef _Entry entry = _Entry.__new__(_Entry)
         cdef object key = None
         if peer_id is not None:
@@ -76,7 +225,13 @@ cdef class DenialLog:
         entry.connection_id = connection_id
         entry.peer_id = peer_id
         entry.inbound = inbound
-        entry.when = rcmgr_now_coarse_ns()
+        entry.when = self.now()
+        source = None
+        if address is not None:
+            entry.address = address if type(address) is str else str(address)
+            if PyUnicode_GET_LENGTH(entry.address) > LONGEST_ADDRESS:
+                entry.address = shortened(entry.address)
+            source = source_of(entry.address)
         with cython.critical_section(self):
             _old = self._ring[self._at]  # freed outside the lock
             self._ring[self._at] = entry
@@ -88,31 +243,82 @@ cdef class DenialLog:
                 self.inbound += 1
             elif inbound is False:
                 self.outbound += 1
-        if peer_id is not None:
-            self.count(key)
+            if key is not None:
+                self._by_peer.count(key)
+            if source is not None:
+                self._by_address.count(source)
         if inbound is True and self.penalties is not None:
             self.penalties.denied(refusal, peer_id, address)
+        if self._logger is not None:
+            self.report(entry, source)
 
-    cdef int count(self, object peer) except -1:
-        cdef _Count counted
+    cdef int report(self, _Entry entry, object source) except -1:
+        """Tell the functions of `report_to`."""
+        cdef _Unreported unreported
+        code = code_of(entry.refusal)
+        summary = None
         with cython.critical_section(self):
-            found = self._by_peer.get(peer)
+            found = self._unreported.get(code)
             if found is not None:
-                counted = <_Count>found
-                counted.times += 1
-                return 0
-            counted = _Count.__new__(_Count)
-            counted.times = 1
-            self._by_peer[peer] = counted
-            if len(self._by_peer) > MOST_PEERS:
-                self._by_peer = dict(
-                    sorted(self._by_peer.items(), key=times_of, reverse=True)[:MOST_PEERS // 2])
+                unreported = <_Unreported>found
+            else:
+                if len(self._unreported) >= MOST_LIMITS:
+                    self._unreported.clear()
+                unreported = _Unreported.__new__(_Unreported)
+                unreported.since = entry.when
+                unreported.addresses = new_counts(MOST_ADDRESSES_OF_LIMIT)
+                self._unreported[code] = unreported
+            unreported.times += 1
+            unreported.latest = entry
+            if source is not None:
+                unreported.addresses.count(source)
+            if entry.when >= unreported.next_summary:
+                summary = unreported.taken(entry.when)
+        if summary is not None:
+            self.tell(summary)
+        if self._levels.get(DEBUG) is not False:
+            self.tell_each(entry)
         return 0
+
+    cdef int tell(self, tuple summary) except -1:
+        entry, times, seconds, source, times_at_source = summary
+        try:
+            if self._logger.isEnabledFor(WARNING):
+                self._summarize(DenialSummary(
+                    (<_Entry>entry).error(), times, seconds, source_text(source), times_at_source))
+        except Exception as error:
+            report_unraisable(error)
+        return 0
+
+    cdef int tell_each(self, _Entry entry) except -1:
+        try:
+            if self._logger.isEnabledFor(DEBUG):
+                self._each(entry.error())
+        except Exception as error:
+            report_unraisable(error)
+        return 0
+
+    def flush(self):
+        """Summarize now what no summary has told yet."""
+        cdef int64_t now = self.now()
+        with cython.critical_section(self):
+            summaries = [
+                (<_Unreported>each).taken(now)
+                for each in self._unreported.values() if (<_Unreported>each).times
+            ]
+        for summary in summaries:
+            self.tell(summary)
 
     def most_denied(self, count=10):
         """The peers with the most denials: (peer key, denials), most first."""
-        most = sorted(self._by_peer.copy().items(), key=times_of, reverse=True)[:count]
-        return [(peer, (<_Count>counted).times) for peer, counted in most]
+        return self._by_peer.most(count)
+
+    def most_denied_addresses(self, count=10):
+        """The addresses with the most denials: (text, denials), most first.
+
+        The text is an IPv4 address, an IPv6 network ("2001:db8::/64"), or an address without an IP.
+        """
+        return [(source_text(source), times) for source, times in self._by_address.most(count)]
 
     cdef list latest(self):
         """The entries, oldest first."""
@@ -129,7 +335,7 @@ cdef class DenialLog:
 
     def entries(self):
         """The latest denials as `DenialEntry`s, oldest first."""
-        cdef int64_t now = time.monotonic_ns()
+        cdef int64_t now = self.now()
         return [
             DenialEntry(
                 (<_Entry>entry).error(), max(0, now - (<_Entry>entry).when) / 1e9,

@@ -79,6 +79,7 @@ cdef class Refusal:
     cdef str leaf(self)
 
 
+cdef object code_of(Refusal refusal)
 cdef str leaf_name(int kind, uint64_t number)
 cdef GroupLimit read_limit(object source)
 cdef Group new_group(int kind, object name, object peer)

@@ -37,6 +37,12 @@ RESOURCE_TEXTS = (
     "memory", "inbound stream", "outbound stream", "inbound connection", "outbound connection",
     "file descriptor", "stream", "connection",
 )
+CATEGORIES = {"memory": "memory", "streams": "stream"}
+# by Kind and resource: the code of an error
+cdef tuple CODES = tuple([
+    f"{CATEGORIES.get(field.partition('_')[0], 'connection')}.{name or default}.{field}"
+    for default, name in LIMIT_NAMES for field in RESOURCE_FIELDS
+])
 
 
 @cython.final
@@ -93,6 +99,11 @@ cdef class Refusal:
         return self.leaf() if self.view_group is None else self.view_group.text()
 
     @property
+    def code(self):
+        """The code of its error, in a fraction of the time."""
+        return code_of(self)
+
+    @property
     def resource(self):
         """The resource that ran out: "memory", "inbound stream", "file descriptor", ..."""
         return RESOURCE_TEXTS[self.what]
@@ -107,11 +118,16 @@ cdef class Refusal:
             error = StreamLimitExceeded
         return error(
             scope, self.resource, self.current, self.attempted, self.limit, self.priority,
-            None if asked_by == scope else asked_by, peer_id,
+            None if asked_by == scope else asked_by, peer_id, connection_id,
         )
 
     def __repr__(self):
         return f"Refusal({str(self.to_error())!r})"
+
+
+cdef object code_of(Refusal refusal):
+    cdef int kind = refusal.leaf_kind if refusal.blamed is None else refusal.blamed.kind
+    return CODES[max(0, kind) * RCMGR_RESOURCES + refusal.what]
 
 
 cdef str leaf_name(int kind, uint64_t number):

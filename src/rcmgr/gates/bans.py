@@ -68,6 +68,11 @@ class BanRefusal(NamedTuple):
     def __bool__(self) -> Literal[False]:
         return False
 
+    @property
+    def code(self) -> str:
+        """The code of its error."""
+        return "connection.banned"
+
     def to_error(
         self, connection_id: Hashable | None = None, peer_id: Hashable | None = None
     ) -> Banned:

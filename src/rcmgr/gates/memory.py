@@ -39,6 +39,11 @@ class MemoryExcess(NamedTuple):
     def __bool__(self) -> Literal[False]:
         return False
 
+    @property
+    def code(self) -> str:
+        """The code of its error."""
+        return "memory.process"
+
     def to_error(
         self, connection_id: Hashable | None = None, peer_id: Hashable | None = None
     ) -> MemoryUsageLimitExceeded:

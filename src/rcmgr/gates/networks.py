@@ -53,17 +53,25 @@ class AddressRefusal(NamedTuple):
     def __bool__(self) -> Literal[False]:
         return False
 
+    @property
+    def code(self) -> str:
+        """The code of its error."""
+        is_rate = self.limit is None and self.network is not None
+        return "rate.address" if is_rate else "connection.address"
+
     def to_error(
         self, connection_id: Hashable | None = None, peer_id: Hashable | None = None
     ) -> ResourceLimitExceeded:
         if self.network is None:
-            return AddressLimitExceeded(self.address, "", 0, 0)
+            return AddressLimitExceeded(
+                self.address, "", 0, 0, connection_id=connection_id, peer_id=peer_id)
         if self.limit is not None:
             return AddressLimitExceeded(
-                self.address, str(self.network), self.limit, self.limit, self.limited_by)
+                self.address, str(self.network), self.limit, self.limit, self.limited_by,
+                connection_id, peer_id)
         return RateLimitExceeded(
             f"network {self.network}", "connection", peer_id, self.retry_after_s, self.address,
-            limited_by=self.limited_by)
+            limited_by=self.limited_by, connection_id=connection_id)
 
 
 class _Refused(NamedTuple):

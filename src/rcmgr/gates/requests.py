@@ -41,6 +41,11 @@ class RateRefusal(NamedTuple):
     def __bool__(self) -> Literal[False]:
         return False
 
+    @property
+    def code(self) -> str:
+        """The code of its error."""
+        return "rate.peer" if self.protocol == "connections" else "rate.protocol"
+
     def to_error(
         self, connection_id: Hashable | None = None, peer_id: Hashable | None = None
     ) -> RateLimitExceeded:
@@ -49,6 +54,7 @@ class RateRefusal(NamedTuple):
             self.protocol, self.operation, peer_id, self.retry_after_s(peer_id),
             refill_rate=None if rate is None else rate.refill_rate,
             burst=None if rate is None else rate.burst,
+            connection_id=connection_id,
         )
 
 

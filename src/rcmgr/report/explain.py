@@ -15,6 +15,7 @@ __all__ = ["explain"]
 
 _NEARLY_FULL = 0.9
 _MOST_LINES = 5
+_MOST_NAMES = 3
 
 
 def explain(node: Node) -> str:
@@ -61,11 +62,17 @@ def _what_was_denied(node: Node) -> Iterator[str]:
         yield f"  {times} by {code}: see {_common_setting(settings[code])}"
     if others := by_code.total() - sum(times for _, times in most):
         yield f"  {others} by others"
-    peers = [(peer, times) for peer, times in log.most_denied(3) if times > 1]
-    if peers:
-        yield "Peers denied most:"
-    for peer, times in peers:
-        yield f"  {times} times {printable_name(peer_text(peer))}"
+    yield from _denied_most(
+        "Peers", [(peer_text(peer), times) for peer, times in log.most_denied(_MOST_NAMES)])
+    yield from _denied_most("Addresses", log.most_denied_addresses(_MOST_NAMES))
+
+
+def _denied_most(what: str, denied: list[tuple[str, int]]) -> Iterator[str]:
+    often = [(name, times) for name, times in denied if times > 1]
+    if often:
+        yield f"{what} denied most:"
+    for name, times in often:
+        yield f"  {times} times {printable_name(name)}"
 
 
 def _who_is_banned(node: Node) -> Iterator[str]:

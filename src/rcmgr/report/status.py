@@ -55,6 +55,10 @@ def status_of(node: Node) -> dict[str, Any]:
                 {"peer": shortened(peer_text(peer)), "times": times}
                 for peer, times in log.most_denied()
             ],
+            "by_address": [
+                {"address": shortened(address), "times": times}
+                for address, times in log.most_denied_addresses()
+            ],
         },
         "latest_denials": [
             {

@@ -28,6 +28,7 @@ class SystemMemoryLimitExceeded(ResourceLimitExceeded):
     max_allowed_bytes: int
     connection_id: Hashable | None = None
     peer_id: Hashable | None = None
+    address: str | None = None
 
     category = resource_type = "memory"
 
@@ -48,6 +49,10 @@ class SystemMemoryLimitExceeded(ResourceLimitExceeded):
 
 class _SystemExcess(MemoryExcess):
     __slots__ = ()
+
+    @property
+    def code(self) -> str:
+        return "memory.system"
 
     def to_error(  # type: ignore[override]
         self, connection_id: Hashable | None = None, peer_id: Hashable | None = None
