@@ -185,7 +185,7 @@ def test_the_latest_denials_and_their_counts() -> None:
 
 
 def test_a_persistent_peer_stays_counted() -> None:
-    """However many made-up peers are denied meanwhile."""
+    """A flood of made-up peers does not push it out."""
     log = DenialLog()
     refusal = ConnectionTracker(max_connections=0).admit_pending_inbound("c", ConnectionLimits())
     assert refusal is not None
