@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from rcmgr.libp2p.guard.accept_gate import gate_accepts
+from rcmgr.libp2p.guard.allowed_peers import admit_allowed_peers
 from rcmgr.libp2p.guard.bounded_muxers import bounded_muxers
 from rcmgr.libp2p.guard.inbound_slots import free_inbound_slots
 from rcmgr.libp2p.guard.remote_addresses import report_remote_addresses
@@ -44,6 +45,7 @@ class Hardening:
         yield report_remote_addresses().undo
         yield bounded_muxers.use()
         yield gate_accepts(self._swarm)
+        yield admit_allowed_peers(self._swarm)
         yield free_inbound_slots(self._swarm)
         yield Hook(self._swarm, "set_resource_manager", self._changing_managers).undo
         manager = manager_of(self._swarm)
@@ -72,6 +74,8 @@ def harden(host: IHost) -> Hardening:
       unless the limits set the number of a peer.
     * An inbound connection gives its slot back when it ends. A stock host accepts 250 inbound
       connections in its lifetime.
+    * Peers on the allowlist get past the swarm's own limits: 250 inbound connections, 300 in total,
+      and the pruner.
     * A TCP connection is refused when it is accepted. Py-libp2p has not made a stream, a task and a
       multiaddr by then. `install()` does this by itself.
     * Streams have scopes (`scope_streams`). A stream that is reset at once loses no slot.
