@@ -84,6 +84,24 @@ def test_long_names_leave_room_for_numbers(tmp_path: Path, columns: int) -> None
     assert scope is not None
 
 
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_status_has_one_row_a_peer_and_the_denials(tmp_path: Path, columns: int) -> None:
+    manager = ResourceManager(NodeLimits(ConcreteLimits(
+        peer_default=Limit(conns=3, conns_inbound=3, streams=9))))
+    kept = [manager.open_connection(PEER, None, "inbound") for _ in range(5)]
+    with manager.serve_status(tmp_path / "s") as server:
+        told = run("status", "--socket", str(server.path), columns=columns)
+    lines = told.stdout.splitlines()
+    assert max(map(len, lines)) <= columns
+    rows = lines[:lines.index("denials 2:")]
+    assert sum(line.startswith("peer:") for line in rows) == 1
+    text = " ".join(told.stdout.split())
+    assert "denials 2: 2 by peer" in text
+    assert "latest denials: 0 s ago: conn-" in text
+    assert text.count("see ConcreteLimits.peer_default.conns") == 2 or columns == 40
+    assert kept[3:] == [None, None]
+
+
 @pytest.mark.parametrize("command", ["top", "status", "explain"])
 def test_no_node(command: str, tmp_path: Path) -> None:
     done = run(command, "--socket", str(tmp_path / "absent"))

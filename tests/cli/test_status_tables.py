@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from rich.console import Console, RenderableType
 
-from rcmgr.cli.status_tables import headline, limits_table, top_screen
+from rcmgr.cli.status_tables import denial_lines, headline, limits_table, top_screen
 
 
 def usage(limit: str, used: int, of: int, peak: int | None = None) -> dict[str, Any]:
@@ -97,3 +97,29 @@ def test_the_screen_has_denials_per_second_by_limit() -> None:
 def test_the_first_screen_has_no_rates() -> None:
     screen = lines(top_screen(status(), None, console()), console())
     assert screen[1:3] == ["denials 0; `q` quits", "last: none"]
+
+
+def test_names_of_a_peers_limits_are_not_cut_at_80_columns() -> None:
+    peer = "peer:Qm" + "a" * 44
+    found = status(usage(f"{peer} conns_inbound", 3, 3), usage(f"{peer} streams_outbound", 3, 4))
+    shown = lines(limits_table(found, console(), None), console())
+    assert shown[1].startswith("peer:Qmaaaa…aaaaaa conns inbound ")
+    assert shown[2].startswith("peer:Qmaaaa…aaaaaa streams outbound ")
+    assert max(map(len, shown)) <= 80
+    assert "█" in shown[1]
+
+
+def test_denials_have_limits_and_times() -> None:
+    found = status(a_limit=4, other=1, never=0)
+    found["latest_denials"][0]["seconds_ago"] = 12.3
+    assert list(denial_lines(found)) == [
+        "denials 5:", "  4 by a limit", "  1 by other", "latest denials:",
+        "  12 s ago: first", r"  last\x1b[2J"]
+    assert list(denial_lines(status())) == ["denials 0"]
+
+
+@pytest.mark.parametrize("seconds", [None, "x", float("nan"), [], {}])
+def test_a_wrong_time_of_a_denial_is_left_out(seconds: object) -> None:
+    found = status(limit=1)
+    found["latest_denials"] = [{"message": "no", "seconds_ago": seconds}]
+    assert list(denial_lines(found))[-1] == "  no"

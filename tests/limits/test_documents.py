@@ -32,3 +32,14 @@ def test_lenient_json_ends_with_the_first_value() -> None:
     assert from_json(" 5 6", lenient=True) == 5
     with pytest.raises(LimitsFileError, match="line 1, column 4: not JSON: Extra data"):
         from_json(" 5 6")
+
+
+@pytest.mark.parametrize("line", [
+    ".".join("a" * 16) + " = 1",
+    "rates = [" + "0.25, " * 600 + "]",
+    "net = { " + ", ".join(f'"10.0.{i}.0/24" = 0.5' for i in range(150)) + " }",
+    '[Protocol."/' + "a." * 40 + '"]',
+    "a = 1 # 1.2.3.4, e.g. 5.6.7.8",
+])
+def test_long_lines_that_people_write_are_read(line: str) -> None:
+    assert from_toml(line)

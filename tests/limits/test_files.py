@@ -418,12 +418,24 @@ def test_lenient_finds_the_limits_in_a_configuration_of_kubo() -> None:
         LimitsFile.from_json(text)
 
 
+@pytest.mark.parametrize("text", ['{"x": 1}', "{}", "null", '{"System": {}}', '{"Swarm": {}}'])
+def test_a_file_without_a_limit_is_no_limits_file(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "other.json"
+    path.write_text(text)
+    with pytest.raises(LimitsFileError, match="nothing in it is a limit"):
+        LimitsFile.read(path, lenient=True)
+
+
 def test_hostile_files_fail_at_once(tmp_path: Path) -> None:
     """Each would take seconds or gigabytes."""
     for name, content, words in (
         ("many.json", json.dumps({"Protocol": {f"/{i}": {} for i in range(200_000)}}), "larger"),
         ("peer.json", json.dumps({"Peer": {"12D3Koo" + "1" * 900_000: {}}}), "not a peer id"),
         ("parts.toml", ".".join(["a"] * 50_000) + " = 1", "more than 4096 characters"),
+        ("wide.toml", "\n".join(f"{'a.' * 2000}b{i} = 1" for i in range(250)), "16 parts in a key"),
+        ("quoted.toml", "[" + '"a" . ' * 600 + "b]", "16 parts in a key"),
+        ("inline.toml", "a = { " + "b." * 1000 + "c = 1 }", "16 parts in a key"),
+        ("escapes.toml", "\n".join(['"\\' * 2000] * 250), "not TOML"),
         ("deep.json", "[" * 100_000, "not JSON"),
         ("deep.toml", "a = " + "[\n" * 100_000, "not TOML"),
     ):

@@ -58,3 +58,22 @@ def test_full_networks_are_in_the_list() -> None:
     assert kept[2] is None
     assert usages(manager)[0] == ("network 192.0.2.1/32 connections", 2, 2, None)
     assert usages(manager)[0].of_one_peer
+
+
+def test_a_peer_has_one_row() -> None:
+    limits = ConcreteLimits(peer_default=Limit(
+        conns=3, conns_inbound=3, conns_outbound=3, streams=9, streams_inbound=2))
+    manager = ResourceManager(NodeLimits(limits))
+    kept: list[Any] = []
+    for number in range(12):
+        peer = b"\x12\x20" + number.to_bytes(32, "big")
+        kept += [manager.open_connection(peer, None, "inbound") for _ in range(3)]
+        kept.append(manager.open_stream(peer, "inbound"))
+    assert all(kept)
+    rows = [usage.name for usage in usages(manager) if usage.name.startswith("peer:")]
+    assert len(rows) == len({row.partition(" ")[0] for row in rows}) == 10
+    assert {row.partition(" ")[2] for row in rows} == {"conns"}
+    kept.append(manager.open_stream(peer, "inbound"))
+    manager.scope_limits = ConcreteLimits(peer_default=Limit(conns=6, streams=9, streams_inbound=2))
+    [row] = [usage for usage in usages(manager) if usage.share == 1.0]
+    assert row.name.endswith(" streams_inbound")

@@ -25,10 +25,7 @@ class UnusableLimitsFile(click.ClickException):
 def read_limits_file(path: Path, *, lenient: bool = False) -> LimitsFile:
     """UnusableLimitsFile: it cannot be read, or says something wrong; the message has the place."""
     with _errors_name(path):
-        file = LimitsFile.read(path, lenient=lenient)
-    if lenient and file == LimitsFile():
-        raise UnusableLimitsFile(f"{path}: nothing in it is a limit")
-    return file
+        return LimitsFile.read(path, lenient=lenient)
 
 
 def read_scaling_file(path: Path, *, lenient: bool = False) -> ScalingLimits:

@@ -15,7 +15,7 @@ from rich.text import Text
 from rcmgr.errors import printable
 from rcmgr.report.status_socket import StatusError, default_path, read_status
 
-from .status_tables import headline, limits_table, top_screen
+from .status_tables import denial_lines, headline, limits_table, top_screen
 from .terminal import read_keys, stdout_console, tidy_on_signals
 
 __all__ = ["explain", "status", "top"]
@@ -38,11 +38,11 @@ def _read(path: Path | None) -> dict[str, Any]:
         raise SystemExit(1) from None
 
 
-@click.command(short_help="Print the limits of a running node, and their usage.")
+@click.command(short_help="Print the limits of a running node, their usage, and denials.")
 @_socket
 @click.option("--json", "as_json", is_flag=True, help="Print the whole status as JSON.")
 def status(path: Path | None, as_json: bool) -> None:
-    """Print the limits of a running node, and how much of each is in use.
+    """Print the limits of a running node, how much of each is in use, and the denials.
 
     The node must have called `manager.serve_status(PATH)`. Exit status 1: there is no such node, or
     its status cannot be read.
@@ -54,6 +54,7 @@ def status(path: Path | None, as_json: bool) -> None:
     console = stdout_console()
     console.print(headline(found))
     console.print(limits_table(found, console, rows=None))
+    console.print(Text("\n".join(["", *denial_lines(found)])))
 
 
 @click.command(short_help="Say why a running node denies requests.")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
@@ -15,11 +18,13 @@ from rcmgr.errors import printable
 
 from .terminal import cut_off
 
-__all__ = ["headline", "limits_table", "top_screen"]
+__all__ = ["denial_lines", "headline", "limits_table", "top_screen"]
 
 _WIDE = 70
 """Columns of a terminal with room for long bars and for peaks."""
 _MOST_RATES = 3
+_MOST_LIMITS = 10
+_MOST_LATEST = 5
 _PEER = re.compile(r"(peer:\w{6})\w{20,}(\w{6})")
 
 
@@ -70,13 +75,40 @@ def _denial_rates(status: dict[str, Any], before: dict[str, Any] | None) -> str:
     return f", {(now['total'] - then['total']) / seconds:.0f} a second{most}"
 
 
+def denial_lines(status: dict[str, Any]) -> Iterator[str]:
+    """The number of denials by limit, and the latest ones with their settings."""
+    denials = status["denials"]
+    if not denials["total"]:
+        yield "denials 0"
+        return
+    yield f"denials {denials['total']}:"
+    by_limit = Counter(denials["by_limit"])
+    for limit, times in by_limit.most_common(_MOST_LIMITS):
+        if times > 0:
+            yield f"  {times} by {printable(limit.replace('_', ' '))}"
+    yield "latest denials:"
+    for each in status["latest_denials"][-_MOST_LATEST:]:
+        yield f"  {_ago(each.get('seconds_ago'))}{printable(each['message'])}"
+
+
+def _ago(seconds: object) -> str:
+    """Nothing if it is no time: any program may have written the status."""
+    if isinstance(seconds, int | float) and math.isfinite(seconds):
+        return f"{seconds:.0f} s ago: "
+    return ""
+
+
 def limits_table(status: dict[str, Any], console: Console, rows: int | None) -> Table:
     """The limits and their usage, the fullest first. rows: at most so many; None: all."""
     width, ascii_only = console.width, console.options.ascii_only
     full, empty = ("#", ".") if ascii_only else ("█", "·")
-    bar = 20 if width >= _WIDE else 5
     with_peaks = width >= _WIDE
-    others = 9 + 9 + bar + 4 + 5 + 10 * with_peaks  # the other columns, and a space after each
+    names = [_row_name(each["limit"], ascii_only) for each in status["usage"][:rows]]
+    others = 9 + 9 + 4 + 5 + 10 * with_peaks  # without name and bar; a space after each column
+    # a long name takes from the bar: two names must not look equal
+    longest = max(map(cell_len, names), default=0)
+    bar = max(5, min(20 if with_peaks else 5, width - others - longest))
+    others += bar
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
     table.add_column(
         "limit on", overflow=cut_off(console), no_wrap=True, max_width=max(8, width - others))
@@ -86,13 +118,13 @@ def limits_table(status: dict[str, Any], console: Console, rows: int | None) -> 
     table.add_column("of", justify="right", no_wrap=True, min_width=9)
     table.add_column("", no_wrap=True, min_width=bar)
     table.add_column("", justify="right", no_wrap=True, min_width=4)
-    for each in status["usage"][:rows]:
+    for name, each in zip(names, status["usage"], strict=False):
         share = min(1.0, max(0.0, each["share"]))
         filled = round(share * bar)
         style = "red" if share >= 0.9 else "yellow" if share >= 0.7 else "green"
         limit, peak = each["limit"], each["peak"]
         table.add_row(
-            printable(_PEER.sub(r"\1..\2" if ascii_only else r"\1…\2", limit).replace("_", " ")),
+            name,
             _amount(limit, each["used"]),
             *([_amount(limit, peak) if peak is not None else ""] if with_peaks else []),
             _amount(limit, each["of"]),
@@ -100,6 +132,10 @@ def limits_table(status: dict[str, Any], console: Console, rows: int | None) -> 
             f"{each['share']:.0%}",
         )
     return table
+
+
+def _row_name(limit: str, ascii_only: bool) -> str:
+    return printable(_PEER.sub(r"\1..\2" if ascii_only else r"\1…\2", limit).replace("_", " "))
 
 
 def _amount(limit: str, value: int) -> str:

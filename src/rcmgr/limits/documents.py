@@ -28,6 +28,10 @@ __all__ = [
 MAX_FILE_BYTES = 1 << 20
 """The largest file that is read. Files that people use have about 10,000 bytes."""
 _MAX_TOML_LINE = 4096
+_MAX_KEY_PARTS = 16
+# a quote that is never closed ends with the line, so that no part is read twice
+_QUOTED = re.compile(r"\"(?:[^\"\\]|\\.)*(?:\"|\\?\Z)|'[^']*(?:'|\Z)")
+_NAME = re.compile(r"\s*[A-Za-z0-9_-]+\s*")
 
 
 class LimitsFileError(ValueError):
@@ -83,9 +87,13 @@ def from_toml(text: str | bytes) -> Any:
         import tomli as tomllib
     text = _decoded(text)
     for number, line in enumerate(text.splitlines(), 1):
-        if len(line) > _MAX_TOML_LINE:  # a key of many parts takes their number squared in memory
+        # a key of many parts costs time and memory by their number squared
+        if len(line) > _MAX_TOML_LINE:
             raise LimitsFileError(
                 f"line {number}", f"has more than {_MAX_TOML_LINE} characters")
+        if _parts_of_key(line) > _MAX_KEY_PARTS:
+            raise LimitsFileError(
+                f"line {number}", f"has more than {_MAX_KEY_PARTS} parts in a key")
     try:
         return _pairs_of(tomllib.loads(text))
     except LimitsFileError:
@@ -146,6 +154,17 @@ def _decoded(text: str | bytes) -> str:
         return text.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise LimitsFileError("", f"not UTF-8: {error.reason} at byte {error.start}") from None
+
+
+def _parts_of_key(line: str) -> int:
+    """How many names with dots between them a line has, at most."""
+    most = parts = 1
+    for between_dots in _QUOTED.sub("q", line).split(".")[1:]:
+        parts += 1
+        most = max(most, parts)
+        if not _NAME.fullmatch(between_dots):
+            parts = 1
+    return most
 
 
 def _no_constant(name: str) -> Any:

@@ -68,8 +68,15 @@ class LimitsFile:
 
     @classmethod
     def read(cls, path: Path, *, lenient: bool = False) -> LimitsFile:
-        """From a file: JSON, or TOML if its name ends in .toml. OSError, LimitsFileError."""
-        return _Reader(lenient).read_document(documents.from_file(path, lenient=lenient))
+        """From a file: JSON, or TOML if its name ends in .toml. OSError, LimitsFileError.
+
+        lenient: as for `from_json`. It is an error if nothing in the file is a limit: the keys that
+        were skipped were probably meant.
+        """
+        file = _Reader(lenient).read_document(documents.from_file(path, lenient=lenient))
+        if lenient and file == cls():
+            raise LimitsFileError("", "nothing in it is a limit")
+        return file
 
     @classmethod
     def from_json(cls, text: str | bytes, *, lenient: bool = False) -> LimitsFile:

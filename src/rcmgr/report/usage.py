@@ -11,6 +11,7 @@ from rcmgr.report.node import Node
 __all__ = ["Usage", "usages"]
 
 _MOST_PEERS = 10
+_FIELDS = 8
 
 
 class Usage(NamedTuple):
@@ -67,8 +68,14 @@ def _by_scope(node: Node) -> Iterator[Usage]:
     for scope, field, used, limit in ledger.fullest(peers=False):
         yield Usage(f"{scope} {field}", used, limit, peaks.get(scope, {}).get(field))
     # asked for separately: full peers would crowd the node's own scopes out of the list
-    everything = (Usage(f"{scope} {field}", *counts) for scope, field, *counts in ledger.fullest())
-    yield from islice((usage for usage in everything if usage.of_one_peer), _MOST_PEERS)
+    of_peers: dict[str, list[Usage]] = {}
+    for scope, field, used, limit in ledger.fullest(_MOST_PEERS * _FIELDS):
+        usage = Usage(f"{scope} {field}", used, limit)
+        if usage.of_one_peer:
+            of_peers.setdefault(scope, []).append(usage)
+    for fullest in islice(of_peers.values(), _MOST_PEERS):
+        # one row for each peer: a limit on both directions before an equally full one on one
+        yield max(fullest, key=lambda usage: (usage.share, not usage.name.endswith("bound")))
 
 
 def _of_process(node: Node) -> Iterator[Usage]:
