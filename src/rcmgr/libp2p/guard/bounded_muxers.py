@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
+from rcmgr.gates.penalties import Offence
+from rcmgr.libp2p.guard.offences import charge
 from rcmgr.libp2p.hooks import Hook, Libp2pMismatch, SharedHooks, Undo
 
 __all__ = ["bounded_muxers"]
@@ -88,6 +90,7 @@ class _ReceiveWindow:
     def __set__(self, stream: Any, window: int) -> None:
         vars(stream)["recv_window"] = window
         if window < 0:
+            charge(stream.muxed_conn, Offence.WINDOW)
             raise self._too_slow
 
 

@@ -9,6 +9,7 @@ from rcmgr.libp2p.guard.accept_gate import gate_accepts
 from rcmgr.libp2p.guard.allowed_peers import admit_allowed_peers
 from rcmgr.libp2p.guard.bounded_muxers import bounded_muxers
 from rcmgr.libp2p.guard.inbound_slots import free_inbound_slots
+from rcmgr.libp2p.guard.offences import charge_silent_streams
 from rcmgr.libp2p.guard.remote_addresses import report_remote_addresses
 from rcmgr.libp2p.guard.stream_limits import limit_streams
 from rcmgr.libp2p.guard.stream_scopes import manager_of
@@ -47,6 +48,7 @@ class Hardening:
         yield gate_accepts(self._swarm)
         yield admit_allowed_peers(self._swarm)
         yield free_inbound_slots(self._swarm)
+        yield charge_silent_streams(self._host).undo
         yield Hook(self._swarm, "set_resource_manager", self._changing_managers).undo
         manager = manager_of(self._swarm)
         if not isinstance(manager, ResourceManager):
@@ -81,6 +83,8 @@ def harden(host: IHost) -> Hardening:
     * Streams have scopes (`scope_streams`). A stream that is reset at once loses no slot.
     * Connections over IPv6 and WebSocket have addresses, and relayed ones do not have their relay's
       (`report_remote_addresses`). This affects all hosts of the process.
+    * The penalty box of the manager, if it has one, charges streams without a protocol and data
+      beyond a window.
     * Muxers drop streams that were refused, reset, or closed by their handler. A peer that sends
       more than its window loses the connection. This affects all hosts of the process.
 
