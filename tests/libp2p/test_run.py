@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import textwrap
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,68 @@ def test_nothing_to_run(arguments: list[str], reason: str) -> None:
     assert done.returncode == 2
     assert reason in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Path:
+    """Programs that cannot be run, and some that can."""
+    for name, text in {
+        "wrong.py": "x = 1\nif x\n", "nul.py": "a\0b", "latin.py": "x = 'caf\xe9'",
+        "empty/nothing.txt": "", "package/__init__.py": "", "broken/__init__.py": "import absent",
+        "broken/__main__.py": "", "imports.py": "import absent", "bad.py": "import wrong",
+        "main/__init__.py": "", "main/__main__.py": "print('main', __name__)",
+        "folder/__main__.py": "print('folder', __name__)", "data.txt": "this is no program",
+    }.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(text.encode("latin-1"))
+    with zipfile.ZipFile(tmp_path / "archive.zip", "w") as archive:
+        archive.writestr("__main__.py", "print('archive', __name__)")
+    return tmp_path
+
+
+@pytest.mark.parametrize(("program", "reason"), [
+    ("absent.py", "can't open file 'absent.py': no such file"),
+    ("wrong.py", "wrong.py, line 2: expected ':'"),
+    ("nul.py", "nul"),
+    ("latin.py", "latin.py"),
+    ("data.txt", "data.txt, line 1: invalid syntax"),
+    ("empty", "'empty' is a folder without __main__.py: it cannot be run"),
+    (".", "'.' is a folder without __main__.py: it cannot be run"),
+    ("-m absent", "no module named 'absent'"),
+    ("-m absent.part", "no module named 'absent'"),
+    ("-m package.absent", "no module named 'package.absent'"),
+    ("-m wrong", "wrong.py, line 2: expected ':'"),
+    ("-m package", "package is a package without __main__.py: it cannot be run"),
+    ("-m empty", "empty is a package without __main__.py: it cannot be run"),
+    ("-m main.py", "did you mean -m main, or main.py?"),
+    ("-m math", "math is no Python source: it cannot be run"),
+    ("-m .main", "no module named '.main'"),
+])
+def test_what_cannot_be_run_is_an_error_in_one_line(
+    programs: Path, program: str, reason: str
+) -> None:
+    done = run("-m", "rcmgr", "run", *program.split(), cwd=programs)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("rcmgr run: ")
+    assert done.stderr.count("\n") == 1
+    assert reason in done.stderr
+
+
+@pytest.mark.parametrize("program", [
+    "-m broken", "-m broken.part", "-m wrong.part", "-m imports", "imports.py", "bad.py"])
+def test_an_error_of_the_program_keeps_its_traceback(programs: Path, program: str) -> None:
+    done = run("-m", "rcmgr", "run", *program.split(), cwd=programs)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "rcmgr run: " not in done.stderr
+
+
+@pytest.mark.parametrize("program", ["-m main", "folder", "archive.zip"])
+def test_folders_packages_and_archives_run(programs: Path, program: str) -> None:
+    done = run("-m", "rcmgr", "run", *program.split(), cwd=programs)
+    assert done.stdout == f"{program.split()[-1].removesuffix('.zip')} __main__\n", done.stderr
 
 
 def test_hosts_of_a_program_are_hardened(tmp_path: Path) -> None:

@@ -6,6 +6,10 @@ import itertools
 import os
 import runpy
 import sys
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any, NoReturn
 
 from rcmgr.libp2p.hooks import hook_new
@@ -35,13 +39,64 @@ def main(arguments: list[str]) -> None:
     if arguments[0] == "-m":
         sys.argv = arguments[1:]
         sys.path[0] = os.getcwd()
+        check_module(arguments[1])
         runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
     else:
         sys.argv = arguments
         sys.path[0] = os.path.dirname(os.path.abspath(arguments[0]))
-        if not os.path.exists(arguments[0]):
-            fail(f"can't open file {arguments[0]!r}: no such file")
+        check_script(arguments[0])
         runpy.run_path(arguments[0], run_name="__main__")
+
+
+def check_module(name: str) -> None:
+    """Fail in one line for what `python -m` cannot run. An error of the program itself is not."""
+    if name.startswith("."):
+        fail(f"no module named {name!r}: give its whole name")
+    missing: str | None = name
+    try:
+        spec = find_spec(name)
+        if spec is not None and spec.submodule_search_locations is not None:
+            spec = find_spec(f"{name}.__main__")
+            if spec is None:
+                fail(f"{name} is a package without __main__.py: it cannot be run")
+    except ModuleNotFoundError as error:
+        if not f"{name}.".startswith(f"{error.name}."):
+            raise  # a package of the program imports it
+        spec, missing = None, error.name
+    if spec is None:
+        hint = f"; did you mean -m {name[:-3]}, or {name}?" if name.endswith(".py") else ""
+        fail(f"no module named {missing!r}{hint}")
+    with one_line_errors(name):
+        if getattr(spec.loader, "get_code", lambda _: None)(spec.name) is None:
+            fail(f"{name} is no Python source: it cannot be run")
+
+
+def check_script(path: str) -> None:
+    """Fail in one line for what `python` cannot run."""
+    if not os.path.exists(path):
+        fail(f"can't open file {path!r}: no such file")
+    if os.path.isdir(path):
+        path = os.path.join(path, "__main__.py")
+        if not os.path.exists(path):
+            fail(f"{os.path.dirname(path)!r} is a folder without __main__.py: it cannot be run")
+    with one_line_errors(path):
+        with open(path, "rb") as file:
+            source = file.read()
+        if not path.endswith(".pyc") and not zipfile.is_zipfile(path):
+            compile(source, path, "exec", dont_inherit=True)
+
+
+@contextmanager
+def one_line_errors(program: str) -> Iterator[None]:
+    """Errors of reading and compiling a program, which has not begun to run."""
+    try:
+        yield
+    except SyntaxError as error:
+        fail(f"{error.filename or program}, line {error.lineno}: {error.msg}")
+    except ValueError as error:  # NUL characters
+        fail(f"{program} is no Python source: {error}")
+    except OSError as error:
+        fail(f"can't open file {program!r}: {error.strerror or error}")
 
 
 def serve_status() -> None:
