@@ -93,6 +93,10 @@ class Handle:
     protocol: str | None = None
     service: str | None = None
     spans: int = 0
+    limit: SimpleNamespace | None = None
+    """Set for a leaf or a span alone."""
+    is_twin: bool = False
+    """A view that exists for one span."""
 
     @property
     def live(self) -> bool:
@@ -165,10 +169,10 @@ class ModelLedger:
 
     def refusal(
         self, names: list[str], held: list[dict[str, int]], ask: dict[str, int], priority: int,
-        asked_by: str | None,
+        asked_by: str | None, own: dict[str, SimpleNamespace] | None = None,
     ) -> Refused | None:
         for name, have in zip(names, held, strict=True):
-            limits = self.limit_of(name)
+            limits = (own or {}).get(name) or self.limit_of(name)
             tests = [("memory", have["memory"], ask["memory"])]
             for kind in ("streams", "conns"):
                 directions = f"{kind}_inbound", f"{kind}_outbound"
@@ -192,10 +196,15 @@ class ModelLedger:
     def charge(
         self, handle: Handle, ask: dict[str, int], priority: int = ALWAYS
     ) -> Refused | None:
-        base = handle.base
-        names = [*([base.name] if base.is_leaf else []), *base.groups]
-        held = [*([self.held_by(base)] if base.is_leaf else []), *map(self.held, base.groups)]
-        refused = self.refusal(names, held, ask, priority, handle.name or None)
+        base, single, span = handle.base, [], handle
+        while span.owner is not None:
+            single += [span] if span.limit is not None else []
+            span = span.owner
+        single += [base] if base.is_leaf else []
+        own = {each.name: each.limit for each in single if each.limit is not None}
+        names = [*(each.name for each in single), *base.groups]
+        held = [*map(self.held_by, single), *map(self.held, base.groups)]
+        refused = self.refusal(names, held, ask, priority, handle.name or None, own)
         if refused is None:
             for what, amount in ask.items():
                 handle.own[what] += amount
@@ -289,7 +298,10 @@ class ModelLedger:
 
     def begin_span(self, owner: Handle) -> Handle:
         owner.spans += 1
-        return self.add(Handle(f"{owner.name}.span-{owner.spans}", [], owner=owner))
+        name = f"{owner.name}.span-{owner.spans}"
+        if owner.owner is None and not owner.is_leaf:
+            owner = self.add(Handle(owner.name, owner.groups, is_twin=True))
+        return self.add(Handle(name, [], owner=owner))
 
     def release_memory(self, handle: Handle, size: int) -> None:
         given = min(size, handle.own["memory"])
@@ -319,13 +331,15 @@ class ModelLedger:
         return False
 
     def close(self, handle: Handle) -> None:
+        if handle.owner is not None and handle.owner.is_twin:
+            handle.owner.is_open = False
         handle.is_open = False
 
     def drop(self, handle: Handle) -> None:
         """Its last reference is gone."""
         if handle.live and any(self.held_by(handle).values()):
             self.leaked += 1
-        handle.is_open = False
+        self.close(handle)
 
     def set_limits(self, limits: SimpleNamespace) -> None:
         self.limits = limits

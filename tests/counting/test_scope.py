@@ -396,6 +396,135 @@ def test_a_view_owns_what_was_reserved_through_it() -> None:
     assert second.stat().memory == ledger.system().stat().memory == 7
 
 
+def test_a_span_of_a_view_outlives_it() -> None:
+    ledger = Ledger(limits(service_default=limit(memory=100)))
+    with ledger.service("s") as view:
+        view.reserve_memory(10)
+        span = view.begin_span()
+        span.reserve_memory(20)
+        assert (view.held_memory, span.stat().memory) == (10, 20)
+        assert span.name == "service:s.span-1"
+    assert not span.closed
+    assert ledger.service("s").stat().memory == 20
+    inner = span.begin_span()
+    inner.reserve_memory(30)
+    assert ledger.system().stat().memory == 50
+    refused = inner.try_reserve_memory(51)
+    assert not refused
+    assert (refused.scope, refused.asked_by) == ("service:s", "service:s.span-1.span-1")
+    span.close()
+    assert inner.closed
+    assert nothing_held(ledger)
+
+
+def test_a_span_keeps_the_group_of_a_closed_view() -> None:
+    ledger = Ledger()
+    for open_view in (
+        lambda: ledger.peer(PEER), lambda: ledger.protocol("/a"),
+        lambda: ledger.protocol_peer("/a", PEER), lambda: ledger.service_peer("s", PEER),
+        ledger.system, ledger.transient, ledger.allowlisted_system, ledger.allowlisted_transient,
+    ):
+        view = open_view()
+        held = view.stat()
+        span = view.begin_span()
+        span.reserve_memory(1)
+        view.close()
+        assert not span.closed
+        with open_view() as again:
+            assert again.stat().memory == held.memory + 1
+        span.close()
+        span.close()
+        assert nothing_held(ledger)
+    assert ledger.peers() == ledger.protocols() == []
+    dropped = ledger.peer(PEER).begin_span()
+    dropped.reserve_memory(1)
+    del dropped
+    assert ledger.leaked == 1
+    assert nothing_held(ledger)
+    assert ledger.peers() == []
+    # without memory, a dropped span and its view are no leak
+    ledger.peer(PEER).begin_span()
+    assert (ledger.leaked, ledger.peers()) == (1, [])
+
+
+@pytest.mark.parametrize("kind", ["conn", "stream", "span", "inner span", "span of a view"])
+def test_every_handle_has_a_limit_that_may_be_set(kind: str) -> None:
+    ledger = Ledger(limits(conn=limit(memory=100), stream=limit(memory=100)))
+    conn, stream = ledger.open_connection(), ledger.open_stream(PEER)
+    span = conn.begin_span()
+    scope: Any = {
+        "conn": conn, "stream": stream, "span": span, "inner span": span.begin_span(),
+        "span of a view": ledger.peer(PEER).begin_span(),
+    }[kind]
+    default = scope.limit
+    assert default["memory"] == (None if kind == "span of a view" else 100)
+    scope.reserve_memory(60)
+    scope.set_limit(limit(memory=50))
+    assert scope.limit["memory"] == 50
+    refused = scope.try_reserve_memory(1)
+    assert not refused
+    assert (refused.scope, refused.current, refused.limit) == (scope.name, 60, 50)
+    child = scope.begin_span()
+    assert child.limit["memory"] == 50
+    assert child.try_reserve_memory(1).scope == scope.name
+    assert child.try_reserve_memory(1).asked_by == child.name
+    scope.set_limit(limit(memory=80))
+    scope.reserve_memory(20, 255)
+    assert not scope.try_reserve_memory(1)
+    scope.set_limit(None)
+    assert scope.limit == default
+    scope.reserve_memory(20)
+    for wrong in (5, "none", limit(memory=-1)):
+        with pytest.raises((AttributeError, TypeError, ValueError)):
+            scope.set_limit(wrong)
+    assert scope.limit == default
+    scope.set_limit(limit(memory=1))
+    scope.close()
+    with pytest.raises(ResourceScopeClosed):
+        scope.set_limit(limit(memory=1))
+    for open_one in (conn, stream, span):
+        open_one.close()
+    assert nothing_held(ledger)
+    # the limit ended with the scope, so another one has the default again
+    assert ledger.open_connection().limit["memory"] == 100
+    assert ledger.open_stream(PEER).limit["memory"] == 100
+
+
+def test_the_limit_of_one_handle_survives_new_defaults() -> None:
+    ledger = Ledger(limits(conn=limit(memory=100)))
+    first, second = ledger.open_connection(), ledger.open_connection()
+    first.set_limit(limit(memory=10))
+    ledger.set_limits(limits(conn=limit(memory=20)))
+    assert (first.limit["memory"], second.limit["memory"]) == (10, 20)
+    ledger.clear()
+    del first, second
+    assert ledger.leaked == 0
+
+
+def test_the_memory_of_connections() -> None:
+    ledger = Ledger()
+    conn, other = ledger.open_connection(), ledger.open_connection()
+    stream = ledger.open_stream(PEER)
+    stream.reserve_memory(7)
+    assert ledger.connection_memory == (0, (0,) * 64)
+    conn.reserve_memory(1024)
+    span = conn.begin_span()
+    span.reserve_memory(1)
+    other.reserve_memory(2**62 + 1)
+    total, counts = ledger.connection_memory
+    assert total == 2**62 + 1026
+    assert {n: count for n, count in enumerate(counts) if count} == {11: 1, 63: 1}
+    span.close()
+    assert ledger.connection_memory[1][10] == 1
+    other.close()
+    conn.release_memory(1023)
+    assert ledger.connection_memory[0] == 1
+    assert ledger.connection_memory[1][0] == 1
+    ledger.clear()
+    conn.close()
+    assert ledger.connection_memory == (0, (0,) * 64)
+
+
 def test_spans_end_with_their_owner_and_nest_only_so_deep() -> None:
     ledger = Ledger()
     conn = ledger.open_connection()

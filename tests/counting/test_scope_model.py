@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
@@ -248,6 +249,20 @@ class Scopes(RuleBasedStateMachine):
         else:
             self.model.overrides[name] = new
 
+    @rule(pick=PICKS, new=st.one_of(st.none(), LIMITS))
+    def set_own_limit(self, pick: int, new: SimpleNamespace | None) -> None:
+        pair = self.pick(pick)
+        if pair is None or not (pair[1].is_leaf or pair[1].owner is not None):
+            return
+        real, model = pair
+        try:
+            real.set_limit(new)
+        except ResourceScopeClosed:
+            assert not model.live
+        else:
+            assert model.live
+            model.limit = new
+
     @rule(data=st.data())
     def set_limits(self, data: Any) -> None:
         limits = concrete(data.draw)
@@ -283,6 +298,18 @@ class Scopes(RuleBasedStateMachine):
             self.model.clear(model)
 
     @invariant()
+    def the_memory_of_connections(self) -> None:
+        if not hasattr(self, "ledger"):
+            return
+        held = [
+            self.model.held_by(model)["memory"] for _, model in self.pairs
+            if model.live and model.owner is None and model.name.startswith("conn-")]
+        total, counts = self.ledger.connection_memory
+        assert total == sum(held)
+        expected = Counter((size - 1).bit_length() for size in held if size)
+        assert {n: count for n, count in enumerate(counts) if count} == expected
+
+    @invariant()
     def same(self) -> None:
         if not hasattr(self, "ledger"):
             return
@@ -299,7 +326,7 @@ class Scopes(RuleBasedStateMachine):
                 assert real.stat()._asdict() == self.model.held_by(model)
             elif model.live:
                 assert real.stat()._asdict() == snapshot[model.name]
-                assert real.held_memory == self.model.held_by(model)["memory"]
+                assert real.held_memory == model.own["memory"]
             else:
                 assert not any(real.stat())
 

@@ -33,6 +33,8 @@ cdef extern from "scope.h" nogil:
         int64_t asked
         int64_t limit
 
+    bint rcmgr_scope_refuses(const rcmgr_scope *, const rcmgr_amounts *ask, int priority,
+                             rcmgr_refusal *why) noexcept
     bint rcmgr_is_nothing(const rcmgr_amounts *) noexcept
     bint rcmgr_charge(rcmgr_scope **chain, int count, const rcmgr_amounts *ask,
                       int priority, rcmgr_refusal *why) noexcept

@@ -64,6 +64,7 @@ cdef class Refusal:
     cdef Group blamed       # None: the leaf
     cdef Group view_group   # None: no view asked
     cdef str span_name      # None: no span asked
+    cdef str refusing_span  # None: no span refused
     cdef int leaf_kind      # NO_KIND: no leaf asked
     cdef uint64_t leaf_number
     cdef int what

@@ -89,6 +89,8 @@ cdef class Refusal:
     @property
     def scope(self):
         """Name of the scope that refused."""
+        if self.refusing_span is not None:
+            return self.refusing_span
         return self.leaf() if self.blamed is None else self.blamed.text()
 
     @property

@@ -29,7 +29,7 @@ from rcmgr.counting._scope cimport (
     RCMGR_AMOUNTS, RCMGR_CONNS, RCMGR_CONNS_INBOUND, RCMGR_CONNS_OUTBOUND, RCMGR_FD, RCMGR_MEMORY,
     RCMGR_PRIORITY_ALWAYS, RCMGR_RESOURCES, RCMGR_STREAMS, RCMGR_STREAMS_INBOUND,
     RCMGR_STREAMS_OUTBOUND, RCMGR_UNLIMITED, rcmgr_amounts, rcmgr_charge, rcmgr_give_back,
-    rcmgr_is_nothing, rcmgr_limit, rcmgr_refusal, rcmgr_scope,
+    rcmgr_is_nothing, rcmgr_limit, rcmgr_refusal, rcmgr_scope, rcmgr_scope_refuses,
 )
 from rcmgr.counting.groups cimport (
     ALLOWLISTED_SYSTEM, ALLOWLISTED_TRANSIENT, CONN, DIRECTIONS, FIXED_KINDS, INBOUND, KINDS,
@@ -66,6 +66,7 @@ class Priority(IntEnum):
 cdef enum:
     LONGEST_CHAIN = 7  # a stream with a service
     DEEPEST_SPAN = 64
+    POWERS = 64
 
 cdef rcmgr_limit NO_LIMIT
 for _index in range(RCMGR_RESOURCES):
@@ -138,6 +139,7 @@ cdef class Scope:
     cdef unsigned char kind
     cdef unsigned char direction  # NO_DIRECTION: no connection, no stream
     cdef unsigned char is_exempt  # a connection or stream charged to the allowlisted scopes
+    cdef unsigned char has_limit  # in the ledger's `own_limits`
 
     @cython.final
     cdef int start(self, Ledger ledger, int kind, const rcmgr_limit *limit) except -1:
@@ -164,6 +166,10 @@ cdef class Scope:
     cdef Group viewed(self):
         """The group that a view shows; None: this is no view."""
         return None
+
+    cdef Scope new_span_owner(self):
+        """The scope that contains a new span."""
+        return self
 
     # everything else
 
@@ -216,7 +222,15 @@ cdef class Scope:
             if not closed:
                 while (scope := base.enclosing()) is not None:
                     base = scope
-                if rcmgr_charge(chain, base.chain(chain), &ask, priority, &why):
+                scope = self
+                while scope is not base and not (
+                    scope.has_limit and rcmgr_scope_refuses(&scope.state, &ask, priority, &why)
+                ):
+                    scope = scope.enclosing()
+                if scope is not base:
+                    refusal = self.ledger.refuse_span(scope, &why, priority)
+                elif rcmgr_charge(chain, base.chain(chain), &ask, priority, &why):
+                    self.ledger.move_memory(base, size)
                     scope = self
                     while scope is not base:
                         # a base's own share is in its chain
@@ -232,6 +246,8 @@ cdef class Scope:
             return True
         if base is not self:
             refusal.span_name = self.name
+        if scope is not base:
+            refusal.refusing_span = scope.name
         return refusal
 
     @cython.final
@@ -249,6 +265,7 @@ cdef class Scope:
             scope.in_spans -= given
             base = scope
         rcmgr_give_back(chain, base.chain(chain), &what)
+        self.ledger.move_memory(base, -given)
         return size - given
 
     @cython.final
@@ -266,7 +283,10 @@ cdef class Scope:
             else:
                 held = self.state.held
                 rcmgr_give_back(chain, self.chain(chain), &held)
+                self.ledger.move_memory(self, -held.of[RCMGR_MEMORY])
             self.unpin()
+        if self.has_limit:
+            self.ledger.drop_own_limit(self)
         self.is_open = False
         memset(&self.state.held, 0, sizeof(self.state.held))
         return True
@@ -364,7 +384,9 @@ cdef class Scope:
     def begin_span(self):
         """A part of this scope that gives back what it took when it is closed.
 
-        Spans nest at most 64 deep (ValueError). ResourceScopeClosed: closed.
+        Closing a connection, a stream or a span closes its spans. A span of a view is a part of the
+        view's group, and outlives the view. Spans nest at most 64 deep (ValueError).
+        ResourceScopeClosed: closed.
         """
         cdef Span span
         cdef bint closed
@@ -379,7 +401,7 @@ cdef class Scope:
             raise ValueError(f"spans nest at most {DEEPEST_SPAN} deep")
         span = Span.__new__(Span)
         span.start(self.ledger, self.kind, &NO_LIMIT)
-        span.owner = self
+        span.owner = self.new_span_owner()
         with cython.critical_section(self.ledger):
             closed = not self.live()
             if not closed:
@@ -387,9 +409,51 @@ cdef class Scope:
                 span.number = self.spans
                 span.epoch = self.epoch
                 span.is_open = True
+                if span.owner is not self:
+                    self.ledger.open_twin(<ScopeView>span.owner, <ScopeView>self)
         if closed:
             raise ResourceScopeClosed(self.name)
         return span
+
+    @property
+    def limit(self):
+        """The limits that apply to it, by name; None: no limit.
+
+        Those of a view are the limits of its group. A span has those of its owner, until
+        `set_limit`.
+        """
+        cdef rcmgr_limit limit = NO_LIMIT
+        cdef Group viewed = self.viewed()
+        cdef Scope enclosing = self.enclosing()
+        if enclosing is not None and not self.has_limit:
+            return enclosing.limit
+        if self.ledger is not None:
+            with cython.critical_section(self.ledger):
+                limit = self.state.limit[0] if viewed is None else viewed.state.limit[0]
+        return {
+            RESOURCE_FIELDS[i]: None if limit.of[i] == RCMGR_UNLIMITED else limit.of[i]
+            for i in range(<int>RCMGR_RESOURCES)
+        }
+
+    def set_limit(self, limit):
+        """Set the limits (a `Limit`) of this connection, stream or span. None: the default again.
+
+        It may hold more than the limits, and keeps it. They end with it. Only memory can be taken
+        later, so they limit its memory. A span also stays within the limits of its owner.
+        ResourceScopeClosed: closed.
+        """
+        cdef GroupLimit own = None
+        cdef bint closed
+        if limit is not None:
+            own = read_limit(limit)
+        if self.ledger is None:
+            raise ResourceScopeClosed("scope")
+        with cython.critical_section(self.ledger):
+            closed = not self.live()
+            if not closed:
+                self.ledger.set_own_limit(self, own)
+        if closed:
+            raise ResourceScopeClosed(self.name)
 
     def close(self):
         """Give back all that it holds, with its spans' memory. Does nothing a second time."""
@@ -422,12 +486,16 @@ cdef str caller():
 @cython.no_gc
 @cython.binding(False)
 cdef class Span(Scope):
-    """A part of another scope's memory. Closing that scope closes it."""
+    """A part of another scope's memory. Closing that scope closes it, unless it is a view."""
 
-    cdef Scope owner
+    cdef Scope owner  # the twin of a view ends with its span
 
     cdef Scope enclosing(self):
         return self.owner
+
+    cdef void unpin(self) noexcept:
+        if type(self.owner) is ScopeView:
+            self.owner.end()
 
     def __dealloc__(self):
         self.abandon()
@@ -462,28 +530,21 @@ cdef class ScopeView(Scope):
     cdef Group viewed(self):
         return self.group
 
+    cdef Scope new_span_owner(self):
+        """Another view, not open yet. The one that a caller has may be closed before the span."""
+        cdef ScopeView twin = ScopeView.__new__(ScopeView)
+        twin.start(self.ledger, self.kind, &NO_LIMIT)
+        return twin
+
     @property
     def held_memory(self):
-        """Bytes reserved through this view and its spans; 0 once closed."""
+        """Bytes reserved through this view, without its spans; 0 once closed."""
         cdef int64_t held = 0
         if self.ledger is not None:
             with cython.critical_section(self.ledger):
                 if self.live():
                     held = self.state.held.of[RCMGR_MEMORY]
         return held
-
-    @property
-    def limit(self):
-        """The group's limits, by name; None: no limit."""
-        cdef rcmgr_limit limit = NO_LIMIT
-        cdef int i
-        if self.ledger is not None:
-            with cython.critical_section(self.ledger):
-                limit = self.group.state.limit[0]
-        return {
-            RESOURCE_FIELDS[i]: None if limit.of[i] == RCMGR_UNLIMITED else limit.of[i]
-            for i in range(RCMGR_RESOURCES)
-        }
 
     def set_limit(self, limit):
         """Set the limit (a `Limit`) of this group from now on. None: the default again.
@@ -795,6 +856,7 @@ cdef class Ledger:
     cdef rcmgr_limit defaults[KINDS]
     cdef list named      # by Kind: limits of particular services, protocols, peers
     cdef dict overrides  # (kind, name, peer) -> GroupLimit, by `set_limit`
+    cdef dict own_limits  # address of a connection, stream or span -> GroupLimit, alike
     cdef int64_t refusals[KINDS][RCMGR_RESOURCES][DIRECTIONS]
     cdef int64_t peaks[RCMGR_RESOURCES]
     cdef int64_t transient_peaks[RCMGR_RESOURCES]
@@ -812,6 +874,9 @@ cdef class Ledger:
     cdef readonly int64_t over_released
     """How much was given back that had not been taken: a defect of the caller, and ignored."""
     cdef int64_t forgotten_streams  # without a handle, by `clear`
+    # connections that hold up to 2**n bytes, and more than 2**(n - 1)
+    cdef int64_t memory_of_connections[POWERS]
+    cdef int64_t connection_bytes
 
     def __cinit__(self, limits=None, *, trace_allocations=False, debug=None):
         cdef int kind
@@ -821,7 +886,7 @@ cdef class Ledger:
         self.trace_allocations = trace_allocations
         self.peer_groups, self.protocol_groups, self.service_groups = {}, {}, {}
         self.named = [{} for _ in range(<int>KINDS)]
-        self.overrides, self.places = {}, {}
+        self.overrides, self.own_limits, self.places = {}, {}, {}
         self.system_group = self.bound_group(SYSTEM, None, None)
         self.transient_group = self.bound_group(TRANSIENT, None, None)
         self.allowlisted_system_group = self.bound_group(ALLOWLISTED_SYSTEM, None, None)
@@ -908,6 +973,40 @@ cdef class Ledger:
             self.unpin(whole)
         # services stay: they are few, and this program names them
 
+    cdef void open_twin(self, ScopeView twin, ScopeView view) noexcept:
+        twin.group = view.group
+        twin.epoch = view.epoch
+        twin.is_open = True
+        if twin.group.kind >= FIXED_KINDS:
+            twin.group.pins += 1
+
+    cdef void move_memory(self, Scope base, int64_t change) noexcept:
+        """`base` has taken or given back memory: the sums over connections change."""
+        cdef int64_t held = base.state.held.of[RCMGR_MEMORY]
+        if base.kind != CONN or change == 0:
+            return
+        self.connection_bytes += change
+        if held > change:
+            self.memory_of_connections[power_above(held - change)] -= 1
+        if held > 0:
+            self.memory_of_connections[power_above(held)] += 1
+
+    cdef int set_own_limit(self, Scope scope, GroupLimit own) except -1:
+        if own is None:
+            self.drop_own_limit(scope)
+            return 0
+        _old = self.own_limits.get(<size_t><PyObject *>scope)  # freed after it is out of use
+        self.own_limits[<size_t><PyObject *>scope] = own
+        scope.state.limit = &own.value
+        scope.has_limit = True
+        return 0
+
+    cdef void drop_own_limit(self, Scope scope) noexcept:
+        cdef bint is_leaf = scope.enclosing() is None
+        scope.state.limit = &self.defaults[scope.kind] if is_leaf else &NO_LIMIT
+        scope.has_limit = False
+        self.own_limits.pop(<size_t><PyObject *>scope, None)
+
     cdef bint hand_over(
         self, const rcmgr_amounts *held, rcmgr_scope **old, int old_count, rcmgr_scope **new,
         int new_count, rcmgr_refusal *why,
@@ -927,6 +1026,11 @@ cdef class Ledger:
         """Count and describe a refusal in which no handle asked."""
         self.refusals[blamed.kind][why.resource][direction] += 1
         return new_refusal(why, RCMGR_PRIORITY_ALWAYS, blamed, NO_KIND, 0, None)
+
+    cdef Refusal refuse_span(self, Scope span, const rcmgr_refusal *why, int priority):
+        """As `refuse`, by a span that has limits."""
+        self.refusals[span.kind][why.resource][span.direction] += 1
+        return new_refusal(why, priority, None, NO_KIND, 0, None)
 
     cdef int say_over_released(self, str name, str excess) except -1:
         cdef bint first
@@ -1284,6 +1388,20 @@ cdef class Ledger:
         }
 
     @property
+    def connection_memory(self):
+        """The memory of connections: its sum in bytes, and how many connections hold how much.
+
+        The second value is a tuple: number n counts the connections that hold up to 2**n bytes, and
+        more than 2**(n - 1). Connections without memory do not count.
+        """
+        cdef int64_t counts[POWERS]
+        cdef int64_t total
+        with cython.critical_section(self):
+            counts = self.memory_of_connections
+            total = self.connection_bytes
+        return total, tuple([counts[n] for n in range(<int>POWERS)])
+
+    @property
     def peak(self):
         """The most that the system scope ever held, by the names of a limit's fields."""
         return self.peaks_shown(self.peaks)
@@ -1359,9 +1477,9 @@ cdef class Ledger:
     def clear(self, ScopeView keep=None):
         """Forget everything that is held. This closes all handles; limits stay. O(scopes).
 
-        keep: a view of the system that stays open, with the memory reserved through it but without
-        its spans. ValueError: another view, or a view of another ledger. The numbers of connections
-        and streams continue. Peaks and counts of refusals stay.
+        keep: a view of the system that stays open, with the memory reserved through it.
+        ValueError: another view, or a view of another ledger. The numbers of connections and
+        streams continue. Peaks and counts of refusals stay.
         """
         cdef Group group, share
         cdef tuple tables = ({}, {}, {}), fixed
@@ -1377,7 +1495,7 @@ cdef class Ledger:
         with cython.critical_section(self):
             # nothing in here allocates: no finalizer runs, no other thread gets in
             if keep is not None and keep.live():
-                kept = keep.state.held.of[RCMGR_MEMORY] - keep.in_spans
+                kept = keep.state.held.of[RCMGR_MEMORY]
                 keep.epoch += 1
             for group in fixed:
                 memset(&group.state.held, 0, sizeof(group.state.held))
@@ -1385,8 +1503,9 @@ cdef class Ledger:
             protocols, self.protocol_groups = self.protocol_groups, <dict>tables[1]
             services, self.service_groups = self.service_groups, <dict>tables[2]
             self.epoch += 1
+            memset(self.memory_of_connections, 0, sizeof(self.memory_of_connections))
+            self.connection_bytes = 0
             if keep is not None and keep.live():
-                keep.in_spans = 0
                 keep.state.held.of[RCMGR_MEMORY] = kept
                 keep.group.state.held.of[RCMGR_MEMORY] = kept
         with cython.critical_section(self):
@@ -1437,6 +1556,16 @@ cdef bint release_stream(object ledger, object peer, bint inbound) except -1:
 
 cdef bint has_exempt_connection(object ledger, object peer) except -1:
     return (<Ledger?>ledger).has_exempt_connection(peer)
+
+
+cdef int power_above(int64_t amount) noexcept:
+    """The smallest n with amount <= 2**n."""
+    cdef int n = 0
+    while n < 62 and (<int64_t>1 << n) < amount:
+        n += 1
+    if (<int64_t>1 << n) < amount:
+        n += 1
+    return n
 
 
 cdef void raise_to(int64_t *peaks, const int64_t *held) noexcept:
