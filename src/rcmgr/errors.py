@@ -285,6 +285,7 @@ class ScopeLimitExceeded(ResourceLimitExceeded):
     priority: a memory reservation may use (1 + priority) / 256 of the limit.
     asked_by: the scope that was asked, if that is another one with a name.
     peer_id: None: the caller did not know the peer.
+    has_own_limit: the limit is one of this name alone, and not the default.
 
     The message begins with the words of go-libp2p's error.
     """
@@ -299,6 +300,7 @@ class ScopeLimitExceeded(ResourceLimitExceeded):
     peer_id: Hashable | None = None
     connection_id: Hashable | None = None
     address: str | None = None
+    has_own_limit: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -318,10 +320,9 @@ class ScopeLimitExceeded(ResourceLimitExceeded):
     def setting(self) -> str:
         (scope, name), field = self._limited, _LIMIT_FIELDS[self.resource]
         if scope in _SCOPES_BY_NAME:
-            return (
-                f"ConcreteLimits.{scope}_default.{field} or "
-                f"ConcreteLimits.{scope}[{shortened(name)!r}].{field}"
-            )
+            own = f"ConcreteLimits.{scope}[{shortened(name)!r}].{field}"
+            return own if self.has_own_limit else (
+                f"ConcreteLimits.{scope}_default.{field} or {own}")
         path = f"ConcreteLimits.{scope}.{field}"
         total = _TOTALS.get((scope, field))
         return path if total is None else f"ResourceLimits.{total} ({path})"
@@ -438,8 +439,8 @@ class RateLimitExceeded(ResourceLimitExceeded):
     protocol: "connections" for the rate of one peer, "network 192.0.2.0/24" for that of a network.
     address: where the connection comes from, if its peer is not known yet.
     refill_rate, burst: the rate a second, and how many at once; None: unknown.
-    limited_by: "overall", or the key of `AddressRates.overrides` that has the rate of a network.
-        "": a rate by prefix length, or no rate of a network.
+    limited_by: for a network, "overall", or the key of `AddressRates.overrides` that has its rate.
+        "": a rate by prefix length. For a protocol, the field of `RateLimits`. "": not known.
     """
 
     protocol: str
@@ -472,10 +473,12 @@ class RateLimitExceeded(ResourceLimitExceeded):
                 return f"AddressRates.overrides[{self.limited_by!r}]"
             version = "ipv6" if ":" in self.protocol else "ipv4"
             return f"AddressRates.{version} or ConnectionRateLimits.per_ip"
-        return (
-            f"RateLimits.default, RateLimits.overrides[{shortened(self.operation)!r}] or "
-            f"RateLimits.overall of {printable_name(self.protocol)}"
-        )
+        override = f"RateLimits.overrides[{shortened(self.operation)!r}]"
+        setting = {
+            "": f"RateLimits.default, {override} or RateLimits.overall",
+            "overrides": override,
+        }.get(self.limited_by, f"RateLimits.{self.limited_by}")
+        return f"{setting} of {printable_name(self.protocol)}"
 
     def _sentence(self) -> str:
         rate = "" if self.refill_rate is None else (

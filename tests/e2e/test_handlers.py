@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import trio
+from libp2p.abc import INetStream
 from libp2p.custom_types import TProtocol
 from libp2p.host.exceptions import StreamFailure
 from libp2p.host.ping import ID as PING
@@ -73,4 +74,25 @@ async def test_other_protocols_are_not_limited() -> None:
         for _ in range(5):
             stream = await peer.host.new_stream(node.id, [echo])
             assert await stream.read(4) == b"here"
+            await stream.reset()
+
+
+async def test_opening_a_stream_leaves_the_requests_of_a_peer() -> None:
+    """A protocol that asks its limiter for each request may be limited by streams as well."""
+    search = TProtocol("/search/1.0.0")
+
+    async with running_node() as node, running_node() as peer:
+        limiter = node.manager.add_protocol_rate_limiter(
+            search, RateLimits(default=Rate(0.001, 2)))
+        limit_protocols(node.host, node.manager)
+
+        async def answer(stream: INetStream) -> None:
+            async with limiter.request(stream.muxed_conn.peer_id):
+                await stream.write(b"found")
+
+        node.host.set_stream_handler(search, answer)
+        assert await peer.dial(node)
+        for _ in range(2):
+            stream = await peer.host.new_stream(node.id, [search])
+            assert await stream.read(5) == b"found"
             await stream.reset()

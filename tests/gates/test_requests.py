@@ -106,6 +106,16 @@ def test_a_denial_by_one_takes_nothing_from_the_other() -> None:
     assert limiter._buckets.default.get_available_tokens(OTHER) == 1
 
 
+def test_a_stream_does_not_cost_a_request() -> None:
+    limiter = ProtocolRateLimiter("/a/1", RateLimits(Rate(0.001, 2)))
+    assert [limiter.check_peer_rate_limit(PEER, "stream") for _ in range(3)] == [True, True, False]
+    assert [limiter.check_peer_rate_limit(PEER) for _ in range(3)] == [True, True, False]
+    assert limiter.counts()["allowed"] == 4
+    limiter = ProtocolRateLimiter("/a/1", RateLimits(Rate(0.001, 2), {"stream": None}))
+    assert all(limiter.check_peer_rate_limit(PEER, "stream") for _ in range(9))
+    assert limiter.check_peer_rate_limit(PEER)
+
+
 def test_exempt_peers() -> None:
     limiter = ProtocolRateLimiter(
         "/test/1", RateLimits(default=Rate(1.0, 1)), exempt_peers=[PEER], clock=Clock())

@@ -76,6 +76,8 @@ cdef class Refusal:
     """How much more was asked for."""
     cdef readonly int64_t limit
     """Its limit. A memory reservation of low priority may fill only a part of the limit."""
+    cdef readonly bint has_own_limit
+    """Whether the limit is one of this name alone, and not the default."""
 
     cdef str leaf(self)
 

@@ -121,6 +121,7 @@ cdef class Refusal:
         return error(
             scope, self.resource, self.current, self.attempted, self.limit, self.priority,
             None if asked_by == scope else asked_by, peer_id, connection_id,
+            has_own_limit=self.has_own_limit,
         )
 
     def __repr__(self):
@@ -174,4 +175,5 @@ cdef Refusal new_refusal(
     refusal.current = why.held
     refusal.attempted = why.asked
     refusal.limit = why.limit
+    refusal.has_own_limit = blamed is not None and blamed.limit is not None
     return refusal

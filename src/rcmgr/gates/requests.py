@@ -14,7 +14,10 @@ from rcmgr.errors import RateLimitExceeded
 from rcmgr.limits.rates import Rate, RateLimits
 from rcmgr.peers import bounded_name, peer_key, peer_text
 
-__all__ = ["ProtocolRateLimiter", "RateLimiter", "RateRefusal", "bucket_of", "table_of"]
+__all__ = ["STREAM", "ProtocolRateLimiter", "RateLimiter", "RateRefusal", "bucket_of", "table_of"]
+
+STREAM = "stream"
+"""The operation of opening a stream."""
 
 _Clock = Callable[[], int]
 
@@ -37,6 +40,8 @@ class RateRefusal(NamedTuple):
     retry_after_s: Callable[[Any], float]
     """Called with the peer: seconds until it may come again; inf: never."""
     rate: Rate | None
+    limited_by: str = ""
+    """The field of `RateLimits` with the rate that refused. Empty: another limit."""
 
     def __bool__(self) -> Literal[False]:
         return False
@@ -54,17 +59,24 @@ class RateRefusal(NamedTuple):
             self.protocol, self.operation, peer_id, self.retry_after_s(peer_id),
             refill_rate=None if rate is None else rate.refill_rate,
             burst=None if rate is None else rate.burst,
+            limited_by=self.limited_by,
             connection_id=connection_id,
         )
 
 
 class _Buckets:
-    """The buckets of `RateLimits`: tables by name, each with a bucket per key, and one overall."""
+    """The buckets of `RateLimits`: tables by name, each with a bucket per key, and one overall.
 
-    def __init__(self, limits: RateLimits, clock: _Clock | None) -> None:
+    separate: names that share no bucket with other names of the default rate.
+    """
+
+    def __init__(
+        self, limits: RateLimits, clock: _Clock | None, separate: Iterable[str] = ()
+    ) -> None:
         self.limits = limits
         self.default = self._table(limits.default, clock)
-        self.tables = {name: self._table(rate, clock) for name, rate in limits.overrides.items()}
+        rates = {**dict.fromkeys(separate, limits.default), **limits.overrides}
+        self.tables = {name: self._table(rate, clock) for name, rate in rates.items()}
         self.overall = bucket_of(limits.overall, clock)
 
     def _table(self, rate: Rate | None, clock: _Clock | None) -> BucketTable | None:
@@ -98,6 +110,10 @@ class _Buckets:
 
     def rate(self, name: str) -> Rate | None:
         return self.limits.overrides.get(name, self.limits.default)
+
+    def field(self, name: str) -> str:
+        """The field of `RateLimits` with the rate of this name."""
+        return "overrides" if name in self.limits.overrides else "default"
 
 
 class RateLimiter:
@@ -146,8 +162,10 @@ class ProtocolRateLimiter:
     """Limits how often a peer may make requests of a protocol.
 
     Every peer has a bucket for each operation in `limits.overrides`, and one of the default rate
-    for all other operations. Without a rate they are unlimited. `limits.overall`, if set, is one
-    bucket for all peers and operations. Both buckets must agree, and a denial takes from neither.
+    for all other operations. The operation "stream" (`rcmgr.libp2p.limit_protocols`) always has its
+    own bucket, so that a stream does not cost a request. Without a rate operations are unlimited.
+    `limits.overall`, if set, is one bucket for all peers and operations. Both buckets must agree,
+    and a denial takes from neither.
 
     exempt_peers: peers without limits, which take no tokens.
     is_exempt: tells whether another peer is exempt too; default: it is not.
@@ -170,7 +188,7 @@ class ProtocolRateLimiter:
     ) -> None:
         self.protocol = protocol
         self.limits = limits
-        self._buckets = _Buckets(limits, clock)
+        self._buckets = _Buckets(limits, clock, separate=(STREAM,))
         self._exempt = {peer_key(peer) for peer in exempt_peers}
         self._is_exempt = is_exempt
         self._denials = denials
@@ -187,28 +205,38 @@ class ProtocolRateLimiter:
     def check_peer_rate_limit(self, peer_id: Hashable, operation: str = "request") -> bool:
         """Take one request of the peer, if its rate and the overall rate allow it. False: denied.
         """
-        peer = peer_key(peer_id)
+        return self._ask(peer_key(peer_id), operation) is None
+
+    def _ask(self, peer: Hashable, operation: str) -> RateRefusal | None:
         if self._is_exempted(peer):
             self._exempted += 1
-            return True
+            return None
         refused = self._buckets.take(operation, peer, self._buckets.cost(operation))
+        if refused is None:
+            return None
         if refused == "overall":
             self._denied_overall += 1
-        if refused is not None and self._denials is not None:
-            self._denials.add(self.refusal(operation), None, peer, True)
-        return refused is None
+        refusal = self.refusal(operation, by_overall=refused == "overall")
+        if self._denials is not None:
+            self._denials.add(refusal, None, peer, True)
+        return refusal
 
     def retry_after(self, peer_id: Hashable, operation: str = "request") -> float:
         """Seconds until the peer may make this request, 0 if it may now; inf: never."""
         peer = peer_key(peer_id)
         return 0.0 if self._is_exempted(peer) else self._buckets.wait(operation, peer)
 
-    def refusal(self, operation: str = "request") -> RateRefusal:
-        """The entry of a denial in the log. Making its error computes the waiting time."""
+    def refusal(self, operation: str = "request", *, by_overall: bool = False) -> RateRefusal:
+        """The entry of a denial in the log. Making its error computes the waiting time.
+
+        by_overall: whether `limits.overall` refused, and not the rate of the peer.
+        """
+        rate, field = self._buckets.rate(operation), self._buckets.field(operation)
+        if by_overall:
+            rate, field = self.limits.overall, "overall"
         operation = bounded_name(operation)
         return RateRefusal(
-            self.protocol, operation, partial(self.retry_after, operation=operation),
-            self._buckets.rate(operation) or self.limits.overall)
+            self.protocol, operation, partial(self.retry_after, operation=operation), rate, field)
 
     @asynccontextmanager
     async def request(self, peer_id: Hashable, operation: str = "request") -> AsyncIterator[None]:
@@ -216,8 +244,9 @@ class ProtocolRateLimiter:
 
         RateLimitExceeded: denied, before the work begins.
         """
-        if not self.check_peer_rate_limit(peer_id, operation):
-            raise self.refusal(operation).to_error(peer_id=peer_id)
+        refusal = self._ask(peer_key(peer_id), operation)
+        if refusal is not None:
+            raise refusal.to_error(peer_id=peer_id)
         yield
 
     def counts(self) -> dict[str, int]:
@@ -249,7 +278,11 @@ class ProtocolRateLimiter:
 
     def _tables(self) -> list[tuple[str | None, BucketTable]]:
         """Every table with its operation; None: the default rate."""
-        tables = [(None, self._buckets.default), *self._buckets.tables.items()]
+        named = [
+            (name if name in self.limits.overrides else None, table)
+            for name, table in self._buckets.tables.items()
+        ]
+        tables = [(None, self._buckets.default), *named]
         return [(operation, table) for operation, table in tables if table is not None]
 
     def _is_exempted(self, peer: Hashable) -> bool:

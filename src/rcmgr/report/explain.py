@@ -88,6 +88,6 @@ def _who_is_banned(node: Node) -> Iterator[str]:
 
 def _common_setting(settings: set[str]) -> str:
     """The only setting, or the default that several peers or protocols share."""
-    if len(settings) == 1:
-        return settings.pop()
-    return ", ".join(sorted({setting.partition(" or ")[0] for setting in settings})[:_MOST_LINES])
+    if len(settings) > 1:
+        settings = {setting.partition(" or ")[0] for setting in settings}
+    return ", ".join(sorted(settings)[:_MOST_LINES])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
+from rcmgr.gates.requests import STREAM
 from rcmgr.libp2p.hooks import Libp2pMismatch
 from rcmgr.manager import ResourceManager
 
@@ -86,13 +87,14 @@ def guard_handlers(host: IHost, guard: Guard) -> Guarding:
 def limit_protocols(host: IHost, manager: ResourceManager) -> Guarding:
     """Ask the protocol's rate limiter in `manager` about every inbound stream of this host.
 
-    The host resets a stream above the rate; see `guard_handlers`. The operation is "stream". A
-    program may add limiters and handlers at any time.
+    The host resets a stream above the rate; see `guard_handlers`. The operation is "stream", which
+    has its own bucket for each peer: a stream does not cost a request. A program may add limiters
+    and handlers at any time.
     """
 
     def guard(protocol: Any, stream: Any) -> bool:
         return protocol not in manager.protocol_rate_limiters or (
-            manager.check_protocol_rate_limit(protocol, stream.muxed_conn.peer_id, "stream")
+            manager.check_protocol_rate_limit(protocol, stream.muxed_conn.peer_id, STREAM)
         )
 
     return guard_handlers(host, guard)
