@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import math
@@ -139,6 +140,37 @@ def test_a_wrong_password_gets_nothing(manager: ResourceManager, tmp_path: Path)
                 connection.sendall(password.encode())
                 connection.shutdown(socket.SHUT_WR)
                 assert connection.recv(100) == b""
+
+
+@pytest.mark.parametrize("sends", [b"", b"x"])
+def test_clients_without_the_password_do_not_keep_the_owner_out(
+    manager: ResourceManager, tmp_path: Path, sends: bytes
+) -> None:
+    """They connect, wait, and connect again as soon as they are dropped."""
+    over = threading.Event()
+
+    def stand_in_the_way(port: int) -> None:
+        while not over.is_set():
+            with contextlib.suppress(OSError), socket.create_connection(
+                    ("127.0.0.1", port), timeout=5) as connection:
+                connection.sendall(sends)
+                connection.recv(1)
+
+    with StatusServer(manager, tmp_path / "s", unix=False) as server:
+        port = json.loads(server.path.read_text())["port"]
+        threads = [threading.Thread(target=stand_in_the_way, args=(port,)) for _ in range(100)]
+        for thread in threads:
+            thread.start()
+        try:
+            before = threading.active_count()
+            for _ in range(20):
+                assert read_status(server.path)["pid"] == os.getpid()
+            # a thread for each of 64 strangers, and a few that are ending or were just dropped
+            assert threading.active_count() <= before + 100
+        finally:
+            over.set()
+    for thread in threads:
+        thread.join()
 
 
 def test_a_client_that_sends_its_password_slowly_is_dropped(

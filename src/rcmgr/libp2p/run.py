@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> None:
 
 
 def check_module(name: str) -> None:
-    """Fail in one line for what `python -m` cannot run. An error of the program itself is not."""
+    """Fail in one line if `python -m` cannot run it. Errors of the program itself pass."""
     if name.startswith("."):
         fail(f"no module named {name!r}: give its whole name")
     missing: str | None = name
@@ -72,7 +72,7 @@ def check_module(name: str) -> None:
 
 
 def check_script(path: str) -> None:
-    """Fail in one line for what `python` cannot run."""
+    """Fail in one line if `python` cannot run it."""
     if not os.path.exists(path):
         fail(f"can't open file {path!r}: no such file")
     if os.path.isdir(path):

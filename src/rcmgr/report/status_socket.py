@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,9 @@ from rcmgr.report.status import FORMAT, is_complete, status_of
 __all__ = ["StatusError", "StatusServer", "default_path", "read_status"]
 
 _PATIENCE_S = 2.0
+_PASSWORD_PATIENCE_S = 1.0
 _MOST_CLIENTS = 16
+_MOST_STRANGERS = 64
 _MOST_BYTES = 16 * 2**20
 _HAS_UNIX_SOCKETS = hasattr(socket, "AF_UNIX") and sys.platform != "win32"
 
@@ -53,37 +55,78 @@ def default_path() -> Path:
     return Path(tempfile.gettempdir()) / f"rcmgr-{user}.sock"
 
 
+class _Strangers:
+    """The clients that have not sent the password yet: at most `_MOST_STRANGERS`.
+
+    A new one takes the place of the first. The owner sends the password at once, so that clients
+    without it cannot keep the owner out.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._clients: dict[socket.socket, None] = {}
+
+    def add(self, client: socket.socket) -> None:
+        first = None
+        with self._lock:
+            if len(self._clients) >= _MOST_STRANGERS:
+                first = next(iter(self._clients))
+                del self._clients[first]
+            self._clients[client] = None
+        if first is not None:
+            with suppress(OSError):  # it has gone by itself
+                first.shutdown(socket.SHUT_RDWR)  # its thread wakes up and ends
+
+    def remove(self, client: socket.socket) -> None:
+        with self._lock:
+            self._clients.pop(client, None)
+
+
 class _Handler(socketserver.BaseRequestHandler):
     server: _Server
 
     def handle(self) -> None:
+        try:
+            if self._is_owner():
+                self._answer()
+        except OSError:
+            return  # the client hung up or does not read
+
+    def _answer(self) -> None:
         if not self.server.free_places.acquire(blocking=False):
             return
         try:
             self.request.settimeout(_PATIENCE_S)
-            if self.server.password is None or self._receives(self.server.password):
-                self.request.sendall(json.dumps(status_of(self.server.node)).encode() + b"\n")
-        except OSError:
-            return  # the client hung up or does not read
+            self.request.sendall(json.dumps(status_of(self.server.node)).encode() + b"\n")
         finally:
             self.server.free_places.release()
 
+    def _is_owner(self) -> bool:
+        """Nobody else can connect to a Unix socket. A port asks for the password."""
+        password = self.server.password
+        if password is None:
+            return True
+        try:
+            return self._receives(password)
+        finally:
+            self.server.strangers.remove(self.request)
+
     def _receives(self, password: str) -> bool:
         given = b""
-        until = time.monotonic() + _PATIENCE_S  # in total: a slow client must not keep its place
+        until = time.monotonic() + _PASSWORD_PATIENCE_S  # in total: a slow client must not stay
         while len(given) < len(password):
             self.request.settimeout(max(0.001, until - time.monotonic()))
             part = self.request.recv(len(password) - len(given))
             if not part:
                 return False
             given += part
-        self.request.settimeout(_PATIENCE_S)
         return hmac.compare_digest(given, password.encode())
 
 
 class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     daemon_threads = True
     block_on_close = False
+    request_queue_size = 2 * _MOST_STRANGERS
     node: Node
     password: str | None = None
 
@@ -96,7 +139,13 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
 
     def __init__(self, address: Any) -> None:
         self.free_places = threading.BoundedSemaphore(_MOST_CLIENTS)
+        self.strangers = _Strangers()
         super().__init__(address, _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self.password is not None:
+            self.strangers.add(request)
+        super().process_request(request, client_address)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Report it as an error of any thread. The default would print it."""
@@ -119,7 +168,8 @@ class StatusServer(AbstractContextManager["StatusServer"]):
     """Serves the status of a node at `path` until `close`. A context manager.
 
     It replaces the socket of a node that ended without closing. Each client has a thread. A client
-    that does not read is dropped after 2 s.
+    that does not read is dropped after 2 s. On a port, at most 64 clients without the password stay
+    connected, for at most 1 s.
 
     unix: whether to use a Unix socket; default: if the system has them.
 
