@@ -102,7 +102,7 @@ class _Handler(socketserver.BaseRequestHandler):
             self.server.free_places.release()
 
     def _is_owner(self) -> bool:
-        """Nobody else can connect to a Unix socket. A port asks for the password."""
+        """Only the owner can open a Unix socket. A port asks for the password."""
         password = self.server.password
         if password is None:
             return True
