@@ -27,6 +27,7 @@ from rcmgr import (
     Rate,
     RateLimits,
     ResourceManager,
+    SubnetLimits,
 )
 from rcmgr.report.metrics import MetricsCollector, MetricsServer
 
@@ -151,6 +152,46 @@ def test_counters_have_go_libp2ps_names(manager: ResourceManager) -> None:
                  dir="", scope="system", resource="memory") == 1
 
 
+def test_every_kind_of_refusal_is_blocked() -> None:
+    """go-libp2p's dashboard has one panel for refusals, with all values of these labels."""
+    manager = ResourceManager(NodeLimits(
+        connections=ConnectionLimits(max_pending_inbound=1, max_established_per_peer=0),
+        subnets=SubnetLimits(), rates=AddressRates(ipv4=((32, Rate(0.001, 9)),))))
+    manager.add_protocol_rate_limiter("/a", RateLimits(default=Rate(0.001, 1)))
+
+    def blocked(way: str, scope: str, resource: str) -> float:
+        found = scrape(MetricsCollector(manager))
+        name = "libp2p_rcmgr_blocked_resources"
+        labels = {"dir": way, "scope": scope, "resource": resource}
+        return found.get((name, tuple(sorted(labels.items()))), 0)
+
+    kept = [manager.open_connection(None, None, "inbound") for _ in range(3)]
+    assert blocked("inbound", "state", "connection") == 2
+    assert manager.open_connection(PEERS[0], None, "outbound") is None
+    assert blocked("outbound", "state", "connection") == 1
+    manager.connection_limits = ConnectionLimits(
+        max_pending_inbound=None, max_pending_outbound=None)
+    kept += [manager.open_connection(None, "192.0.2.1", "outbound") for _ in range(10)]
+    kept += [manager.open_connection(None, "192.0.2.1", "inbound") for _ in range(10)]
+    assert blocked("outbound", "address", "connection") == 2
+    assert blocked("inbound", "address", "connection") == 9
+    assert blocked("inbound", "rate", "connection") == 1
+    manager.connection_rate_limits = ConnectionRateLimits(per_peer=Rate(0.001, 1))
+    for _ in range(2):
+        kept.append(manager.open_connection(PEERS[1], None, "inbound"))
+        manager.check_protocol_rate_limit("/a", PEERS[1])
+    assert blocked("inbound", "rate", "connection") == 2
+    assert blocked("inbound", "rate", "stream") == 1
+    manager.set_memory_limits(max_bytes=1)
+    assert manager.open_connection(None, None, "inbound") is None
+    assert blocked("", "process", "memory") == 1
+    manager.memory_limits = None
+    manager.scope_limits = ConcreteLimits(peer_default=Limit(streams=0))
+    assert not manager.acquire_stream(PEERS[1], "inbound")
+    assert blocked("inbound", "peer", "stream") == 1
+    assert len(kept) == 25
+
+
 def test_histograms_show_what_each_peer_has(manager: ResourceManager) -> None:
     found = scrape(MetricsCollector(manager))
     name = "libp2p_rcmgr_peer_connections"
@@ -163,6 +204,17 @@ def test_histograms_show_what_each_peer_has(manager: ResourceManager) -> None:
     assert value(found, f"{memory}_sum") == 15_000
     assert value(found, f"{memory}_bucket", le="32768.0") == 2
     assert value(found, f"{memory}_bucket", le="4096.0") == 0
+    connections = [
+        manager.ledger.open_connection(peer=b"%d" % number, allowlisted=True)
+        for number in range(4)]
+    for connection, size in zip(connections, (0, 1024, 1025, 2**33), strict=True):
+        connection.reserve_memory(size)
+    found = scrape(MetricsCollector(manager))
+    memory = "libp2p_rcmgr_conn_memory"
+    assert value(found, f"{memory}_count") == 3
+    assert value(found, f"{memory}_sum") == 2049 + 2**33
+    for bound, count in (("1024.0", 1), ("4096.0", 2), ("4294967296.0", 2), ("+Inf", 3)):
+        assert value(found, f"{memory}_bucket", le=bound) == count
     previous = {key: each for key, each in found.items() if "_previous_" in key[0]}
     assert previous
     assert not any(previous.values())

@@ -254,6 +254,7 @@ cdef class ConnectionTracker:
     cdef PyObject *_oldest_pending
     cdef PyObject *_newest_pending
     cdef rcmgr_connection_counts _counts
+    cdef int64_t _denied_outbound[RCMGR_LIMITS]  # the part of `_counts.denied`
     cdef rcmgr_connection_limits _limits  # those of _limits_source, and max_connections
     cdef object _limits_source
     cdef object _clock
@@ -554,6 +555,20 @@ cdef class ConnectionTracker:
     def denied_count(self, kind):
         """How often a ConnectionLimitKind (or its value) has refused."""
         return self._counts.denied[LIMIT_KINDS.index(ConnectionLimitKind(kind))]
+
+    def denied_by_direction(self):
+        """How often each limit refused: {("inbound" or "outbound", value of the kind): times}."""
+        cdef int64_t both[RCMGR_LIMITS]
+        cdef int64_t outbound[RCMGR_LIMITS]
+        cdef int i
+        with cython.critical_section(self):
+            both = self._counts.denied
+            outbound = self._denied_outbound
+        times = {}
+        for i in range(RCMGR_LIMITS):
+            times["inbound", LIMIT_KINDS[i].value] = both[i] - outbound[i]
+            times["outbound", LIMIT_KINDS[i].value] = outbound[i]
+        return {key: count for key, count in times.items() if count}
 
     def snapshot(self):
         """All counts of one moment, as a TrackerSnapshot."""
@@ -933,6 +948,8 @@ cdef class ConnectionTracker:
             verdict.current = rcmgr_counted(&self._counts, refusing, of_peer)
             verdict.limit = self._limits.at[refusing]
             self._counts.denied[refusing] += 1
+            self._denied_outbound[refusing] += state in (
+                RCMGR_PENDING_OUTBOUND, RCMGR_ESTABLISHED_OUTBOUND)
         return 0
 
     cdef inline void _enter(self, ConnectionRecord record, int state, bint exempt,

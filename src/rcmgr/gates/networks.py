@@ -424,6 +424,8 @@ class AddressGate:
         """Refusals by a rate."""
         self.refused_by_number = 0
         """Refusals by a number of connections. A malformed address counts too."""
+        self.refused_outbound = 0
+        """The part of `refused_by_number` for the node's own dials. A rate refuses no dial."""
         self.set_limits(subnets, rates)
 
     def set_limits(
@@ -469,6 +471,7 @@ class AddressGate:
         except (TypeError, ValueError):
             with self._lock:
                 self.refused_by_number += 1
+                self.refused_outbound += not inbound
             return AddressRefusal(None, None, 0.0, shortened(address))
         if exempt is None:
             exempt = self.allowlist.allows_address(ip)
@@ -488,6 +491,7 @@ class AddressGate:
             return share
         with self._lock:
             self.refused_by_number += 1
+            self.refused_outbound += not inbound
         return share.at(address)
 
     def verify_source_address(self, address: object) -> bool:

@@ -17,14 +17,14 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from itertools import accumulate
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from rcmgr.counting.memory_stats import default_cache
 from rcmgr.counting.reading import ScopeStat
 from rcmgr.extras import require
 from rcmgr.limits.rates import Rate
 from rcmgr.report.node import Node
-from rcmgr.report.stats import denied_by_limit
+from rcmgr.report.stats import blocked_resources, denied_by_limit
 
 try:
     from prometheus_client import CollectorRegistry, start_http_server
@@ -60,7 +60,6 @@ _NO_DENIALS: Final = dict.fromkeys((
 ), 0)
 """Shown as 0, so that Prometheus sees the first denial as an increase. Scopes are too many."""
 _LIMITED_SCOPES: Final = ("system", "transient")
-_RESOURCES: Final = {"memory": "memory", "fd": "fd", "conns": "connection", "streams": "stream"}
 _LIMITED: Final = (
     "memory", "fd", "conns", "conns_inbound", "conns_outbound", "streams", "streams_inbound",
     "streams_outbound",
@@ -130,25 +129,26 @@ class MetricsCollector(Collector):
     def _distributions(self, peers: list[ScopeStat]) -> Iterator[Metric]:
         for what, field in (("connections", "conns"), ("streams", "streams")):
             held = {
-                way: [getattr(peer, f"{field}_{way}") for peer in peers] for way in _DIRECTIONS}
+                way: _Distribution.of([getattr(peer, f"{field}_{way}") for peer in peers], COUNTS)
+                for way in _DIRECTIONS}
             yield from _histograms(
                 f"peer_{what}", f"{what.capitalize()} of each peer that has any.", COUNTS, held)
         yield from _histograms(
             "peer_memory", "Bytes reserved by each peer.", BYTES,
-            {"": [peer.memory for peer in peers]})
-        # libp2p 0.8.1 reserves no memory for a connection
-        yield from _histograms("conn_memory", "Bytes reserved by each conn.", BYTES, {"": []})
+            {"": _Distribution.of([peer.memory for peer in peers], BYTES)})
+        total, by_power = self._node.ledger.connection_memory
+        counts: Counter[int] = Counter()
+        for power, connections in enumerate(by_power):  # the bounds are powers of two
+            counts[bisect_left(BYTES, 2**power)] += connections
+        yield from _histograms(
+            "conn_memory", "Bytes reserved by each conn.", BYTES,
+            {"": _Distribution(counts, total)})
 
     def _blocked(self) -> Metric:
-        times: Counter[tuple[str, str, str]] = Counter()
-        for (direction, scope, limit), blocked in self._node.ledger.blocked.items():
-            resource = _RESOURCES[limit.partition("_")[0]]
-            way = "" if resource in ("memory", "fd") else direction
-            times[way, scope.partition("-")[0], resource] += blocked
         return _gauge(
             "libp2p_rcmgr_blocked_resources",
             "Requests refused since the start, by the scope that refused.", "dir scope resource",
-            times.items())
+            blocked_resources(self._node).items())
 
     # -- our own families ----------------------------------------------------------------------
 
@@ -261,7 +261,7 @@ def _by_name(scopes: dict[str, Any], known: Collection[str]) -> dict[str, dict[s
 
 
 def _histograms(
-    name: str, documentation: str, bounds: tuple[int, ...], values: dict[str, list[int]]
+    name: str, documentation: str, bounds: tuple[int, ...], values: dict[str, _Distribution]
 ) -> Iterator[Metric]:
     """A family of go-libp2p, and the zeros that its dashboard subtracts (see the module's text).
 
@@ -272,18 +272,29 @@ def _histograms(
     before = HistogramMetricFamily(f"libp2p_rcmgr_previous_{name}", "Always zero.", labels=labels)
     for way, held in values.items():
         _add_histogram(now, [way][:len(labels)], held, bounds)
-        _add_histogram(before, [way][:len(labels)], [], bounds)
+        _add_histogram(before, [way][:len(labels)], _Distribution(Counter(), 0), bounds)
     yield from (now, before)
 
 
+class _Distribution(NamedTuple):
+    counts: Counter[int]
+    """How many values belong to each bucket, by its number."""
+    total: int
+    """The sum of all values."""
+
+    @classmethod
+    def of(cls, values: list[int], bounds: tuple[int, ...]) -> _Distribution:
+        """Zeros do not count, as in go-libp2p."""
+        return cls(Counter(bisect_left(bounds, value) for value in values if value), sum(values))
+
+
 def _add_histogram(
-    family: HistogramMetricFamily, labels: list[str], values: list[int], bounds: tuple[int, ...]
+    family: HistogramMetricFamily, labels: list[str], held: _Distribution, bounds: tuple[int, ...]
 ) -> None:
-    """Zeros do not count, as in go-libp2p."""
-    counts = Counter(bisect_left(bounds, value) for value in values if value)
-    seen = accumulate(counts[number] for number in range(len(bounds) + 1))
+    seen = accumulate(held.counts[number] for number in range(len(bounds) + 1))
     names = (*(repr(float(bound)) for bound in bounds), "+Inf")
-    family.add_metric(labels, list(zip(names, map(float, seen), strict=True)), float(sum(values)))
+    family.add_metric(
+        labels, list(zip(names, map(float, seen), strict=True)), float(held.total))
 
 
 def show_in_exporter(exporter: Any, node: Node) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections import Counter
+from typing import Any, Final
 
 from rcmgr.counting.reading import ScopeStat
 from rcmgr.counting.scope import Ledger
 from rcmgr.report.node import Node
 
-__all__ = ["denied_by_limit", "stats_of", "total_held"]
+__all__ = ["blocked_resources", "denied_by_limit", "stats_of", "total_held"]
 
+_RESOURCES: Final = {"memory": "memory", "fd": "fd", "conns": "connection", "streams": "stream"}
 _STATES = ("pending_inbound", "pending_outbound", "established_inbound", "established_outbound")
 
 
@@ -49,10 +51,40 @@ def total_held(ledger: Ledger) -> ScopeStat:
     return ScopeStat(*map(sum, both))
 
 
+def blocked_resources(node: Node) -> dict[tuple[str, str, str], int]:
+    """Refusals by (direction, scope, resource), as in go-libp2p's family `blocked_resources`.
+
+    The ledger has most scopes. Limits outside it have the scopes "state" (of a connection),
+    "address" (connections at once), "rate" (of a network, peer or protocol) and "process" (memory).
+    """
+    times: Counter[tuple[str, str, str]] = Counter()
+    for (direction, scope, limit), blocked in node.ledger.blocked.items():
+        resource = _RESOURCES[limit.partition("_")[0]]
+        way = "" if resource in ("memory", "fd") else direction
+        times[way, scope.partition("-")[0], resource] += blocked
+    for (direction, _), blocked in node.connection_tracker.denied_by_direction().items():
+        times[direction, "state", "connection"] += blocked
+    gate = node.addresses
+    if gate is not None:
+        outbound = gate.refused_outbound
+        times["inbound", "address", "connection"] += gate.refused_by_number - outbound
+        times["outbound", "address", "connection"] += outbound
+        times["inbound", "rate", "connection"] += gate.refused_by_rate
+    times["inbound", "rate", "connection"] += node.refused_by_peer_rate
+    times["inbound", "rate", "stream"] += _refused_by_protocol_rates(node)
+    times["", "process", "memory"] += node.refused_for_memory
+    return {key: count for key, count in times.items() if count}
+
+
+def _refused_by_protocol_rates(node: Node) -> int:
+    # another thread may add a limiter meanwhile
+    counts = [limiter.counts() for limiter in node.protocol_rate_limiters.copy().values()]
+    return sum(each["denied"] + each["denied_overall"] for each in counts)
+
+
 def denied_by_limit(node: Node) -> dict[str, int]:
     """See `ResourceManager.denied_by_limit`."""
     gate = node.addresses
-    requests = [limiter.counts() for limiter in node.protocol_rate_limiters.copy().values()]
     denied = {
         **node.connection_tracker.snapshot().denied,
         **{
@@ -65,6 +97,6 @@ def denied_by_limit(node: Node) -> dict[str, int]:
         "address_rate": 0 if gate is None else gate.refused_by_rate,
         "connection_rate_per_peer": node.refused_by_peer_rate,
         "ban": node.refused_by_ban,
-        "protocol_rate": sum(each["denied"] + each["denied_overall"] for each in requests),
+        "protocol_rate": _refused_by_protocol_rates(node),
     }
     return {limit: times for limit, times in denied.items() if times}
