@@ -614,7 +614,20 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
     # -- the end -------------------------------------------------------------------------------
 
     def _new_watch(self) -> HostWatch:
-        return HostWatch(self._forget_connections)
+        return HostWatch(self._host_stopped)
+
+    def _host_stopped(self, nursery: Any) -> None:
+        """Give back what a host held that did not close everything.
+
+        nursery: that of its swarm; None: no other host runs.
+        """
+        if nursery is None:
+            self._forget_connections()
+            return
+        forgotten = self.connection_lifecycle._hosts.end(nursery)
+        for peer in {record.peer_id for record in forgotten}:
+            if self.connection_tracker.get_peer_connection_count(peer) == 0:
+                self.ledger._forget_streams(peer)
 
     def close(self) -> None:
         """Deny all later requests, and forget all that is held. Scopes may still be closed.

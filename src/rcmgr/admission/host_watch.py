@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 from weakref import WeakMethod
+
+if TYPE_CHECKING:
+    import trio
 
 __all__ = ["HostWatch"]
 
 
 class HostWatch:
-    """Calls `on_stopped` when the last host that uses a manager has stopped.
+    """Calls `on_stopped` when a host that uses a manager has stopped.
 
     A stopping swarm is cancelled while it closes its connections one after the other. So it reports
     only the end of the first one (libp2p 0.8.1, network/swarm.py, the `finally` of `run`). But as
     long as it runs, it runs one task for its resource manager: the manager's
     `graceful_degradation.run_periodic_recovery`, if that attribute is not None.
 
-    on_stopped: a method of the manager. It is held weakly, because the manager holds this object.
+    on_stopped: a method of the manager, which gets the nursery of the host, or None if no other one
+        runs. It is held weakly, because the manager holds this object.
     """
 
-    def __init__(self, on_stopped: Callable[[], None]) -> None:
+    def __init__(self, on_stopped: Callable[[trio.Nursery | None], Any]) -> None:
         self._on_stopped = WeakMethod(on_stopped)
         self.running_hosts = 0
 
@@ -27,11 +32,12 @@ class HostWatch:
         """Wait for the host's end. Runs in the host's nursery."""
         import trio
 
+        nursery = trio.lowlevel.current_task().parent_nursery
         self.running_hosts += 1
         try:
             await trio.sleep_forever()
         finally:
             self.running_hosts -= 1
             on_stopped = self._on_stopped()
-            if self.running_hosts == 0 and on_stopped is not None:
-                on_stopped()
+            if on_stopped is not None:
+                on_stopped(nursery if self.running_hosts else None)

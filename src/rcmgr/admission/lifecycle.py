@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Hashable
 from typing import TYPE_CHECKING, Any
 
 from rcmgr.admission.admission import Admission
+from rcmgr.admission.hosts import Hosts
 from rcmgr.counting.connection_tracker import ConnectionTracker
 from rcmgr.counting.denials import DenialLog
 from rcmgr.gates.memory import MemoryConnectionLimits
@@ -46,6 +48,7 @@ class ConnectionLifecycleManager:
         denials: DenialLog | None = None,
     ) -> None:
         self._admission = Admission(tracker, DenialLog() if denials is None else denials)
+        self._hosts = Hosts(tracker)
         self.limits = limits
         self.memory_limits = memory_limits
 
@@ -54,6 +57,7 @@ class ConnectionLifecycleManager:
         """The one of a `ResourceManager`, which shares its decision."""
         manager = cls.__new__(cls)
         manager._admission = admission
+        manager._hosts = Hosts(admission.tracker)
         manager.limits = limits
         return manager
 
@@ -189,8 +193,14 @@ class ConnectionLifecycleManager:
         py-libp2p's swarm calls this whenever it adds a connection. live_connection_ids: all ids it
         has (a set). min_age_seconds: younger connections are left alone. O(1) unless something may
         be stale; see `ConnectionTracker.reconcile`.
+
+        Several swarms may share this object. The `self` of the calling method tells which one
+        calls. Only its own connections are looked at: O(connections of this swarm).
         """
-        return self.tracker.reconcile(live_connection_ids, min_age_seconds)
+        if not self._hosts.must_know_caller(live_connection_ids):
+            return self.tracker.reconcile(live_connection_ids, min_age_seconds)
+        swarm = sys._getframe(1).f_locals.get("self")
+        return self._hosts.reconcile(swarm, live_connection_ids, min_age_seconds)
 
     def _pending(
         self, connection_id: Hashable, peer_id: Hashable | None, inbound: bool, address: Any
@@ -205,6 +215,8 @@ class ConnectionLifecycleManager:
         answer = self._admission.report_established(connection_id, peer_id, inbound, address)
         if not answer:
             raise _error(answer, connection_id, peer_id, address)
+        if self._hosts.are_several:
+            self._hosts.note_report(connection_id)
 
     def _end_pending(self, connection_id: Hashable) -> None:
         record = self.tracker.get_connection(connection_id)

@@ -1211,6 +1211,34 @@ cdef class Ledger:
             self.say_over_released(f"peer:{peer_text(peer)}", "1 stream")
         return given
 
+    def _forget_streams(self, peer):
+        """Give back all streams of `acquire_stream` of a peer whose host has stopped."""
+        cdef rcmgr_scope *chain[2]
+        cdef rcmgr_amounts what
+        cdef PyObject *found
+        cdef Group group
+        cdef int64_t taken
+        cdef int exempt, outbound
+        peer = exact_peer(peer)
+        with cython.critical_section(self):
+            found = PyDict_GetItemWithError(self.peer_groups, peer)
+            if found != NULL:
+                group = <Group>found
+                for exempt in range(2):
+                    chain[0] = &group.state
+                    chain[1] = &(<Group>self.system_of(exempt)).state
+                    for outbound in range(2):
+                        taken = group.acquired[exempt][outbound]
+                        group.acquired[exempt][outbound] = 0
+                        memset(&what, 0, sizeof(what))
+                        what.of[
+                            RCMGR_STREAMS_OUTBOUND if outbound else RCMGR_STREAMS_INBOUND] = taken
+                        rcmgr_give_back(chain, 2, &what)
+                        self.forgotten_streams += taken
+                        while taken > 0:
+                            taken -= 1
+                            self.unpin(group)
+
     # -- views -----------------------------------------------------------------------------------
 
     cdef ScopeView view(self, int kind, object name, object peer):

@@ -1,4 +1,4 @@
-"""Let peers on the allowlist past the limits that a swarm has beside its resource manager."""
+"""Let peers on the allowlist past the limits of a swarm itself."""
 
 from __future__ import annotations
 
