@@ -105,7 +105,8 @@ def by_peer(peer_of: Callable[[int], Any]) -> dict[str, Callable[[], Callable[[i
 
     def log() -> Callable[[int], Any]:
         denials, refusal = DenialLog(), a_refusal()
-        return lambda number: denials.add(refusal, long_text(number), peer_of(number)) or denials
+        return lambda number: denials.add(
+            refusal, long_text(number), peer_of(number), True, long_text(number)) or denials
 
     def report() -> Callable[[int], Any]:
         made = reporter()
@@ -183,6 +184,20 @@ def by_text() -> dict[str, Callable[[], Callable[[int], Any]]]:
 
         return ask
 
+    def banned() -> Callable[[int], Any]:
+        manager = ResourceManager()
+        manager.ban("/ip4/1.2.3.4")
+        manager.ban(ID(b"\x12\x20" + bytes(32)))
+
+        def ask(number: int) -> Any:
+            for text in addresses(number):
+                for peer in (None, b"\x12\x20" + bytes(32)):
+                    manager.open_connection(peer, text, "inbound")
+            assert manager.denials.total > number
+            return manager
+
+        return ask
+
     def acquire() -> Callable[[int], Any]:
         manager = ResourceManager()
         return lambda number: manager.acquire_connection("", long_text(number)) and manager
@@ -197,7 +212,8 @@ def by_text() -> dict[str, Callable[[], Callable[[int], Any]]]:
             limiter.check_peer_rate_limit(b"peer", long_text(number))] and limiter
 
     return {each.__name__: each for each in (
-        protocol, deny_protocol, scoped, endpoints, gate, connect, acquire, resources, operations)}
+        protocol, deny_protocol, scoped, endpoints, gate, connect, banned, acquire, resources,
+        operations)}
 
 
 def addresses(number: int) -> list[str]:

@@ -469,6 +469,10 @@ def test_every_form_of_an_address_is_limited(host: str) -> None:
         manager = ResourceManager(NodeLimits(subnets=SubnetLimits()))
         opened = [manager.open_connection(None, form, "inbound") for _ in range(100)]
         assert sum(scope is not None for scope in opened) == 8
+        for banned in (host, str(form) if not isinstance(form, tuple) else host):
+            banning = ResourceManager()
+            banning.ban(banned)
+            assert banning.open_connection(None, form, "inbound") is None
 
 
 @pytest.mark.parametrize("address", NO_ADDRESSES, ids=lambda each: repr(each)[:20])

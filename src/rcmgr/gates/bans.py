@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, Protocol
 
 from rcmgr.counting.token_bucket import TokenBucket
-from rcmgr.errors import Banned
+from rcmgr.errors import Banned, shortened
 from rcmgr.gates.addresses import PrefixTable, endpoint_of, parse_entry
 from rcmgr.limits.checks import check_number
 from rcmgr.limits.networks import Network
@@ -214,22 +214,22 @@ class Bans:
         if peer is not None:
             entry = self.entries.get(peer_key(peer))
             if entry is not None and (inbound or entry.by == "operator"):
-                return self._refused(entry, None if address is None else str(address))
+                return self._refused(entry, address)
         if address is not None:
-            text = str(address)
-            ip = endpoint_of(text).ip
+            ip = endpoint_of(address).ip
             for _, entry in () if ip is None else self._networks.matching(ip):
                 if not inbound and entry.by != "operator":
                     continue
                 if entry.trickle is None or not entry.trickle.try_consume():
-                    return self._refused(entry, text)
+                    return self._refused(entry, address)
         return True
 
-    def _refused(self, entry: _Entry, address: str | None) -> BanRefusal:
+    def _refused(self, entry: _Entry, address: object) -> BanRefusal:
         with self._lock:
             self.refused += 1
         return BanRefusal(
-            entry.what, entry.reason, max(0.0, entry.until - self._now()), address)
+            entry.what, entry.reason, max(0.0, entry.until - self._now()),
+            None if address is None else shortened(address))
 
     def _end_old(self) -> None:
         ends, now = self._ends, self._now()
