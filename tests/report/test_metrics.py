@@ -13,6 +13,8 @@ import pytest
 from libp2p_values import ID
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
+from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.openmetrics import parser as openmetrics_parser
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
@@ -457,3 +459,60 @@ def test_our_dashboard_finds_its_series(manager: ResourceManager) -> None:
     assert not matches(found, "rcmgr_nonsense", "")
     ours = {name for name, _ in found if name.startswith("rcmgr_")}
     assert ours - used == {"rcmgr_rate_limit_burst"}  # its rate says more
+
+
+def of_instance(registry: CollectorRegistry, instance: str) -> dict[str, float]:
+    """The values of one instance, with the other labels in the name."""
+    return {
+        f"{each.name} {sorted({**each.labels, 'instance': ''}.items())}": each.value
+        for family in text_string_to_metric_families(generate_latest(registry).decode())
+        for each in family.samples if each.labels["instance"] == instance
+    }
+
+
+def alone(manager: ResourceManager) -> dict[str, float]:
+    registry = CollectorRegistry()
+    registry.register(MetricsCollector(manager, instance=""))
+    return of_instance(registry, "")
+
+
+VOLATILE = ("rcmgr_process_memory", "rcmgr_oldest_pending")
+
+
+def steady(values: dict[str, float]) -> dict[str, float]:
+    return {name: each for name, each in values.items() if not name.startswith(VOLATILE)}
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_two_managers_in_one_registry(manager: ResourceManager, together: bool) -> None:
+    other = ResourceManager(connection_limits=ConnectionLimits(max_pending_inbound=0))
+    other.open_connection(None)
+    registry = CollectorRegistry()
+    if together:
+        registry.register(MetricsCollector({"one": manager, "two": other}))
+    else:
+        registry.register(MetricsCollector(manager, instance="one"))
+        registry.register(MetricsCollector(other, instance="two"))
+    for instance, node in (("one", manager), ("two", other)):
+        found = of_instance(registry, instance)
+        assert len(found) > 50
+        assert steady(found) == steady(alone(node))
+    assert registry.get_sample_value("rcmgr_peers", {"instance": "one"}) == 2
+    assert registry.get_sample_value("rcmgr_peers", {"instance": "two"}) == 0
+    registry.register(MetricsCollector(ResourceManager(), instance="three"))
+    assert registry.get_sample_value("rcmgr_peers", {"instance": "three"}) == 0
+
+
+def test_one_collector_of_several_managers_is_valid_openmetrics(manager: ResourceManager) -> None:
+    registry = CollectorRegistry()
+    registry.register(MetricsCollector({"one": manager, "two": ResourceManager()}))
+    text = openmetrics.generate_latest(registry).decode()
+    families = list(openmetrics_parser.text_string_to_metric_families(text))
+    assert len(families) == len({each.name for each in families}) > 20
+
+
+def test_two_collectors_without_an_instance_are_refused(manager: ResourceManager) -> None:
+    registry = CollectorRegistry()
+    registry.register(MetricsCollector(manager))
+    with pytest.raises(ValueError, match="Duplicated"):
+        registry.register(MetricsCollector(ResourceManager()))

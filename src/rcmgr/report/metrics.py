@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from itertools import accumulate
@@ -23,11 +23,12 @@ from rcmgr.counting.memory_stats import default_cache
 from rcmgr.counting.reading import ScopeStat
 from rcmgr.extras import require
 from rcmgr.limits.rates import Rate
+from rcmgr.report.http_server import BoundedHTTPServer
 from rcmgr.report.node import Node
 from rcmgr.report.stats import blocked_resources, denied_by_limit
 
 try:
-    from prometheus_client import CollectorRegistry, start_http_server
+    from prometheus_client import CollectorRegistry, MetricsHandler
     from prometheus_client.core import (
         CounterMetricFamily,
         GaugeMetricFamily,
@@ -69,15 +70,53 @@ _LIMITED: Final = (
 class MetricsCollector(Collector):
     """Collects the metrics of a node when Prometheus asks. Register it: `REGISTRY.register(...)`.
 
+    node: a manager, or several by the value of their label `instance`.
     protocols: names that may become labels; None: the names in the node's limits. Strangers may
         choose other names, and so their streams count as protocol "other".
+    instance: the value of a label `instance` on every sample. None: no such label. One registry
+        takes several collectors if each has an instance. Each of them repeats the HELP and TYPE
+        lines, which strict readers of OpenMetrics refuse: give them one collector of all nodes.
 
     A scrape takes about 2 us for each peer. Between scrapes nothing runs. Thread safe.
     """
 
-    def __init__(self, node: Node, *, protocols: Iterable[str] | None = None) -> None:
+    def __init__(
+        self,
+        node: Node | Mapping[str, Node],
+        *,
+        protocols: Iterable[str] | None = None,
+        instance: str | None = None,
+    ) -> None:
+        names = None if protocols is None else frozenset(protocols)
+        nodes = node if isinstance(node, Mapping) else {instance: node}
+        self._nodes = {name: _NodeMetrics(each, names) for name, each in nodes.items()}
+        self._is_one_of_several = instance is not None
+
+    def collect(self) -> Iterator[Metric]:
+        families: dict[str, Metric] = {}
+        for instance, node in self._nodes.items():
+            for family in node.collect():
+                if instance is not None:
+                    family.samples = [
+                        each._replace(labels={**each.labels, "instance": instance})
+                        for each in family.samples
+                    ]
+                first = families.setdefault(family.name, family)
+                if first is not family:
+                    first.samples += family.samples
+        yield from families.values()
+
+    def describe(self) -> Iterator[Metric]:
+        """The families whose names no other collector of a registry may have."""
+        return iter(()) if self._is_one_of_several else self.collect()
+
+
+class _NodeMetrics:
+    """The metrics of one node."""
+
+    def __init__(self, node: Node, protocols: frozenset[str] | None) -> None:
         self._node = node
-        self._protocols = None if protocols is None else frozenset(protocols)
+        self._protocols = protocols
 
     def collect(self) -> Iterator[Metric]:
         ledger = self._node.ledger
@@ -89,8 +128,6 @@ class MetricsCollector(Collector):
         yield from self._process_memory()
         yield from self._denials()
         yield from self._rates()
-
-    describe = collect  # a registry learns the names of the families
 
     # -- go-libp2p's families ------------------------------------------------------------------
 
@@ -317,7 +354,9 @@ def show_in_exporter(exporter: Any, node: Node) -> None:
 
 
 class MetricsServer(AbstractContextManager["MetricsServer"]):
-    """Serves the metrics of a node over HTTP, in a thread, until `close`. A context manager.
+    """Serves the metrics of a node over HTTP, in threads, until `close`. A context manager.
+
+    At most 32 connections are open at once, for at most 10 s; see `BoundedHTTPServer`.
 
     port: 0 picks a free one. addr: the address to listen on. OSError: the port is taken.
     """
@@ -325,18 +364,16 @@ class MetricsServer(AbstractContextManager["MetricsServer"]):
     def __init__(self, node: Node, port: int, addr: str = "127.0.0.1") -> None:
         registry = CollectorRegistry()
         registry.register(MetricsCollector(node))
-        self._server, self._thread = start_http_server(port, addr, registry)
+        self._server = BoundedHTTPServer(port, addr, MetricsHandler.factory(registry))
 
     @property
     def port(self) -> int:
         """The port it listens on."""
-        return int(self._server.server_port)
+        return self._server.port
 
     def close(self) -> None:
         """Stop listening. A second call does nothing."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self._server.close()
 
     def __exit__(self, *error: object) -> None:
         self.close()
