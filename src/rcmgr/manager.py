@@ -5,7 +5,9 @@ from __future__ import annotations
 import operator
 import os
 import threading
+import weakref
 from collections.abc import Callable, Hashable, Iterable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -13,6 +15,7 @@ from rcmgr.admission.admission import Admission
 from rcmgr.admission.host_watch import HostWatch
 from rcmgr.admission.lifecycle import ConnectionLifecycleManager
 from rcmgr.admission.manager_base import ManagerBase, is_inbound
+from rcmgr.admission.waiting import Waiting
 from rcmgr.counting.connection_tracker import ConnectionTracker
 from rcmgr.counting.denials import DenialLog
 from rcmgr.counting.reading import ScopeStat
@@ -142,6 +145,7 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
         self.protocol_rate_limiters: dict[str, ProtocolRateLimiter] = {}
         # streams taken with `acquire_scoped_stream`
         self._scoped_streams: dict[tuple[Any, ...], list[StreamScope]] = {}
+        self._waiting = Waiting(weakref.proxy(self))
         self._servers: list[StatusServer | MetricsServer] = []
         self._lock = threading.Lock()
         # the name under which the swarm starts it
@@ -382,6 +386,38 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
         exempts it.
         """
         return self._admission.is_exempt_peer(peer_from_any(peer_id))
+
+    # -- room for connections ------------------------------------------------------------------
+
+    def dial_slot(
+        self, peer: Hashable | None = None, timeout: float | None = None
+    ) -> AbstractAsyncContextManager[None]:
+        """Wait for room, and keep a place for the next dial in the block.
+
+            async with manager.dial_slot(timeout=10):
+                await host.connect(info)
+
+        Tasks get places in order of arrival. The next dial of this task, or of its children, takes
+        the place. Without a dial, the end of the block gives it back. Further dials in the block
+        ask the manager as usual. peer: an exempt peer does not wait.
+        timeout: seconds, 0 or more; None: no time limit.
+
+        ResourceLimitExceeded: no room in time, or another kind of limit refuses; it names the
+        limit. ResourceScopeClosed: the manager is closed. For trio and asyncio; may be cancelled at
+        any time.
+        """
+        return self._waiting.dial_slot(peer, timeout)
+
+    async def wait_for_room(
+        self, direction: Any = "outbound", peer: Hashable | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """Wait until limits on numbers of connections admit one more. It takes nothing.
+
+        Another task may be faster afterwards; `dial_slot` keeps a place. The other arguments and
+        errors are those of `dial_slot`. direction: as for `open_connection`.
+        """
+        await self._waiting.wait_for_room(is_inbound(direction), peer, timeout)
 
     # -- bans ----------------------------------------------------------------------------------
 

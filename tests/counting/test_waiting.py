@@ -144,7 +144,7 @@ async def test_the_queue_ends_with_its_last_waiter() -> None:
     async with trio.open_nursery() as nursery:
         for _ in range(3):
             nursery.start_soon(waiters.wait, bucket, 1)
-    assert waiters._queues == {}
+    assert waiters._turns._queues == {}
     with pytest.raises(ValueError, match="never be there"):
         await waiters.wait(bucket, 2)
-    assert waiters._queues == {}
+    assert waiters._turns._queues == {}

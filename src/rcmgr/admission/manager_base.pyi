@@ -12,9 +12,10 @@ from rcmgr.counting.denials import DenialLog
 from rcmgr.counting.scope import Ledger
 from rcmgr.gates.addresses import Allowlist
 
-__all__ = ["ConnectionScope", "ManagerBase", "accepted", "is_inbound"]
+__all__ = ["ConnectionScope", "ManagerBase", "accepted", "dialling", "is_inbound"]
 
 accepted: ContextVar[ConnectionScope | None]
+dialling: ContextVar[list[ConnectionScope] | None]
 
 def is_inbound(direction: Any) -> bool: ...
 @final
@@ -69,6 +70,7 @@ class ManagerBase:
         endpoint_ip: str | None = None,
         direction: Any = "inbound",
     ) -> ConnectionScope | None: ...
+    def reserve_dial(self, peer: Hashable | None = None) -> ConnectionScope: ...
     def accept_connection(self, endpoint_ip: str | None = None) -> ConnectionScope | None: ...
     def acquire_connection(
         self, peer_id: Hashable = "", endpoint_ip: str | None = None, direction: Any = "inbound"

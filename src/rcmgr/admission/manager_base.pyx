@@ -17,13 +17,17 @@ from rcmgr.peers cimport bounded_name, exact_peer, key_of as peer_key, peer_from
 from rcmgr.counting.scope import ConnScope
 from rcmgr.errors import ResourceScopeClosed
 
-__all__ = ["ConnectionScope", "ManagerBase", "accepted", "is_inbound"]
+__all__ = ["ConnectionScope", "ManagerBase", "accepted", "dialling", "is_inbound"]
 
 cdef object CONN_SCOPE = ConnScope
 
 accepted = ContextVar("rcmgr_accepted", default=None)
 """The scope of `ManagerBase.accept_connection`, for the task that will handle that connection."""
 cdef object ACCEPTED = accepted
+
+dialling = ContextVar("rcmgr_dialling", default=None)
+"""A list with the scope of a `DialSlot`, until a dial of this task or of its children takes it."""
+cdef object DIALLING = dialling
 
 cdef dict DIRECTIONS = {"inbound": True, "outbound": False, "unknown": False}
 # the members of py-libp2p's Direction, once seen: hashing one runs Python code
@@ -240,6 +244,32 @@ cdef class ManagerBase:
         """
         return self.open_pending(True, endpoint_ip) if self._is_open else None
 
+    def reserve_dial(self, peer=None):
+        """Take a place for a dial that begins later: the scope that holds it.
+
+        peer: None: not known. ResourceLimitExceeded: denied. ResourceScopeClosed: the manager is
+        closed. `dial_slot` waits for room, and gives the place to the next dial of the task.
+        """
+        if not self._is_open:
+            raise ResourceScopeClosed
+        peer = None if peer is None else peer_from_any(peer)
+        record = self._admission.admit(BEGIN, None, None, peer, False, None)
+        if type(record) is not ConnectionRecord:
+            raise record.to_error(None, peer)
+        return self.new_scope(record, True)
+
+    cdef ConnectionScope take_reserved(self):
+        cdef list reserved = get_value(DIALLING)
+        cdef ConnectionScope scope
+        try:
+            scope = reserved.pop()
+        except IndexError:  # another dial of this task has taken it
+            return None
+        if scope._tracker is not self.connection_tracker or not trackers.is_pending(scope._record):
+            scope.close()  # another manager reserved it, or this one has forgotten it
+            return None
+        return scope
+
     cdef object begin(self, bint inbound, object endpoint_ip):
         cdef ConnectionScope scope = None
         if inbound:
@@ -251,6 +281,8 @@ cdef class ManagerBase:
                     scope = None
                 elif not trackers.is_pending(scope._record):
                     scope = None
+        elif get_value(DIALLING) is not None:
+            scope = self.take_reserved()
         if scope is None:
             scope = self.open_pending(inbound, endpoint_ip)
         if scope is not None:

@@ -10,6 +10,7 @@ from rcmgr.libp2p.guard.allowed_peers import admit_allowed_peers
 from rcmgr.libp2p.guard.bounded_muxers import bounded_muxers
 from rcmgr.libp2p.guard.inbound_slots import free_inbound_slots
 from rcmgr.libp2p.guard.offences import charge_silent_streams
+from rcmgr.libp2p.guard.paced_dials import pace_dials
 from rcmgr.libp2p.guard.remote_addresses import report_remote_addresses
 from rcmgr.libp2p.guard.stream_limits import limit_streams
 from rcmgr.libp2p.guard.stream_scopes import manager_of
@@ -49,6 +50,7 @@ class Hardening:
         yield admit_allowed_peers(self._swarm)
         yield free_inbound_slots(self._swarm)
         yield charge_silent_streams(self._host).undo
+        yield pace_dials(self._swarm).undo
         yield Hook(self._swarm, "set_resource_manager", self._changing_managers).undo
         manager = manager_of(self._swarm)
         if not isinstance(manager, ResourceManager):
@@ -83,6 +85,7 @@ def harden(host: IHost) -> Hardening:
     * Streams have scopes (`scope_streams`). A stream that is reset at once loses no slot.
     * Connections over IPv6 and WebSocket have addresses, and relayed ones do not have their relay's
       (`report_remote_addresses`). This affects all hosts of the process.
+    * Dials of the host wait for room, so that a burst of `connect()` is paced and not denied.
     * The penalty box of the manager, if it has one, charges streams without a protocol and data
       beyond a window.
     * Muxers drop streams that were refused, reset, or closed by their handler. A peer that sends
