@@ -128,7 +128,7 @@ def test_close_ends_open_connections() -> None:
 
 def test_ipv6_and_a_wrong_address() -> None:
     manager = ResourceManager()
-    with pytest.raises(OSError, match="assign|valid"):
+    with pytest.raises(OSError, match=r"assign|valid"):
         manager.serve_metrics(0, "203.0.113.1")
     with manager.serve_metrics(0, "::1") as server:
         text = urllib.request.urlopen(f"http://[::1]:{server.port}/", timeout=30).read()

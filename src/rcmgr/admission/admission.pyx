@@ -55,7 +55,9 @@ cdef inline bint is_refusal(object answer) noexcept:
 @cython.final
 @cython.binding(False)
 cdef class Admission:
-    """The limits on the connections of one node, and the order in which they decide.
+    """Admission(tracker, denials, *, ledger=None, allowlist=None, bans=None, \
+    reuses_ids=False)\n--\n
+    The limits on the connections of one node, and the order in which they decide.
 
     tracker: counts connections by state. denials: where refusals are noted.
     ledger: counts them by scope; None: there are no scopes.

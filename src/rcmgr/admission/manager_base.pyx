@@ -72,7 +72,8 @@ def is_inbound(direction):
 @cython.no_gc
 @cython.binding(False)
 cdef class ConnectionScope:
-    """Holds a connection's place until `close`, which gives it back exactly once.
+    """ConnectionScope(tracker, record, *, only_pending)\n--\n
+    Holds a connection's place until `close`, which gives it back exactly once.
 
     A scope opened before the handshake holds a pending place. Once the connection is established,
     closing this scope does nothing. A scope that is garbage-collected unclosed closes itself, and
@@ -170,7 +171,8 @@ cdef object with_known_type(object peer):
 
 @cython.binding(False)
 cdef class ManagerBase:
-    """The base of `ResourceManager`: translates a swarm's calls for `Admission`, which decides."""
+    """ManagerBase(admission, lifecycle, allowlist)\n--\n
+    The base of `ResourceManager`: translates a swarm's calls for `Admission`, which decides."""
 
     cdef readonly object connection_tracker
     cdef readonly object connection_lifecycle

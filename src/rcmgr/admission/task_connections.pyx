@@ -33,10 +33,11 @@ cdef enum:
 @cython.no_gc
 @cython.freelist(16)
 cdef class TaskConnections:
-    """The connections that one task is opening, of all managers."""
+    """TaskConnections()\n--\n
+    The connections that one task is opening, of all managers."""
 
     def __len__(self):
-        """How many handshakes are kept, with some that have ended."""
+        """__len__($self, /)\n--\n\nHow many handshakes are kept, with some that have ended."""
         return len(self.pending)
 
     cdef int add_pending(self, ConnectionRecord record) except -1:

@@ -52,7 +52,9 @@ cdef enum:
 @cython.final
 @cython.binding(False)
 cdef class BucketTable:
-    """Token buckets by key, all of the same capacity and rate, bounded in number.
+    """BucketTable(capacity, refill_rate, *, max_peers=100000, on_full='evict_fullest', \
+    clock=None)\n--\n
+    Token buckets by key, all of the same capacity and rate, bounded in number.
 
     A key is a peer: its bytes, a py-libp2p `ID`, or text. The base58 or CID text of a peer id is
     the same key as its bytes. TypeError: anything else. A new key has a full bucket. The table
@@ -142,7 +144,7 @@ cdef class BucketTable:
         return "deny_new" if self._deny_new else "evict_fullest"
 
     def __len__(self):
-        """Buckets kept, after forgetting the full ones. O(slots), 2 ns each."""
+        """__len__($self, /)\n--\n\nBuckets kept. The full ones are forgotten first. O(slots)."""
         self._forget_full()
         return self._used
 

@@ -85,7 +85,8 @@ cdef double MAX_AGE_SECONDS = 4e9  # over a hundred years, and still an int64_t 
 
 @cython.final
 cdef class Denial:
-    """Why a connection was not admitted. Nothing was taken. Falsy.
+    """Denial()\n--\n
+    Why a connection was not admitted. Nothing was taken. Falsy.
 
     Under a flood this is the common case, so it is small and formats nothing. `to_error` makes the
     exception.
@@ -136,7 +137,8 @@ cdef Denial new_denial(int kind, int64_t current, int64_t limit):
 @cython.no_gc
 @cython.freelist(64)
 cdef class ConnectionRecord:
-    """One connection, as the tracker holds it. Read only, and readable after its end."""
+    """ConnectionRecord()\n--\n
+    One connection, as the tracker holds it. Read only, and readable after its end."""
 
     def __cinit__(self):
         self.entry.state = RCMGR_CLOSED
@@ -222,7 +224,8 @@ cdef inline uint64_t hash_of(object key) except? 0:
 
 @cython.binding(False)  # 5 ns less per call; the clinic format keeps signatures
 cdef class ConnectionTracker:
-    """The states of a node's connections, their counts, and admission against limits.
+    """ConnectionTracker(*, max_connections=None, clock=None, bypass=None, reuse_ids=False)\n--\n
+    The states of a node's connections, their counts, and admission against limits.
 
     A connection id is any hashable; py-libp2p's swarm uses `str`. A peer id is a py-libp2p `ID`,
     its bytes or base58 text (the same peer), or another hashable. An id is in one state at a time.

@@ -75,7 +75,8 @@ cdef class Group:
 @cython.no_gc
 @cython.freelist(16)
 cdef class Refusal:
-    """Why a request was refused. False, unlike the answer to a request that was granted.
+    """Refusal()\n--\n
+    Why a request was refused. False, unlike the answer to a request that was granted.
 
     Making one formats no text. It holds no resource and keeps no leaf alive. Immutable.
     """

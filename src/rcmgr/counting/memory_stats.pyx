@@ -40,6 +40,9 @@ __all__ = [
 class UnknownMemoryWarning(RuntimeWarning):
     """The memory of the process is unknown. Until it is known, memory limits deny nothing."""
 
+    def __init__(self, *args):
+        super().__init__(*args)
+
 
 def read_memory_usage():
     """The resident set size of this process now, in bytes; None: unknown.
@@ -88,7 +91,8 @@ def trim_memory():
 @cython.final
 @cython.binding(False)  # 5 ns less per call; the clinic format keeps signatures
 cdef class MemoryStatsCache:
-    """The memory of the process, read again once the last reading is `max_stale_duration` old.
+    """MemoryStatsCache(max_stale_duration=0.1, *, clock=None, probe=None)\n--\n
+    The memory of the process, read again once the last reading is `max_stale_duration` old.
 
     max_stale_duration: seconds, 0 or more (0: read at every call); default 0.1, as rust-libp2p.
     clock: returns monotonic nanoseconds; default the system's coarse clock (steps of a few ms).
@@ -235,7 +239,8 @@ def warn_unknown(str message not None):
 
 @cython.binding(False)
 cdef class MemoryGate:
-    """Remembers that the last reading was within the limits, as long as the reading is fresh.
+    """MemoryGate(*args, **kwargs)\n--\n
+    Remembers that the last reading was within the limits, as long as the reading is fresh.
 
     The base of `MemoryConnectionLimits`: the next checks of a fresh reading cost 10 ns.
     """

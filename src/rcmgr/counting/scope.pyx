@@ -120,7 +120,8 @@ cdef class Ledger
 @cython.no_gc
 @cython.binding(False)  # 10 ns less per call; the clinic format keeps signatures
 cdef class Scope:
-    """The base of all handles: a handle holds resources until `close`, and reserves memory.
+    """Scope()\n--\n
+    The base of all handles: a handle holds resources until `close`, and reserves memory.
 
     A `Ledger` or another scope makes it; the class itself makes nothing. A context manager: leaving
     it closes it. A handle that is garbage-collected unclosed closes itself, and counts as leaked if
@@ -349,7 +350,7 @@ cdef class Scope:
                     held = self.state.held if viewed is None else viewed.state.held
         return stat_of(&held)
 
-    def try_reserve_memory(self, size, priority=RCMGR_PRIORITY_ALWAYS):
+    def try_reserve_memory(self, size, priority=255):
         """Take `size` bytes, here and in every scope above: True, or a `Refusal`.
 
         priority: 0 to 255. Each scope admits it only up to (1 + priority) / 256 of its limit.
@@ -358,7 +359,7 @@ cdef class Scope:
         """
         return self.take_memory(checked_size(size), checked_priority(priority))
 
-    def reserve_memory(self, size, priority=RCMGR_PRIORITY_ALWAYS):
+    def reserve_memory(self, size, priority=255):
         """As `try_reserve_memory`, but raises ScopeLimitExceeded when refused."""
         granted(self.take_memory(checked_size(size), checked_priority(priority)))
 
@@ -486,7 +487,8 @@ cdef str caller():
 @cython.no_gc
 @cython.binding(False)
 cdef class Span(Scope):
-    """A part of another scope's memory. Closing that scope closes it, unless it is a view."""
+    """Span()\n--\n
+    A part of another scope's memory. Closing that scope closes it, unless it is a view."""
 
     cdef Scope owner  # the twin of a view ends with its span
 
@@ -505,7 +507,8 @@ cdef class Span(Scope):
 @cython.no_gc
 @cython.binding(False)
 cdef class ScopeView(Scope):
-    """A handle on a group: the system, a peer, a protocol, a service, ...
+    """ScopeView()\n--\n
+    A handle on a group: the system, a peer, a protocol, a service, ...
 
     The group exists while there is a view. Memory that is reserved through a view belongs to the
     view. It is charged to the group and to the system, and closing the view gives it back.
@@ -564,7 +567,8 @@ cdef class ScopeView(Scope):
 @cython.no_gc
 @cython.binding(False)
 cdef class ConnScope(Scope):
-    """A connection, transient until its peer is known."""
+    """ConnScope()\n--\n
+    A connection, transient until its peer is known."""
 
     cdef Group peer_group
     cdef object network_share  # counts this connection for its address; closed with this scope
@@ -686,7 +690,8 @@ cdef class ConnScope(Scope):
 @cython.no_gc
 @cython.binding(False)
 cdef class StreamScope(Scope):
-    """A stream of a peer, transient until its protocol is negotiated."""
+    """StreamScope()\n--\n
+    A stream of a peer, transient until its protocol is negotiated."""
 
     cdef Group peer_group
     cdef Group protocol_group
@@ -837,7 +842,8 @@ cdef class StreamScope(Scope):
 @cython.final
 @cython.binding(False)
 cdef class Ledger:
-    """All scopes of a node.
+    """Ledger(limits=None, *, trace_allocations=False, debug=None)\n--\n
+    All scopes of a node.
 
     limits: an object with the attributes of `rcmgr.limits.scopes.ConcreteLimits`; None: no limit at
         all.

@@ -32,7 +32,8 @@ cdef rcmgr_gcra gcra_of(object capacity, object refill_rate, int64_t max_scale) 
 @cython.final
 @cython.binding(False)  # 5 ns less per call; the clinic format keeps signatures
 cdef class TokenBucket:
-    """A token bucket: `capacity` tokens at most, `refill_rate` new ones per second.
+    """TokenBucket(capacity, refill_rate, initial_tokens=None, *, clock=None)\n--\n
+    A token bucket: `capacity` tokens at most, `refill_rate` new ones per second.
 
     capacity: tokens, from 1 to 2**61.
     refill_rate: tokens per second, above 0; inf: no limit, every request is granted.
