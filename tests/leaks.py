@@ -400,6 +400,23 @@ def ledger_views_limits_snapshots() -> Cycle:
     return cycle
 
 
+def ledger_limiter_and_single_limits() -> Cycle:
+    few = Limit(memory=5, streams=3)
+    ledger = Ledger(limiter=lambda kind, name, peer: few if peer is not None else None)
+
+    def cycle(i: int) -> None:
+        with ledger.open_stream(b"peer %d" % (i % 100)) as stream, ledger.protocol("/x") as view:
+            stream.set_protocol("/x")
+            span = view.begin_span()
+            for scope in (stream, span):
+                scope.set_limit(few)
+                scope.set_limit(few)
+                assert not scope.try_reserve_memory(6)
+        span.close()
+
+    return cycle
+
+
 def ledger_dropped_and_cleared() -> Cycle:
     ledger = Ledger(NO_SCOPE_LIMITS)
 
@@ -500,6 +517,7 @@ CASES: dict[str, Callable[[], Cycle]] = {
         manager_accepting,
         manager_allowlist_text, managers_made_and_dropped, ledger_lives,
         ledger_refusals, ledger_views_limits_snapshots, ledger_dropped_and_cleared,
+        ledger_limiter_and_single_limits,
         gate_and_allowlist, limits_file, denials_of_many, ledger_seen_from_outside,
     )
 }

@@ -71,6 +71,7 @@ _MODULES = {
     "libp2p.installation": ["install", "installed", "uninstall"],
     "limits.documents": ["LimitsFileError"],
     "limits.files": ["LimitsFile"],
+    "limits.limiter": ["Limiter"],
     "limits.memory": ["ProcessMemoryLimits"],
     "limits.networks": ["AddressRates", "SubnetLimits"],
     "limits.penalties": ["PenaltyBox"],

@@ -63,6 +63,7 @@ from rcmgr.gates.requests import ProtocolRateLimiter, RateLimiter
 from rcmgr.libp2p.installation import install, installed, uninstall
 from rcmgr.limits.documents import LimitsFileError
 from rcmgr.limits.files import LimitsFile
+from rcmgr.limits.limiter import Limiter
 from rcmgr.limits.machine import memory_pressure, total_memory
 from rcmgr.limits.memory import ProcessMemoryLimits
 from rcmgr.limits.networks import AddressRates, SubnetLimits
@@ -128,6 +129,7 @@ __all__ = [
     "Ledger",
     "Limit",
     "LimitIncrease",
+    "Limiter",
     "LimitsFile",
     "LimitsFileError",
     "ListenFailedEvent",

@@ -33,6 +33,7 @@ from rcmgr.gates.networks import AddressGate, SubnetLimiter
 from rcmgr.gates.penalties import Penalties
 from rcmgr.gates.requests import ProtocolRateLimiter, RateRefusal, table_of
 from rcmgr.limits.checks import check_count
+from rcmgr.limits.limiter import AskLimiter
 from rcmgr.limits.memory import ProcessMemoryLimits
 from rcmgr.limits.networks import AddressRates, SubnetLimits
 from rcmgr.limits.node import NodeLimits
@@ -72,6 +73,7 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
         allowlisted scopes apply to them. Default: empty.
     connection_limits, connection_rate_limits, memory_limits: parts of these limits, which replace
         those of `limits`.
+    limiter: a `rcmgr.Limiter` or another callable, which gives new scopes their limits.
     trace_allocations: remember where each scope was opened, for `ledger.leaked_at` (1 us each).
     denials_kept: how many of the latest denials `denials` keeps, 1 or more.
     bans_file: keep bans in this file over a restart. Each node needs its own; see `BanFile`.
@@ -101,6 +103,7 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
         connection_limits: ConnectionLimits | None = None,
         connection_rate_limits: ConnectionRateLimits | None = None,
         memory_limits: MemoryConnectionLimits | None = None,
+        limiter: AskLimiter | None = None,
         trace_allocations: bool = False,
         denials_kept: int = 256,
         bans_file: str | os.PathLike[str] | None = None,
@@ -117,7 +120,7 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
         admission = Admission(
             self._tracker_type(bypass=allowed.allowed_peers),
             denials,
-            ledger=Ledger(trace_allocations=trace_allocations),
+            ledger=Ledger(trace_allocations=trace_allocations, limiter=limiter),
             allowlist=allowed,
             bans=self._bans,
             reuses_ids=True,

@@ -41,6 +41,7 @@ cdef tuple RESOURCE_TEXTS
 @cython.final
 cdef class GroupLimit:
     cdef rcmgr_limit value
+    cdef bint is_given  # by the limiter
 
 
 @cython.final

@@ -7,6 +7,7 @@ from typing_extensions import disjoint_base
 
 from rcmgr.counting.groups import Refusal
 from rcmgr.counting.reading import ScopeStat
+from rcmgr.limits.limiter import AskLimiter
 
 __all__ = [
     "ConnScope",
@@ -99,7 +100,12 @@ class Ledger:
         *,
         trace_allocations: bool = False,
         debug: bool | None = None,
+        limiter: AskLimiter | None = None,
     ) -> Ledger: ...
+    @property
+    def limiter(self) -> AskLimiter | None: ...
+    @property
+    def limiter_errors(self) -> int: ...
     @property
     def debug(self) -> bool: ...
     @property

@@ -67,11 +67,13 @@ cdef enum:
     LONGEST_CHAIN = 7  # a stream with a service
     DEEPEST_SPAN = 64
     POWERS = 64
+    HALF_OF_ANSWERS = 1024
 
 cdef rcmgr_limit NO_LIMIT
 for _index in range(RCMGR_RESOURCES):
     NO_LIMIT.of[_index] = RCMGR_UNLIMITED
 
+cdef object NOT_ASKED = object()
 cdef object LOG = logging.getLogger("rcmgr.counting.scope")
 
 
@@ -641,6 +643,7 @@ cdef class ConnScope(Scope):
         peer = exact_peer(peer)
         if self.ledger is None:
             raise ResourceScopeClosed("scope")
+        cdef Group kept = self.ledger.kept(PEER, None, peer)
         with cython.critical_section(self.ledger):
             closed = not self.live()
             attached = self.peer_group is not None
@@ -674,6 +677,7 @@ cdef class ConnScope(Scope):
                         refusal = self.ledger.refuse(
                             &why, (group, system, transient)[why.place], self.direction)
                         self.ledger.unpin(group)
+        self.ledger.let_go(kept)
         if closed:
             raise ResourceScopeClosed(self.name)
         if attached:
@@ -798,6 +802,7 @@ cdef class StreamScope(Scope):
         name = exact_name("protocol" if kind == PROTOCOL else "service", name)
         if self.ledger is None:
             raise ResourceScopeClosed("scope")
+        cdef Group kept = self.ledger.kept(share_kind, name, self.peer_group.peer)
         with cython.critical_section(self.ledger):
             closed = not self.live()
             misplaced = self.misplaced(kind)
@@ -829,6 +834,7 @@ cdef class StreamScope(Scope):
                         self.protocol_group, self.protocol_share = group, share
                     else:
                         self.service_group, self.service_share = group, share
+        self.ledger.let_go(kept)
         if closed:
             raise ResourceScopeClosed(self.name)
         if misplaced is not None:
@@ -849,6 +855,7 @@ cdef class Ledger:
         all.
     trace_allocations: remember where each handle was made, for `leaked_at` (about 1 us each).
     debug: giving back more than was taken raises ValueError; default: in Python's development mode.
+    limiter: a `rcmgr.Limiter` or another callable, which gives new scopes their limits.
 
     A peer is an `ID`, its bytes, its text or an int: `ID(b)`, `b` and the base58 or CID text of `b`
     are one peer. Text that is no peer id is another peer. Protocols and services are str. TypeError
@@ -862,6 +869,9 @@ cdef class Ledger:
     cdef rcmgr_limit defaults[KINDS]
     cdef list named      # by Kind: limits of particular services, protocols, peers
     cdef dict overrides  # (kind, name, peer) -> GroupLimit, by `set_limit`
+    cdef bint limiter_failed
+    # the limiter's last answers: a full young half replaces the old one
+    cdef dict young_answers, old_answers
     cdef dict own_limits  # address of a connection, stream or span -> GroupLimit, alike
     cdef int64_t refusals[KINDS][RCMGR_RESOURCES][DIRECTIONS]
     cdef int64_t peaks[RCMGR_RESOURCES]
@@ -879,12 +889,16 @@ cdef class Ledger:
     """Handles garbage-collected while they held something: a defect of the caller."""
     cdef readonly int64_t over_released
     """How much was given back that had not been taken: a defect of the caller, and ignored."""
+    cdef readonly object limiter
+    """The `rcmgr.Limiter`, or another callable, that gives new scopes their limits; or None."""
+    cdef readonly int64_t limiter_errors
+    """How often the limiter raised, or returned no limit. The scope has the node's limits then."""
     cdef int64_t forgotten_streams  # without a handle, by `clear`
     # connections that hold up to 2**n bytes, and more than 2**(n - 1)
     cdef int64_t memory_of_connections[POWERS]
     cdef int64_t connection_bytes
 
-    def __cinit__(self, limits=None, *, trace_allocations=False, debug=None):
+    def __cinit__(self, limits=None, *, trace_allocations=False, debug=None, limiter=None):
         cdef int kind
         for kind in range(<int>KINDS):
             self.defaults[kind] = NO_LIMIT
@@ -897,8 +911,14 @@ cdef class Ledger:
         self.transient_group = self.bound_group(TRANSIENT, None, None)
         self.allowlisted_system_group = self.bound_group(ALLOWLISTED_SYSTEM, None, None)
         self.allowlisted_transient_group = self.bound_group(ALLOWLISTED_TRANSIENT, None, None)
+        if limiter is not None and not callable(limiter):
+            raise TypeError(f"limiter must be a rcmgr.Limiter or another callable, not {limiter!r}")
+        self.limiter = limiter
+        self.young_answers, self.old_answers = {}, {}
         if limits is not None:
             self.set_limits(limits)
+        elif limiter is not None:
+            self.take_given(self.defaults)
 
     # -- groups, all locked ----------------------------------------------------------------------
 
@@ -918,19 +938,123 @@ cdef class Ledger:
         self.bind(group)
         return group
 
-    cdef int bind(self, Group group) except -1:
-        """Give it the limit that applies to it."""
-        cdef GroupLimit limit = None
+    cdef int bind(self, Group group, GroupLimit given=None) except -1:
+        """Give it the limit that applies to it. given: by the limiter."""
+        cdef GroupLimit limit = given
         cdef dict named
         if self.overrides:
             # making the tuple may run other code that sets other limits: read those after it
-            limit = self.overrides.get((group.kind, group.name, group.peer))
+            limit = self.overrides.get((group.kind, group.name, group.peer), given)
         named = <dict>self.named[group.kind]
         if limit is None and named:
             limit = named.get(group.peer if group.kind == PEER else group.name)
         group.limit = limit
         group.state.limit = &self.defaults[group.kind] if limit is None else &limit.value
         return 0
+
+    cdef object remembered_limit(self, int kind, object name, object peer):
+        """The limiter's answer about a scope: the last one if it is remembered. Not locked."""
+        cdef dict young, old
+        key = (kind, name, peer)
+        with cython.critical_section(self):
+            young, old = self.young_answers, self.old_answers
+        given = young.get(key, NOT_ASKED)
+        if given is not NOT_ASKED:
+            return given
+        given = old.get(key, NOT_ASKED)
+        if given is NOT_ASKED:
+            given = self.given_limit(kind, name, peer)
+        if len(young) >= HALF_OF_ANSWERS:
+            fresh = {}
+            with cython.critical_section(self):
+                if self.young_answers is young:
+                    self.young_answers, self.old_answers = fresh, young
+                    young = fresh
+        young[key] = given
+        return given
+
+    cdef GroupLimit given_limit(self, int kind, object name, object peer):
+        """The limiter's answer about a scope; None: the node's limits apply. Not locked."""
+        cdef bint first
+        default, particular = LIMIT_NAMES[kind]
+        try:
+            limit = self.limiter(particular or default, name, peer)
+            if limit is None:
+                return None
+            given = read_limit(limit)
+        except Exception:
+            with cython.critical_section(self):
+                self.limiter_errors += 1
+                first = not self.limiter_failed
+                self.limiter_failed = True
+            if first:
+                LOG.exception(
+                    "the limiter failed, so the scope has the node's limits: %r. "
+                    "Ledger.limiter_errors counts later failures", self.limiter)
+            return None
+        (<GroupLimit>given).is_given = True
+        return given
+
+    cdef int take_given(self, rcmgr_limit *defaults) except -1:
+        """Put in what the limiter says about scopes without a name, connections and streams."""
+        cdef int kind
+        cdef GroupLimit given
+        for kind in range(<int>KINDS):
+            if LIMIT_NAMES[kind][1] is None:
+                given = self.given_limit(kind, None, None)
+                if given is not None:
+                    defaults[kind] = given.value
+        return 0
+
+    cdef Group kept(self, int kind, object name, object peer):
+        """A group with the limits of the limiter, for the caller to `let_go`. Not locked.
+
+        So the group exists when a request locks the ledger and charges it: the limiter runs
+        without the lock. None: there is no limiter.
+        """
+        cdef Group group, whole = None
+        cdef int whole_kind = PROTOCOL if kind == PROTOCOL_PEER else SERVICE
+        if self.limiter is None:
+            return None
+        if kind == PROTOCOL_PEER or kind == SERVICE_PEER:
+            whole = self.kept(whole_kind, name, None)
+        try:
+            with cython.critical_section(self):
+                group = self.found(kind, name, peer)
+                if group is not None:
+                    group.pins += 1
+            if group is None:
+                given = self.remembered_limit(kind, name, peer)
+                with cython.critical_section(self):
+                    if whole is not None:
+                        group = self.pinned_share(whole, kind, peer)
+                    else:
+                        group = self.pinned(self.table_of(kind), kind, name, peer)
+                    if given is not None and group.pins == 1:
+                        self.bind(group, <GroupLimit>given)
+        finally:
+            self.let_go(whole)
+        return group
+
+    cdef int let_go(self, Group group) except -1:
+        if group is not None:
+            with cython.critical_section(self):
+                self.unpin(group)
+        return 0
+
+    cdef dict table_of(self, int kind):
+        if kind == PEER:
+            return self.peer_groups
+        if kind == PROTOCOL or kind == PROTOCOL_PEER:
+            return self.protocol_groups
+        return self.service_groups
+
+    cdef Group found(self, int kind, object name, object peer):
+        """The group of this key; None: it does not exist."""
+        cdef Group group = self.table_of(kind).get(peer if kind == PEER else name)
+        if kind != PROTOCOL_PEER and kind != SERVICE_PEER:
+            return group
+        return None if group is None or group.shares is None else group.shares.get(peer)
 
     cdef Group pinned(self, dict table, int kind, object name, object peer):
         """The group of this key, for the caller to `unpin`. Making it may run other code."""
@@ -1069,8 +1193,10 @@ cdef class Ledger:
         scope.direction = INBOUND if inbound else OUTBOUND
         scope.is_exempt = exempt
         scope.start(self, CONN, &self.defaults[<int>CONN])
+        cdef Group kept = None
         if peer is not None:
             peer = exact_peer(peer)
+            kept = self.kept(PEER, None, peer)
         memset(&ask, 0, sizeof(ask))
         ask.of[RCMGR_CONNS_INBOUND if inbound else RCMGR_CONNS_OUTBOUND] = 1
         ask.of[RCMGR_FD] = fd
@@ -1097,6 +1223,7 @@ cdef class Ledger:
                 answer = scope.refuse(&why, RCMGR_PRIORITY_ALWAYS)
                 if scope.peer_group is not None:
                     self.unpin(scope.peer_group)
+        self.let_go(kept)
         return answer
 
     def try_open_connection(self, inbound=True, bint fd=True, bint allowlisted=False, peer=None):
@@ -1121,6 +1248,7 @@ cdef class Ledger:
         cdef object answer
         cdef StreamScope scope = StreamScope.__new__(StreamScope)
         peer = exact_peer(peer)
+        cdef Group kept = self.kept(PEER, None, peer)
         scope.direction = INBOUND if inbound else OUTBOUND
         scope.is_exempt = exempt
         scope.start(self, STREAM, &self.defaults[<int>STREAM])
@@ -1138,6 +1266,7 @@ cdef class Ledger:
             else:
                 answer = scope.refuse(&why, RCMGR_PRIORITY_ALWAYS)
                 self.unpin(scope.peer_group)
+        self.let_go(kept)
         return answer
 
     def try_open_stream(self, peer, inbound=True, *, bint allowlisted=False):
@@ -1163,6 +1292,7 @@ cdef class Ledger:
         cdef Group group, system
         cdef object answer = True
         peer = exact_peer(peer)
+        cdef Group kept = self.kept(PEER, None, peer)
         memset(&ask, 0, sizeof(ask))
         ask.of[RCMGR_STREAMS_INBOUND if inbound else RCMGR_STREAMS_OUTBOUND] = 1
         with cython.critical_section(self):
@@ -1177,6 +1307,7 @@ cdef class Ledger:
                 answer = self.refuse(
                     &why, group if why.place == 0 else system, INBOUND if inbound else OUTBOUND)
                 self.unpin(group)
+        self.let_go(kept)
         return answer
 
     def release_stream(self, peer, inbound):
@@ -1249,7 +1380,9 @@ cdef class Ledger:
 
     cdef ScopeView view(self, int kind, object name, object peer):
         cdef ScopeView view = ScopeView.__new__(ScopeView)
-        cdef Group whole
+        cdef Group whole, kept = None
+        if kind >= FIXED_KINDS:
+            kept = self.kept(kind, name, peer)
         view.start(self, kind, &NO_LIMIT)
         with cython.critical_section(self):
             if kind == PEER:
@@ -1268,6 +1401,7 @@ cdef class Ledger:
                 self.unpin(whole)  # the share pins it
             view.epoch = self.epoch
             view.is_open = True
+        self.let_go(kept)
         return view
 
     def system(self):
@@ -1326,6 +1460,9 @@ cdef class Ledger:
                         raise ValueError(f"{particular} {key!r} has two limits")
                     table[exact] = read_limit(value)
             named.append(table)
+        if self.limiter is not None:
+            self.young_answers, self.old_answers = {}, {}
+            self.take_given(defaults)
         with cython.critical_section(self):
             for kind in range(<int>KINDS):
                 self.defaults[kind] = defaults[kind]
@@ -1335,17 +1472,21 @@ cdef class Ledger:
             gather(self.protocol_groups, everything)
             gather(self.service_groups, everything)
             for group in everything:
-                self.bind(group)
+                if group.limit is None or not group.limit.is_given:
+                    self.bind(group)
 
     cdef int override(self, ScopeView view, object limit) except -1:
         cdef GroupLimit own = None
         cdef Group group = view.group
         cdef tuple key = (group.kind, group.name, group.peer)
         cdef bint closed
+        cdef GroupLimit given = None
         if limit is not None:
             own = read_limit(limit)
         elif group.kind < FIXED_KINDS:
             raise TypeError(f"{group.text()} has no default limit to go back to")
+        elif self.limiter is not None:
+            given = self.given_limit(group.kind, group.name, group.peer)
         with cython.critical_section(self):
             closed = not view.live()
             if not closed:
@@ -1355,7 +1496,7 @@ cdef class Ledger:
                     self.overrides[key] = own
                 else:
                     self.overrides.pop(key, None)
-                self.bind(group)
+                self.bind(group, given)
         if closed:
             raise ResourceScopeClosed(view.name)
         return 0
