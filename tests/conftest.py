@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,11 @@ try:
     MISSING = ""
 except ImportError as error:
     MISSING = str(error)
+
+# A test that needs another terminal says so. COLUMNS counts before the size of a real terminal.
+for _name in ("LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+    os.environ.pop(_name, None)
+os.environ.update(COLUMNS="80", TERM="xterm-256color")
 
 collect_ignore = list(NEED_LIBP2P) if MISSING else []
 

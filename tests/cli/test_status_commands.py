@@ -97,7 +97,7 @@ def test_status_has_one_row_a_peer_and_the_denials(tmp_path: Path, columns: int)
     assert sum(line.startswith("peer:") for line in rows) == 1
     text = " ".join(told.stdout.split())
     assert "denials 2: 2 by peer" in text
-    assert "latest denials: 0 s ago: conn-" in text
+    assert re.search(r"latest denials: \d+ s ago: conn-", text)
     assert text.count("see ConcreteLimits.peer_default.conns") == 2 or columns == 40
     assert kept[3:] == [None, None]
 
