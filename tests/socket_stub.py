@@ -18,6 +18,7 @@ def answers_once(path: Path, answer: bytes) -> Iterator[None]:
 
         def reply() -> None:
             connection, _ = listener.accept()
+            connection.makefile("rb").readline()  # the request
             connection.sendall(answer)
             connection.close()
 

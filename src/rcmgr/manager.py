@@ -600,10 +600,11 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
         """Let this user's `rcmgr top`, `status` and `explain` read the node, until it is closed.
 
         path: the path of the Unix socket, or on Windows of a file with a port and a password.
-        Default: `rcmgr.report.status_socket.default_path()`. FileExistsError: another node serves
+        Default: `rcmgr.report.status_client.default_path()`. FileExistsError: another node serves
         there.
         """
-        from rcmgr.report.status_socket import StatusServer, default_path
+        from rcmgr.report.status_client import default_path
+        from rcmgr.report.status_socket import StatusServer
 
         return self._serving(StatusServer(self, default_path() if path is None else path))
 

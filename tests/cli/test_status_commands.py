@@ -26,7 +26,8 @@ from rcmgr import (
     ResourceLimits,
     ResourceManager,
 )
-from rcmgr.report.status_socket import StatusServer, read_status
+from rcmgr.report.status_client import read_status
+from rcmgr.report.status_socket import StatusServer
 
 fcntl = pytest.importorskip("fcntl", reason="pseudo-terminals are POSIX")
 pty = pytest.importorskip("pty")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import math
 import os
 import socket
 import socketserver
@@ -18,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from socket_stub import answers_once
 
 from rcmgr import ResourceLimits, ResourceManager
 from rcmgr.report import status_socket
 from rcmgr.report.status import status_of
-from rcmgr.report.status_socket import StatusError, StatusServer, default_path, read_status
+from rcmgr.report.status_client import StatusError, read_status
+from rcmgr.report.status_socket import StatusServer
 
 PEER = b"\x12\x20" + b"p" * 32
 unix = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="there are no Unix sockets")
@@ -278,7 +277,7 @@ def test_a_forked_child_leaves_its_parents_server_running(tmp_path: Path) -> Non
     script = """if True:
         import os, sys, time
         from rcmgr import ResourceManager
-        from rcmgr.report.status_socket import read_status
+        from rcmgr.report.status_client import read_status
         manager = ResourceManager()
         path = manager.serve_status(sys.argv[1]).path
         child = os.fork()
@@ -339,47 +338,6 @@ def test_closing_keeps_a_file_that_replaced_the_socket(
     assert server.path.read_text() == "another's"
 
 
-def complete(**changes: Any) -> bytes:
-    status = {
-        "format": 1, "rcmgr": "0", "pid": 1, "time": 1.0, "explanation": "",
-        "stats": {"connections": 0, "peers": 0, "streams": 0},
-        "usage": [{"limit": "a", "used": 1, "of": 2, "share": 0.5, "peak": None}],
-        "latest_denials": [{"message": "no"}], "denials": {"total": 1, "by_limit": {"a": 1}},
-    }
-    return json.dumps({**status, **changes}).encode()
-
-
-@unix
-@pytest.mark.parametrize(("answer", "reason"), [
-    (complete(pid="1"), "parts of the status are missing"),
-    (complete(time=1e300), "parts of the status are missing"),
-    (complete(stats={"connections": 0}), "parts of the status are missing"),
-    (complete(usage=[{"limit": "a"}]), "parts of the status are missing"),
-    (complete(usage=[{"limit": "a", "used": 1, "of": 2, "share": math.nan, "peak": None}]),
-     "parts of the status are missing"),
-    (complete(latest_denials=["no"]), "parts of the status are missing"),
-    (complete(denials={"total": 1, "by_limit": {"a": None}}), "parts of the status are missing"),
-    (b'{"format": 1}', "parts of the status are missing"),
-    (b'{"format": "' + b"x" * 1000 + b'"}', "speaks format 'x{39} of the status"),
-    (b"", "does not answer"),
-    (b"HTTP/1.1 400", "does not speak JSON"),
-    (b"[1]", "speaks format None"),
-    (b'{"format": 99}', "speaks format 99 .* this command 1"),
-])
-def test_the_error_says_why_an_answer_is_no_status(
-    tmp_path: Path, answer: bytes, reason: str
-) -> None:
-    with answers_once(tmp_path / "s", answer), pytest.raises(StatusError, match=reason):
-        read_status(tmp_path / "s")
-
-
-@unix
-def test_a_complete_status_is_taken(tmp_path: Path) -> None:
-    """The answers above are refused for their defects, not for the document they start from."""
-    with answers_once(tmp_path / "s", complete()):
-        assert read_status(tmp_path / "s")["pid"] == 1
-
-
 def test_several_nodes_have_paths_of_their_own(tmp_path: Path) -> None:
     managers = [ResourceManager(ResourceLimits(max_connections=most)) for most in (1, 2, 3)]
     servers = [
@@ -403,15 +361,3 @@ def test_closing_the_manager_closes_its_servers(manager: ResourceManager, tmp_pa
     assert not server.path.exists()
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", metrics.port), timeout=10)
-
-
-def test_the_default_path_follows_the_environment(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("RCMGR_STATUS", str(tmp_path / "a"))
-    assert default_path() == tmp_path / "a"
-    monkeypatch.delenv("RCMGR_STATUS")
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    assert default_path() == tmp_path / "rcmgr.sock"
-    monkeypatch.delenv("XDG_RUNTIME_DIR")
-    assert str(os.getuid()) in default_path().name

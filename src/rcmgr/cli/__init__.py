@@ -12,6 +12,7 @@ except ImportError as error:
 
 import click
 
+from .ban_commands import allow, ban, bans, unban
 from .demo.command import demo
 from .limit_commands import limits
 from .run_command import run
@@ -26,5 +27,5 @@ def main() -> None:
     """Guard py-libp2p nodes, and look at their limits."""
 
 
-for command in (demo, explain, limits, run, status, top):
+for command in (allow, ban, bans, demo, explain, limits, run, status, top, unban):
     main.add_command(command)

@@ -4,31 +4,21 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 from rich.live import Live
 from rich.text import Text
 
 from rcmgr.errors import printable
-from rcmgr.report.status_socket import StatusError, default_path, read_status
+from rcmgr.report.status_client import StatusError, default_path, read_status
 
+from .node_socket import socket_option
 from .status_tables import denial_lines, headline, limits_table, top_screen
 from .terminal import read_keys, stdout_console, tidy_on_signals
 
 __all__ = ["explain", "status", "top"]
-
-_Command = TypeVar("_Command", bound=Callable[..., Any])
-
-
-def _socket(command: _Command) -> _Command:
-    return click.option(
-        "--socket", "path", type=click.Path(path_type=Path), metavar="PATH",
-        help="Socket of the node. Default: $RCMGR_STATUS, or this user's rcmgr.sock.",
-    )(command)
-
 
 def _read(path: Path | None) -> dict[str, Any]:
     try:
@@ -39,7 +29,7 @@ def _read(path: Path | None) -> dict[str, Any]:
 
 
 @click.command(short_help="Print the limits of a running node, their usage, and denials.")
-@_socket
+@socket_option
 @click.option("--json", "as_json", is_flag=True, help="Print the whole status as JSON.")
 def status(path: Path | None, as_json: bool) -> None:
     """Print the limits of a running node, how much of each is in use, and the denials.
@@ -58,7 +48,7 @@ def status(path: Path | None, as_json: bool) -> None:
 
 
 @click.command(short_help="Say why a running node denies requests.")
-@_socket
+@socket_option
 def explain(path: Path | None) -> None:
     """Say which limits of a running node are full, which denied most, and how to change them."""
     lines = _read(path)["explanation"].splitlines()
@@ -66,7 +56,7 @@ def explain(path: Path | None) -> None:
 
 
 @click.command(short_help="Watch the limits of a running node.")
-@_socket
+@socket_option
 @click.option(
     "--every", type=click.FloatRange(min=0.1), default=1.0, show_default=True, metavar="SECONDS",
     help="Time between two readings.",

@@ -82,7 +82,7 @@ def _who_is_banned(node: Node) -> Iterator[str]:
     of_box = sum(ban.by == "penalty box" for ban in bans)
     yield f"Banned now: {len(bans)}, {of_box} of them by the penalty box. Of these, the longest:"
     for ban in bans[:-_MOST_LINES - 1:-1]:
-        end = "until unban" if math.isinf(ban.seconds_left) else f"{ban.seconds_left:.0f} s more"
+        end = "until unban" if math.isinf(ban.seconds_left) else f"{ban.seconds_left:.0f} s left"
         yield f"  {ban.what}: {end}{f', {printable_name(ban.reason)}' if ban.reason else ''}"
 
 

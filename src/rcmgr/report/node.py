@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any, Protocol
 
 from rcmgr.counting.connection_tracker import ConnectionTracker
 from rcmgr.counting.denials import DenialLog
 from rcmgr.counting.scope import Ledger
+from rcmgr.gates.addresses import Allowlist
 from rcmgr.gates.bans import Ban
 from rcmgr.gates.memory import MemoryConnectionLimits
 from rcmgr.gates.networks import AddressGate
@@ -25,6 +27,8 @@ class Node(Protocol):
     def connection_tracker(self) -> ConnectionTracker: ...
     @property
     def ledger(self) -> Ledger: ...
+    @property
+    def allowlist(self) -> Allowlist: ...
     @property
     def denials(self) -> DenialLog: ...
     @property
@@ -46,4 +50,6 @@ class Node(Protocol):
     @property
     def scope_limits(self) -> ConcreteLimits: ...
     def bans(self) -> list[Ban]: ...
+    def ban(self, what: Hashable, seconds: float | None = None, reason: str = "") -> Ban: ...
+    def unban(self, what: Hashable) -> bool: ...
     def get_stats(self) -> dict[str, Any]: ...

@@ -1,4 +1,4 @@
-"""Where a running node serves its status, and how to read it.
+"""Where a running node serves its status, and takes orders of its owner.
 
 A node serves it on a Unix socket that only its owner can open. Without Unix sockets (Windows), it
 uses a loopback port. A file that only its owner can read holds the port's number and a password.
@@ -14,7 +14,6 @@ import socket
 import socketserver
 import stat
 import sys
-import tempfile
 import threading
 import time
 from contextlib import AbstractContextManager, suppress
@@ -22,37 +21,17 @@ from pathlib import Path
 from typing import Any
 
 from rcmgr.report.node import Node
-from rcmgr.report.status import FORMAT, is_complete, status_of
+from rcmgr.report.node_commands import answer_to
+from rcmgr.report.status_client import Gone, StatusError, connect, password_file
 
-__all__ = ["StatusError", "StatusServer", "default_path", "read_status"]
+__all__ = ["StatusServer"]
 
 _PATIENCE_S = 2.0
 _PASSWORD_PATIENCE_S = 1.0
 _MOST_CLIENTS = 16
 _MOST_STRANGERS = 64
-_MOST_BYTES = 16 * 2**20
+_LONGEST_REQUEST = 1 << 16
 _HAS_UNIX_SOCKETS = hasattr(socket, "AF_UNIX") and sys.platform != "win32"
-
-
-class StatusError(Exception):
-    """The status of a node cannot be read; the message says why, in one line."""
-
-
-class _Gone(StatusError):
-    """Nothing listens there any more."""
-
-
-def default_path() -> Path:
-    """$RCMGR_STATUS, or rcmgr.sock in $XDG_RUNTIME_DIR, or rcmgr-UID.sock in the temporary folder.
-    """
-    given = os.environ.get("RCMGR_STATUS")
-    if given:
-        return Path(given)
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    if runtime:
-        return Path(runtime) / "rcmgr.sock"
-    user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
-    return Path(tempfile.gettempdir()) / f"rcmgr-{user}.sock"
 
 
 class _Strangers:
@@ -96,10 +75,24 @@ class _Handler(socketserver.BaseRequestHandler):
         if not self.server.free_places.acquire(blocking=False):
             return
         try:
-            self.request.settimeout(_PATIENCE_S)
-            self.request.sendall(json.dumps(status_of(self.server.node)).encode() + b"\n")
+            request = self._request()
+            if request is not None:
+                self.request.settimeout(_PATIENCE_S)
+                self.request.sendall(answer_to(self.server.node, request))
         finally:
             self.server.free_places.release()
+
+    def _request(self) -> bytes | None:
+        """The line that the owner sends; None: it sends none."""
+        received = b""
+        until = time.monotonic() + _PATIENCE_S
+        while not received.endswith(b"\n"):
+            self.request.settimeout(max(0.001, until - time.monotonic()))
+            part = self.request.recv(_LONGEST_REQUEST)
+            received += part
+            if not part or len(received) > _LONGEST_REQUEST:
+                return None
+        return received
 
     def _is_owner(self) -> bool:
         """Only the owner can open a Unix socket. A port asks for the password."""
@@ -165,7 +158,9 @@ class _UnixServer(_Server):
 
 
 class StatusServer(AbstractContextManager["StatusServer"]):
-    """Serves the status of a node at `path` until `close`. A context manager.
+    """Serves the status of a node at `path`, and takes orders there, until `close`.
+
+    A context manager. docs/status.md has the protocol.
 
     It replaces the socket of a node that ended without closing. Each client has a thread. A client
     that does not read is dropped after 2 s. On a port, at most 64 clients without the password stay
@@ -242,85 +237,14 @@ def _make_room(path: Path) -> None:
         mode = path.lstat().st_mode
     except FileNotFoundError:
         return
-    if not stat.S_ISSOCK(mode) and not (stat.S_ISREG(mode) and _password_file(path)):
+    if not stat.S_ISSOCK(mode) and not (stat.S_ISREG(mode) and password_file(path)):
         raise FileExistsError(f"{path} is there already, and no socket of a node")
     try:
-        _connect(path).close()
-    except _Gone:
+        connect(path).close()
+    except Gone:
         path.unlink(missing_ok=True)
         return
     except StatusError as error:  # the node may be too busy to answer, or belong to another user
         raise FileExistsError(f"{path} may be another node's: {error}") from error
     raise FileExistsError(
         f"another node serves its status at {path}: give this one another path (RCMGR_STATUS)")
-
-
-def _password_file(path: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    match content:
-        case {"port": int(port), "password": str(password)} if 0 < port < 1 << 16:
-            return {"port": port, "password": password}
-    return None
-
-
-def _connect(path: Path) -> socket.socket:
-    try:
-        found = path.lstat()
-    except FileNotFoundError:
-        raise StatusError(
-            f"no node serves its status at {path}: it has to call manager.serve_status()") from None
-    except OSError as error:
-        raise StatusError(f"{path}: {error.strerror}") from None
-    # another user's node may be a fake; root may read the nodes of all users
-    if hasattr(os, "getuid") and os.getuid() != 0 and found.st_uid not in (os.getuid(), 0):
-        raise StatusError(f"{path} belongs to another user")
-    content = None if stat.S_ISSOCK(found.st_mode) else _password_file(path)
-    if content is None and not stat.S_ISSOCK(found.st_mode):
-        raise StatusError(f"{path} is no socket of a node")
-    family = socket.AF_INET if content else socket.AF_UNIX
-    connection = socket.socket(family, socket.SOCK_STREAM)
-    connection.settimeout(_PATIENCE_S)
-    try:
-        if content is None:
-            connection.connect(str(path))
-        else:
-            connection.connect(("127.0.0.1", content["port"]))
-            connection.sendall(content["password"].encode())
-    except OSError as error:
-        connection.close()
-        # Windows refuses a port only after about 2 s, so a timeout means the same there
-        if content is not None or isinstance(error, ConnectionRefusedError):
-            raise _Gone(f"the node at {path} is gone ({error})") from None
-        raise StatusError(f"the node at {path} does not answer ({error})") from None
-    return connection
-
-
-def read_status(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The status of the node that serves at `path`. StatusError: it cannot be read."""
-    path = Path(path)
-    received = bytearray()
-    with _connect(path) as connection:
-        try:
-            while part := connection.recv(1 << 16):
-                received += part
-                if len(received) > _MOST_BYTES:
-                    raise StatusError(f"the server at {path} is no node: it does not stop")
-        except OSError as error:
-            raise StatusError(f"the node at {path} does not answer ({error})") from None
-    if not received:
-        raise StatusError(f"the node at {path} does not answer: it is busy, or ending")
-    try:
-        status = json.loads(received)
-    except ValueError:
-        raise StatusError(f"the server at {path} is no node: it does not speak JSON") from None
-    if not isinstance(status, dict) or status.get("format") != FORMAT:
-        theirs = status.get("format") if isinstance(status, dict) else None
-        raise StatusError(
-            f"the node at {path} speaks format {theirs!r:.40} of the status, this command {FORMAT}:"
-            " use the rcmgr that the node runs")
-    if not is_complete(status):
-        raise StatusError(f"the server at {path} is no node: parts of the status are missing")
-    return status
