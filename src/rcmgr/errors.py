@@ -440,7 +440,8 @@ class RateLimitExceeded(ResourceLimitExceeded):
     address: where the connection comes from, if its peer is not known yet.
     refill_rate, burst: the rate a second, and how many at once; None: unknown.
     limited_by: for a network, "overall", or the key of `AddressRates.overrides` that has its rate.
-        "": a rate by prefix length. For a protocol, the field of `RateLimits`. "": not known.
+        "": a rate by prefix length. For a protocol, the field of `RateLimits`, or the network
+        ("network 192.0.2.0/24") that asked too often. "": not known.
     """
 
     protocol: str
@@ -473,6 +474,8 @@ class RateLimitExceeded(ResourceLimitExceeded):
                 return f"AddressRates.overrides[{self.limited_by!r}]"
             version = "ipv6" if ":" in self.protocol else "ipv4"
             return f"AddressRates.{version} or ConnectionRateLimits.per_ip"
+        if self.limited_by.startswith("network "):
+            return f"the networks of the rate limiter of {printable_name(self.protocol)}"
         override = f"RateLimits.overrides[{shortened(self.operation)!r}]"
         setting = {
             "": f"RateLimits.default, {override} or RateLimits.overall",
@@ -485,6 +488,8 @@ class RateLimitExceeded(ResourceLimitExceeded):
             f"{self.refill_rate:.4g} a second, {self.burst} at once; ")
         what = "connections of one peer" if self.code == "rate.peer" else (
             f"{printable_name(self.operation)} of {printable_name(self.protocol)}")
+        if self.code == "rate.protocol" and self.limited_by.startswith("network "):
+            what += f" by {self.limited_by}"
         return f"rate limit exceeded: {what} ({rate}retry after {self.retry_after_s:.3g} s)"
 
 

@@ -28,10 +28,11 @@ from rcmgr.errors import (
 from rcmgr.gates.addresses import Allowlist
 from rcmgr.gates.ban_file import BanFile
 from rcmgr.gates.bans import Ban, Bans, ban_subject
+from rcmgr.gates.buckets import table_of
 from rcmgr.gates.memory import MemoryConnectionLimits
 from rcmgr.gates.networks import AddressGate, SubnetLimiter
 from rcmgr.gates.penalties import Penalties
-from rcmgr.gates.requests import ProtocolRateLimiter, RateRefusal, table_of
+from rcmgr.gates.requests import ProtocolRateLimiter, RateRefusal
 from rcmgr.limits.checks import check_count
 from rcmgr.limits.limiter import AskLimiter
 from rcmgr.limits.memory import ProcessMemoryLimits
@@ -554,23 +555,30 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
         """
         self._memory.release_memory(_bytes(size))
 
-    def add_protocol_rate_limiter(self, protocol: str, limits: RateLimits) -> ProtocolRateLimiter:
+    def add_protocol_rate_limiter(
+        self, protocol: str, limits: RateLimits, *, networks: AddressRates | None = None
+    ) -> ProtocolRateLimiter:
         """Limit the requests of a protocol. This replaces the protocol's former limiter.
 
+        networks: rates of all peers of one network together; see `ProtocolRateLimiter`.
         The manager's allowed peers are exempt. The code that serves the protocol asks the limiter,
         or `check_protocol_rate_limit`. `rcmgr.libp2p.limit_protocols` asks for each inbound stream.
         """
         limiter = ProtocolRateLimiter(
-            protocol, limits, is_exempt=self._admission.is_exempt_peer, denials=self.denials)
+            protocol, limits, networks=networks, is_exempt=self._admission.is_exempt_peer,
+            denials=self.denials)
         self.protocol_rate_limiters[protocol] = limiter
         return limiter
 
     def check_protocol_rate_limit(
-        self, protocol: str, peer_id: Hashable, operation: str = "request"
+        self, protocol: str, peer_id: Hashable, operation: str = "request", address: object = None
     ) -> bool:
-        """Whether the peer may do this once more. A protocol without a limiter has no limit."""
+        """Whether the peer may do this once more. A protocol without a limiter has no limit.
+
+        address: the peer's; see `ProtocolRateLimiter.check_peer_rate_limit`.
+        """
         limiter = self.protocol_rate_limiters.get(protocol)
-        return limiter is None or limiter.check_peer_rate_limit(peer_id, operation)
+        return limiter is None or limiter.check_peer_rate_limit(peer_id, operation, address)
 
     # -- reports -------------------------------------------------------------------------------
 

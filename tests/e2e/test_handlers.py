@@ -12,7 +12,7 @@ from libp2p.host.ping import handle_ping
 from libp2p.network.stream.exceptions import StreamError
 from nodes import Node, eventually, running_node
 
-from rcmgr import Rate, RateLimits
+from rcmgr import AddressRates, Rate, RateLimits
 from rcmgr.libp2p import limit_protocols
 
 
@@ -75,6 +75,24 @@ async def test_other_protocols_are_not_limited() -> None:
             stream = await peer.host.new_stream(node.id, [echo])
             assert await stream.read(4) == b"here"
             await stream.reset()
+
+
+async def test_many_ids_behind_one_address_share_a_rate(transport: str) -> None:
+    async with (
+        running_node(transport) as node,
+        running_node(transport) as one,
+        running_node(transport) as other,
+    ):
+        limit_protocols(node.host, node.manager)
+        node.host.set_stream_handler(PING, handle_ping)
+        node.manager.add_protocol_rate_limiter(PING, RateLimits(), networks=AddressRates(
+            ipv4=((24, Rate(0.001, 5)),), ipv6=((56, Rate(0.001, 5)),), overrides={}))
+        assert await one.dial(node)
+        assert await other.dial(node)
+        answers = [await ping(each, node) for each in (one, other) * 4]
+        assert answers == [True] * 5 + [False] * 3
+        assert "by network 127.0.0.0/24" in str(node.manager.last_denial)
+        assert node.counts == (0, 0, 2, 0)
 
 
 async def test_opening_a_stream_leaves_the_requests_of_a_peer() -> None:

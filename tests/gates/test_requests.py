@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import math
 import pickle
+from typing import Any
 
 import pytest
 
 from rcmgr import (
+    AddressRates,
     ConnectionRateLimits,
+    DenialLog,
     ProtocolRateLimiter,
     Rate,
     RateLimiter,
@@ -215,3 +218,80 @@ def test_connections_by_address_and_peer() -> None:
 def test_an_infinite_rate_is_no_limit() -> None:
     limiter = RateLimiter(RateLimits(default=Rate(math.inf, 1)))
     assert all(limiter.check_rate_limit("x") for _ in range(100))
+
+
+# -- networks ----------------------------------------------------------------------------------
+
+
+def with_networks(rates: AddressRates, limits: RateLimits | None = None, **more: Any) -> Any:
+    clock = Clock()
+    limiter = ProtocolRateLimiter(
+        "/a", limits or RateLimits(), networks=rates, clock=clock, **more)
+    return limiter, clock
+
+
+def asked(limiter: ProtocolRateLimiter, addresses: list[Any]) -> list[bool]:
+    """One request from each address, always by a new peer."""
+    return [
+        limiter.check_peer_rate_limit(b"made up %d" % number, "stream", address)
+        for number, address in enumerate(addresses)]
+
+
+def test_many_peers_of_one_network_share_its_rate() -> None:
+    limiter, clock = with_networks(AddressRates.for_streams(Rate(0.5, 3)))
+    assert asked(limiter, [f"192.0.2.{n}" for n in range(5)]) == [True] * 3 + [False] * 2
+    assert asked(limiter, ["192.0.3.1", "127.0.0.1", "/ip4/192.0.2.9/tcp/1"]) == [
+        True, True, False]
+    assert asked(limiter, [f"2001:db8:0:1{n:02x}::1" for n in range(5)]) == (
+        [True] * 3 + [False] * 2)
+    assert asked(limiter, ["2001:db8:0:200::1"]) == [True]
+    clock.now += 2_000_000_000
+    assert asked(limiter, ["192.0.2.1", "192.0.2.1"]) == [True, False]
+    counts = limiter.counts()
+    assert (counts["denied"], counts["denied_by_network"]) == (0, 6)
+
+
+def test_without_an_address_a_network_has_no_limit() -> None:
+    limiter, _ = with_networks(AddressRates(ipv4=((0, Rate(0.001, 1)),)))
+    assert asked(limiter, [None, "/dns4/example.org/tcp/1", "/p2p-circuit"] * 9) == [True] * 27
+    for wrong in ("1.2.3.999", 5, b"abc"):
+        with pytest.raises((TypeError, ValueError)):
+            limiter.check_peer_rate_limit(b"peer", "stream", wrong)
+    assert limiter.counts()["denied_by_network"] == 0
+
+
+def test_a_denied_peer_takes_nothing_from_its_network() -> None:
+    limiter, _ = with_networks(
+        AddressRates.for_streams(Rate(0.001, 3)),
+        RateLimits(default=Rate(0.001, 1), overall=Rate(0.001, 100)))
+    greedy = [limiter.check_peer_rate_limit(b"greedy", "a", "192.0.2.1") for _ in range(9)]
+    assert greedy == [True] + [False] * 8
+    assert asked(limiter, ["192.0.2.1"] * 3) == [True, True, False]
+    # a network above its rate takes nothing from its peers
+    assert limiter.retry_after(b"made up 2", "stream") == 0
+
+
+def test_exempt_peers_take_nothing_from_a_network() -> None:
+    limiter, _ = with_networks(
+        AddressRates.for_streams(Rate(0.001, 1)), exempt_peers=[b"friend"])
+    for _ in range(5):
+        assert limiter.check_peer_rate_limit(b"friend", "stream", "192.0.2.1")
+    assert asked(limiter, ["192.0.2.1"] * 2) == [True, False]
+
+
+async def test_a_denial_names_the_network() -> None:
+    denials = DenialLog()
+    limiter, _ = with_networks(AddressRates.for_streams(Rate(0.5, 1)), denials=denials)
+    async with limiter.request(b"peer", "search", "192.0.2.1"):
+        pass
+    with pytest.raises(RateLimitExceeded) as caught:
+        async with limiter.request(b"other", "search", ("192.0.2.7", 4001)):
+            pytest.fail("it was not denied")
+    for error in (caught.value, denials.last):
+        assert error is not None
+        assert error.code == "rate.protocol"
+        assert error.limited_by == "network 192.0.2.0/24"
+        assert error.retry_after_s == 2
+        assert "rate limit exceeded: search of /a by network 192.0.2.0/24" in str(error)
+        assert error.setting == "the networks of the rate limiter of /a"
+    assert len(denials.most_denied_addresses()) == 1

@@ -21,7 +21,7 @@ from rcmgr.errors import (
     shortened,
 )
 from rcmgr.gates.addresses import Allowlist, PrefixTable, endpoint_of, ip_from_any, parse_address
-from rcmgr.gates.requests import bucket_of, table_of
+from rcmgr.gates.buckets import bucket_of, table_of
 from rcmgr.limits.networks import AddressRates, Network, SubnetLimits, prefix_of
 from rcmgr.limits.rates import Rate
 

@@ -9,28 +9,18 @@ from typing import Any, Literal, NamedTuple
 
 from rcmgr.counting.bucket_table import BucketTable
 from rcmgr.counting.denials import DenialLog
-from rcmgr.counting.token_bucket import TokenBucket
-from rcmgr.errors import RateLimitExceeded
+from rcmgr.errors import RateLimitExceeded, shortened
+from rcmgr.gates.addresses import ip_from_any
+from rcmgr.gates.buckets import Clock, bucket_of, table_of
+from rcmgr.gates.networks import AddressRateLimiter
+from rcmgr.limits.networks import AddressRates
 from rcmgr.limits.rates import Rate, RateLimits
 from rcmgr.peers import bounded_name, peer_key, peer_text
 
-__all__ = ["STREAM", "ProtocolRateLimiter", "RateLimiter", "RateRefusal", "bucket_of", "table_of"]
+__all__ = ["STREAM", "ProtocolRateLimiter", "RateLimiter", "RateRefusal"]
 
 STREAM = "stream"
 """The operation of opening a stream."""
-
-_Clock = Callable[[], int]
-
-
-def bucket_of(rate: Rate | None, clock: _Clock | None = None) -> TokenBucket | None:
-    """A bucket of this rate; None: no limit."""
-    return None if rate is None else TokenBucket(rate.burst, rate.refill_rate, clock=clock)
-
-
-def table_of(rate: Rate, most: int, on_full: str, clock: _Clock | None = None) -> BucketTable:
-    """At most `most` buckets of this rate, by key; see `BucketTable`."""
-    return BucketTable(rate.burst, rate.refill_rate, max_peers=most, on_full=on_full, clock=clock)
-
 
 class RateRefusal(NamedTuple):
     """A refusal by a rate. Falsy."""
@@ -41,7 +31,10 @@ class RateRefusal(NamedTuple):
     """Called with the peer: seconds until it may come again; inf: never."""
     rate: Rate | None
     limited_by: str = ""
-    """The field of `RateLimits` with the rate that refused. Empty: another limit."""
+    """The field of `RateLimits` with the rate that refused, or "network 192.0.2.0/24". Empty:
+    another limit."""
+    address: str | None = None
+    """Where a request above the rate of its network comes from."""
 
     def __bool__(self) -> Literal[False]:
         return False
@@ -56,7 +49,7 @@ class RateRefusal(NamedTuple):
     ) -> RateLimitExceeded:
         rate = self.rate
         return RateLimitExceeded(
-            self.protocol, self.operation, peer_id, self.retry_after_s(peer_id),
+            self.protocol, self.operation, peer_id, self.retry_after_s(peer_id), self.address,
             refill_rate=None if rate is None else rate.refill_rate,
             burst=None if rate is None else rate.burst,
             limited_by=self.limited_by,
@@ -71,7 +64,7 @@ class _Buckets:
     """
 
     def __init__(
-        self, limits: RateLimits, clock: _Clock | None, separate: Iterable[str] = ()
+        self, limits: RateLimits, clock: Clock | None, separate: Iterable[str] = ()
     ) -> None:
         self.limits = limits
         self.default = self._table(limits.default, clock)
@@ -79,7 +72,7 @@ class _Buckets:
         self.tables = {name: self._table(rate, clock) for name, rate in rates.items()}
         self.overall = bucket_of(limits.overall, clock)
 
-    def _table(self, rate: Rate | None, clock: _Clock | None) -> BucketTable | None:
+    def _table(self, rate: Rate | None, clock: Clock | None) -> BucketTable | None:
         if rate is None:
             return None
         return table_of(rate, self.limits.max_peers, self.limits.on_full, clock)
@@ -96,6 +89,12 @@ class _Buckets:
         if overall is None:
             return None if table.try_consume(key, tokens) else "key"
         return table.try_consume_both(key, overall, tokens)
+
+    def allows(self, name: str, key: Hashable, tokens: int) -> bool:
+        """Whether `take` would take them now."""
+        table, overall = self.table(name), self.overall
+        return (table is None or table.get_available_tokens(key) >= tokens) and (
+            overall is None or overall.get_available_tokens() >= tokens)
 
     def wait(self, name: str, key: Hashable) -> float:
         """Seconds until both buckets grant the key again; inf: never."""
@@ -167,6 +166,9 @@ class ProtocolRateLimiter:
     `limits.overall`, if set, is one bucket for all peers and operations. Both buckets must agree,
     and a denial takes from neither.
 
+    networks: how often the peers of one network may make requests together, of any operation.
+        A stranger may have many ids, but few networks. `AddressRates.for_streams` has lengths of
+        prefixes for it. None: no limit. It applies to requests whose address the caller gives.
     exempt_peers: peers without limits, which take no tokens.
     is_exempt: tells whether another peer is exempt too; default: it is not.
     denials: a log for each denial; the manager's log for a limiter of a manager.
@@ -181,6 +183,7 @@ class ProtocolRateLimiter:
         protocol: str,
         limits: RateLimits,
         *,
+        networks: AddressRates | None = None,
         exempt_peers: Iterable[Hashable] = (),
         is_exempt: Callable[[Hashable], bool] | None = None,
         denials: DenialLog | None = None,
@@ -189,11 +192,13 @@ class ProtocolRateLimiter:
         self.protocol = protocol
         self.limits = limits
         self._buckets = _Buckets(limits, clock, separate=(STREAM,))
+        self.networks = None if networks is None else AddressRateLimiter(networks, clock=clock)
+        """Decides about networks; None: no limit."""
         self._exempt = {peer_key(peer) for peer in exempt_peers}
         self._is_exempt = is_exempt
         self._denials = denials
         self._exempted = 0
-        self._denied_overall = 0
+        self._denied_overall = self._denied_by_network = 0
 
     def add_exempt_peer(self, peer_id: Hashable) -> None:
         self._exempt.add(peer_key(peer_id))
@@ -202,24 +207,53 @@ class ProtocolRateLimiter:
         """Limit this peer again. Nothing happens if it was not exempt."""
         self._exempt.discard(peer_key(peer_id))
 
-    def check_peer_rate_limit(self, peer_id: Hashable, operation: str = "request") -> bool:
-        """Take one request of the peer, if its rate and the overall rate allow it. False: denied.
-        """
-        return self._ask(peer_key(peer_id), operation) is None
+    def check_peer_rate_limit(
+        self, peer_id: Hashable, operation: str = "request", address: object = None
+    ) -> bool:
+        """Take one request of the peer, if the rates of the peer and its network and the overall
+        rate allow it. False: denied.
 
-    def _ask(self, peer: Hashable, operation: str) -> RateRefusal | None:
+        address: the peer's, for `networks`: an IP address, a multiaddr, or the address of a
+        socket. None, and an address without an IP (relayed): no limit on its network. TypeError,
+        ValueError: not an address.
+        """
+        return self._ask(peer_key(peer_id), operation, address) is None
+
+    def _ask(self, peer: Hashable, operation: str, address: object) -> RateRefusal | None:
         if self._is_exempted(peer):
             self._exempted += 1
             return None
-        refused = self._buckets.take(operation, peer, self._buckets.cost(operation))
-        if refused is None:
-            return None
-        if refused == "overall":
-            self._denied_overall += 1
-        refusal = self.refusal(operation, by_overall=refused == "overall")
+        tokens = self._buckets.cost(operation)
+        refusal = None
+        if self.networks is not None and address is not None:
+            refusal = self._ask_network(self.networks, peer, operation, tokens, address)
+        if refusal is None:
+            refused = self._buckets.take(operation, peer, tokens)
+            if refused is None:
+                return None
+            if refused == "overall":
+                self._denied_overall += 1
+            refusal = self.refusal(operation, by_overall=refused == "overall")
         if self._denials is not None:
-            self._denials.add(refusal, None, peer, True)
+            self._denials.add(refusal, None, peer, True, refusal.address)
         return refusal
+
+    def _ask_network(
+        self, networks: AddressRateLimiter, peer: Hashable, operation: str, tokens: int,
+        address: object,
+    ) -> RateRefusal | None:
+        """Take a token of the network, unless the peer has used up its rate."""
+        ip = ip_from_any(address)
+        if ip is None or not self._buckets.allows(operation, peer, tokens):
+            return None
+        late = networks.try_take(ip)
+        if late is None:
+            return None
+        network, seconds = late
+        self._denied_by_network += 1
+        return RateRefusal(
+            self.protocol, bounded_name(operation), lambda peer: seconds, None,
+            f"network {network}", shortened(address))
 
     def retry_after(self, peer_id: Hashable, operation: str = "request") -> float:
         """Seconds until the peer may make this request, 0 if it may now; inf: never."""
@@ -239,12 +273,15 @@ class ProtocolRateLimiter:
             self.protocol, operation, partial(self.retry_after, operation=operation), rate, field)
 
     @asynccontextmanager
-    async def request(self, peer_id: Hashable, operation: str = "request") -> AsyncIterator[None]:
+    async def request(
+        self, peer_id: Hashable, operation: str = "request", address: object = None
+    ) -> AsyncIterator[None]:
         """`async with limiter.request(peer_id, "op"):` around the work of one request.
 
-        RateLimitExceeded: denied, before the work begins.
+        Arguments and errors as for `check_peer_rate_limit`. RateLimitExceeded: denied, before the
+        work begins.
         """
-        refusal = self._ask(peer_key(peer_id), operation)
+        refusal = self._ask(peer_key(peer_id), operation, address)
         if refusal is not None:
             raise refusal.to_error(peer_id=peer_id)
         yield
@@ -256,6 +293,7 @@ class ProtocolRateLimiter:
             "allowed": sum(table.allowed for table in tables),
             "denied": sum(table.denied for table in tables),
             "denied_overall": self._denied_overall,
+            "denied_by_network": self._denied_by_network,
             "exempted": self._exempted,
             "tracked_peers": sum(len(table) for table in tables),
             "evictions": sum(table.evictions for table in tables),

@@ -141,6 +141,15 @@ class AddressRates:
     max_networks: int = 100_000
     on_full: str = "evict_fullest"
 
+    @classmethod
+    def for_streams(cls, rate: Rate) -> AddressRates:
+        """The same rate for each IPv4 /24 and IPv6 /56, for the streams of a protocol.
+
+        One owner often has a whole network of this size, and as many peer ids as it wants. The
+        lengths are those of go-libp2p's limiter for identify. Loopback has no limit.
+        """
+        return cls(ipv4=((24, rate),), ipv6=((56, rate),))
+
     def __post_init__(self) -> None:
         for family in ("ipv4", "ipv6"):
             pairs = _by_length(family, getattr(self, family))

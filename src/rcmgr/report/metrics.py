@@ -255,7 +255,8 @@ class _NodeMetrics:
             ((protocol, each["allowed"]) for protocol, each in counts))
         yield _counter(
             "rcmgr_protocol_rate_denials", "Requests over a protocol's rates.", "protocol",
-            ((protocol, each["denied"] + each["denied_overall"]) for protocol, each in counts))
+            ((protocol, each["denied"] + each["denied_overall"] + each["denied_by_network"])
+             for protocol, each in counts))
         yield _gauge(
             "rcmgr_protocol_rate_tracked_peers", "Peers that used some of a protocol's rates.",
             "protocol", ((protocol, each["tracked_peers"]) for protocol, each in counts))

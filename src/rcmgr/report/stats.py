@@ -79,7 +79,8 @@ def blocked_resources(node: Node) -> dict[tuple[str, str, str], int]:
 def _refused_by_protocol_rates(node: Node) -> int:
     # another thread may add a limiter meanwhile
     counts = [limiter.counts() for limiter in node.protocol_rate_limiters.copy().values()]
-    return sum(each["denied"] + each["denied_overall"] for each in counts)
+    return sum(
+        each["denied"] + each["denied_overall"] + each["denied_by_network"] for each in counts)
 
 
 def denied_by_limit(node: Node) -> dict[str, int]:

@@ -64,6 +64,9 @@ def test_the_stream_is_found_below_all_layers() -> None:
     websocket = SimpleNamespace(_ws_connection=SimpleNamespace(_stream=stream))
     assert socket_stream(SimpleNamespace(stream=websocket)) is stream
     assert socket_stream(SimpleNamespace(_conn=SimpleNamespace())) is None
+    raw = SimpleNamespace(stream=SimpleNamespace(stream=stream))
+    for secure in (SimpleNamespace(conn=raw), SimpleNamespace(raw_connection=raw), raw):
+        assert socket_stream(SimpleNamespace(secured_conn=SimpleNamespace(conn=secure))) is stream
 
 
 def test_a_connection_without_a_socket_has_the_addresses_it_knows() -> None:

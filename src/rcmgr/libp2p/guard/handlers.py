@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rcmgr.gates.requests import STREAM
 from rcmgr.libp2p.hooks import Libp2pMismatch
+from rcmgr.libp2p.observe.socket_addresses import addresses_of
 from rcmgr.manager import ResourceManager
 
 if TYPE_CHECKING:
@@ -88,13 +89,17 @@ def limit_protocols(host: IHost, manager: ResourceManager) -> Guarding:
     """Ask the protocol's rate limiter in `manager` about every inbound stream of this host.
 
     The host resets a stream above the rate; see `guard_handlers`. The operation is "stream", which
-    has its own bucket for each peer: a stream does not cost a request. A program may add limiters
-    and handlers at any time.
+    has its own bucket for each peer: a stream does not cost a request. A limiter with `networks`
+    also limits all peers of one network together, unless they come through a relay. A program may
+    add limiters and handlers at any time.
     """
 
     def guard(protocol: Any, stream: Any) -> bool:
-        return protocol not in manager.protocol_rate_limiters or (
-            manager.check_protocol_rate_limit(protocol, stream.muxed_conn.peer_id, STREAM)
-        )
+        limiter = manager.protocol_rate_limiters.get(protocol)
+        if limiter is None:
+            return True
+        connection = stream.muxed_conn
+        address = None if limiter.networks is None else addresses_of(connection, None).remote
+        return limiter.check_peer_rate_limit(connection.peer_id, STREAM, address)
 
     return guard_handlers(host, guard)

@@ -14,7 +14,10 @@ __all__ = [
 ]
 
 Address = tuple[str, int]
-_LAYERS = ("_conn", "stream", "_ws_connection", "_stream", "transport_stream")
+_LAYERS = (
+    "_conn", "stream", "_ws_connection", "_stream", "transport_stream",
+    "secured_conn", "conn", "raw_connection",  # from a muxer through noise, TLS or no encryption
+)
 
 
 class SocketAddresses:
@@ -30,7 +33,8 @@ class SocketAddresses:
         otherwise: Any = None,
     ) -> None:
         self._local = local
-        self._remote = remote
+        self.remote = remote
+        """Host and port of the other side; None: unknown."""
         self._like = like
         self._transport = transport
         self._otherwise = otherwise
@@ -43,7 +47,7 @@ class SocketAddresses:
     @cached_property
     def remote_addr(self) -> Any:
         """A multiaddr; None: unknown."""
-        return self._multiaddr(self._remote) or self._otherwise
+        return self._multiaddr(self.remote) or self._otherwise
 
     def _multiaddr(self, address: Address | None) -> Any:
         """An IPv4 address mapped into IPv6 becomes that IPv4 address."""
