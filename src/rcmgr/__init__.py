@@ -68,6 +68,7 @@ _MODULES = {
     "limits.rates": ["PeerRates", "Rate", "RateLimits"],
     "counting.bucket_table": ["BucketTable"],
     "counting.token_bucket": ["TokenBucket"],
+    "libp2p.guard.stream_scopes": ["manager_of"],
     "libp2p.installation": ["install", "installed", "uninstall"],
     "limits.documents": ["LimitsFileError"],
     "limits.files": ["LimitsFile"],

@@ -60,6 +60,7 @@ from rcmgr.gates.networks import (
 )
 from rcmgr.gates.penalties import Offence, Penalties
 from rcmgr.gates.requests import ProtocolRateLimiter, RateLimiter
+from rcmgr.libp2p.guard.stream_scopes import manager_of
 from rcmgr.libp2p.installation import install, installed, uninstall
 from rcmgr.limits.documents import LimitsFileError
 from rcmgr.limits.files import LimitsFile
@@ -174,6 +175,7 @@ __all__ = [
     "autoscale",
     "install",
     "installed",
+    "manager_of",
     "memory_pressure",
     "memory_report",
     "read_scaling_limits",

@@ -42,7 +42,7 @@ def sharing(way: str) -> Iterator[Any]:
 
 
 class Host:
-    """A host in a task of its own, so that hosts may end in any order."""
+    """A host in a separate task, so that hosts may end in any order."""
 
     def __init__(self, node: Node) -> None:
         self.node = node

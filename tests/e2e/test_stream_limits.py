@@ -5,10 +5,11 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any
 
+import trio
 from libp2p.network.stream.exceptions import StreamError
 from nodes import ECHO, echo, eventually, is_reset, running_node
 
-from rcmgr import ConcreteLimits, Limit, NodeLimits, ResourceLimits, ResourceManager
+from rcmgr import ConcreteLimits, Limit, LimitsFile, NodeLimits, ResourceLimits, ResourceManager
 from rcmgr.libp2p import harden
 
 
@@ -98,3 +99,27 @@ async def test_waiting_streams_are_refused() -> None:
         await eventually(lambda: semaphore.statistics().tasks_waiting == 0)
         await eventually(lambda: node.manager.ledger.refused != {})
         assert node.manager.get_stats()["streams"] == 4
+
+
+async def test_one_peer_cannot_take_all_of_a_few_streams(transport: str) -> None:
+    """`[System] Streams = 40` in a file: the defaults of the other streams are higher."""
+    limits = LimitsFile.from_toml("[System]\nStreams = 40").build(NodeLimits.default())
+    async with (
+        running_node(transport, node_limits=limits) as node,
+        running_node(transport) as greedy,
+        running_node(transport) as peer,
+    ):
+        node.host.set_stream_handler(ECHO, echo)
+        harden(node.host)
+        await greedy.meet(node)
+        for _ in range(40):
+            with suppress(Exception):  # py-libp2p raises several for a refused stream
+                with trio.move_on_after(1):
+                    stream = await greedy.host.get_network().new_stream(node.id)
+                    await stream.write(b"\x13")
+        await peer.meet(node)
+        for _ in range(3):
+            stream = await peer.host.new_stream(node.id, [ECHO])
+            await stream.write(b"x")
+            assert await stream.read(1) == b"x"
+            await stream.reset()

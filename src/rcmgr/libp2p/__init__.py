@@ -3,7 +3,7 @@
 from rcmgr.libp2p.guard.handlers import Guarding, guard_handlers, limit_protocols
 from rcmgr.libp2p.guard.hardening import Hardening, harden
 from rcmgr.libp2p.guard.remote_addresses import RemoteAddresses, report_remote_addresses
-from rcmgr.libp2p.guard.stream_scopes import ScopedStreams, scope_streams
+from rcmgr.libp2p.guard.stream_scopes import ScopedStreams, manager_of, scope_streams
 from rcmgr.libp2p.hooks import Libp2pMismatch, UnverifiedLibp2pWarning
 from rcmgr.libp2p.installation import install, installed, is_installed, uninstall
 from rcmgr.libp2p.observe.host_observer import HostObserver, observe
@@ -22,6 +22,7 @@ __all__ = [
     "installed",
     "is_installed",
     "limit_protocols",
+    "manager_of",
     "observe",
     "report_remote_addresses",
     "scope_streams",

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from rcmgr.libp2p.hooks import Hook, Libp2pMismatch, check_version, hook_new
+from rcmgr.libp2p.hooks import Libp2pMismatch, Undo, check_version, hook_new, place_all
 from rcmgr.limits.files import LimitsFile
 from rcmgr.limits.node import NodeLimits
 
@@ -19,7 +19,7 @@ __all__ = ["install", "installed", "is_installed", "uninstall"]
 
 _lock = threading.RLock()
 _in_place: list[tuple[type, type]] = []  # py-libp2p's class and ours, while `install` is in effect
-_new_hosts: Hook | None = None
+_unguard_hosts: Undo | None = None
 
 
 def install(limits: NodeLimits | None = None, *, harden: bool = False) -> None:
@@ -40,7 +40,7 @@ def install(limits: NodeLimits | None = None, *, harden: bool = False) -> None:
     LimitsFileError, OSError: the file cannot be used. Libp2pMismatch: libp2p is not as expected.
     After an error nothing has changed.
     """
-    global _new_hosts
+    global _unguard_hosts
     check_version("rcmgr.install")
     if limits is None:
         limits = _limits_of_environment()
@@ -53,7 +53,7 @@ def install(limits: NodeLimits | None = None, *, harden: bool = False) -> None:
                 found = replacements()
                 _rebind({id(theirs): ours for theirs, ours in found})
                 _in_place.extend(found)
-            hook = _guard_new_hosts(harden)
+            unguard = place_all(_guarding_hosts(harden))
         except BaseException as error:
             if not before:
                 uninstall()
@@ -63,14 +63,14 @@ def install(limits: NodeLimits | None = None, *, harden: bool = False) -> None:
         from rcmgr.libp2p.dropin.manager import set_default_limits
 
         set_default_limits(limits)
-        if _new_hosts is not None:
-            _new_hosts.undo()
-        _new_hosts = hook
+        if _unguard_hosts is not None:
+            _unguard_hosts()
+        _unguard_hosts = unguard
 
 
 def uninstall() -> None:
     """Undo `install`: all names are py-libp2p's again. Existing managers stay. Thread safe."""
-    global _new_hosts
+    global _unguard_hosts
     with _lock:
         if not _in_place:
             return
@@ -78,9 +78,9 @@ def uninstall() -> None:
 
         _rebind({id(ours): theirs for theirs, ours in _in_place})
         _in_place.clear()
-        if _new_hosts is not None:
-            _new_hosts.undo()
-            _new_hosts = None
+        if _unguard_hosts is not None:
+            _unguard_hosts()
+            _unguard_hosts = None
         set_default_limits(None)
 
 
@@ -115,7 +115,7 @@ def _rebind(after_by_id: dict[int, type]) -> None:
                 setattr(module, name, after)
 
 
-def _guard_new_hosts(hardened: bool) -> Hook:
+def _guarding_hosts(hardened: bool) -> Iterator[Undo]:
     """Guard every new host. Tries it with one host first, so that a mismatch is found now."""
     from libp2p import new_host
     from libp2p.host.basic_host import BasicHost
@@ -124,6 +124,7 @@ def _guard_new_hosts(hardened: bool) -> Hook:
     from rcmgr.libp2p.dropin.manager import ResourceManager as DropIn
     from rcmgr.libp2p.guard.accept_gate import gate_accepts
     from rcmgr.libp2p.guard.hardening import Hardening, harden
+    from rcmgr.libp2p.guard.quic_listeners import single_refusals
     from rcmgr.manager import ResourceManager
 
     def guard(host: Any) -> Hardening | None:
@@ -140,7 +141,8 @@ def _guard_new_hosts(hardened: bool) -> Hook:
         if isinstance(manager, ResourceManager) and (hardened or isinstance(network, Swarm)):
             guard(host)
 
-    return hook_new(BasicHost, guard_if_ours)
+    yield single_refusals.use()
+    yield hook_new(BasicHost, guard_if_ours).undo
 
 
 def _limits_of_environment() -> NodeLimits | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from rcmgr import ConcreteLimits, Limit
+from rcmgr import DEFAULT_LIMITS, ConcreteLimits, Limit
 from rcmgr.libp2p.guard.stream_limits import _with_shares
 
 
@@ -23,3 +25,34 @@ def test_shares_that_the_limits_set_stay() -> None:
     limits = ConcreteLimits(
         system=Limit(streams=9, streams_inbound=9), peer_default=Limit(streams=3))
     assert _with_shares(limits) == limits
+
+
+@pytest.mark.parametrize("peer", [
+    Limit(), Limit(streams=512, streams_inbound=256), Limit(streams=41), Limit(streams_inbound=99)])
+@pytest.mark.parametrize("inbound", [None, 41, 1024])
+def test_limits_that_cannot_be_reached_set_no_share(inbound: int | None, peer: Limit) -> None:
+    """A file with `[System] Streams = 40` leaves the other defaults, which are higher."""
+    limits = _with_shares(ConcreteLimits(
+        system=Limit(streams=40, streams_inbound=inbound), peer_default=peer))
+    assert limits.system.streams_inbound == 35
+    assert limits.peer_default.streams_inbound == 18
+    assert limits.peer_default.streams == peer.streams
+
+
+def test_a_low_limit_on_inbound_streams_is_the_whole_that_peers_share() -> None:
+    limits = _with_shares(ConcreteLimits(
+        system=Limit(streams=40, streams_inbound=20), peer_default=Limit(streams=30)))
+    assert limits.system.streams_inbound == 20
+    assert limits.peer_default.streams_inbound == 10
+    low = ConcreteLimits(
+        system=Limit(streams=40, streams_inbound=20), peer_default=Limit(streams_inbound=20))
+    assert _with_shares(low) == low
+
+
+@pytest.mark.parametrize("memory", [1 << 30, 8 << 30, 64 << 30])
+def test_the_default_limits_with_few_streams(memory: int) -> None:
+    scopes = DEFAULT_LIMITS.scale(memory, 1024)
+    few = replace(scopes, system=replace(scopes.system, streams=40))
+    shares = _with_shares(few)
+    assert shares.system.streams_inbound == 35
+    assert shares.peer_default.streams_inbound == 18

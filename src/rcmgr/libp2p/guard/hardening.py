@@ -11,6 +11,7 @@ from rcmgr.libp2p.guard.bounded_muxers import bounded_muxers
 from rcmgr.libp2p.guard.inbound_slots import free_inbound_slots
 from rcmgr.libp2p.guard.offences import charge_silent_streams
 from rcmgr.libp2p.guard.paced_dials import pace_dials
+from rcmgr.libp2p.guard.quic_listeners import single_refusals
 from rcmgr.libp2p.guard.remote_addresses import report_remote_addresses
 from rcmgr.libp2p.guard.stream_limits import limit_streams
 from rcmgr.libp2p.guard.stream_scopes import manager_of
@@ -46,6 +47,7 @@ class Hardening:
     def _placing(self) -> Iterator[Undo]:
         yield report_remote_addresses().undo
         yield bounded_muxers.use()
+        yield single_refusals.use()
         yield gate_accepts(self._swarm)
         yield admit_allowed_peers(self._swarm)
         yield free_inbound_slots(self._swarm)
@@ -74,17 +76,18 @@ def harden(host: IHost) -> Hardening:
 
     * A stream above `max_streams` is reset. In a stock host it waits, and a peer can make any
       number of streams wait. One stream in eight is kept for those that the host opens, unless the
-      limits set the number of inbound streams. One peer has at most half of the inbound streams,
-      unless the limits set the number of a peer.
+      limits let fewer inbound streams than streams be open. One peer has at most half of the
+      inbound streams, unless the limits of a peer are as low as those of all.
     * An inbound connection gives its slot back when it ends. A stock host accepts 250 inbound
       connections in its lifetime.
     * Peers on the allowlist get past the swarm's own limits: 250 inbound connections, 300 in total,
       and the pruner.
+    * An inbound QUIC connection that is refused counts as one denial, not as two.
     * A TCP connection is refused when it is accepted. Py-libp2p has not made a stream, a task and a
       multiaddr by then. `install()` does this by itself.
     * Streams have scopes (`scope_streams`). A stream that is reset at once loses no slot.
     * Connections over IPv6 and WebSocket have addresses, and relayed ones do not have their relay's
-      (`report_remote_addresses`). This affects all hosts of the process.
+      (`report_remote_addresses`). QUIC works over IPv6. This affects all hosts of the process.
     * Dials of the host wait for room, so that a burst of `connect()` is paced and not denied.
     * The penalty box of the manager, if it has one, charges streams without a protocol and data
       beyond a window.

@@ -37,15 +37,25 @@ def limit_streams(host: IHost, manager: ResourceManager) -> Undo:
 
 
 def _with_shares(limits: ConcreteLimits) -> ConcreteLimits:
-    """Reserve streams where the limits do not say how many others, or one peer, may have."""
+    """Reserve streams where the limits do not say how many others, or one peer, may have.
+
+    A limit says nothing if the system's own is lower, and so is always reached first.
+    """
     system, peer = limits.system, limits.peer_default
     most = system.streams
-    if most is not None and system.streams_inbound is None:
+    highest = min((each for each in (most, system.streams_inbound) if each is not None), default=0)
+    if most is not None and _is_above(system.streams_inbound, most):
         system = replace(system, streams_inbound=most - max(most > 1, most // _HOST_SHARE))
     inbound = system.streams_inbound
-    if inbound is not None and peer.streams is peer.streams_inbound is None:
+    if inbound is not None and all(
+        _is_above(limit, highest) for limit in (peer.streams, peer.streams_inbound)
+    ):
         peer = replace(peer, streams_inbound=inbound - inbound // _PEER_SHARE)
     return replace(limits, system=system, peer_default=peer)
+
+
+def _is_above(limit: int | None, other: int) -> bool:
+    return limit is None or limit > other
 
 
 def _refuse_instead_of_waiting(swarm: Any, manager: ResourceManager) -> Undo:

@@ -53,6 +53,10 @@ class _StreamManager:
         self.scoped = scoped
         self.scoping = True
 
+    _manager: ResourceManager
+    scoped: ScopedStreams
+    scoping: bool
+
     @property  # type: ignore[misc]
     def __class__(self) -> Any:
         """Makes `isinstance` take this for the manager."""
@@ -60,6 +64,21 @@ class _StreamManager:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._manager, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _StreamManager.__annotations__:
+            object.__setattr__(self, name, value)
+        else:
+            setattr(self._manager, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        delattr(self._manager, name)
+
+    def __dir__(self) -> list[str]:
+        return dir(self._manager)
+
+    def __repr__(self) -> str:
+        return repr(self._manager)
 
     def acquire_stream(self, peer_id: Any, direction: Any) -> bool:
         if not self.scoping:
@@ -74,8 +93,13 @@ class _StreamManager:
             self._manager.release_stream(peer_id, direction)
 
 
-def manager_of(swarm: Any) -> Any:
-    """The resource manager of a swarm, whether or not its streams have scopes. None: no manager."""
+def manager_of(host: Any) -> Any:
+    """The resource manager of a host or swarm; None: there is no manager.
+
+    It is the object that was given to `new_host`, or that `install()` made. A hardened swarm has
+    another object in its place. O(1), thread safe.
+    """
+    swarm = host.get_network() if hasattr(host, "get_network") else host
     manager = getattr(swarm, "_resource_manager", None)
     return manager._manager if isinstance(manager, _StreamManager) else manager
 
