@@ -186,16 +186,15 @@ class _AllowedPeers:
         """libp2p 0.8.1: network/swarm.py lines 1089, 2090 and 2678 compare with max_connections."""
         swarm, config, extra = self._swarm, self._swarm.connection_config, self._extra
 
-        class Config(type(config)):  # type: ignore[misc]
-            @property
-            def max_connections(self) -> int:
-                return int(vars(self)["max_connections"]) + extra()
+        def most(stand_in: Any) -> int:
+            return int(stand_in.__dict__["max_connections"]) + extra()
 
-            @max_connections.setter
-            def max_connections(self, most: int) -> None:
-                self.__dict__["max_connections"] = most
+        def set_most(stand_in: Any, number: int) -> None:
+            stand_in.__dict__["max_connections"] = number
 
-        stand_in = object.__new__(Config)
+        kind = type(config)
+        roomy = type(kind.__name__, (kind,), {"max_connections": property(most, set_most)})
+        stand_in: Any = object.__new__(roomy)
         stand_in.__dict__ = vars(config)
         swarm.connection_config = stand_in
 
