@@ -6,6 +6,8 @@ from collections.abc import Collection, Sequence
 from math import gcd, inf
 from typing import Any
 
+from rcmgr.limits.names import suggestion
+
 __all__ = [
     "bucket_ticks",
     "check_choice",
@@ -81,7 +83,10 @@ def check_names(
     """All names in `values` are `known`. required: all known names are in `values`."""
     for name in values:
         if name not in known:
-            raise ValueError(f"unknown name {name!r} in {what}: known are {', '.join(known)}")
+            hint = suggestion(str(name), known)
+            raise ValueError(
+                f"unknown name {name!r} in {what}: known are {', '.join(known)}"
+                + (f"; {hint}" if hint else ""))
     for name in known:
         if required and name not in values:
             raise ValueError(f"{what} needs {name!r}")

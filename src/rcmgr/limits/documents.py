@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rcmgr.errors import printable_name
+from rcmgr.limits.names import suggestion
 
 __all__ = [
     "Fraction",
@@ -195,9 +195,7 @@ def _meant(path: str, key: str, known: tuple[str, ...], lenient: bool) -> str | 
     same = [name for name in known if name.casefold() == key.casefold()]
     if lenient:
         return same[0] if same else None
-    folded = {name.lower(): name for name in known}
-    close = same or [
-        folded[name] for name in difflib.get_close_matches(key.lower(), folded, 1, 0.6)
-    ]
-    hint = f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"
-    raise LimitsFileError(joined(path, key), f"unknown key{hint}")
+    # Go's idea of the same letters is wider than `lower`
+    hint = f"did you mean {same[0]!r}?" if same else suggestion(key, known)
+    hint = hint or f"known are {', '.join(known)}"
+    raise LimitsFileError(joined(path, key), f"unknown key; {hint}")

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from rcmgr.limits.checks import check_count, check_limit, check_table
+from rcmgr.limits.names import suggests_fields
 from rcmgr.limits.rates import Rate, check_rate
 from rcmgr.limits.sections import ADDED_TO_DEFAULT
 
@@ -97,6 +98,7 @@ def _overrides() -> Any:
         metadata={ADDED_TO_DEFAULT: Network.parse})
 
 
+@suggests_fields
 @dataclass(frozen=True)
 class SubnetLimits:
     """How many connections one network may have at once.
@@ -121,6 +123,7 @@ class SubnetLimits:
         _freeze(self, "overrides", check_limit)
 
 
+@suggests_fields
 @dataclass(frozen=True)
 class AddressRates:
     """How often one network may connect.

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Final, NamedTuple
 
 from rcmgr.limits.memory import ProcessMemoryLimits
+from rcmgr.limits.names import suggests_fields
 from rcmgr.limits.networks import AddressRates, SubnetLimits
 from rcmgr.limits.penalties import PenaltyBox
 from rcmgr.limits.rates import PeerRates
@@ -25,6 +26,7 @@ def _section(key: str, kind: type[Any]) -> dict[str, Any]:
     return {"key": key, "kind": kind}
 
 
+@suggests_fields
 @dataclass(frozen=True, slots=True)
 class NodeLimits:
     """All limits of a node.

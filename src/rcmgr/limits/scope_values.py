@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import fields
 from typing import Any, Final
 
 from rcmgr.limits.documents import Fraction, LimitsFileError, described, items
+from rcmgr.limits.names import suggestion
 from rcmgr.limits.scopes import DEFAULT, MAX_LIMIT, PartialLimit
 from rcmgr.limits.sizes import parse_size
 from rcmgr.peers import peer_key
@@ -81,14 +81,10 @@ class ScopeReader:
         return None if value == _KUBO_INFINITY else value
 
     def _refuse_word(self, path: str, value: str, is_memory: bool) -> None:
-        close = difflib.get_close_matches(value.lower(), [w.lower() for w in _WORDS], 1, 0.6)
-        if close:
-            [word] = [word for word in _WORDS if word.lower() == close[0]]
-            hint = f"did you mean {word!r}?"
-        elif _DIGITS.fullmatch(value):
+        hint = suggestion(value, _WORDS)
+        if not hint and _DIGITS.fullmatch(value):
             hint = "write it without the quotes"
-        else:
-            hint = "known words are " + ", ".join(_WORDS)
+        hint = hint or "known words are " + ", ".join(_WORDS)
         number = "a size such as 2GiB" if is_memory else "a number"
         raise LimitsFileError(path, f"must be {number} or a word, not {described(value)}; {hint}")
 

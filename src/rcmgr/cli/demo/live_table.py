@@ -41,7 +41,7 @@ WHAT_THEY_DO = {
 
 
 class LiveTable:
-    """Redraws the table on a screen of its own. At the end, the table and the verdict stay."""
+    """Redraws the table on a separate screen. At the end, the table and the verdict stay."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
