@@ -456,6 +456,40 @@ def test_without_proc_it_is_unknown() -> None:
     assert output == "None 0 1\n1"
 
 
+@pytest.mark.parametrize("psutil", [
+    "None", "Fake(rss=-1, shared=0)", "Fake(rss=1.5)", "Fake(rss='x')", "Fake()",
+    "Fake(rss=5, shared=9)",
+])
+def test_a_system_without_our_reader_whose_psutil_fails(psutil: str) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("chroot needs root")
+    output = run(f"""
+        import os, sys, tempfile, warnings
+        import rcmgr
+        from rcmgr.counting import memory_stats
+        class Fake:
+            def __init__(self, **figures):
+                self.__dict__.update(figures)
+            def Process(self):
+                return self
+            def memory_info(self):
+                return self
+        limits = [
+            rcmgr.MemoryConnectionLimits(max_bytes=10**12, measure=each)
+            for each in ("rss", "anonymous")]
+        manager = rcmgr.ResourceManager()
+        sys.platform, sys.modules["psutil"] = "freebsd14", {psutil}
+        with tempfile.TemporaryDirectory() as folder:
+            os.chroot(folder)
+        warnings.simplefilter("ignore")
+        for each in limits:
+            manager.memory_limits = each
+            assert manager.open_connection(None, None, "inbound") is not None
+        print(memory_stats.read_anonymous_memory())
+    """)
+    assert output == "None"
+
+
 def test_threads() -> None:
     cache = MemoryStatsCache(0)
     seen = in_threads(lambda _: max(cache.get_memory_usage() for _ in range(12_500)))

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import mmap
 import pickle
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from programs import check
 
 from rcmgr import (
     ConnectionLifecycleManager,
@@ -421,3 +424,58 @@ def test_the_measure_changes_only_with_a_copy() -> None:
     with pytest.raises(AttributeError):
         limits.measure = "anonymous"  # type: ignore[misc]
     assert limits.measure == "rss"
+
+
+# -- sources that give nonsense ------------------------------------------------------------------
+
+NONSENSE: list[Any] = [
+    float("nan"), float("inf"), float("-inf"), -5, 0, "much", b"1", [], object(), 1j, None]
+
+
+@pytest.mark.parametrize("value", NONSENSE, ids=repr)
+def test_a_source_that_gives_nonsense_never_refuses(value: Any) -> None:
+    limits = limits_of(
+        Memory(10**12), None, 0.5, max_pressure=1, total=lambda: value, pressure=lambda: value)
+    manager = ResourceManager(memory_limits=limits)
+    for peer in (None, b"\x12\x20" + bytes(32)):
+        scope = manager.open_connection(peer, None, "inbound")
+        assert scope is not None
+        scope.close()
+    assert manager.acquire_memory(1)
+    assert manager.get_stats()["denied"] == {}
+    assert manager.explain()
+    assert manager.connection_tracker.snapshot().pending_inbound == 0
+
+
+@pytest.mark.parametrize("value", [*NONSENSE[:-1], True, 10**30], ids=repr)
+def test_a_psutil_that_gives_nonsense_never_refuses(
+    value: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Memory:
+        total = value
+
+    monkeypatch.setattr("psutil.virtual_memory", Memory)
+    monkeypatch.setattr("os.sysconf", lambda name: -1)
+    monkeypatch.setattr("rcmgr.limits.machine._cgroup_bounds", lambda root: iter(()))
+    limits = MemoryConnectionLimits(None, 0.9999, total=_Total())
+    if value is True:
+        assert limits.max_allowed_bytes in (0, 1)  # a machine of one byte, as psutil says
+        return
+    manager = ResourceManager(memory_limits=limits)
+    assert manager.open_connection(None, None, "inbound") is not None
+
+
+@pytest.mark.parametrize("platform", [sys.platform, "freebsd14"])
+def test_a_node_without_psutil(platform: str) -> None:
+    """Only systems without our own reader need it."""
+    check(f"""
+        import sys
+        sys.platform = {platform!r}
+        sys.modules["psutil"] = None
+        import rcmgr
+        assert rcmgr.total_memory() > 0
+        assert rcmgr.memory_report().resident > 0
+        limits = rcmgr.MemoryConnectionLimits(10**15, 0.99)
+        manager = rcmgr.ResourceManager(memory_limits=limits)
+        assert manager.open_connection(None, None, "inbound") is not None
+    """)

@@ -216,3 +216,91 @@ def test_v2_the_tightest_of_several_mounts_of_the_tree(tmp_path: Path) -> None:
         "sys/fs/cgroup/a/memory.max": "6000000\n",
     })
     assert memory_report(tmp_path).total_bytes == 6_000_000
+
+
+@pytest.mark.parametrize("text", ["9" * 5000, "0" * 5000, "1" * 20, "\u0663" * 3, "1 2", "1\x002"])
+def test_absurd_values_raise_nothing(tmp_path: Path, text: str) -> None:
+    tree(tmp_path, {
+        "proc/self/cgroup": "0::/a\n",
+        "proc/self/mountinfo": V2_MOUNT,
+        "sys/fs/cgroup/a/memory.max": text,
+        "proc/pressure/memory": f"some avg10={text}\n",
+    })
+    report = memory_report(tmp_path)
+    assert report.total_bytes in (PHYSICAL, 333)
+    memory_pressure(tmp_path)
+
+
+@pytest.mark.parametrize(("cgroup", "mountinfo"), [
+    ("0::/a\0b\n", V2_MOUNT), ("0::/a\n", "31 23 0:28 / /sys/\0 rw - cgroup2 cgroup2 rw\n"),
+    ("0::" + "/x" * 3000 + "\n", V2_MOUNT), ("0::/../../..\n", V2_MOUNT), ("0::\n", V2_MOUNT),
+    ("\n\n:::\n0:\n", " - \n - cgroup2\n1 2 3 4 - cgroup2 a b\n"),
+    ("\udcff\udcfe", "\udcff - \udcff"),
+])
+def test_absurd_trees_raise_nothing(tmp_path: Path, cgroup: str, mountinfo: str) -> None:
+    for name, text in (("cgroup", cgroup), ("mountinfo", mountinfo)):
+        file = tmp_path / "proc/self" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(text.encode("utf-8", "surrogateescape"))
+    assert memory_report(tmp_path).total_bytes == PHYSICAL
+
+
+@pytest.mark.parametrize("error", [PermissionError, OSError, ValueError])
+@pytest.mark.parametrize("function", ["stat", "open", "read"])
+def test_files_that_may_not_be_read(
+    tmp_path: Path, error: type[Exception], function: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some systems show the folder of a cgroup only to its owner."""
+    tree(tmp_path, {
+        "proc/self/cgroup": "0::/a\n", "proc/self/mountinfo": V2_MOUNT,
+        "sys/fs/cgroup/a/memory.max": "5000000\n",
+    })
+    real = {"stat": os.stat, "open": Path.open, "read": Path.read_text}[function]
+
+    def refused(path: object, *args: object, **kwargs: object) -> object:
+        if "sys/fs" in str(path):
+            raise error
+        return real(path, *args, **kwargs)  # type: ignore[operator]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os if function == "stat" else Path,
+                      "read_text" if function == "read" else function, refused)
+        found = memory_report(tmp_path).total_bytes
+        memory_pressure(tmp_path)
+    assert found in (PHYSICAL, 5_000_000)
+
+
+def test_v1_and_v2_together_and_the_process_only_in_one(tmp_path: Path) -> None:
+    tree(tmp_path, {
+        "proc/self/cgroup": "5:memory:/docker/x\n0::/init.scope\n",
+        "proc/self/mountinfo": V1_MOUNT + "40 31 0:40 / /sys/fs/cgroup/unified rw - cgroup2 c rw\n",
+        "sys/fs/cgroup/memory/docker/x/memory.limit_in_bytes": "4000000\n",
+        "sys/fs/cgroup/unified/init.scope/memory.max": "max\n",
+    })
+    assert memory_report(tmp_path).total_bytes == 4_000_000
+
+
+@pytest.mark.parametrize("first", [0, 1, 2])
+def test_v1_the_first_of_several_mounts_is_irrelevant(tmp_path: Path, first: int) -> None:
+    mounts = [
+        "34 31 0:32 /other /mnt/other rw - cgroup cgroup rw,memory\n",
+        "35 31 0:32 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n",
+        "36 31 0:33 / /mnt/empty rw - cgroup cgroup rw,memory\n",
+    ]
+    tree(tmp_path, {
+        "proc/self/cgroup": "5:memory:/a/b\n",
+        "proc/self/mountinfo": "".join(mounts[first:] + mounts[:first]),
+        "mnt/other/memory.limit_in_bytes": "1000\n",
+        "sys/fs/cgroup/memory/a/memory.limit_in_bytes": "3000000\n",
+        "sys/fs/cgroup/memory/a/b/memory.limit_in_bytes": "9223372036854771712\n",
+    })
+    assert memory_report(tmp_path).total_bytes == 3_000_000
+
+
+def test_nested_cgroups_of_which_the_middle_one_is_tightest(tmp_path: Path) -> None:
+    tree(tmp_path, {
+        "proc/self/cgroup": "0::/a/b/c/d\n", "proc/self/mountinfo": V2_MOUNT,
+        "sys/fs/cgroup/a/memory.max": "9000000\n", "sys/fs/cgroup/a/b/memory.max": "2000000\n",
+        "sys/fs/cgroup/a/b/c/memory.max": "max\n", "sys/fs/cgroup/a/b/c/d/memory.max": "8000000\n",
+    })
+    assert memory_report(tmp_path).total_bytes == 2_000_000

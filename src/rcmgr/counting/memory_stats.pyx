@@ -67,10 +67,11 @@ def read_anonymous_memory():
 cdef object by_psutil(object figure):
     if sys.platform in ("linux", "darwin", "win32"):
         return None
-    import psutil
-
     try:
-        return figure(psutil.Process().memory_info())
+        import psutil
+
+        used = figure(psutil.Process().memory_info())
+        return used if used >= 0 else None
     except Exception:
         logger.debug("psutil cannot read the memory of this process", exc_info=True)
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import asdict, replace
@@ -161,7 +162,7 @@ class MemoryConnectionLimits(MemoryGate):
         if self.max_percentage is None:
             return self.max_bytes
         total = self._read(self._total)
-        if not total or total < 0:
+        if not total:
             return self.max_bytes
         share = int(self.max_percentage * total)
         return share if self.max_bytes is None else min(share, self.max_bytes)
@@ -248,9 +249,13 @@ class MemoryConnectionLimits(MemoryGate):
         return self._pressure_now is not None and self._pressure_now > most
 
     def _read(self, source: Callable[[], Any]) -> Any:
-        """The number of a source. None: it fails, which is logged once."""
+        """The number of a source, finite and 0 or more. None: unknown.
+
+        The first failure of a source is logged.
+        """
         try:
-            return source()
+            number = source()
+            return number if number is not None and 0 <= number < math.inf else None
         except Exception:
             name = getattr(source, "__name__", repr(source))
             if name not in self._failed:

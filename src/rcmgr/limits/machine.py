@@ -6,6 +6,7 @@ A bound that cannot be read is no bound. Nothing here raises if a system or a li
 from __future__ import annotations
 
 import logging
+import operator
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 # cgroup v1 writes its largest page count for no limit
 _NO_LIMIT_V1 = 1 << 62
+_MOST_DIGITS = 19
 _MAX_AGE_S = 5.0
 
 
@@ -116,7 +118,7 @@ def _physical_memory() -> int | None:
 def _memory_by_psutil() -> int:
     import psutil
 
-    return int(psutil.virtual_memory().total)
+    return operator.index(psutil.virtual_memory().total)
 
 
 def _memory_by_sysconf() -> int:
@@ -148,7 +150,7 @@ def _cgroup_folders(root: Path, *, version: int) -> Iterator[tuple[Path, str]]:
         parts = [part for part in path.split("/") if part not in ("", "..")]
         for depth in range(len(parts), -1, -1):
             folder = root.joinpath(point.lstrip("/"), *parts[:depth])
-            if folder.is_dir():
+            if os.path.isdir(folder):  # unlike `Path.is_dir`, this does not raise
                 yield folder, "/".join(parts[:depth])
 
 
@@ -192,7 +194,8 @@ def _limit(file: Path) -> int | None:
     text = "".join(_lines(file)[:1])
     if not text.isdecimal():
         return None  # "max", or no such file
-    limit = int(text)
+    digits = text.lstrip("0")
+    limit = int(digits) if 0 < len(digits) <= _MOST_DIGITS else 0
     return limit if 0 < limit < _NO_LIMIT_V1 else None
 
 
@@ -215,7 +218,7 @@ def _number(text: str) -> float | None:
 def _lines(file: Path) -> list[str]:
     try:
         return file.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: the path has a NUL
         return []  # not Linux, not mounted, or not for us: nothing is bounded by it
 
 

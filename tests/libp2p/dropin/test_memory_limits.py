@@ -9,6 +9,7 @@ import copy
 import dataclasses
 import pickle
 import time
+import warnings
 from typing import Any
 
 import psutil
@@ -221,3 +222,21 @@ def test_the_measure_of_a_limits_file_decides_what_counts() -> None:
         manager.node_limits, memory=rcmgr.ProcessMemoryLimits(10**15, measure="anonymous"))
     assert manager.node_limits.memory.measure == "anonymous"
     assert manager.memory_limits._stats is default_cache("anonymous")
+
+
+@pytest.mark.parametrize("value", [float("nan"), 0, -1, "much", None, [], float("inf")], ids=repr)
+@pytest.mark.parametrize("field", ["total", "available", "percent"])
+def test_a_system_memory_that_is_nonsense_never_refuses(
+    field: str, value: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = {"total": 1000, "available": 500, "percent": 50.0, field: value}
+
+    class Memory:
+        total, available, percent = numbers.values()
+
+    monkeypatch.setattr("psutil.virtual_memory", Memory)
+    limits = MemoryConnectionLimits(max_system_memory_percent=60.0)
+    manager = ResourceManager(memory_limits=limits)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert admits(manager) or (field, value) == ("percent", float("inf"))

@@ -115,13 +115,13 @@ class MemoryConnectionLimits(OurLimits, StockLimits):
             return None
         try:
             stats = cache.get_memory_stats()
+            total = int(stats.system_memory_total)
+            used = total - int(stats.system_memory_available)
+            is_above = total > 0 and stats.system_memory_percent >= most
         except Exception as error:  # noqa: BLE001 (the warning names it)
             warn_unknown(f"max_system_memory_percent refuses nothing: {error!r}")
             return None
-        if stats.system_memory_percent < most:
-            return None
-        total = stats.system_memory_total
-        return _SystemExcess(total - stats.system_memory_available, int(total * most / 100))
+        return _SystemExcess(used, int(total * most / 100)) if is_above else None
 
     @classmethod
     def of(cls, limits: ProcessMemoryLimits) -> MemoryConnectionLimits:
