@@ -308,6 +308,19 @@ async def test_limits_changed_at_run_time_hold_for_new_connections(transport: st
         assert set(node.manager.connection_tracker.established_per_peer) == {first.id}
 
 
+async def test_a_quic_connection_counts_no_descriptor(transport: str) -> None:
+    """Whichever side dialled, as in go-libp2p."""
+    descriptors = 0 if transport == "quic" else 1
+    async with running_node(transport) as node, running_node(transport) as peer:
+        await peer.meet(node)
+        for each, direction in ((node, "conns_inbound"), (peer, "conns_outbound")):
+            assert held(each, "system")[direction] == 1
+            assert held(each, "system")["fd"] == descriptors
+        await peer.host.disconnect(node.id)
+        for each in (node, peer):
+            await eventually(lambda each=each: not any(each.manager.ledger.system().stat()))
+
+
 async def test_a_connection_is_transient_until_its_peer_is_known(transport: str) -> None:
     async with running_node(transport) as node:
         if transport == "tcp":  # a WebSocket listener waits for the HTTP request by itself

@@ -265,6 +265,7 @@ cdef class Admission:
         ResourceScopeClosed: as `establish`. ValueError: another connection has the id.
         """
         cdef ConnectionRecord established, known = trackers.find(self.tracker, connection_id)
+        cdef bint dialled_quic = False
         # without scopes, no other call is about the same connection
         cdef TaskConnections here = None if self.ledger is None else of_this_task()
         if known is not None and not is_pending_in(known, inbound):
@@ -282,8 +283,12 @@ cdef class Admission:
                 known = here.latest_pending(self.tracker, inbound)
                 if known is not None:
                     self.tracker.rename(known, connection_id)
+                    # the other transports open a scope before the report
+                    dialled_quic = not inbound
         record = self.admit(REPORT, known, connection_id, peer, inbound, address)
         if self.ledger is not None and not is_refusal(record):
+            if dialled_quic:
+                scopes.give_descriptor(conn_scope_of(record))
             if here is None:
                 here = created_for_this_task()
             here.established = record

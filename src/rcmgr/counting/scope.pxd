@@ -9,6 +9,8 @@ cdef object try_open_connection(
     object ledger, bint inbound, bint fd, bint exempt, bint reserved, object peer,
     object network_share)
 cdef bint is_exempt(object scope) except -1
+# Give back the file descriptor of a connection that turns out to use no own one.
+cdef int give_descriptor(object scope) except -1
 cdef object try_set_peer(object scope, object peer, bint exempt, object network_share)
 cdef bint has_network_share(object scope) except -1
 cdef object acquire_stream(object ledger, object peer, bint inbound, bint exempt)

@@ -1713,6 +1713,18 @@ cdef bint is_exempt(object scope) except -1:
     return (<ConnScope?>scope).is_exempt
 
 
+cdef int give_descriptor(object scope) except -1:
+    cdef ConnScope self = <ConnScope?>scope
+    cdef rcmgr_scope *chain[LONGEST_CHAIN]
+    cdef rcmgr_amounts what
+    memset(&what, 0, sizeof(what))
+    with cython.critical_section(self.ledger):
+        if self.live():
+            what.of[RCMGR_FD] = self.state.held.of[RCMGR_FD]
+            rcmgr_give_back(chain, self.chain(chain), &what)
+    return 0
+
+
 cdef object try_set_peer(object scope, object peer, bint exempt, object network_share):
     return (<ConnScope?>scope).take_peer(peer, exempt, network_share)
 
