@@ -125,7 +125,7 @@ def __getattr__(name: str) -> object:
 
         close = difflib.get_close_matches(name, __all__, 1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
-        # with an object of its own, a traceback would suggest the name once more
+        # without `obj=None`, a traceback would suggest the name once more
         raise AttributeError(
             f"module {__name__!r} has no attribute {name!r}{hint}", name=name, obj=None)
     value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -57,7 +57,7 @@ def test_a_constructor_stays_as_it_was() -> None:
 
 
 def test_from_dict_suggests_names() -> None:
-    with pytest.raises(ValueError, match=r"'max_pending_inbond' in .*; did you mean 'max_pending_i"):
+    with pytest.raises(ValueError, match=r"'max_pending_inbond' in .*; did you mean 'max_pending_"):
         rcmgr.ConnectionLimits.from_dict({"max_pending_inbond": 1})
     with pytest.raises(ValueError, match="unknown name 'x' in a rate: known are refill_rate"):
         rcmgr.Rate.from_dict({"x": 1})

@@ -378,7 +378,7 @@ class AddressRateLimiter:
         return asked
 
 
-def _handshake_rates(limits: SubnetLimits, max_networks: int) -> AddressRates:
+def _handshake_rates(limits: SubnetLimits | None, max_networks: int) -> AddressRates:
     """How often a network may begin a handshake before it must prove its address.
 
     0.1 per s (one per two handshakes of 5 s), and bursts of half of its connections.
@@ -389,6 +389,8 @@ def _handshake_rates(limits: SubnetLimits, max_networks: int) -> AddressRates:
     def by_length(pairs: tuple[tuple[int, int | None], ...]) -> tuple[tuple[int, Any], ...]:
         return tuple((bits, rate(limit)) for bits, limit in pairs if rate(limit) is not None)
 
+    if limits is None:
+        limits = SubnetLimits()
     overrides = {network: rate(limit) for network, limit in limits.overrides.items()}
     return AddressRates(
         by_length(limits.ipv4), by_length(limits.ipv6), overrides, max_networks=max_networks)
@@ -418,7 +420,8 @@ class AddressGate:
         # stays without limits too, because it counts connections that still exist
         self._own_subnets: SubnetLimiter | None = None
         self._clock = clock
-        self._verify = AddressRateLimiter(clock=clock)
+        # made for the first question, because few nodes ask and its tables take long to make
+        self._verify: AddressRateLimiter | None = None
         self._lock = threading.Lock()
         self.refused_by_rate = 0
         """Refusals by a rate."""
@@ -436,8 +439,11 @@ class AddressGate:
         Connections from a time without `subnets` are not counted. O(addresses).
         """
         limits = subnets.limits if isinstance(subnets, SubnetLimiter) else subnets
-        most = (AddressRates() if rates is None else rates).max_networks
-        self._verify.rates = _handshake_rates(SubnetLimits() if limits is None else limits, most)
+        most = AddressRates.max_networks if rates is None else rates.max_networks
+        with self._lock:
+            self._verify_by = limits, most
+            if self._verify is not None:
+                self._verify.rates = _handshake_rates(limits, most)
         if isinstance(subnets, SubnetLimits):
             if self._own_subnets is None:
                 self._own_subnets = SubnetLimiter(subnets)
@@ -506,4 +512,11 @@ class AddressGate:
         if self.allowlist.allows_address(ip):
             return False
         few = self.subnets is not None and self.subnets.allows_few(ip)
-        return few or self._verify._try_take(ip) is not None
+        return few or self._verifier()._try_take(ip) is not None
+
+    def _verifier(self) -> AddressRateLimiter:
+        with self._lock:
+            if self._verify is None:
+                self._verify = AddressRateLimiter(
+                    _handshake_rates(*self._verify_by), clock=self._clock)
+            return self._verify
