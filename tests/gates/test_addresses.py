@@ -9,9 +9,11 @@ import base58
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
+from multiaddr import Multiaddr
 
 from rcmgr.gates.addresses import Allowlist, PrefixTable, endpoint_of
 from rcmgr.limits.networks import Network, packed_ip
+from rcmgr.manager import ResourceManager
 
 PEER = bytes.fromhex("1220") + bytes(range(32))
 OTHER = bytes.fromhex("1220") + bytes(range(1, 33))
@@ -184,6 +186,20 @@ def test_allowlist_is_edited_while_it_is_read() -> None:
 def test_no_allowlist_entries(entry: object) -> None:
     with pytest.raises(ValueError, match=r"\w"):
         Allowlist([entry])  # type: ignore[list-item]
+
+
+def test_a_multiaddr_is_an_address_and_no_peer() -> None:
+    """A `Multiaddr` has bytes like an `ID`."""
+    allowlist = Allowlist([Multiaddr("/ip4/9.9.9.9/tcp/1"), Multiaddr(f"/p2p/{TEXT}")])
+    allowlist.add(Multiaddr("/ip4/10.0.0.0/ipcidr/8"))
+    assert list(allowlist.allowed_peers) == [PEER]
+    assert allowlist.allows_address("9.9.9.9")
+    assert allowlist.allows(OTHER, "10.1.2.3")
+    assert allowlist.remove(Multiaddr("/ip4/10.0.0.0/ipcidr/8"))
+    assert not allowlist.allows_address("10.1.2.3")
+    manager = ResourceManager()
+    manager.ban(Multiaddr("/ip4/8.8.8.8"))
+    assert manager.open_connection(None, "8.8.8.8", "inbound") is None
 
 
 def test_one_text_is_no_collection() -> None:

@@ -106,10 +106,14 @@ def _address_text(address: object) -> str:
         return address
     if isinstance(address, tuple) and address:
         return _address_text(address[0])  # (host, port, ...)
-    # a Multiaddr, or an address of the module ipaddress: importing both takes milliseconds
-    if hasattr(address, "value_for_protocol") or hasattr(address, "packed"):
+    if is_multiaddr(address) or hasattr(address, "packed"):  # ipaddress.IPv4Address
         return str(address)
     raise TypeError(f"an address must be text, a Multiaddr or an IP address, not {address!r}")
+
+
+def is_multiaddr(value: object) -> bool:
+    """Whether it is a `multiaddr.Multiaddr`. Importing the class takes milliseconds."""
+    return hasattr(value, "value_for_protocol")
 
 
 def _ip_of_host(text: str) -> bytes | None:
@@ -313,9 +317,9 @@ def parse_entry(entry: Hashable) -> tuple[Network | None, Hashable | None]:
     """
     if not isinstance(entry, str):
         key = peer_key(entry)
-        if isinstance(key, bytes):
+        if isinstance(key, bytes) and not is_multiaddr(entry):
             return None, key
-        entry = str(entry)  # a Multiaddr
+        entry = str(entry)
     if not entry.startswith("/"):
         try:
             return Network.parse(entry), None
