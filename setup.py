@@ -23,6 +23,7 @@ SYSTEMS = {"linux": "linux", "darwin": "macos", "win32": "windows"}
 # module of rcmgr -> the C files it is linked with (headers of ext/ need no entry)
 MODULES: dict[str, list[str]] = {
     "admission.admission": [],
+    "admission.eviction": [],
     "admission.manager_base": [],
     "admission.task_connections": [],
     "counting.bucket_table": [],

@@ -1,0 +1,558 @@
+/* Which connection is worth least when a node is full and a newcomer knocks.
+ *
+ * The places of a node are two rooms. The last tenth is for connections on probation: every newcomer
+ * enters there. When one more enters than there are places on probation, the best of them is confirmed
+ * and moves to the main room. "Best" is: did useful work; whose group came least often lately; the
+ * oldest. So a flood of newcomers displaces newcomers, and the main room keeps who was there before.
+ *
+ * In the main room a connection is proven if it did useful work within `stale_ns`, else unproven.
+ * A newcomer's group has `own` connections and `debt` turns (see turns.h). It may take the place of
+ *
+ *   1. a connection of a crowd: a group with more than 2 * (own + 1) connections, the largest first.
+ *      In it the youngest unproven one goes; it has to be junior unless the group has more than
+ *      `crowd` connections. Of a group with more than `crowd`, the youngest proven one goes next.
+ *   2. the youngest unproven junior of the newcomer's own group, or of a group with no fewer turns.
+ *   3. a connection on probation past its grace whose group has no fewer turns, or one past a third of
+ *      its grace whose group has a whole turn more. Of these one with the most turns goes, the
+ *      youngest if several have them.
+ *
+ * Junior: among the younger half of all. Rules 1 and 2 spare, for each kind, the `most_best`
+ * connections with the most useful work and with the lowest latency (of one group at most a quarter of
+ * them), and the last connection of one in sixteen groups, which the keyed hash picks. They leave a
+ * connection alone during its grace. A newcomer whose group had RCMGR_OFTEN turns may take no place,
+ * and so many places may be taken a second; half of this budget is kept for groups that have had less
+ * than one turn.
+ *
+ * Bounds: a choice looks at RCMGR_GROUPS_SEEN groups, at RCMGR_SEATS_SEEN connections in each of their
+ * two lists, at RCMGR_UNPROVEN_SEEN unproven ones, and at those on probation (at most
+ * RCMGR_MOST_ON_PROBATION). Everything else is O(1), or O(most_best) when a connection may become one
+ * of the best.
+ *
+ * The protections are those of Bitcoin Core's inbound eviction in spirit: features that an attacker
+ * cannot have for all its connections at once. Probation is the segmented LRU cache's (Karedla, Love
+ * and Wherry, 1994). No Python, no allocation, no system call. Not thread safe. */
+#ifndef RCMGR_EVICTION_H
+#define RCMGR_EVICTION_H
+
+#include <math.h>
+
+#include "netgroups.h"
+#include "turns.h"
+
+enum {
+    RCMGR_GROUPS_SEEN = 16,
+    RCMGR_SEATS_SEEN = 24, /* of a group */
+    RCMGR_UNPROVEN_SEEN = 64,
+    RCMGR_MOST_ON_PROBATION = 64,
+    RCMGR_MOST_BEST = 32,
+    RCMGR_OFTEN = 6,        /* turns */
+    RCMGR_PROBATION_OF = 10, /* one place in so many */
+    RCMGR_BEST_OF = 8,
+    RCMGR_CROWD_OF = 16,
+    RCMGR_LEAST_CROWD = 6,
+    RCMGR_LUCKY_OF = 16,
+    RCMGR_REFRESHES = 10,   /* how often in `stale_ns` a working connection is moved in its list */
+    RCMGR_EPOCH_HALVES = 512,
+};
+
+/* levels of a seat */
+enum { RCMGR_ON_PROBATION, RCMGR_UNPROVEN, RCMGR_PROVEN, RCMGR_MEMBER_LEVELS };
+
+/* what is best of its kind */
+enum { RCMGR_BY_WORK, RCMGR_BY_LATENCY, RCMGR_KINDS };
+
+/* which rule found the connection to end, or why there is none */
+enum {
+    RCMGR_RULE_CROWD,
+    RCMGR_RULE_UNPROVEN,
+    RCMGR_RULE_PROBATION,
+    RCMGR_NO_OFTEN,
+    RCMGR_NO_RATE,
+    RCMGR_NO_WORSE,
+    RCMGR_RULES,
+};
+
+#define RCMGR_UNKNOWN_LATENCY UINT32_MAX
+
+typedef struct rcmgr_member rcmgr_member;
+
+struct rcmgr_member {
+    rcmgr_seat seat; /* first: a seat is its member */
+    rcmgr_member *elder, *junior; /* by age, of all */
+    rcmgr_member *before, *next;  /* of its level, in all groups */
+    uint64_t order; /* goes up with every connection that enters */
+    int64_t born_ns;
+    int64_t worked_ns; /* when it came to its place in the list of the proven */
+    double work;       /* see rcmgr_work_weight */
+    uint32_t latency_us;
+    uint16_t epoch; /* of `work` */
+    bool proven;
+    bool best[RCMGR_KINDS];
+};
+
+typedef struct {
+    rcmgr_member *first, *last;
+    uint32_t count;
+} rcmgr_member_list;
+
+typedef struct {
+    rcmgr_member *at[RCMGR_MOST_BEST];
+    uint32_t count;
+    double floor; /* none in it is worse than this, if it is full */
+} rcmgr_best;
+
+typedef struct {
+    /* settings */
+    uint32_t places, most_on_probation, most_best, crowd;
+    int64_t grace_ns, stale_ns, half_life_ns;
+    int64_t interval_ns; /* between two evictions in the long run */
+    int64_t burst_ns;    /* intervals that may be spent at once */
+    /* state */
+    rcmgr_group_sizes sizes;
+    rcmgr_turns turns;
+    rcmgr_member_list levels[RCMGR_MEMBER_LEVELS];
+    rcmgr_best best[RCMGR_KINDS];
+    rcmgr_member *eldest, *youngest, *last_senior;
+    uint32_t count, seniors;
+    uint64_t orders;
+    int64_t spent_until_ns;
+    int64_t landmark_ns; /* work done at this time weighs 1 */
+    uint16_t epoch;
+} rcmgr_eviction;
+
+/* -- lists ----------------------------------------------------------------------------------- */
+
+static inline void rcmgr_members_append(rcmgr_member_list *list, rcmgr_member *m)
+{
+    m->before = list->last;
+    m->next = NULL;
+    if (list->last != NULL)
+        list->last->next = m;
+    else
+        list->first = m;
+    list->last = m;
+    list->count++;
+}
+
+static inline void rcmgr_members_prepend(rcmgr_member_list *list, rcmgr_member *m)
+{
+    m->next = list->first;
+    m->before = NULL;
+    if (list->first != NULL)
+        list->first->before = m;
+    else
+        list->last = m;
+    list->first = m;
+    list->count++;
+}
+
+static inline void rcmgr_members_remove(rcmgr_member_list *list, rcmgr_member *m)
+{
+    if (m->before != NULL)
+        m->before->next = m->next;
+    else
+        list->first = m->next;
+    if (m->next != NULL)
+        m->next->before = m->before;
+    else
+        list->last = m->before;
+    list->count--;
+}
+
+static inline void rcmgr_member_set_level(rcmgr_eviction *e, rcmgr_member *m, int level)
+{
+    rcmgr_members_remove(&e->levels[m->seat.level], m);
+    rcmgr_seat_set_level(&m->seat, level);
+    rcmgr_members_append(&e->levels[level], m);
+}
+
+/* -- age: the older half are seniors --------------------------------------------------------- */
+
+static inline bool rcmgr_is_junior(const rcmgr_eviction *e, const rcmgr_member *m)
+{
+    return e->last_senior == NULL || m->order > e->last_senior->order;
+}
+
+static inline void rcmgr_fit_seniors(rcmgr_eviction *e)
+{
+    while (e->seniors < e->count / 2) {
+        e->last_senior = e->last_senior == NULL ? e->eldest : e->last_senior->junior;
+        e->seniors++;
+    }
+    while (e->seniors > e->count / 2) {
+        e->last_senior = e->last_senior->elder;
+        e->seniors--;
+    }
+}
+
+static inline void rcmgr_age_enter(rcmgr_eviction *e, rcmgr_member *m)
+{
+    m->order = e->orders++;
+    m->elder = e->youngest;
+    m->junior = NULL;
+    if (e->youngest != NULL)
+        e->youngest->junior = m;
+    else
+        e->eldest = m;
+    e->youngest = m;
+    e->count++;
+    rcmgr_fit_seniors(e);
+}
+
+static inline void rcmgr_age_leave(rcmgr_eviction *e, rcmgr_member *m)
+{
+    if (!rcmgr_is_junior(e, m)) {
+        e->seniors--;
+        if (e->last_senior == m)
+            e->last_senior = m->elder;
+    }
+    if (m->elder != NULL)
+        m->elder->junior = m->junior;
+    else
+        e->eldest = m->junior;
+    if (m->junior != NULL)
+        m->junior->elder = m->elder;
+    else
+        e->youngest = m->elder;
+    e->count--;
+    rcmgr_fit_seniors(e);
+}
+
+/* -- useful work, which is forgotten by half in each half-life ------------------------------- */
+
+/* What one unit of work weighs now. Later work weighs more, so that no score has to be lowered. */
+static inline double rcmgr_work_weight(rcmgr_eviction *e, int64_t now)
+{
+    int64_t since = now > e->landmark_ns ? now - e->landmark_ns : 0;
+    int64_t halves = since / e->half_life_ns;
+    if (halves >= RCMGR_EPOCH_HALVES) { /* what was done before weighs nothing by now */
+        e->landmark_ns = now;
+        e->epoch++;
+        e->best[RCMGR_BY_WORK].floor = -INFINITY;
+        return 1.0;
+    }
+    double rest = (double)(since % e->half_life_ns) / (double)e->half_life_ns;
+    return ldexp(1.0 + rest, (int)halves);
+}
+
+static inline double rcmgr_work_of(const rcmgr_eviction *e, const rcmgr_member *m)
+{
+    return m->epoch == e->epoch ? m->work : 0.0;
+}
+
+/* -- the best of each kind ------------------------------------------------------------------- */
+
+/* How good a connection is: the greater, the better. */
+static inline double rcmgr_value(const rcmgr_eviction *e, int kind, const rcmgr_member *m)
+{
+    return kind == RCMGR_BY_LATENCY ? -(double)m->latency_us : rcmgr_work_of(e, m);
+}
+
+static inline void rcmgr_best_drop(rcmgr_best *best, int kind, uint32_t at)
+{
+    best->at[at]->best[kind] = false;
+    best->at[at] = best->at[--best->count];
+    best->floor = -INFINITY;
+}
+
+/* The worst one of a group (NULL: of all), the first if several are; `count`: how many it has. */
+static inline uint32_t rcmgr_best_worst(const rcmgr_eviction *e, int kind,
+                                        const rcmgr_netgroup *group, uint32_t *count)
+{
+    const rcmgr_best *best = &e->best[kind];
+    uint32_t worst = 0;
+    double least = 0.0;
+    *count = 0;
+    for (uint32_t i = 0; i < best->count; i++) {
+        if (group != NULL && best->at[i]->seat.group != group)
+            continue;
+        double value = rcmgr_value(e, kind, best->at[i]);
+        if (++*count == 1 || value < least) {
+            worst = i;
+            least = value;
+        }
+    }
+    return worst;
+}
+
+static inline uint32_t rcmgr_best_quota(const rcmgr_eviction *e)
+{
+    return e->most_best < 4 ? 1 : e->most_best / 4;
+}
+
+/* A member has become better: it may take the place of a worse one, of its own group if that has as
+ * many as it may. */
+static inline void rcmgr_best_consider(rcmgr_eviction *e, int kind, rcmgr_member *m)
+{
+    rcmgr_best *best = &e->best[kind];
+    double value = rcmgr_value(e, kind, m);
+    bool full = best->count >= e->most_best;
+    if (m->best[kind] || (full && value <= best->floor))
+        return;
+    uint32_t count, of_group;
+    uint32_t at = rcmgr_best_worst(e, kind, m->seat.group, &of_group);
+    if (of_group < rcmgr_best_quota(e)) {
+        at = full ? rcmgr_best_worst(e, kind, NULL, &count) : best->count++;
+        best->floor = full ? rcmgr_value(e, kind, best->at[at]) : -INFINITY;
+    } else {
+        full = true; /* for this group */
+    }
+    if (full) {
+        if (value <= rcmgr_value(e, kind, best->at[at]))
+            return;
+        best->at[at]->best[kind] = false;
+    }
+    best->at[at] = m;
+    m->best[kind] = true;
+}
+
+static inline void rcmgr_best_leave(rcmgr_eviction *e, int kind, rcmgr_member *m)
+{
+    for (uint32_t i = 0; m->best[kind]; i++)
+        if (e->best[kind].at[i] == m)
+            rcmgr_best_drop(&e->best[kind], kind, i);
+}
+
+/* -- probation ------------------------------------------------------------------------------- */
+
+static inline int64_t rcmgr_debt_of(const rcmgr_eviction *e, const rcmgr_member *m, int64_t now)
+{
+    return rcmgr_turns_debt(&e->turns, m->seat.group->hash, now);
+}
+
+static inline void rcmgr_fit_probation(rcmgr_eviction *e, int64_t now)
+{
+    rcmgr_member_list *list = &e->levels[RCMGR_ON_PROBATION];
+    while (list->count > e->most_on_probation) {
+        rcmgr_member *chosen = list->first;
+        int64_t least = rcmgr_debt_of(e, chosen, now);
+        for (rcmgr_member *m = chosen->next; m != NULL; m = m->next) {
+            int64_t debt = rcmgr_debt_of(e, m, now);
+            if (m->proven != chosen->proven ? m->proven : debt < least) {
+                chosen = m;
+                least = debt;
+            }
+        }
+        chosen->worked_ns = now;
+        rcmgr_member_set_level(e, chosen, chosen->proven ? RCMGR_PROVEN : RCMGR_UNPROVEN);
+    }
+}
+
+/* Who did no useful work for long is unproven again; at most two at a time. */
+static inline void rcmgr_demote_stale(rcmgr_eviction *e, int64_t now)
+{
+    for (int i = 0; i < 2; i++) {
+        rcmgr_member *m = e->levels[RCMGR_PROVEN].first;
+        if (m == NULL || now - m->worked_ns < e->stale_ns)
+            return;
+        m->proven = false;
+        rcmgr_member_set_level(e, m, RCMGR_UNPROVEN);
+    }
+}
+
+/* -- what happens to a connection ------------------------------------------------------------ */
+
+static inline void rcmgr_eviction_set_places(rcmgr_eviction *e, uint32_t places, int64_t now)
+{
+    e->places = places;
+    e->most_on_probation = places < 4 ? 0 : places / RCMGR_PROBATION_OF;
+    if (places >= 4 && e->most_on_probation == 0)
+        e->most_on_probation = 1;
+    if (e->most_on_probation > RCMGR_MOST_ON_PROBATION)
+        e->most_on_probation = RCMGR_MOST_ON_PROBATION;
+    e->most_best = places / RCMGR_BEST_OF;
+    if (e->most_best == 0)
+        e->most_best = 1;
+    if (e->most_best > RCMGR_MOST_BEST)
+        e->most_best = RCMGR_MOST_BEST;
+    e->crowd = places / RCMGR_CROWD_OF;
+    if (e->crowd < RCMGR_LEAST_CROWD)
+        e->crowd = RCMGR_LEAST_CROWD;
+    for (int kind = 0; kind < RCMGR_KINDS; kind++)
+        while (e->best[kind].count > e->most_best) {
+            uint32_t count;
+            rcmgr_best_drop(&e->best[kind], kind, rcmgr_best_worst(e, kind, NULL, &count));
+        }
+    rcmgr_fit_probation(e, now);
+}
+
+/* For a policy that is zeroed but for its settings and the memory of its turns. */
+static inline void rcmgr_eviction_begin(rcmgr_eviction *e, uint32_t places, int64_t now)
+{
+    e->landmark_ns = now;
+    for (int kind = 0; kind < RCMGR_KINDS; kind++)
+        e->best[kind].floor = -INFINITY;
+    rcmgr_eviction_set_places(e, places, now);
+}
+
+/* `m` is new: zeroed but for its seat's owner, number and generation. */
+static inline void rcmgr_eviction_enter(rcmgr_eviction *e, rcmgr_member *m, rcmgr_netgroup *group,
+                                        int64_t now)
+{
+    m->born_ns = now;
+    m->worked_ns = now;
+    m->latency_us = RCMGR_UNKNOWN_LATENCY;
+    m->epoch = e->epoch;
+    rcmgr_turns_take(&e->turns, group->hash, now);
+    rcmgr_seat_enter(&e->sizes, &m->seat, group, RCMGR_ON_PROBATION);
+    rcmgr_members_append(&e->levels[RCMGR_ON_PROBATION], m);
+    rcmgr_age_enter(e, m);
+    rcmgr_fit_probation(e, now);
+    rcmgr_demote_stale(e, now);
+}
+
+static inline void rcmgr_eviction_leave(rcmgr_eviction *e, rcmgr_member *m)
+{
+    for (int kind = 0; kind < RCMGR_KINDS; kind++)
+        rcmgr_best_leave(e, kind, m);
+    rcmgr_members_remove(&e->levels[m->seat.level], m);
+    rcmgr_age_leave(e, m);
+    rcmgr_seat_leave(&e->sizes, &m->seat);
+}
+
+static inline void rcmgr_eviction_work(rcmgr_eviction *e, rcmgr_member *m, double units,
+                                       int64_t now)
+{
+    double added = units * rcmgr_work_weight(e, now);
+    m->work = rcmgr_work_of(e, m) + added;
+    m->epoch = e->epoch;
+    if (!m->proven || now - m->worked_ns >= e->stale_ns / RCMGR_REFRESHES) {
+        m->worked_ns = now;
+        if (m->seat.level == RCMGR_UNPROVEN) {
+            rcmgr_member_set_level(e, m, RCMGR_PROVEN);
+        } else if (m->seat.level == RCMGR_PROVEN) {
+            rcmgr_members_remove(&e->levels[RCMGR_PROVEN], m);
+            rcmgr_members_append(&e->levels[RCMGR_PROVEN], m);
+        }
+        m->proven = true;
+    }
+    rcmgr_best_consider(e, RCMGR_BY_WORK, m);
+}
+
+static inline void rcmgr_eviction_latency(rcmgr_eviction *e, rcmgr_member *m, uint32_t us)
+{
+    if (us >= m->latency_us)
+        return;
+    m->latency_us = us;
+    rcmgr_best_consider(e, RCMGR_BY_LATENCY, m);
+}
+
+/* From now on it counts as the oldest of its lists, and so goes last. */
+static inline void rcmgr_eviction_promote(rcmgr_eviction *e, rcmgr_member *m)
+{
+    int level = m->seat.level == RCMGR_ON_PROBATION
+        ? (m->proven ? RCMGR_PROVEN : RCMGR_UNPROVEN) : m->seat.level;
+    rcmgr_members_remove(&e->levels[m->seat.level], m);
+    rcmgr_list_remove(&m->seat.group->levels[m->seat.level], &m->seat);
+    m->seat.level = level;
+    rcmgr_members_prepend(&e->levels[level], m);
+    rcmgr_list_prepend(&m->seat.group->levels[level], &m->seat);
+}
+
+/* -- the choice ------------------------------------------------------------------------------ */
+
+static inline bool rcmgr_is_spared(const rcmgr_member *m, const rcmgr_eviction *e, int64_t now)
+{
+    if (m->best[RCMGR_BY_WORK] || m->best[RCMGR_BY_LATENCY] || now - m->born_ns < e->grace_ns)
+        return true;
+    return m->seat.group->size == 1 && (m->seat.group->hash >> 8) % RCMGR_LUCKY_OF == 0;
+}
+
+static inline rcmgr_member *rcmgr_youngest_of_group(const rcmgr_eviction *e,
+                                                    const rcmgr_netgroup *group, int level,
+                                                    bool only_junior, int64_t now)
+{
+    rcmgr_seat *seat = group->levels[level].youngest;
+    for (int seen = 0; seat != NULL && seen < RCMGR_SEATS_SEEN; seen++, seat = seat->older) {
+        rcmgr_member *m = (rcmgr_member *)seat;
+        if (!rcmgr_is_spared(m, e, now) && (!only_junior || rcmgr_is_junior(e, m)))
+            return m;
+    }
+    return NULL;
+}
+
+static inline rcmgr_member *rcmgr_of_crowd(const rcmgr_eviction *e, uint32_t own, int64_t now)
+{
+    const rcmgr_netgroup *group = rcmgr_largest_group(&e->sizes);
+    for (int seen = 0; group != NULL && seen < RCMGR_GROUPS_SEEN; seen++) {
+        if (group->size <= 2 * ((uint64_t)own + 1))
+            return NULL;
+        bool large = group->size > e->crowd;
+        rcmgr_member *m = rcmgr_youngest_of_group(e, group, RCMGR_UNPROVEN, !large, now);
+        if (m == NULL && large)
+            m = rcmgr_youngest_of_group(e, group, RCMGR_PROVEN, false, now);
+        if (m != NULL)
+            return m;
+        group = rcmgr_next_group(&e->sizes, group);
+    }
+    return NULL;
+}
+
+static inline rcmgr_member *rcmgr_of_unproven(const rcmgr_eviction *e,
+                                              const rcmgr_netgroup *group, int64_t debt,
+                                              int64_t now)
+{
+    rcmgr_member *m = e->levels[RCMGR_UNPROVEN].last;
+    for (int seen = 0; m != NULL && seen < RCMGR_UNPROVEN_SEEN; seen++, m = m->before)
+        if (!rcmgr_is_spared(m, e, now) && rcmgr_is_junior(e, m)
+            && (m->seat.group == group || rcmgr_debt_of(e, m, now) >= debt))
+            return m;
+    return NULL;
+}
+
+static inline rcmgr_member *rcmgr_of_probation(const rcmgr_eviction *e, int64_t debt, int64_t now)
+{
+    rcmgr_member *chosen = NULL;
+    int64_t most = 0;
+    for (rcmgr_member *m = e->levels[RCMGR_ON_PROBATION].first; m != NULL; m = m->next) {
+        int64_t age = now - m->born_ns, its = rcmgr_debt_of(e, m, now);
+        bool worse = age >= e->grace_ns ? its >= debt
+            : age >= e->grace_ns / 3 && its >= debt + e->turns.turn_ns;
+        if (worse && (chosen == NULL || its >= most)) {
+            chosen = m;
+            most = its;
+        }
+    }
+    return chosen;
+}
+
+/* The connection that a newcomer may take the place of, or NULL; `rule`: which, or why none.
+ *
+ * hash: of the newcomer's group. group: that group; NULL: it has no connection. Changes nothing. */
+static inline rcmgr_member *rcmgr_eviction_choose(const rcmgr_eviction *e, uint64_t hash,
+                                                  const rcmgr_netgroup *group, int64_t now,
+                                                  int *rule)
+{
+    int64_t debt = rcmgr_turns_debt(&e->turns, hash, now);
+    *rule = RCMGR_NO_OFTEN;
+    if (debt >= RCMGR_OFTEN * e->turns.turn_ns)
+        return NULL;
+    int64_t spent = e->spent_until_ns > now ? e->spent_until_ns - now : 0;
+    int64_t most = debt < e->turns.turn_ns ? e->burst_ns : e->burst_ns / 2;
+    *rule = RCMGR_NO_RATE;
+    if (spent + e->interval_ns > most)
+        return NULL;
+    *rule = RCMGR_RULE_CROWD;
+    rcmgr_member *m = rcmgr_of_crowd(e, group == NULL ? 0 : group->size, now);
+    if (m == NULL) {
+        *rule = RCMGR_RULE_UNPROVEN;
+        m = rcmgr_of_unproven(e, group, debt, now);
+    }
+    if (m == NULL) {
+        *rule = RCMGR_RULE_PROBATION;
+        m = rcmgr_of_probation(e, debt, now);
+    }
+    if (m == NULL)
+        *rule = RCMGR_NO_WORSE;
+    return m;
+}
+
+/* One more place was taken. */
+static inline void rcmgr_eviction_spend(rcmgr_eviction *e, int64_t now)
+{
+    if (e->spent_until_ns < now)
+        e->spent_until_ns = now;
+    e->spent_until_ns += e->interval_ns;
+}
+
+#endif

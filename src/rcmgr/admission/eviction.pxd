@@ -1,0 +1,46 @@
+"""For our other compiled modules: the policy's methods without the cost of a Python call."""
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from rcmgr.admission._eviction cimport (
+    SeatPool, rcmgr_eviction, rcmgr_handshake, rcmgr_netgroup, rcmgr_pending_shares, rcmgr_seat,
+    rcmgr_sip_key,
+)
+from rcmgr.counting._pointer_table cimport rcmgr_table
+
+
+cdef class _Seats:
+    cdef SeatPool _pool
+    cdef rcmgr_table _groups
+    cdef rcmgr_sip_key _key
+    cdef object _clock
+
+    cdef rcmgr_netgroup *group_of(self, uint64_t hash) noexcept
+    cdef rcmgr_netgroup *group_for(self, uint64_t hash) except NULL
+    cdef object give_back(self, rcmgr_seat *seat)
+
+
+cdef class EvictionPolicy(_Seats):
+    cdef rcmgr_eviction _rules
+    cdef int64_t _per_second  # 0: by the places
+    cdef uint64_t _evicted
+    cdef uint64_t[6] _choices
+
+    cdef void _fit_rate(self) noexcept
+    cdef bint _found(self, uint64_t hash, int64_t now) noexcept
+
+
+cdef class PendingShares(_Seats):
+    cdef rcmgr_pending_shares _shares
+    cdef rcmgr_table _addresses
+    cdef uint32_t _count
+
+    cdef object _take_out(self, rcmgr_handshake *handshake)
+
+
+# the methods of these names say the rest; `hash` is the keyed hash of a group
+
+cdef object add(EvictionPolicy self, object owner, uint64_t hash, int64_t now)
+cdef bint remove(EvictionPolicy self, uint64_t ticket)
+cdef bint note_work(EvictionPolicy self, uint64_t ticket, double units, int64_t now) noexcept
+cdef object choose(EvictionPolicy self, uint64_t hash, int64_t now, bint counted)
