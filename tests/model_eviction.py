@@ -292,3 +292,98 @@ class EvictionModel:
 
         worse = [c for c in self.levels["probation"][::-1] if is_worse(c)]
         yield from sorted(worse, key=lambda c: -self.debt(c.group.name, now))
+
+
+@dataclass(eq=False)
+class Handshake:
+    owner: object
+    address: bytes
+    group: bytes
+    since: int
+    stage: int = 0
+
+
+class PendingModel:
+    """Whose handshake makes room.
+
+    `handshakes` is in the order in which they came to their stage.
+    """
+
+    LAST_STAGE, SEEN = 3, 16
+
+    def __init__(self, clock: Callable[[], int], grace: int, patience: int) -> None:
+        self.clock, self.grace, self.patience = clock, grace, patience
+        self.handshakes: list[Handshake] = []
+
+    def add(self, owner: object, address: bytes, group: bytes) -> Handshake:
+        handshake = Handshake(owner, address, group, self.clock())
+        self.handshakes.append(handshake)
+        return handshake
+
+    def advance(self, handshake: Handshake) -> bool:
+        if handshake.stage == self.LAST_STAGE:
+            return False
+        handshake.stage += 1
+        handshake.since = self.clock()
+        self.handshakes.remove(handshake)
+        self.handshakes.append(handshake)
+        return True
+
+    def remove(self, handshake: Handshake) -> None:
+        self.handshakes.remove(handshake)
+
+    def size(self, group: bytes) -> int:
+        return sum(h.group == group for h in self.handshakes)
+
+    def oldest(self, stage: int, group: bytes | None = None) -> list[Handshake]:
+        found = [h for h in self.handshakes if h.stage == stage and group in (None, h.group)]
+        return found[: self.SEEN]
+
+    def waited(self, handshake: Handshake) -> bool:
+        wait = self.grace if handshake.stage == 0 else self.patience
+        return self.clock() - handshake.since >= wait
+
+    def of_fullest_address(self, found: list[Handshake]) -> Handshake | None:
+        def at_address(one: Handshake) -> int:
+            return sum(h.address == one.address for h in self.handshakes)
+
+        return max(found, key=at_address, default=None)
+
+    def choose(self, group: bytes) -> list[Handshake]:
+        """Those that may be chosen: groups of one size are equally good. Empty: nobody."""
+        own = self.size(group)
+        groups = {h.group for h in self.handshakes}
+        largest = max((self.size(each) for each in groups), default=0)
+        if largest > own + 1:
+            return [
+                chosen for each in groups if self.size(each) == largest
+                for chosen in [self.of_larger(each)]
+            ]
+        for stage in range(self.LAST_STAGE + 1):
+            found = [h for h in self.oldest(stage, group) if self.waited(h)]
+            chosen = self.of_fullest_address(found)
+            if chosen is not None:
+                return [chosen]
+        for stage in range(self.LAST_STAGE + 1):
+            for handshake in self.oldest(stage):
+                if self.waited(handshake) and self.size(handshake.group) > own:
+                    return [handshake]
+        return []
+
+    def of_larger(self, group: bytes) -> Handshake:
+        now = self.clock()
+        for grace in (self.grace, -math.inf):
+            for stage in range(self.LAST_STAGE + 1):
+                found = [h for h in self.oldest(stage, group) if now - h.since >= grace]
+                chosen = self.of_fullest_address(found)
+                if chosen is not None:
+                    return chosen
+        raise AssertionError("the group is empty")
+
+    def next(self) -> list[Handshake]:
+        groups = {h.group for h in self.handshakes}
+        smallest = min((self.size(each) for each in groups), default=0)
+        return [
+            max((h for h in self.handshakes if h.group == each), key=lambda h: h.stage)
+            for each in groups if self.size(each) == smallest
+        ]

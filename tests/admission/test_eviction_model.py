@@ -164,6 +164,9 @@ class EvictionMachine(RuleBasedStateMachine):
         for group in GROUPS:
             turns = model.debt(group, self.clock.now) / model.turn
             assert self.policy.turns_of(group) == turns
+        for group in (b"a", b"new"):
+            chosen = model.choose(group)[1]
+            assert self.policy.choose(group) == (None if chosen is None else chosen.owner)
 
     def expected(self, c: Connection) -> dict[str, Any]:
         return {

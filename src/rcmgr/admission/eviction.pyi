@@ -1,8 +1,11 @@
 from collections.abc import Callable
 from typing import Any, final
 
+from typing_extensions import disjoint_base
+
 __all__ = ["EvictionPolicy", "PendingShares"]
 
+@disjoint_base
 class _Seats:
     def __contains__(self, ticket: int) -> bool: ...
     def owner_of(self, ticket: int) -> Any | None: ...
