@@ -193,7 +193,7 @@ class Siege:
             victim = self.policy.choose(peer.group) if self.evicts else None
             if victim is None:
                 return False
-            assert self.policy.evict(victim.ticket)
+            assert self.policy.evict(victim.ticket, peer.group)
             self.gone(victim)
         peer.ticket = self.policy.add(peer, peer.group)
         peer.admitted_at = self.now
@@ -365,12 +365,15 @@ def percent(shares: list[float]) -> str:
 
 
 def random_attacker(draw: random.Random, groups: float) -> Attacker:
+    """groups: for each group of honest peers."""
+    shared = draw.random() < 0.3
     return Attacker(
-        groups,
+        # of the groups that there are: as many again, or half of those of honest peers
+        groups / (1 + groups) if shared else groups,
         knocks_per_s=draw.choice([0.02, 0.1, 0.5, 2.0]),
         work_per_s=draw.choice([0.0, 0.0, 0.02, 0.2, 2.0]),
         leaves_per_s=draw.choice([0.0, 0.0, 0.02, 0.2, 1.0]),
-        in_honest_groups=draw.random() < 0.3,
+        in_honest_groups=shared,
     )
 
 

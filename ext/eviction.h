@@ -11,17 +11,21 @@
  *   1. a connection of a crowd: a group with more than 2 * (own + 1) connections, the largest first.
  *      In it the youngest unproven one goes; it has to be junior unless the group has more than
  *      `crowd` connections. Of a group with more than `crowd`, the youngest proven one goes next.
- *   2. the youngest unproven junior of the newcomer's own group, or of a group with no fewer turns.
- *   3. a connection on probation past its grace whose group has no fewer turns, or one past a third of
+ *   2. the youngest unproven connection of its own group; junior, unless that has more than `crowd`.
+ *   3. the youngest unproven junior of a group with no fewer turns.
+ *   4. a connection on probation past its grace whose group has no fewer turns, or one past a third of
  *      its grace whose group has a whole turn more. Of these one with the most turns goes, the
  *      youngest if several have them.
  *
- * Junior: among the younger half of all. Rules 1 and 2 spare, for each kind, the `most_best`
+ * Junior: among the younger half of all. Rules 1 to 3 spare, for each kind, the `most_best`
  * connections with the most useful work and with the lowest latency (of one group at most a quarter of
  * them), and the last connection of one in sixteen groups, which the keyed hash picks. They leave a
- * connection alone during its grace. A newcomer whose group had RCMGR_OFTEN turns may take no place,
- * and so many places may be taken a second; half of this budget is kept for groups that have had less
- * than one turn.
+ * connection alone during its grace.
+ *
+ * So many places may be taken a second; half of this budget is kept for groups that have had less than
+ * one turn. A group that has had RCMGR_OFTEN turns may take places of its own group only, and all such
+ * groups together a quarter of the budget: an attacker in it displaces nobody else, and an honest
+ * newcomer of it may still get in.
  *
  * Bounds: a choice looks at RCMGR_GROUPS_SEEN groups, at RCMGR_SEATS_SEEN connections in each of their
  * two lists, at RCMGR_UNPROVEN_SEEN unproven ones, and at those on probation (at most
@@ -64,6 +68,7 @@ enum { RCMGR_BY_WORK, RCMGR_BY_LATENCY, RCMGR_KINDS };
 /* which rule found the connection to end, or why there is none */
 enum {
     RCMGR_RULE_CROWD,
+    RCMGR_RULE_OWN_GROUP,
     RCMGR_RULE_UNPROVEN,
     RCMGR_RULE_PROBATION,
     RCMGR_NO_OFTEN,
@@ -115,7 +120,7 @@ typedef struct {
     rcmgr_member *eldest, *youngest, *last_senior;
     uint32_t count, seniors;
     uint64_t orders;
-    int64_t spent_until_ns;
+    int64_t spent_until_ns, often_until_ns;
     int64_t landmark_ns; /* work done at this time weighs 1 */
     uint16_t epoch;
 } rcmgr_eviction;
@@ -488,23 +493,34 @@ static inline rcmgr_member *rcmgr_of_crowd(const rcmgr_eviction *e, uint32_t own
     return NULL;
 }
 
-static inline rcmgr_member *rcmgr_of_unproven(const rcmgr_eviction *e,
-                                              const rcmgr_netgroup *group, int64_t debt,
-                                              int64_t now)
+static inline rcmgr_member *rcmgr_of_own_group(const rcmgr_eviction *e,
+                                               const rcmgr_netgroup *group, int64_t now)
+{
+    if (group == NULL)
+        return NULL;
+    return rcmgr_youngest_of_group(e, group, RCMGR_UNPROVEN, group->size <= e->crowd, now);
+}
+
+static inline rcmgr_member *rcmgr_of_unproven(const rcmgr_eviction *e, int64_t debt, int64_t now)
 {
     rcmgr_member *m = e->levels[RCMGR_UNPROVEN].last;
     for (int seen = 0; m != NULL && seen < RCMGR_UNPROVEN_SEEN; seen++, m = m->before)
         if (!rcmgr_is_spared(m, e, now) && rcmgr_is_junior(e, m)
-            && (m->seat.group == group || rcmgr_debt_of(e, m, now) >= debt))
+            && rcmgr_debt_of(e, m, now) >= debt)
             return m;
     return NULL;
 }
 
-static inline rcmgr_member *rcmgr_of_probation(const rcmgr_eviction *e, int64_t debt, int64_t now)
+/* `only`: look at this group's; NULL: at all. */
+static inline rcmgr_member *rcmgr_of_probation(const rcmgr_eviction *e,
+                                               const rcmgr_netgroup *only, int64_t debt,
+                                               int64_t now)
 {
     rcmgr_member *chosen = NULL;
     int64_t most = 0;
     for (rcmgr_member *m = e->levels[RCMGR_ON_PROBATION].first; m != NULL; m = m->next) {
+        if (only != NULL && m->seat.group != only)
+            continue;
         int64_t age = now - m->born_ns, its = rcmgr_debt_of(e, m, now);
         bool worse = age >= e->grace_ns ? its >= debt
             : age >= e->grace_ns / 3 && its >= debt + e->turns.turn_ns;
@@ -516,6 +532,22 @@ static inline rcmgr_member *rcmgr_of_probation(const rcmgr_eviction *e, int64_t 
     return chosen;
 }
 
+static inline bool rcmgr_comes_often(const rcmgr_eviction *e, uint64_t hash, int64_t now)
+{
+    return rcmgr_turns_debt(&e->turns, hash, now) >= RCMGR_OFTEN * e->turns.turn_ns;
+}
+
+/* Of a budget that is spent until then and has room for `most`, an interval for each. */
+static inline bool rcmgr_may_spend(int64_t until, int64_t interval, int64_t most, int64_t now)
+{
+    return (until > now ? until - now : 0) + interval <= most;
+}
+
+static inline int64_t rcmgr_spent(int64_t until, int64_t interval, int64_t now)
+{
+    return (until > now ? until : now) + interval;
+}
+
 /* The connection that a newcomer may take the place of, or NULL; `rule`: which, or why none.
  *
  * hash: of the newcomer's group. group: that group; NULL: it has no connection. Changes nothing. */
@@ -524,35 +556,43 @@ static inline rcmgr_member *rcmgr_eviction_choose(const rcmgr_eviction *e, uint6
                                                   int *rule)
 {
     int64_t debt = rcmgr_turns_debt(&e->turns, hash, now);
-    *rule = RCMGR_NO_OFTEN;
-    if (debt >= RCMGR_OFTEN * e->turns.turn_ns)
-        return NULL;
-    int64_t spent = e->spent_until_ns > now ? e->spent_until_ns - now : 0;
+    bool often = rcmgr_comes_often(e, hash, now);
     int64_t most = debt < e->turns.turn_ns ? e->burst_ns : e->burst_ns / 2;
     *rule = RCMGR_NO_RATE;
-    if (spent + e->interval_ns > most)
+    if (!rcmgr_may_spend(e->spent_until_ns, e->interval_ns, most, now)
+        || (often && !rcmgr_may_spend(e->often_until_ns, 4 * e->interval_ns, e->burst_ns, now)))
         return NULL;
-    *rule = RCMGR_RULE_CROWD;
-    rcmgr_member *m = rcmgr_of_crowd(e, group == NULL ? 0 : group->size, now);
+    *rule = RCMGR_NO_OFTEN;
+    if (often && group == NULL)
+        return NULL;
+    rcmgr_member *m = NULL;
+    if (!often) {
+        *rule = RCMGR_RULE_CROWD;
+        m = rcmgr_of_crowd(e, group == NULL ? 0 : group->size, now);
+    }
     if (m == NULL) {
+        *rule = RCMGR_RULE_OWN_GROUP;
+        m = rcmgr_of_own_group(e, group, now);
+    }
+    if (m == NULL && !often) {
         *rule = RCMGR_RULE_UNPROVEN;
-        m = rcmgr_of_unproven(e, group, debt, now);
+        m = rcmgr_of_unproven(e, debt, now);
     }
     if (m == NULL) {
         *rule = RCMGR_RULE_PROBATION;
-        m = rcmgr_of_probation(e, debt, now);
+        m = rcmgr_of_probation(e, often ? group : NULL, debt, now);
     }
     if (m == NULL)
-        *rule = RCMGR_NO_WORSE;
+        *rule = often ? RCMGR_NO_OFTEN : RCMGR_NO_WORSE;
     return m;
 }
 
-/* One more place was taken. */
-static inline void rcmgr_eviction_spend(rcmgr_eviction *e, int64_t now)
+/* A newcomer of this group has taken a place. */
+static inline void rcmgr_eviction_spend(rcmgr_eviction *e, uint64_t hash, int64_t now)
 {
-    if (e->spent_until_ns < now)
-        e->spent_until_ns = now;
-    e->spent_until_ns += e->interval_ns;
+    e->spent_until_ns = rcmgr_spent(e->spent_until_ns, e->interval_ns, now);
+    if (rcmgr_comes_often(e, hash, now))
+        e->often_until_ns = rcmgr_spent(e->often_until_ns, 4 * e->interval_ns, now);
 }
 
 #endif

@@ -90,7 +90,7 @@ class EvictionModel:
         self.best: dict[str, list[Connection]] = {"work": [], "latency": []}
         self.full_at: dict[bytes, int] = {}
         self.changes = 0
-        self.spent_until = 0
+        self.spent_until = self.often_until = 0
         self.landmark, self.epoch = clock(), 0
         self.per_second = per_second
         self.set_places(places)
@@ -102,7 +102,7 @@ class EvictionModel:
         self.most_on_probation = 0 if places < 4 else min(64, max(1, places // 10))
         self.most_best = min(32, max(1, places // 8))
         self.crowd = max(6, places // 16)
-        self.rate = self.per_second or max(8, places // 4)
+        self.rate = self.per_second or max(16, places // 2)
         for kind, best in self.best.items():
             while len(best) > self.most_best:
                 self.drop(best, min(best, key=lambda c: self.value(kind, c)))
@@ -143,9 +143,12 @@ class EvictionModel:
         self.by_age.remove(connection)
         self.resize(connection.group, -1)
 
-    def evict(self, connection: Connection) -> None:
+    def evict(self, connection: Connection, name: bytes) -> None:
         self.remove(connection)
-        self.spent_until = max(self.spent_until, self.clock()) + SECOND // self.rate
+        now, interval = self.clock(), SECOND // self.rate
+        self.spent_until = max(self.spent_until, now) + interval
+        if self.comes_often(name, now):
+            self.often_until = max(self.often_until, now) + 4 * interval
 
     def note_work(self, connection: Connection, units: int = 1) -> None:
         now = self.clock()
@@ -230,6 +233,9 @@ class EvictionModel:
     def debt(self, name: bytes, now: int) -> int:
         return max(0, self.full_at.get(name, 0) - now)
 
+    def comes_often(self, name: bytes, now: int) -> bool:
+        return self.debt(name, now) >= OFTEN * self.turn
+
     def is_junior(self, connection: Connection) -> bool:
         return self.by_age.index(connection) >= len(self.by_age) // 2
 
@@ -246,22 +252,26 @@ class EvictionModel:
         """By which rule, and whom; or why nobody."""
         now = self.clock()
         debt = self.debt(name, now)
-        if debt >= OFTEN * self.turn:
-            return "comes_too_often", None
+        often = self.comes_often(name, now)
         interval = SECOND // self.rate
         burst = self.rate * interval
-        spent = max(0, self.spent_until - now)
-        if spent + interval > (burst if debt < self.turn else burst // 2):
+        if max(0, self.spent_until - now) + interval > (burst if debt < self.turn else burst // 2):
             return "too_many_evictions", None
-        own = self.groups[name].size if name in self.groups else 0
-        for rule, candidates in (
-            ("crowd", self.of_crowd(own, now)),
-            ("unproven", self.of_unproven(name, debt, now)),
-            ("probation", self.of_probation(debt, now)),
-        ):
+        if often and max(0, self.often_until - now) + 4 * interval > burst:
+            return "too_many_evictions", None
+        group = self.groups.get(name)
+        own = 0 if group is None else group.size
+        rules: dict[str, Iterable[Connection]] = {
+            "crowd": () if often else self.of_crowd(own, now),
+            "own_group": () if group is None else self.of_own_group(group, now),
+            "unproven": () if often else self.of_unproven(debt, now),
+            "probation": [
+                c for c in self.of_probation(debt, now) if not often or c.group is group],
+        }
+        for rule, candidates in rules.items():
             for found in candidates:
                 return rule, found
-        return "all_worth_more", None
+        return "comes_too_often" if often else "all_worth_more", None
 
     def of_crowd(self, own: int, now: int) -> Iterable[Connection]:
         groups = sorted(self.groups.values(), key=lambda g: (-g.size, -g.changed))
@@ -276,10 +286,16 @@ class EvictionModel:
                 if not self.is_spared(c, now):
                     yield c
 
-    def of_unproven(self, name: bytes, debt: int, now: int) -> Iterable[Connection]:
+    def of_own_group(self, group: Group, now: int) -> Iterable[Connection]:
+        large = group.size > self.crowd
+        for c in group.lists["unproven"][::-1][:GROUP_SEATS_SEEN]:
+            if not self.is_spared(c, now) and (large or self.is_junior(c)):
+                yield c
+
+    def of_unproven(self, debt: int, now: int) -> Iterable[Connection]:
         for c in self.levels["unproven"][::-1][:UNPROVEN_SEEN]:
             if not self.is_spared(c, now) and self.is_junior(c) and (
-                c.group.name == name or self.debt(c.group.name, now) >= debt
+                self.debt(c.group.name, now) >= debt
             ):
                 yield c
 

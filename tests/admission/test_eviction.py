@@ -103,7 +103,7 @@ def test_only_a_tenth_of_the_places_turns_over(clock: Clock) -> None:
         clock.advance(2)
         victim = policy.choose(b"new %d" % number)
         assert victim is not None
-        policy.evict(tickets[victim])
+        policy.evict(tickets[victim], b"new")
         tickets[number] = policy.add(number, b"new %d" % number)
         policy.note_work(tickets[number])
     assert sum(tickets[number] in policy for number in range(20)) >= 18
@@ -123,7 +123,7 @@ def test_the_older_half_of_the_idle_ones_stays(clock: Clock) -> None:
         if victim is None:
             break
         gone.append(victim)
-        policy.evict(tickets[victim])
+        policy.evict(tickets[victim], b"new")
         tickets[number] = policy.add(number, b"new %d" % number)
         policy.note_work(tickets[number])
     assert gone == [11, 10, 9, 8, 7, 6]
@@ -196,7 +196,7 @@ def test_probation_is_for_who_came_least_often(clock: Clock) -> None:
     assert policy.choose(b"d") is None
 
 
-def test_a_group_that_comes_often_takes_no_place(clock: Clock) -> None:
+def test_a_group_that_comes_often_takes_places_of_its_own_only(clock: Clock) -> None:
     policy = policy_of(clock)
     fill(policy, clock, b"b", 12)
     clock.advance(3600)
@@ -206,8 +206,30 @@ def test_a_group_that_comes_often_takes_no_place(clock: Clock) -> None:
     assert policy.choose(b"c") is None
     assert policy.stats()["choices"]["comes_too_often"] == 1
     assert policy.choose(b"d") is not None
-    clock.advance(21)
-    assert policy.choose(b"c") is not None
+    policy.add("idle", b"c")
+    clock.advance(1)
+    assert policy.choose(b"c") == "idle"
+    assert policy.stats()["choices"]["own_group"] == 1
+    clock.advance(40)
+    assert policy.choose(b"c") == (b"b", 11)
+
+
+def test_idle_ones_of_one_address_make_room_for_newcomers_of_it(clock: Clock) -> None:
+    policy = policy_of(clock, places=32)
+    tickets = {number: policy.add(number, b"a") for number in range(32)}
+    clock.advance(1)
+    served = 0
+    for number in range(32, 42):
+        victim = policy.choose(b"a")
+        if victim is not None:
+            assert victim < 32
+            policy.evict(tickets[victim], b"a")
+            tickets[number] = policy.add(number, b"a")
+            policy.note_work(tickets[number])
+            served += 1
+        clock.advance(0.3)
+    assert served == 10
+    assert all(tickets[number] in policy for number in range(32, 42))
 
 
 def test_so_many_a_second_and_half_for_who_came_not_lately(clock: Clock) -> None:
@@ -218,7 +240,7 @@ def test_so_many_a_second_and_half_for_who_came_not_lately(clock: Clock) -> None
         victim = policy.choose(group)
         assert (victim is not None) is evicts, group
         if victim is not None:
-            policy.evict(tickets[victim[1]])
+            policy.evict(tickets[victim[1]], group)
             policy.add("newcomer", group)
     assert policy.stats()["choices"]["too_many_evictions"] == 2
     assert policy.stats()["evicted"] == 3
@@ -275,8 +297,8 @@ def test_places_may_change(clock: Clock) -> None:
 def test_nobody_is_evicted_twice(clock: Clock) -> None:
     policy = policy_of(clock)
     [ticket] = fill(policy, clock, b"a", 1)
-    assert policy.evict(ticket)
-    assert not policy.evict(ticket)
+    assert policy.evict(ticket, b"a")
+    assert not policy.evict(ticket, b"a")
     assert not policy.remove(ticket)
     assert policy.stats()["evicted"] == 1
     assert policy.add("another", b"a") != ticket  # in the same seat
@@ -465,7 +487,7 @@ def test_a_clock_that_is_wrong(bad: Callable[[], Any]) -> None:
     times[0] = bad
     for call in (
         lambda: policy.add("two", b""), lambda: policy.note_work(ticket),
-        lambda: policy.evict(ticket), lambda: policy.choose(b""), lambda: policy.turns_of(b""),
+        lambda: policy.evict(ticket, b""), lambda: policy.choose(b""), lambda: policy.turns_of(b""),
         lambda: setattr(policy, "places", 3), lambda: shares.add("two", b"", b""),
         lambda: shares.advance(pending), lambda: shares.choose(b""),
     ):
@@ -514,7 +536,14 @@ def add_to(policy: Any, owner: object) -> int:
 def test_owners_that_call_back_when_they_die(kind: type[Any]) -> None:
     policy = kind(20) if kind is EvictionPolicy else kind()
     calls: list[int] = []
-    for end in (policy.remove, getattr(policy, "evict", policy.remove), lambda _: policy.clear()):
+
+    def evict(ticket: int) -> None:
+        if kind is EvictionPolicy:
+            policy.evict(ticket, b"")
+        else:
+            policy.remove(ticket)
+
+    for end in (policy.remove, evict, lambda _: policy.clear()):
         tickets = [add_to(policy, Reentrant(policy, calls)) for _ in range(10)]
         end(tickets[3])
     policy.clear()
@@ -570,7 +599,7 @@ def test_threads_never_evict_one_twice() -> None:
         barrier.wait()
         for number in range(400):
             victim = policy.choose(b"%d %d" % (name, number))
-            if victim is not None and policy.evict(tickets[victim]):
+            if victim is not None and policy.evict(tickets[victim], b""):
                 evicted.append(victim)
             ticket = policy.add(-1, b"mine")
             policy.note_work(ticket)

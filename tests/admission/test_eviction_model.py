@@ -110,8 +110,8 @@ class EvictionMachine(RuleBasedStateMachine):
         if expected is not None and evicts:
             [ticket] = [ticket for ticket, c in self.tickets if c is expected]
             assert self.policy.owner_of(ticket) == owner
-            assert self.policy.evict(ticket)
-            self.model.evict(expected)
+            assert self.policy.evict(ticket, group)
+            self.model.evict(expected, group)
             self.drop(ticket, expected)
             self.evicted += 1
 
@@ -138,9 +138,9 @@ class EvictionMachine(RuleBasedStateMachine):
             assert ticket not in self.policy
             assert self.policy.describe(ticket) is None
             assert self.policy.owner_of(ticket) is None
-            for change in (self.policy.note_work, self.policy.promote, self.policy.remove,
-                           self.policy.evict):
+            for change in (self.policy.note_work, self.policy.promote, self.policy.remove):
                 assert not change(ticket)
+            assert not self.policy.evict(ticket, b"a")
 
     @rule()
     def clear(self) -> None:

@@ -157,7 +157,7 @@ static void test_budget(void)
     int64_t now = 30 * SECOND;
     for (int i = 0; i < 4; i++) {
         CHECK(choose(1, now, &rule) == &members[0]);
-        rcmgr_eviction_spend(&e, now);
+        rcmgr_eviction_spend(&e, groups[1].hash, now);
         if (i == 1) { /* half of it is left to those that came not lately */
             rcmgr_turns_take(&e.turns, groups[2].hash, now);
             CHECK(choose(2, now, &rule) == NULL);

@@ -91,7 +91,7 @@ cdef extern from "eviction.h" nogil:
     rcmgr_member *rcmgr_eviction_choose(
         const rcmgr_eviction *, uint64_t hash, const rcmgr_netgroup *, int64_t now,
         int *rule) noexcept
-    void rcmgr_eviction_spend(rcmgr_eviction *, int64_t now) noexcept
+    void rcmgr_eviction_spend(rcmgr_eviction *, uint64_t hash, int64_t now) noexcept
 
 
 cdef extern from "pending_shares.h" nogil:

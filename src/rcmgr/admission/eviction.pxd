@@ -24,7 +24,7 @@ cdef class EvictionPolicy(_Seats):
     cdef rcmgr_eviction _rules
     cdef int64_t _per_second  # 0: by the places
     cdef uint64_t _evicted
-    cdef uint64_t[6] _choices
+    cdef uint64_t[7] _choices
 
     cdef void _fit_rate(self) noexcept
     cdef bint _found(self, uint64_t hash, int64_t now) noexcept

@@ -50,7 +50,8 @@ cdef double DEFAULT_HALF_LIFE_S = 300.0
 cdef tuple LEVELS = ("probation", "unproven", "proven")
 # in the order of the rules of eviction.h
 cdef tuple OUTCOMES = (
-    "crowd", "unproven", "probation", "comes_too_often", "too_many_evictions", "all_worth_more",
+    "crowd", "own_group", "unproven", "probation", "comes_too_often", "too_many_evictions",
+    "all_worth_more",
 )
 assert len(OUTCOMES) == RCMGR_RULES
 
@@ -206,8 +207,8 @@ cdef class EvictionPolicy(_Seats):
     grace_s: seconds for which a connection is left alone after it came.
     turn_s: seconds after which a group's connection is forgotten: how often a group came lately is
         counted in turns (see ext/turns.h).
-    per_second: how many connections may be evicted a second, 1 or more, as many at once; None: a
-        quarter of the places, 8 at least.
+    per_second: how many connections may be evicted a second, 1 or more, as many at once; None: half
+        of the places, 16 at least.
     key: 16 secret bytes for hashes over groups; None: random ones. For tests.
     clock: returns monotonic nanoseconds; default the system's coarse clock (a few ms).
 
@@ -255,7 +256,7 @@ cdef class EvictionPolicy(_Seats):
     cdef void _fit_rate(self) noexcept:
         cdef int64_t rate = self._per_second
         if rate == 0:
-            rate = max(8, <int64_t>self._rules.places // 4)
+            rate = max(16, <int64_t>self._rules.places // 2)
         self._rules.interval_ns = max(1, NANOSECONDS // rate)
         self._rules.burst_ns = rate * self._rules.interval_ns
 
@@ -286,12 +287,13 @@ cdef class EvictionPolicy(_Seats):
         """Forget a connection that has ended; False: it is gone already."""
         return remove(self, ticket_from(ticket))
 
-    def evict(self, ticket):
-        """Forget a connection that is to end for a newcomer; False: it is gone already.
+    def evict(self, ticket, group):
+        """Forget a connection that ends for a newcomer of this group; False: it is gone already.
 
         Only this spends the budget of evictions, so that each is counted once, whatever threads do.
         """
         cdef uint64_t wanted = ticket_from(ticket)
+        cdef uint64_t hash = hash_with(&self._key, group, "group")
         cdef int64_t now = read_clock(self._clock)
         cdef rcmgr_seat *seat
         cdef object _owner = None  # dropped outside of the lock
@@ -301,7 +303,7 @@ cdef class EvictionPolicy(_Seats):
             found = seat is not NULL
             if found:
                 rcmgr_eviction_leave(&self._rules, <rcmgr_member *>seat)
-                rcmgr_eviction_spend(&self._rules, now)
+                rcmgr_eviction_spend(&self._rules, hash, now)
                 self._evicted += 1
                 _owner = self.give_back(seat)
         return found
@@ -425,8 +427,8 @@ cdef class EvictionPolicy(_Seats):
     def stats(self):
         """Counts as a dict, ready for JSON: "places", "connections", "groups", "on_probation",
         "proven", "evicted", and "choices": how often `choose` found a connection by each rule
-        ("crowd", "unproven", "probation") or none ("comes_too_often": the newcomer's group;
-        "too_many_evictions" a second; "all_worth_more").
+        ("crowd", "own_group", "unproven", "probation") or none ("comes_too_often": the newcomer's
+        group; "too_many_evictions" a second; "all_worth_more").
         """
         cdef uint32_t connections, probation, proven
         cdef size_t groups
