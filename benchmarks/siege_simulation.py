@@ -439,7 +439,7 @@ def print_eclipse(places: int) -> dict[str, list[float]]:
     return lines
 
 
-def plot(lines: dict[str, list[float]], path: Path) -> None:
+def pyplot() -> Any:
     try:
         import matplotlib
     except ImportError:
@@ -447,7 +447,11 @@ def plot(lines: dict[str, list[float]], path: Path) -> None:
     matplotlib.use("svg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7, 4))
+    return pyplot
+
+
+def plot(lines: dict[str, list[float]], path: Path) -> None:
+    figure, axes = pyplot().subplots(figsize=(7, 4))
     for name, values in lines.items():
         axes.plot([100 * share for share in SHARES], values, marker="o", label=name)
     axes.set_xlabel("share of all network groups that attack (%)")
@@ -508,6 +512,8 @@ def main() -> None:
     parser.add_argument("--million", action="store_true")
     parser.add_argument("--plot", type=Path, metavar="FILE.svg")
     options = parser.parse_args()
+    if options.plot:
+        pyplot()  # now rather than after an hour of siege
     sizes = [int(text) for text in options.places.split(",") if text]
     fine = True
     for places in sizes:

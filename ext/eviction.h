@@ -52,7 +52,7 @@ enum {
     RCMGR_OFTEN = 6,        /* turns */
     RCMGR_PROBATION_OF = 10, /* one place in so many */
     RCMGR_BEST_OF = 8,
-    RCMGR_CROWD_OF = 16,
+    RCMGR_CROWD_OF = 32,
     RCMGR_LEAST_CROWD = 6,
     RCMGR_LUCKY_OF = 16,
     RCMGR_REFRESHES = 10,   /* how often in `stale_ns` a working connection is moved in its list */

@@ -101,7 +101,7 @@ class EvictionModel:
         self.places = places
         self.most_on_probation = 0 if places < 4 else min(64, max(1, places // 10))
         self.most_best = min(32, max(1, places // 8))
-        self.crowd = max(6, places // 16)
+        self.crowd = max(6, places // 32)
         self.rate = self.per_second or max(16, places // 2)
         for kind, best in self.best.items():
             while len(best) > self.most_best:

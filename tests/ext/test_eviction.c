@@ -133,7 +133,7 @@ static void test_work_is_forgotten(void)
 static void test_a_choice_is_bounded(void)
 {
     int rule;
-    begin(10000); /* a crowd has more than 625 */
+    begin(10000); /* a crowd has more than 312 */
     for (int i = 0; i < MEMBERS; i++)
         enter(i % 4, i); /* four groups of 100; six turns and more each */
     int64_t later = 1000 * SECOND;

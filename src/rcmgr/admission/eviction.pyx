@@ -203,7 +203,7 @@ cdef class EvictionPolicy(_Seats):
     places: how many connections the node may have, 1 to 2**30; may be set later. It sizes the
         protections: a tenth of the places is for connections on probation (1 to 64, none below 4
         places), an eighth of them is spared for their work and an eighth for their latency (1 to 32
-        each), and a group is a crowd with more than a sixteenth (7 at least).
+        each), and a group is a crowd with more than one in 32 of the places (7 at least).
     grace_s: seconds for which a connection is left alone after it came.
     turn_s: seconds after which a group's connection is forgotten: how often a group came lately is
         counted in turns (see ext/turns.h).
