@@ -3,16 +3,18 @@
     python benchmarks/siege_simulation.py [--places 32,300] [--seeds 3] [--fuzz 20] [--million]
                                           [--eclipse] [--plot FILE.svg]
 
-Each scene has a node with so many places, honest peers that were there before, attackers with ten
-identities for each place, and honest newcomers during the siege. An attacker knows the rules, but
-not the key of the hashes. It sees whether it is admitted, and when it is evicted. A newcomer is
-served if it is admitted within 3 s (it tries every 0.5 s) and stays for 0.3 s. An earlier peer is
-kept if it is there at the end. "off": the same node refuses when it is full.
+Each scene has a node with so many places, and honest peers that came before the siege. Attackers
+have ten identities for each place. Honest newcomers come during the siege. An attacker knows the
+rules, but not the key of the hashes. It sees whether it is admitted and when it is evicted. A
+newcomer is served if it is admitted within 3 s (it tries every 0.5 s) and stays for 0.3 s. An
+earlier peer is kept if it is there at the end. "off": the same node refuses when it is full.
 
 --fuzz: so many random attackers for each number of places, and the worst of them.
 --million: a node with a million places, once (about a minute, 1 GB).
---eclipse: what share of the places honest peers hold after an hour, by the share of all groups that
-attack; --plot draws that (matplotlib, extra "bench"). Exit status 1: a scene misses its threshold.
+--eclipse: the share of the places that honest peers hold after an hour, by the share of all groups
+that attack. --plot draws it (matplotlib, extra "bench").
+
+Exit status 1: a scene misses its threshold.
 """
 
 from __future__ import annotations
@@ -56,13 +58,13 @@ class Attacker:
 
 @dataclass(frozen=True)
 class Scene:
-    """What happens to a node.
+    """One siege of one node.
 
     earlier: honest peers that are there before, for each place. idle: the share of them that never
     did useful work. first: whether the attackers were there before them. newcomers_per_s: for each
     place. stay_s: how long a newcomer stays, leave_earlier_s: how long an earlier peer does, on
     average. honest_groups: for each place. clouds: how unequal these groups are; 0: equal. served,
-    kept: thresholds. most_knocks_per_s: in all, for a machine can take no more.
+    kept: thresholds. most_knocks_per_s: the total that a machine can take.
     """
 
     name: str
@@ -309,7 +311,7 @@ class Siege:
             self.waiting.append(peer)
 
     def look(self) -> None:
-        """What honest peers do by themselves."""
+        """Let honest peers try again, prove themselves and leave."""
         again = [peer for peer in self.waiting if peer.leaves_at <= self.now]
         if again:
             self.waiting = [peer for peer in self.waiting if peer.leaves_at > self.now]
@@ -368,7 +370,7 @@ def random_attacker(draw: random.Random, groups: float) -> Attacker:
     """groups: for each group of honest peers."""
     shared = draw.random() < 0.3
     return Attacker(
-        # of the groups that there are: as many again, or half of those of honest peers
+        # attackers have as many groups as honest peers, or half of the honest groups
         groups / (1 + groups) if shared else groups,
         knocks_per_s=draw.choice([0.02, 0.1, 0.5, 2.0]),
         work_per_s=draw.choice([0.0, 0.0, 0.02, 0.2, 2.0]),
@@ -408,7 +410,7 @@ def print_fuzz(places: int, count: int) -> bool:
     return fine
 
 
-# -- what an eclipse costs -------------------------------------------------------------------------
+# -- the cost of an eclipse ------------------------------------------------------------------------
 
 SHARES = (0.1, 0.2, 0.33, 0.5, 0.67, 0.8, 0.9, 0.95)
 
@@ -423,8 +425,8 @@ def eclipse(places: int, share: float, work_per_s: float, evicts: bool) -> Resul
 
 
 def print_eclipse(places: int) -> dict[str, list[float]]:
-    print(f"\n{places} places after an hour of siege (peers stay for 20 minutes): share of the "
-          "places that honest peers hold, and of newcomers served, in percent")
+    print(f"\n{places} places after an hour of siege. Peers stay for 20 minutes.")
+    print("Percent of the places that honest peers hold, and of newcomers served")
     print(f"{'share of all groups that attack':36s}" + "".join(f"{100 * s:8.0f}" for s in SHARES))
     lines: dict[str, list[float]] = {}
     for name, work, evicts in (

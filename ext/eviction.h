@@ -1,40 +1,40 @@
-/* Which connection is worth least when a node is full and a newcomer knocks.
+/* The connection that is worth least when a node is full and a newcomer knocks.
  *
- * The places of a node are two rooms. The last tenth is for connections on probation: every newcomer
- * enters there. When one more enters than there are places on probation, the best of them is confirmed
- * and moves to the main room. "Best" is: did useful work; whose group came least often lately; the
- * oldest. So a flood of newcomers displaces newcomers, and the main room keeps who was there before.
+ * The places of a node are two rooms. The last tenth is for connections on probation. Every newcomer
+ * enters there. When too many are on probation, the best of them is confirmed and moves to the main
+ * room. The best did useful work. If several did, it is of the group that came least often lately.
+ * If several are equal, it is the oldest. So a flood of newcomers displaces newcomers, and the main
+ * room keeps the connections that came before the flood.
  *
- * In the main room a connection is proven if it did useful work within `stale_ns`, else unproven.
- * A newcomer's group has `own` connections and `debt` turns (see turns.h). It may take the place of
+ * In the main room a connection is proven if it did useful work within `stale_ns`. Otherwise it is
+ * unproven. It is junior if it is among the younger half of all connections. A newcomer's group has
+ * `own` connections and `debt` turns (see turns.h). The newcomer may replace:
  *
  *   1. a connection of a crowd: a group with more than 2 * (own + 1) connections, the largest first.
- *      In it the youngest unproven one goes; it has to be junior unless the group has more than
- *      `crowd` connections. Of a group with more than `crowd`, the youngest proven one goes next.
- *   2. the youngest unproven connection of its own group; junior, unless that has more than `crowd`.
- *   3. the youngest unproven junior of a group with no fewer turns.
- *   4. a connection on probation past its grace whose group has no fewer turns, or one past a third of
- *      its grace whose group has a whole turn more. Of these one with the most turns goes, the
- *      youngest if several have them.
+ *      The youngest unproven one of the group goes. It must be junior unless the group has more than
+ *      `crowd` connections. If such a large group has no unproven one, its youngest proven one goes.
+ *   2. the youngest unproven connection of the same group, with the same exception for juniors.
+ *   3. the youngest unproven junior whose group has no fewer turns.
+ *   4. a connection on probation whose group has no fewer turns. It must be past its grace. If its
+ *      group has a whole turn more, a third of the grace is enough. The one with the most turns goes,
+ *      and the youngest if several have them.
  *
- * Junior: among the younger half of all. Rules 1 to 3 spare, for each kind, the `most_best`
- * connections with the most useful work and with the lowest latency (of one group at most a quarter of
- * them), and the last connection of one in sixteen groups, which the keyed hash picks. They leave a
- * connection alone during its grace.
+ * Rules 1 to 3 spare every connection during its grace. They spare the `most_best` connections with
+ * the most useful work, and as many with the lowest latency. One group has at most a quarter of
+ * these places. They spare the last connection of one group in sixteen, which the keyed hash picks.
  *
- * So many places may be taken a second; half of this budget is kept for groups that have had less than
- * one turn. A group that has had RCMGR_OFTEN turns may take places of its own group only, and all such
- * groups together a quarter of the budget: an attacker in it displaces nobody else, and an honest
- * newcomer of it may still get in.
+ * A budget limits how many places newcomers take in a second. Half of it is kept for groups with less
+ * than one turn. A group with RCMGR_OFTEN turns may replace its own connections only. All such groups
+ * together have a quarter of the budget. So an attacker there displaces no other group, and an
+ * honest newcomer of that group may still enter.
  *
- * Bounds: a choice looks at RCMGR_GROUPS_SEEN groups, at RCMGR_SEATS_SEEN connections in each of their
- * two lists, at RCMGR_UNPROVEN_SEEN unproven ones, and at those on probation (at most
- * RCMGR_MOST_ON_PROBATION). Everything else is O(1), or O(most_best) when a connection may become one
- * of the best.
+ * Bounds: a choice looks at RCMGR_GROUPS_SEEN groups and at RCMGR_SEATS_SEEN connections in each of
+ * their two lists. It looks at RCMGR_UNPROVEN_SEEN unproven ones and at all that are on probation.
+ * Everything else is O(1), or O(most_best) when a connection may become one of the best.
  *
- * The protections are those of Bitcoin Core's inbound eviction in spirit: features that an attacker
- * cannot have for all its connections at once. Probation is the segmented LRU cache's (Karedla, Love
- * and Wherry, 1994). No Python, no allocation, no system call. Not thread safe. */
+ * The protections follow the idea of Bitcoin Core's inbound eviction: an attacker cannot have these
+ * features for all its connections at once. Probation is the idea of the segmented LRU cache
+ * (Karedla, Love and Wherry, 1994). No Python, no allocation, no system call. Not thread safe. */
 #ifndef RCMGR_EVICTION_H
 #define RCMGR_EVICTION_H
 
@@ -45,7 +45,7 @@
 
 enum {
     RCMGR_GROUPS_SEEN = 16,
-    RCMGR_SEATS_SEEN = 24, /* of a group */
+    RCMGR_SEATS_SEEN = 24, /* in one list */
     RCMGR_UNPROVEN_SEEN = 64,
     RCMGR_MOST_ON_PROBATION = 64,
     RCMGR_MOST_BEST = 32,
@@ -62,10 +62,10 @@ enum {
 /* levels of a seat */
 enum { RCMGR_ON_PROBATION, RCMGR_UNPROVEN, RCMGR_PROVEN, RCMGR_MEMBER_LEVELS };
 
-/* what is best of its kind */
+/* the kinds of best connections */
 enum { RCMGR_BY_WORK, RCMGR_BY_LATENCY, RCMGR_KINDS };
 
-/* which rule found the connection to end, or why there is none */
+/* the rule that found the connection to end, or the reason why no rule did */
 enum {
     RCMGR_RULE_CROWD,
     RCMGR_RULE_OWN_GROUP,
@@ -84,13 +84,13 @@ typedef struct rcmgr_member rcmgr_member;
 struct rcmgr_member {
     rcmgr_seat seat; /* first: a seat is its member */
     rcmgr_member *elder, *junior; /* by age, of all */
-    rcmgr_member *before, *next;  /* of its level, in all groups */
+    rcmgr_member *before, *next;  /* neighbours in its level, over all groups */
     uint64_t order; /* goes up with every connection that enters */
     int64_t born_ns;
     int64_t worked_ns; /* when it came to its place in the list of the proven */
     double work;       /* see rcmgr_work_weight */
     uint32_t latency_us;
-    uint16_t epoch; /* of `work` */
+    uint16_t epoch; /* the epoch that `work` belongs to */
     bool proven;
     bool best[RCMGR_KINDS];
 };
@@ -225,12 +225,12 @@ static inline void rcmgr_age_leave(rcmgr_eviction *e, rcmgr_member *m)
 
 /* -- useful work, which is forgotten by half in each half-life ------------------------------- */
 
-/* What one unit of work weighs now. Later work weighs more, so that no score has to be lowered. */
+/* The weight of one unit of work now. Later work weighs more, so that no score has to be lowered. */
 static inline double rcmgr_work_weight(rcmgr_eviction *e, int64_t now)
 {
     int64_t since = now > e->landmark_ns ? now - e->landmark_ns : 0;
     int64_t halves = since / e->half_life_ns;
-    if (halves >= RCMGR_EPOCH_HALVES) { /* what was done before weighs nothing by now */
+    if (halves >= RCMGR_EPOCH_HALVES) { /* earlier work weighs nothing by now */
         e->landmark_ns = now;
         e->epoch++;
         e->best[RCMGR_BY_WORK].floor = -INFINITY;
@@ -260,7 +260,8 @@ static inline void rcmgr_best_drop(rcmgr_best *best, int kind, uint32_t at)
     best->floor = -INFINITY;
 }
 
-/* The worst one of a group (NULL: of all), the first if several are; `count`: how many it has. */
+/* The worst one of a group, or of all if `group` is NULL. If several are equal, the first one.
+ * `count`: how many the group has. */
 static inline uint32_t rcmgr_best_worst(const rcmgr_eviction *e, int kind,
                                         const rcmgr_netgroup *group, uint32_t *count)
 {
@@ -285,8 +286,8 @@ static inline uint32_t rcmgr_best_quota(const rcmgr_eviction *e)
     return e->most_best < 4 ? 1 : e->most_best / 4;
 }
 
-/* A member has become better: it may take the place of a worse one, of its own group if that has as
- * many as it may. */
+/* A member has become better, and may replace a worse one. If its group has its full share, it
+ * replaces one of that group. */
 static inline void rcmgr_best_consider(rcmgr_eviction *e, int kind, rcmgr_member *m)
 {
     rcmgr_best *best = &e->best[kind];
@@ -343,7 +344,7 @@ static inline void rcmgr_fit_probation(rcmgr_eviction *e, int64_t now)
     }
 }
 
-/* Who did no useful work for long is unproven again; at most two at a time. */
+/* A connection without useful work for long is unproven again. At most two change at a time. */
 static inline void rcmgr_demote_stale(rcmgr_eviction *e, int64_t now)
 {
     for (int i = 0; i < 2; i++) {
@@ -355,7 +356,7 @@ static inline void rcmgr_demote_stale(rcmgr_eviction *e, int64_t now)
     }
 }
 
-/* -- what happens to a connection ------------------------------------------------------------ */
+/* -- the life of a connection ---------------------------------------------------------------- */
 
 static inline void rcmgr_eviction_set_places(rcmgr_eviction *e, uint32_t places, int64_t now)
 {
@@ -381,7 +382,7 @@ static inline void rcmgr_eviction_set_places(rcmgr_eviction *e, uint32_t places,
     rcmgr_fit_probation(e, now);
 }
 
-/* For a policy that is zeroed but for its settings and the memory of its turns. */
+/* `e` is zeroed, except its settings and the memory of its turns. */
 static inline void rcmgr_eviction_begin(rcmgr_eviction *e, uint32_t places, int64_t now)
 {
     e->landmark_ns = now;
@@ -390,7 +391,7 @@ static inline void rcmgr_eviction_begin(rcmgr_eviction *e, uint32_t places, int6
     rcmgr_eviction_set_places(e, places, now);
 }
 
-/* `m` is new: zeroed but for its seat's owner, number and generation. */
+/* `m` is new: zeroed, except its seat's owner, number and generation. */
 static inline void rcmgr_eviction_enter(rcmgr_eviction *e, rcmgr_member *m, rcmgr_netgroup *group,
                                         int64_t now)
 {
@@ -537,7 +538,7 @@ static inline bool rcmgr_comes_often(const rcmgr_eviction *e, uint64_t hash, int
     return rcmgr_turns_debt(&e->turns, hash, now) >= RCMGR_OFTEN * e->turns.turn_ns;
 }
 
-/* Of a budget that is spent until then and has room for `most`, an interval for each. */
+/* Whether a budget has room for one more. `until`: when it is full again. `most`: its size. */
 static inline bool rcmgr_may_spend(int64_t until, int64_t interval, int64_t most, int64_t now)
 {
     return (until > now ? until - now : 0) + interval <= most;
@@ -548,9 +549,10 @@ static inline int64_t rcmgr_spent(int64_t until, int64_t interval, int64_t now)
     return (until > now ? until : now) + interval;
 }
 
-/* The connection that a newcomer may take the place of, or NULL; `rule`: which, or why none.
+/* The connection that a newcomer may replace, or NULL. Changes nothing.
  *
- * hash: of the newcomer's group. group: that group; NULL: it has no connection. Changes nothing. */
+ * hash: identifies the newcomer's group. group: that group, or NULL if it has no connection.
+ * rule: set to the rule that found the connection, or to the reason for NULL. */
 static inline rcmgr_member *rcmgr_eviction_choose(const rcmgr_eviction *e, uint64_t hash,
                                                   const rcmgr_netgroup *group, int64_t now,
                                                   int *rule)

@@ -1,8 +1,8 @@
-/* Connections by the network group that they come from, and the groups by their size.
+/* Connections by their network group, and the groups by their size.
  *
- * A seat is one connection. It is in one list of its group, by level; the caller says what a level
- * means. A list is in the order in which its seats came into it. The caller owns all memory, embeds
- * `rcmgr_seat` as the first field of what it keeps for a connection, and finds groups by their hash.
+ * A seat is one connection. Each group has one list of seats for each level. The caller says what a
+ * level means. A list is in the order in which its seats entered it. The caller owns all memory and
+ * finds groups by their hash. The caller's record of a connection begins with its `rcmgr_seat`.
  *
  * Groups of one size are in the order in which they came to it, the latest first. Sizes above
  * RCMGR_GROUP_SIZES - 1 share the last bucket.
@@ -38,7 +38,7 @@ typedef struct {
 
 struct rcmgr_netgroup {
     uint64_t hash;
-    rcmgr_netgroup *before, *after; /* of the same size */
+    rcmgr_netgroup *before, *after; /* neighbours with the same size */
     uint32_t size;
     rcmgr_seat_list levels[RCMGR_GROUP_LEVELS];
 };
@@ -54,7 +54,7 @@ static inline unsigned rcmgr_size_bucket(uint32_t size)
     return size < RCMGR_GROUP_SIZES ? size : RCMGR_GROUP_SIZES - 1;
 }
 
-static inline int rcmgr_highest_bit(uint64_t word) /* of a word that is not zero */
+static inline int rcmgr_highest_bit(uint64_t word) /* the word is not zero */
 {
 #if defined(__GNUC__)
     return 63 - __builtin_clzll(word);
@@ -95,7 +95,7 @@ static inline void rcmgr_sizes_unlink(rcmgr_group_sizes *sizes, rcmgr_netgroup *
         sizes->in_use &= ~(UINT64_C(1) << bucket / 64);
 }
 
-/* A group that is larger than before, or smaller; 0: it is not in the sizes (any more). */
+/* Give a group another size. With size 0 it is not in the sizes. */
 static inline void rcmgr_group_resize(rcmgr_group_sizes *sizes, rcmgr_netgroup *group, uint32_t size)
 {
     if (group->size != 0)
@@ -105,7 +105,7 @@ static inline void rcmgr_group_resize(rcmgr_group_sizes *sizes, rcmgr_netgroup *
         rcmgr_sizes_link(sizes, group);
 }
 
-/* The first group of the largest size, or of the largest below that of bucket `below`; NULL: none. */
+/* The first group of the largest size below bucket `below`. NULL: all sizes there are empty. */
 static inline rcmgr_netgroup *rcmgr_largest_below(const rcmgr_group_sizes *sizes, unsigned below)
 {
     if (below == 0)
@@ -127,7 +127,7 @@ static inline rcmgr_netgroup *rcmgr_largest_group(const rcmgr_group_sizes *sizes
     return rcmgr_largest_below(sizes, RCMGR_GROUP_SIZES);
 }
 
-/* The next one after `group` by falling size; NULL: there is none. */
+/* The next one after `group` by falling size. NULL: `group` is the last. */
 static inline rcmgr_netgroup *rcmgr_next_group(const rcmgr_group_sizes *sizes,
                                                const rcmgr_netgroup *group)
 {
@@ -136,12 +136,12 @@ static inline rcmgr_netgroup *rcmgr_next_group(const rcmgr_group_sizes *sizes,
     return rcmgr_largest_below(sizes, rcmgr_size_bucket(group->size));
 }
 
-static inline int rcmgr_lowest_bit(uint64_t word) /* of a word that is not zero */
+static inline int rcmgr_lowest_bit(uint64_t word) /* the word is not zero */
 {
     return rcmgr_highest_bit(word & (~word + 1));
 }
 
-/* The first group of the smallest size; NULL: there is none. */
+/* The first group of the smallest size. NULL: the sizes are empty. */
 static inline rcmgr_netgroup *rcmgr_smallest_group(const rcmgr_group_sizes *sizes)
 {
     if (sizes->in_use == 0)

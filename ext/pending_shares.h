@@ -1,14 +1,14 @@
-/* Whose handshake makes room for a newcomer's when all pending places are taken.
+/* The handshake that makes room for a newcomer when all pending places are taken.
  *
  * 1. If the largest group has at least two handshakes more than the newcomer's group, it gives up a
  *    place at once.
- * 2. Else the newcomer's own group does, or a group that has more handshakes than it, if there is a
- *    handshake that has been silent for `grace_ns` or in its stage for `patience_ns`.
+ * 2. Otherwise a handshake of the newcomer's own group makes room, or one of a group with more
+ *    handshakes. It must have been silent for `grace_ns`, or in its stage for `patience_ns`.
  *
- * The handshake that has come least far goes, and of these the oldest. In a group it is one of the
- * address with the most handshakes (among the RCMGR_PENDING_SEEN oldest). Rule 1 prefers handshakes
- * that have been in their stage for `grace_ns`. Rule 2 leaves handshakes in progress their patience:
- * else a flood of handshakes could keep all of them from ending well.
+ * The handshake in the lowest stage goes. If several are in it, the oldest goes. Within a group it is
+ * one of the address with the most handshakes, among the RCMGR_PENDING_SEEN oldest. Rule 1 prefers
+ * handshakes that have been in their stage for `grace_ns`. Rule 2 is patient with handshakes in
+ * progress, so that a flood of handshakes cannot keep all of them from completing.
  *
  * Stages are the levels of a seat. Stage 0 is silent. Every step that cost the other side something
  * adds one, up to RCMGR_LAST_STAGE.
@@ -30,7 +30,7 @@ typedef struct rcmgr_handshake rcmgr_handshake;
 
 struct rcmgr_handshake {
     rcmgr_seat seat; /* first: a seat is its handshake */
-    rcmgr_handshake *before, *next; /* of its stage, in all groups */
+    rcmgr_handshake *before, *next; /* neighbours in its stage, over all groups */
     rcmgr_address_count *address;
     int64_t since_ns; /* when it came to its stage */
 };
@@ -79,7 +79,7 @@ static inline void rcmgr_pending_enter(rcmgr_pending_shares *s, rcmgr_handshake 
     rcmgr_stage_append(s, h);
 }
 
-/* Its group and its address may have none afterwards: their memory is the caller's to free. */
+/* The caller frees the group and the address if they are empty afterwards. */
 static inline void rcmgr_pending_leave(rcmgr_pending_shares *s, rcmgr_handshake *h)
 {
     rcmgr_stage_remove(s, h);
@@ -103,8 +103,8 @@ static inline int64_t rcmgr_pending_wait(const rcmgr_pending_shares *s, int stag
     return stage == 0 ? s->grace_ns : s->patience_ns;
 }
 
-/* Of the oldest in a group's stage that have been there for `wait_ns`, the first of the address with
- * the most handshakes; NULL: there is none. */
+/* The first of the address with the most handshakes, among the oldest in a list that have been there
+ * for `wait_ns`. NULL: no handshake has. */
 static inline rcmgr_handshake *rcmgr_pending_oldest(const rcmgr_seat_list *list, int64_t wait_ns,
                                                     int64_t now)
 {
@@ -135,7 +135,7 @@ static inline rcmgr_handshake *rcmgr_pending_of_larger(const rcmgr_pending_share
     return NULL;
 }
 
-/* Of those that wait, the one to serve next; NULL: none waits. */
+/* The waiting handshake to serve next. NULL: no handshake waits. */
 static inline rcmgr_handshake *rcmgr_pending_next(const rcmgr_pending_shares *s)
 {
     const rcmgr_netgroup *group = rcmgr_smallest_group(&s->sizes);
@@ -145,7 +145,9 @@ static inline rcmgr_handshake *rcmgr_pending_next(const rcmgr_pending_shares *s)
     return NULL;
 }
 
-/* The handshake to end for a newcomer of `group` (NULL: it has none yet), or NULL. Changes nothing. */
+/* The handshake to end for a newcomer, or NULL. Changes nothing.
+ *
+ * group: the newcomer's, or NULL if it has no handshake yet. */
 static inline rcmgr_handshake *rcmgr_pending_choose(const rcmgr_pending_shares *s,
                                                     const rcmgr_netgroup *group, int64_t now)
 {

@@ -1,7 +1,7 @@
 /* SipHash-1-3: a 64-bit hash with a secret key of 128 bits.
  *
- * Who does not know the key cannot choose inputs that collide, nor tell which of two inputs has the
- * greater hash. CPython hashes bytes with the same function (from 3.11 on) and a key of its own.
+ * Without the key an attacker cannot choose inputs that collide. He also cannot tell which of two
+ * inputs has the greater hash. CPython hashes bytes with this function from 3.11 on.
  * Specification: Aumasson and Bernstein, "SipHash: a fast short-input PRF" (2012).
  *
  * No allocation, no system call, no state. About 10 ns for an address. */

@@ -1,12 +1,12 @@
 /* How often each group has come lately: a sketch of fixed size.
  *
- * A group's debt grows by `turn_ns` each time it comes and shrinks by one nanosecond a nanosecond. So
- * debt / turn_ns is how many turns it has had that are not forgotten yet. The debt stops growing at
+ * A group's debt grows by `turn_ns` each time it comes. It shrinks by one nanosecond a nanosecond.
+ * So debt / turn_ns is the number of turns that are not forgotten yet. The debt stops growing at
  * RCMGR_MOST_TURNS turns.
  *
- * A group has two cells, which other groups may share; its debt is the smaller one's (a count-min
- * sketch with conservative update). It is never too small. It is too large only if other groups share
- * both cells. The hash has to be keyed: then nobody can choose groups that share cells.
+ * A group has two cells, and other groups may share them. Its debt is the smaller of the two (a
+ * count-min sketch with conservative update). The debt is never too small. It is too large only if
+ * other groups share both cells. The hash must be keyed, so that no attacker can choose such groups.
  *
  * Times are nanoseconds and never negative. No allocation, no system call. Not thread safe. */
 #ifndef RCMGR_TURNS_H

@@ -1,7 +1,7 @@
-"""What the eviction policy must choose, from scratch over plain lists.
+"""The eviction policy again, from scratch over plain lists.
 
-Read it beside ext/eviction.h and ext/pending_shares.h. Nothing here is clever or fast. A list is in
-the order that the C keeps it in, the oldest first.
+The rules are in ext/eviction.h and ext/pending_shares.h. Nothing here is clever or fast. A list is
+in the order of the C code's list, the oldest first.
 """
 
 from __future__ import annotations
@@ -249,7 +249,7 @@ class EvictionModel:
     # -- the choice ---------------------------------------------------------------------------
 
     def choose(self, name: bytes) -> tuple[str, Connection | None]:
-        """By which rule, and whom; or why nobody."""
+        """The rule and the connection, or the reason and None."""
         now = self.clock()
         debt = self.debt(name, now)
         often = self.comes_often(name, now)
@@ -320,7 +320,7 @@ class Handshake:
 
 
 class PendingModel:
-    """Whose handshake makes room.
+    """The handshake that makes room.
 
     `handshakes` is in the order in which they came to their stage.
     """
@@ -366,7 +366,7 @@ class PendingModel:
         return max(found, key=at_address, default=None)
 
     def choose(self, group: bytes) -> list[Handshake]:
-        """Those that may be chosen: groups of one size are equally good. Empty: nobody."""
+        """The possible choices: groups of one size are equally good. Empty: no handshake."""
         own = self.size(group)
         groups = {h.group for h in self.handshakes}
         largest = max((self.size(each) for each in groups), default=0)

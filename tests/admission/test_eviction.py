@@ -1,4 +1,4 @@
-"""The eviction policy by example; the state machines beside this say the rest."""
+"""The eviction policy by example. The state machines in this folder cover the rest."""
 
 from __future__ import annotations
 
@@ -314,7 +314,7 @@ def test_turns_outlive_the_connections(clock: Clock) -> None:
 
 
 def test_groups_cannot_be_guessed() -> None:
-    """Each policy has a key of its own: which groups are lucky differs."""
+    """Each policy has another key, so that other groups are lucky."""
 
     def survivors() -> frozenset[int]:
         clock = Clock()

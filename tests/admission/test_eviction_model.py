@@ -117,7 +117,7 @@ class EvictionMachine(RuleBasedStateMachine):
 
     @rule(group=groups, times=st.integers(1, 10))
     def siege(self, group: bytes, times: int) -> None:
-        """Newcomers of one group, each of whom takes a place if there is one."""
+        """Newcomers of one group. Each takes a place if the policy finds one."""
         for _ in range(times):
             self.choose(group, True)
             self.add(group)

@@ -2,7 +2,7 @@
 
 #include "check.h"
 
-/* The Hypothesis model has the rules; here are the edges of the data structure, under sanitizers. */
+/* The Hypothesis model tests the rules. This tests the edges of the data structure. */
 
 enum { GROUPS = 40, MEMBERS = 400, CELLS = 1024 };
 static const int64_t SECOND = 1000000000;
@@ -23,7 +23,7 @@ static void begin(uint32_t places)
         members[i] = nobody;
     for (int i = 0; i < GROUPS; i++) {
         groups[i] = no_group;
-        /* no lucky group, and cells of its own */
+        /* no lucky group, and separate cells */
         groups[i].hash = (uint64_t)i | UINT64_C(0x100) | (uint64_t)(i + GROUPS) << 32;
     }
     for (int i = 0; i < CELLS; i++)
@@ -139,7 +139,7 @@ static void test_a_choice_is_bounded(void)
     int64_t later = 1000 * SECOND;
     CHECK(choose(9, later, &rule) != NULL);
     CHECK_EQ(rule, RCMGR_RULE_CROWD);
-    for (int i = 200; i < MEMBERS; i++) /* no unproven junior is left, nor anybody on probation */
+    for (int i = 200; i < MEMBERS; i++) /* no unproven junior is left */
         if (members[i].seat.level == RCMGR_UNPROVEN)
             rcmgr_eviction_work(&e, &members[i], 1, later);
     rcmgr_member *m = choose(9, later, &rule);

@@ -140,7 +140,7 @@ cdef inline rcmgr_seat *pool_at(SeatPool *pool, uint32_t number) noexcept:
 
 
 cdef inline uint32_t pool_size(SeatPool *pool) noexcept:
-    """How many seats there are, taken or free."""
+    """The number of seats, taken or free."""
     return pool.chunk_count * SEATS_PER_CHUNK
 
 
@@ -215,10 +215,10 @@ cdef inline void pool_free(SeatPool *pool) noexcept:
     memset(pool, 0, sizeof(SeatPool))
 
 
-# -- what has a hash: groups and addresses ------------------------------------------------------
+# -- tables by hash: groups and addresses -------------------------------------------------------
 
 cdef inline bint table_fit(rcmgr_table *table) noexcept:
-    """Have room for one more, and not much more than is needed; False: there is no memory."""
+    """Have room for one more item, and not much spare room. False: no memory is left."""
     cdef size_t wanted = rcmgr_table_wanted_slots(table)
     cdef rcmgr_slot *slots
     if table.slots is not NULL and wanted == table.mask + 1:
@@ -231,7 +231,7 @@ cdef inline bint table_fit(rcmgr_table *table) noexcept:
 
 
 cdef inline void *table_find(const rcmgr_table *table, uint64_t hash, size_t *at) noexcept:
-    """What has this hash, or NULL and the slot where it belongs."""
+    """The item with this hash, or NULL and the slot where it belongs."""
     at[0] = 0
     if table.slots is NULL:
         return NULL
@@ -240,7 +240,7 @@ cdef inline void *table_find(const rcmgr_table *table, uint64_t hash, size_t *at
 
 
 cdef inline void *table_get(rcmgr_table *table, uint64_t hash, size_t size) noexcept:
-    """What has this hash; else a new item of `size` zeroed bytes; NULL: there is no memory."""
+    """The item with this hash, or a new one of `size` zeroed bytes. NULL: no memory is left."""
     cdef size_t at
     cdef void *item
     if not table_fit(table):
@@ -254,7 +254,7 @@ cdef inline void *table_get(rcmgr_table *table, uint64_t hash, size_t size) noex
 
 
 cdef inline void table_drop(rcmgr_table *table, uint64_t hash) noexcept:
-    """Free what has this hash, which is there."""
+    """Free the item with this hash, which must be in the table."""
     cdef size_t at
     cdef void *item = table_find(table, hash, &at)
     rcmgr_table_remove(table, at)

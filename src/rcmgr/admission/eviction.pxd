@@ -38,7 +38,7 @@ cdef class PendingShares(_Seats):
     cdef object _take_out(self, rcmgr_handshake *handshake)
 
 
-# the methods of these names say the rest; `hash` is the keyed hash of a group
+# See the methods with these names. `hash` is the keyed hash of a group.
 
 cdef object add(EvictionPolicy self, object owner, uint64_t hash, int64_t now)
 cdef bint remove(EvictionPolicy self, uint64_t ticket)

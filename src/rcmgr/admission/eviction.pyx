@@ -1,4 +1,4 @@
-"""Which connection makes room for a newcomer, and whose handshake does. Data and choice only.
+"""The connection or handshake that makes room for a newcomer. Data and choice only.
 
 Nothing here knows sockets or py-libp2p. The caller reports connections and handshakes as they come
 and go, asks `choose` when it is full, and ends what it gets. The rules are in ext/eviction.h and
@@ -103,7 +103,7 @@ cdef int64_t time_of(object now_ns) except? -1:
 
 
 cdef uint64_t ticket_from(object ticket) except? 0:
-    """0, which is nobody's, for an int that is no ticket. TypeError: no int."""
+    """0, which is never a ticket, for an int that is no ticket. TypeError: no int."""
     cdef int overflow = 0
     cdef int64_t number
     if not isinstance(ticket, int):
@@ -132,12 +132,12 @@ cdef uint64_t hash_with(const rcmgr_sip_key *key, object data, str name) except?
 
 cdef int check_owner(object owner) except -1:
     if owner is None:
-        raise TypeError("owner must not be None: `choose` returns None for nobody")
+        raise TypeError("owner must not be None: `choose` returns None if it finds no connection")
     return 0
 
 
 cdef class _Seats:
-    """What both kinds have: seats with owners, groups by hash, a key and a clock."""
+    """The common part of both types: seats with owners, groups by hash, a key and a clock."""
 
     def __dealloc__(self):
         cdef uint32_t number
@@ -184,7 +184,7 @@ cdef class _Seats:
         return found
 
     def owner_of(self, ticket):
-        """The owner that `add` was given for this ticket; None: it is gone."""
+        """The owner that `add` got for this ticket. None: it is gone."""
         cdef uint64_t wanted = ticket_from(ticket)
         cdef rcmgr_seat *seat
         cdef object owner = None
@@ -198,28 +198,29 @@ cdef class _Seats:
 @cython.final
 @cython.binding(False)
 cdef class EvictionPolicy(_Seats):
-    """Which established connection from outside makes room for a newcomer when a node is full.
+    """Chooses the inbound connection that makes room for a newcomer when a node is full.
 
-    places: how many connections the node may have, 1 to 2**30; may be set later. It sizes the
-        protections: a tenth of the places is for connections on probation (1 to 64, none below 4
-        places), an eighth of them is spared for their work and an eighth for their latency (1 to 32
-        each), and a group is a crowd with more than one in 32 of the places (7 at least).
-    grace_s: seconds for which a connection is left alone after it came.
-    turn_s: seconds after which a group's connection is forgotten: how often a group came lately is
-        counted in turns (see ext/turns.h).
-    per_second: how many connections may be evicted a second, 1 or more, as many at once; None: half
-        of the places, 16 at least.
-    key: 16 secret bytes for hashes over groups; None: random ones. For tests.
-    clock: returns monotonic nanoseconds; default the system's coarse clock (a few ms).
+    places: how many connections the node may have, 1 to 2**30. It may be set later, and it sizes
+        the protections. A tenth of the places is for connections on probation: 1 to 64, and 0 if
+        the node has fewer than 4 places. An eighth is spared for its work, and an eighth for its
+        latency: 1 to 32 each. A group is a crowd if it has more than one in 32 of the places, and
+        at least 7.
+    grace_s: seconds for which a new connection is left alone.
+    turn_s: seconds after which one connection of a group is forgotten. Turns count how often a
+        group came lately (see ext/turns.h).
+    per_second: how many connections may be evicted in a second, 1 or more. None: half of the
+        places, and at least 16.
+    key: 16 secret bytes for hashes over groups, for tests. None: random bytes.
+    clock: returns monotonic nanoseconds. Default: the system's coarse clock (a few ms).
 
-    Add connections that may be evicted only: not those that the node dialled, nor those of the
-    allowlist. A group is the network that a connection comes from, as bytes (the first bits of its
-    address); None stands for an unknown address, and all of these are one group. An owner is any
-    object; the policy keeps it until it is removed.
+    Add only connections that may be evicted. Connections that the node dialled, and peers on the
+    allowlist, stay outside. A group is the network of a connection: the first bits of its address,
+    as bytes. None is the group of all connections without a known address. An owner is any object.
+    The policy keeps it until the connection is removed.
 
-    Cost: `note_work` about 10 ns in C; `add` and `remove` below 1 us and `choose` below 10 us with
-    100,000 connections, whatever their number (see the bounds in ext/eviction.h). When the table of
-    groups grows it is moved once, as a dict is. About 150 bytes a connection, 120 a group.
+    Cost: `note_work` takes about 10 ns in C. With 100,000 connections `add` and `remove` take less
+    than 1 us, and `choose` less than 10 us. ext/eviction.h states the bounds. The table of groups
+    moves when it grows, as a dict does. A connection takes about 150 bytes, and a group 120.
     Thread safe, with the GIL and on free-threaded builds. No Python code runs inside a lock.
     TypeError, ValueError: a value of another type or out of its range.
     """
@@ -288,9 +289,10 @@ cdef class EvictionPolicy(_Seats):
         return remove(self, ticket_from(ticket))
 
     def evict(self, ticket, group):
-        """Forget a connection that ends for a newcomer of this group; False: it is gone already.
+        """Forget a connection that ends for a newcomer of this group. False: it is gone already.
 
-        Only this spends the budget of evictions, so that each is counted once, whatever threads do.
+        Only this call spends the budget of evictions. If two threads chose the same connection,
+        one of them gets False.
         """
         cdef uint64_t wanted = ticket_from(ticket)
         cdef uint64_t hash = hash_with(&self._key, group, "group")
@@ -323,8 +325,8 @@ cdef class EvictionPolicy(_Seats):
     def note_work(self, ticket, units=1):
         """The connection did useful work: a stream of a protocol that the node serves, say.
 
-        Now it is proven, for ten minutes. units: 1 or more for work that counts more than a stream;
-        scores are halved every five minutes. False: the connection is gone.
+        The connection is proven for ten minutes. units: more than 1 for work that counts more than
+        a stream. Scores are halved every five minutes. False: the connection is gone.
         """
         cdef uint64_t wanted = ticket_from(ticket)
         cdef int64_t amount = number_of(units, "units", 1, MOST_UNITS)
@@ -347,7 +349,7 @@ cdef class EvictionPolicy(_Seats):
     def promote(self, ticket):
         """Count a connection as the oldest in its lists, off probation, so that it goes last.
 
-        For what the caller finds to be worth more than the policy knows. False: it is gone.
+        For connections that are worth more than the policy knows. False: it is gone.
         """
         cdef uint64_t wanted = ticket_from(ticket)
         cdef rcmgr_seat *seat
@@ -360,9 +362,9 @@ cdef class EvictionPolicy(_Seats):
         return found
 
     def choose(self, group):
-        """The owner of the connection that a newcomer of this group may replace; None: of none.
+        """The owner of the connection that a newcomer of this group may replace, or None.
 
-        Changes nothing but counts. End that connection and report it with `evict`.
+        Changes counts only. End that connection, and report it with `evict`.
         """
         cdef uint64_t hash = hash_with(&self._key, group, "group")
         cdef int64_t now = read_clock(self._clock)
@@ -391,7 +393,7 @@ cdef class EvictionPolicy(_Seats):
         return debt / self._rules.turns.turn_ns
 
     def describe(self, ticket):
-        """What the policy knows of a connection, as a dict; None: it is gone.
+        """The policy's knowledge about a connection, as a dict. None: it is gone.
 
         "state": "probation", "unproven" or "proven". "group_size": connections of its group, itself
         included. "senior": whether it is among the older half of all. "best": of "work" and
@@ -425,10 +427,12 @@ cdef class EvictionPolicy(_Seats):
         }
 
     def stats(self):
-        """Counts as a dict, ready for JSON: "places", "connections", "groups", "on_probation",
-        "proven", "evicted", and "choices": how often `choose` found a connection by each rule
-        ("crowd", "own_group", "unproven", "probation") or none ("comes_too_often": the newcomer's
-        group; "too_many_evictions" a second; "all_worth_more").
+        """Counts as a dict, ready for JSON.
+
+        "places", "connections", "groups", "on_probation", "proven", "evicted". "choices": the
+        results of `choose`. "crowd", "own_group", "unproven", "probation" are the rules that found
+        a connection. "comes_too_often" (the newcomer's group), "too_many_evictions" (in a second)
+        and "all_worth_more" are the reasons for None.
         """
         cdef uint32_t connections, probation, proven
         cdef size_t groups
@@ -512,18 +516,19 @@ cdef object choose(EvictionPolicy self, uint64_t hash, int64_t now, bint counted
 @cython.final
 @cython.binding(False)
 cdef class PendingShares(_Seats):
-    """Whose handshake makes room for a newcomer's when all pending places are taken.
+    """Chooses the handshake that makes room for a newcomer when all pending places are taken.
 
-    A handshake is silent until `advance` is called for it. Call that for each step that cost the
-    other side something: the first bytes received, a protocol negotiated, the connection secured.
-    An address is the bytes of an IP address, a group the network that it is in, as for
-    `EvictionPolicy`; None: unknown. The same class sorts sockets that wait for a place.
+    A handshake is silent until the first `advance`. Call `advance` for each step that cost the
+    other side something: it sent bytes, it negotiated a protocol, it secured the connection. An
+    address is the bytes of an IP address. A group is its network, as for `EvictionPolicy`. None:
+    unknown. The same class also sorts sockets that wait for a place.
 
-    grace_s: seconds for which a silent handshake is left alone, but for newcomers of groups that
-        have at least two handshakes less. patience_s: seconds for which a handshake that made
-        progress is left alone likewise. key, clock, owners, errors, threads: as `EvictionPolicy`.
+    grace_s: seconds for which a silent handshake is left alone. A newcomer whose group has at least
+        two handshakes less does not wait for it.
+    patience_s: the same for a handshake that made progress.
+    key, clock: as for `EvictionPolicy`, and so are owners, errors and threads.
 
-    O(1), below 1 us. About 130 bytes a handshake.
+    O(1), below 1 us. A handshake takes about 130 bytes.
     """
 
     def __cinit__(self, *, grace_s=0.25, patience_s=2.0, key=None, clock=None):
@@ -611,7 +616,7 @@ cdef class PendingShares(_Seats):
                     owners.append(self._take_out(<rcmgr_handshake *>seat))
 
     def choose(self, group):
-        """The owner of the handshake to end for a newcomer of this group; None: of none.
+        """The owner of the handshake to end for a newcomer of this group. None: no handshake.
 
         Changes nothing. End that handshake and report it with `remove`.
         """
@@ -626,9 +631,9 @@ cdef class PendingShares(_Seats):
         return owner
 
     def next(self):
-        """The owner to serve next if these wait for a place; None: none waits.
+        """The owner to serve next, if these handshakes wait for a place. None: no handshake waits.
 
-        Of the smallest group; of its handshakes one that has come farthest, the oldest of these.
+        It is in the smallest group. Within the group it is in the highest stage, and the oldest.
         """
         cdef rcmgr_handshake *handshake
         cdef object owner = None
