@@ -25,6 +25,7 @@ MODULES: dict[str, list[str]] = {
     "admission.admission": [],
     "admission.eviction": [],
     "admission.manager_base": [],
+    "admission.room": [],
     "admission.task_connections": [],
     "counting.bucket_table": [],
     "counting.connection_tracker": [],

@@ -90,6 +90,7 @@ struct rcmgr_member {
     int64_t worked_ns; /* when it came to its place in the list of the proven */
     double work;       /* see rcmgr_work_weight */
     uint32_t latency_us;
+    uint32_t streams_seen; /* for the owner: how many streams it has reported */
     uint16_t epoch; /* the epoch that `work` belongs to */
     bool proven;
     bool best[RCMGR_KINDS];

@@ -22,8 +22,8 @@ COMPILED = sorted(
     ".".join(("rcmgr", *path.relative_to(FOLDER).parent.parts, path.name.partition(".")[0]))
     for path in FOLDER.rglob("*") if path.suffix in (".so", ".pyd"))
 MAX_OBJECTS = 60
-# they would open sockets, or end an object that still has references
-SKIPPED = {"__class__", "__del__", "serve_metrics", "serve_status"}
+# they would open sockets, end an object that still has references, or repeat a text for gigabytes
+SKIPPED = {"__class__", "__del__", "__mul__", "__rmul__", "serve_metrics", "serve_status"}
 
 
 def compiled_types() -> list[type]:

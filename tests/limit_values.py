@@ -12,6 +12,7 @@ from rcmgr import (
     AddressRates,
     ConcreteLimits,
     ConnectionLimits,
+    Eviction,
     Limit,
     NodeLimits,
     PartialLimit,
@@ -73,10 +74,15 @@ PENALTIES = st.one_of(st.none(), st.builds(
     threshold=st.integers(1, 10**6), address_decay=SECONDS, peer_decay=SECONDS,
     forget_seconds=SECONDS, ipv4_prefix=st.integers(1, 32), ipv6_prefix=st.integers(1, 128),
     exempt=st.frozensets(OVERRIDES), max_offenders=TABLE_SIZES))
+SHARES = st.floats(1e-3, 1)
+EVICTIONS = st.builds(
+    Eviction, st.booleans(), st.integers(1, 32), st.integers(1, 128), SECONDS, SECONDS, SHARES,
+    SHARES, SECONDS, SECONDS, SECONDS, st.one_of(st.just(0), SECONDS))
 PARTIALS = trees(PartialLimits, PARTIAL)
 NODES = st.builds(
     NodeLimits, trees(ConcreteLimits, LIMIT),
     st.builds(ConnectionLimits, **dict.fromkeys(ConnectionLimits().to_dict(), MAYBE)),
     st.builds(ProcessMemoryLimits, **MEMORY), SUBNETS, RATES, PEER_RATES,
     PENALTIES,
+    EVICTIONS,
 )

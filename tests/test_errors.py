@@ -22,6 +22,7 @@ import rcmgr.errors
 from rcmgr import (
     AddressLimitExceeded,
     Banned,
+    ConnectionEvicted,
     ConnectionLimitExceeded,
     ConnectionLimitKind,
     MemoryReservationExceeded,
@@ -225,6 +226,10 @@ print(repr(error))
 
 TOTAL = "ResourceLimits.max_connections (ConcreteLimits.system.conns)"
 EXPLAINED = [
+    (ConnectionEvicted("established_inbound", "c", PEER), "connection", "connection.evicted",
+     "NodeLimits.eviction"),
+    (ConnectionEvicted("pending_inbound"), "connection", "connection.evicted",
+     "NodeLimits.eviction"),
     (ConnectionLimitExceeded(4, 4, ConnectionLimitKind.ESTABLISHED_PER_PEER, "c", PEER),
      "connection", "connection.established_per_peer", "ConnectionLimits.max_established_per_peer"),
     (ConnectionLimitExceeded(4, 4, ConnectionLimitKind.CONNECTIONS, "c", PEER),
@@ -332,6 +337,7 @@ CODES = [
     "connection.established_outbound",
     "connection.established_per_peer",
     "connection.established_total",
+    "connection.evicted",
     "connection.pending_inbound",
     "connection.pending_outbound",
     "memory.process",
@@ -368,6 +374,7 @@ def test_codes_are_stable() -> None:
         *(RateLimitExceeded(protocol, "o", None, 1.0)
           for protocol in ("connections", "network 192.0.2.0/24", "/a")),
         *(ConnectionLimitExceeded(1, 1, kind) for kind in ConnectionLimitKind),
+        ConnectionEvicted("established_inbound"),
     ]
     assert sorted(error.code for error in errors) == CODES
     fields = {field for resources in RESOURCES.values() for field in resources}

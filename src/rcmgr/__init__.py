@@ -49,6 +49,7 @@ _MODULES = {
     "errors": [
         "AddressLimitExceeded",
         "Banned",
+        "ConnectionEvicted",
         "ConnectionLimitExceeded",
         "ConnectionLimitKind",
         "MemoryReservationExceeded",
@@ -61,6 +62,7 @@ _MODULES = {
     ],
     "gates.memory": ["MemoryConnectionLimits"],
     "counting.memory_stats": ["MemoryStatsCache"],
+    "limits.eviction": ["Eviction"],
     "limits.machine": ["memory_pressure", "total_memory"],
     "gates.requests": ["ProtocolRateLimiter", "RateLimiter"],
     "limits.node": ["INFINITE_LIMITS", "NodeLimits"],

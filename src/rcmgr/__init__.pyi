@@ -26,6 +26,7 @@ from rcmgr.counting.tracker_views import TrackerSnapshot
 from rcmgr.errors import (
     AddressLimitExceeded,
     Banned,
+    ConnectionEvicted,
     ConnectionLimitExceeded,
     ConnectionLimitKind,
     MemoryReservationExceeded,
@@ -63,6 +64,7 @@ from rcmgr.gates.requests import ProtocolRateLimiter, RateLimiter
 from rcmgr.libp2p.guard.stream_scopes import manager_of
 from rcmgr.libp2p.installation import install, installed, uninstall
 from rcmgr.limits.documents import LimitsFileError
+from rcmgr.limits.eviction import Eviction
 from rcmgr.limits.files import LimitsFile
 from rcmgr.limits.limiter import Limiter
 from rcmgr.limits.machine import memory_pressure, total_memory
@@ -107,6 +109,7 @@ __all__ = [
     "ConnScope",
     "ConnectionClosedEvent",
     "ConnectionDeniedEvent",
+    "ConnectionEvicted",
     "ConnectionKind",
     "ConnectionLifecycleEvent",
     "ConnectionLifecycleHandler",
@@ -127,6 +130,7 @@ __all__ = [
     "ErrorContextBuilder",
     "EstablishedInboundConnectionEvent",
     "EstablishedOutboundConnectionEvent",
+    "Eviction",
     "Ledger",
     "Limit",
     "LimitIncrease",

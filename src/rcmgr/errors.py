@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AddressLimitExceeded",
     "Banned",
+    "ConnectionEvicted",
     "ConnectionLimitExceeded",
     "ConnectionLimitKind",
     "MemoryReservationExceeded",
@@ -231,6 +232,34 @@ class ConnectionLimitExceeded(ResourceLimitExceeded):
             f"Connection limit exceeded: {self.kind.value} "
             f"(current: {self.current}, limit: {self.limit})"
         )
+
+
+@dataclass(eq=False)
+class ConnectionEvicted(ResourceLimitExceeded):
+    """A full node ended the connection, so that a newcomer got its place.
+
+    state: "established_inbound", or "pending_inbound": during its handshake.
+    """
+
+    state: str
+    connection_id: Hashable | None = None
+    peer_id: Hashable | None = None
+
+    category = resource_type = "connection"
+    code = "connection.evicted"
+    _is_brief_without_subject = False
+
+    @property
+    def setting(self) -> str:
+        return "NodeLimits.eviction"
+
+    def _sentence(self) -> str:
+        return f"Connection evicted: {self.state} made room for a newcomer"
+
+    def _subject(self) -> list[str]:
+        connection = self.connection_id
+        known = [] if connection is None else [f"connection {printable_name(connection)}"]
+        return [*known, *super()._subject()]
 
 
 @dataclass(eq=False)

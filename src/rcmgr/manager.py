@@ -207,6 +207,8 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
             self._penalties = None if limits.penalties is None else Penalties(
                 limits.penalties, self._bans, self.allowlist, CanonicalLog())
             self.denials.penalties = self._penalties
+        if limits.eviction != before.eviction:
+            self._admission.room.settings = limits.eviction
         self._node_limits = limits
 
     @property
@@ -630,7 +632,7 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
         "peak_connections", "peak_memory_bytes", "peak_streams": the largest values so far.
         "over_released": what was given back and had not been taken. "leaked": scopes that were
         dropped without `close`.
-        "denied": counts by limit, of those that have refused.
+        "denied": counts by limit, of those that have refused. "evictions": see `evictions`.
         "protocol_rates": `ProtocolRateLimiter.get_protocol_stats` by protocol.
 
         The protocol rates are O(tracked peers), the rest is O(1). `ledger.snapshot()` has all
@@ -644,6 +646,16 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
         O(protocols with a limiter).
         """
         return denied_by_limit(self)
+
+    def evictions(self) -> dict[str, Any]:
+        """The room that was made for newcomers, ready for JSON. O(1).
+
+        "enabled": whether a full node makes room. False without a running host. "evicted": by state
+        of the connections that ended. "leaving", "most_leaving": evicted connections that are
+        closing now, and their limit. "cut": how many of them were cut, because they did not go.
+        "choices": how often each rule found a connection, and why none did (see docs/siege.md).
+        """
+        return self._admission.room.stats()
 
     @property
     def refused_for_memory(self) -> int:
@@ -662,7 +674,7 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
     # -- the end -------------------------------------------------------------------------------
 
     def _new_watch(self) -> HostWatch:
-        return HostWatch(self._host_stopped)
+        return HostWatch(self._host_stopped, self._admission.room)
 
     def _host_stopped(self, nursery: Any) -> None:
         """Give back what a host held that did not close everything.

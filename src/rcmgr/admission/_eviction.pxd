@@ -58,12 +58,15 @@ cdef extern from "eviction.h" nogil:
 
     ctypedef struct rcmgr_member:
         rcmgr_seat seat
+        rcmgr_member *next
         int64_t born_ns
         uint32_t latency_us
+        uint32_t streams_seen
         bint proven
         bint best[2]
 
     ctypedef struct rcmgr_member_list:
+        rcmgr_member *first
         uint32_t count
 
     ctypedef struct rcmgr_eviction:

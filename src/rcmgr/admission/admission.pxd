@@ -1,5 +1,6 @@
 from libc.stdint cimport int64_t, uint64_t
 
+from rcmgr.admission.room cimport Room
 from rcmgr.counting.connection_tracker cimport ConnectionRecord
 from rcmgr.counting.denials cimport DenialLog
 
@@ -32,6 +33,8 @@ cdef class Admission:
     cdef readonly object tracker
     cdef readonly object ledger
     cdef readonly DenialLog denials
+    cdef readonly Room room
+    """Makes room for newcomers when a limit is reached."""
     cdef readonly int64_t refused_for_memory
     """How often a step was refused because the process uses too much memory."""
     cdef public object limits

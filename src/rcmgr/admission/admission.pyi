@@ -1,6 +1,7 @@
 from collections.abc import Hashable
 from typing import Any, Literal, final
 
+from rcmgr.admission.room import Room
 from rcmgr.counting.bucket_table import BucketTable
 from rcmgr.counting.connection_tracker import ConnectionRecord, ConnectionTracker, Denial
 from rcmgr.counting.denials import DenialLog
@@ -42,6 +43,8 @@ class Admission:
     def ledger(self) -> Ledger | None: ...
     @property
     def denials(self) -> DenialLog: ...
+    @property
+    def room(self) -> Room: ...
     @property
     def refused_for_memory(self) -> int: ...
     def report_pending(

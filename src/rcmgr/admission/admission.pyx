@@ -81,6 +81,8 @@ cdef class Admission:
         self.bans = bans
         self.banned = {} if bans is None else bans.entries
         self.reuses_ids = reuses_ids
+        self.room = Room(denials)
+        trackers.watch(tracker, self.room)
 
     # -- the decision --------------------------------------------------------------------------
 
@@ -95,6 +97,7 @@ cdef class Admission:
         The handle is the ConnectionRecord; without STATES the ConnScope, if there is no record.
         """
         cdef bint pending = (steps & PENDING) != 0, repeated = False, done = False
+        cdef bint fd, makes_room
         cdef bint exempt   # from limits on scopes and states
         cdef bint allowed  # exempt from the limits that come first
         cdef bint reserved = False  # exempt from these if they are full: it may be an allowed peer
@@ -110,6 +113,7 @@ cdef class Admission:
             # an address may be allowed for some peers only
             exempt = allowed and self.allowlist.allows_all_at(address)
             reserved = not exempt and self.may_be_allowed(allowed, inbound)
+        makes_room = inbound and not exempt and self.room.is_active
         try:
             if not allowed:
                 if self.banned:
@@ -141,19 +145,29 @@ cdef class Admission:
             if steps & SCOPES and self.ledger is not None:
                 if scope is not None:
                     answer = scopes.try_set_peer(scope, peer, exempt, taken)
+                    if makes_room and is_refusal(answer) and self.room.after_refusal(
+                            self.tracker, self.ledger, answer, pending, address):
+                        answer = scopes.try_set_peer(scope, peer, exempt, taken)
                     if is_refusal(answer):
                         return answer
                     taken = None  # the known connection holds it
                 else:
                     # QUIC connections, which have no descriptor, are new when they are established
+                    fd = pending or not steps & STATES
+                    of_peer = None if pending else peer
                     answer = scopes.try_open_connection(
-                        self.ledger, inbound, pending or not steps & STATES, exempt, reserved,
-                        None if pending else peer, taken)
+                        self.ledger, inbound, fd, exempt, reserved, of_peer, taken)
+                    if makes_room and is_refusal(answer) and self.room.after_refusal(
+                            self.tracker, self.ledger, answer, pending, address):
+                        answer = scopes.try_open_connection(
+                            self.ledger, inbound, fd, exempt, reserved, of_peer, taken)
                     if is_refusal(answer):
                         return answer
                     handle = taken = answer
                     exempt = exempt or scopes.is_exempt(answer)
             if steps & STATES:
+                if makes_room:
+                    self.room.before(self.tracker, self.limits, pending, peer, address)
                 answer = trackers.admit(
                     self.tracker, self.new_id() if connection_id is None else connection_id, peer,
                     trackers.state_of(not pending, inbound), self.limits, taken, exempt, reserved,
@@ -161,6 +175,8 @@ cdef class Admission:
                 if is_refusal(answer):
                     return answer
                 handle = answer
+                if inbound and not repeated:
+                    self.room.entered(<ConnectionRecord>answer, address)
             done = not repeated  # by another thread: then the connection holds what it had
             return handle
         finally:
@@ -174,8 +190,6 @@ cdef class Admission:
         """`take`, and what follows from a refusal: it is noted, and ends the known connection."""
         answer = self.take(steps, known, connection_id, peer, inbound, address)
         if is_refusal(answer):
-            # The place for eviction: end another connection, and `take` once more. A refusal of
-            # STATES has ended `known` already, and PEER has spent its token.
             if known is not None:
                 trackers.remove(self.tracker, known, steps & STATES)
             self.denials.add(answer, connection_id, peer, inbound, address)

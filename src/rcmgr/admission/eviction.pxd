@@ -9,6 +9,9 @@ from rcmgr.admission._eviction cimport (
 from rcmgr.counting._pointer_table cimport rcmgr_table
 
 
+cdef tuple OUTCOMES  # the keys of "choices" in `EvictionPolicy.stats`
+
+
 cdef class _Seats:
     cdef SeatPool _pool
     cdef rcmgr_table _groups
@@ -44,3 +47,6 @@ cdef object add(EvictionPolicy self, object owner, uint64_t hash, int64_t now)
 cdef bint remove(EvictionPolicy self, uint64_t ticket)
 cdef bint note_work(EvictionPolicy self, uint64_t ticket, double units, int64_t now) noexcept
 cdef object choose(EvictionPolicy self, uint64_t hash, int64_t now, bint counted)
+# The work of all streams that a connection has begun so far. False: no more than at the last time.
+cdef bint note_streams(EvictionPolicy self, uint64_t ticket, uint32_t begun, int64_t now) noexcept
+cdef list on_probation(EvictionPolicy self)

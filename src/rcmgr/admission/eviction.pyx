@@ -500,6 +500,33 @@ cdef bint note_work(
     return found
 
 
+cdef bint note_streams(EvictionPolicy self, uint64_t ticket, uint32_t begun, int64_t now) noexcept:
+    cdef rcmgr_seat *seat
+    cdef uint32_t seen
+    cdef bint is_new = False
+    with cython.critical_section(self):
+        seat = pool_find(&self._pool, ticket)
+        if seat is not NULL:
+            seen = (<rcmgr_member *>seat).streams_seen
+            is_new = begun > seen
+            if is_new:
+                (<rcmgr_member *>seat).streams_seen = begun
+                rcmgr_eviction_work(&self._rules, <rcmgr_member *>seat, begun - seen, now)
+    return is_new
+
+
+cdef list on_probation(EvictionPolicy self):
+    """The owners of the connections on probation, the oldest first."""
+    cdef rcmgr_member *member
+    cdef list owners = []
+    with cython.critical_section(self):
+        member = self._rules.levels[RCMGR_ON_PROBATION].first
+        while member is not NULL:
+            owners.append(<object>member.seat.owner)
+            member = member.next
+    return owners
+
+
 cdef object choose(EvictionPolicy self, uint64_t hash, int64_t now, bint counted):
     cdef rcmgr_member *member
     cdef object owner = None
@@ -541,6 +568,14 @@ cdef class PendingShares(_Seats):
 
     def __dealloc__(self):
         table_free(&self._addresses)
+
+    def set_times(self, grace_s, patience_s):
+        """Change both times, also for handshakes that are here."""
+        cdef int64_t grace_ns = nanoseconds_of(grace_s, "grace_s")
+        cdef int64_t patience_ns = nanoseconds_of(patience_s, "patience_s")
+        with cython.critical_section(self):
+            self._shares.grace_ns = grace_ns
+            self._shares.patience_ns = patience_ns
 
     def add(self, owner, address, group):
         """Note a handshake that begins: its ticket, an int."""

@@ -6,8 +6,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from weakref import WeakMethod
 
+from rcmgr.admission.host_closer import HostCloser, swarm_of_this_task
+
 if TYPE_CHECKING:
     import trio
+
+    from rcmgr.admission.room import Room
 
 __all__ = ["HostWatch"]
 
@@ -20,12 +24,15 @@ class HostWatch:
     long as it runs, it runs one task for its resource manager: the manager's
     `graceful_degradation.run_periodic_recovery`, if that attribute is not None.
 
+    Meanwhile, a full host makes room: see `Room`.
+
     on_stopped: a method of the manager, which gets the nursery of the host, or None if no other one
         runs. It is held weakly, because the manager holds this object.
     """
 
-    def __init__(self, on_stopped: Callable[[trio.Nursery | None], Any]) -> None:
+    def __init__(self, on_stopped: Callable[[trio.Nursery | None], Any], room: Room) -> None:
         self._on_stopped = WeakMethod(on_stopped)
+        self._room = room
         self.running_hosts = 0
 
     async def run_periodic_recovery(self) -> None:
@@ -34,9 +41,13 @@ class HostWatch:
 
         nursery = trio.lowlevel.current_task().parent_nursery
         self.running_hosts += 1
+        swarm = swarm_of_this_task()
+        leave = None if swarm is None else self._room.add_host(HostCloser(swarm, self._room))
         try:
             await trio.sleep_forever()
         finally:
+            if leave is not None:
+                leave()
             self.running_hosts -= 1
             on_stopped = self._on_stopped()
             if on_stopped is not None:

@@ -93,6 +93,11 @@ cdef class ConnectionScope:
         self._only_pending = only_pending
 
     @property
+    def record(self):
+        """The ConnectionRecord; None: the constructor failed."""
+        return self._record
+
+    @property
     def connection_id(self):
         return None if self._record is None else self._record.id
 

@@ -1,7 +1,7 @@
 """For our other compiled modules: a tracker's methods without the cost of a Python call."""
 
 from cpython.object cimport PyObject
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 
 from rcmgr.counting._connection_counts cimport (
     RCMGR_CLOSED, RCMGR_ESTABLISHED_INBOUND, RCMGR_PENDING_INBOUND, rcmgr_connection_back,
@@ -25,6 +25,15 @@ cdef class ConnectionRecord:
     cdef rcmgr_connection_back back
     cdef PyObject *next
     cdef rcmgr_connection_entry entry
+    # for the watcher of the tracker
+    cdef object endpoint  # the remote address of an inbound connection, as the caller gave it
+    cdef uint64_t ticket  # 0: the watcher does not know it
+
+
+cdef class ConnectionWatcher:
+    """Is told, outside of the lock, that a connection with a ticket has ended."""
+
+    cdef int ended(self, ConnectionRecord record) except -1
 
 
 cdef inline int state_of(bint established, bint inbound) noexcept:
@@ -60,3 +69,8 @@ cdef ConnectionRecord find(object tracker, object connection_id)  # as `get_conn
 cdef dict exempt_peers(object tracker)  # the bypassed peers by peer key, not a copy
 cdef bint holds(object tracker, ConnectionRecord record) except -1
 cdef bint remove(object tracker, ConnectionRecord record, bint only_pending) except -1
+
+cdef int watch(object tracker, ConnectionWatcher watcher) except -1
+# The connections that limits count, by state: RCMGR_STATES numbers.
+cdef int read_counted(object tracker, int64_t *counted) except -1
+cdef list established_inbound(object tracker)

@@ -65,6 +65,9 @@ class ConnectionRecord:
     def is_reported(self) -> bool: ...
 
 @disjoint_base
+class ConnectionWatcher: ...
+
+@disjoint_base
 class ConnectionTracker:
     max_connections: int | None
     @property

@@ -192,8 +192,15 @@ cdef class ConnectionRecord:
         return f"ConnectionRecord({self.id!r}, {self.state}, peer={self.peer!r})"
 
 
-cdef int close_held(ConnectionRecord record) except -1:
+cdef class ConnectionWatcher:
+    cdef int ended(self, ConnectionRecord record) except -1:
+        raise NotImplementedError
+
+
+cdef int close_held(ConnectionTracker tracker, ConnectionRecord record) except -1:
     """Close what the connection held. The caller has ended the connection, and left the lock."""
+    if record.ticket and tracker._watcher is not None:
+        tracker._watcher.ended(record)
     held, record.held = record.held, None
     if held is not None:
         held.close()
@@ -262,6 +269,7 @@ cdef class ConnectionTracker:
     cdef object _limits_source
     cdef object _clock
     cdef bint _reuse_ids
+    cdef ConnectionWatcher _watcher
     # for `reconcile`
     cdef int64_t _reported          # connections that the swarm has reported by their id
     cdef int64_t _unseen            # reported since the last pass, or too young at that pass
@@ -393,7 +401,7 @@ cdef class ConnectionTracker:
             if record is not None:
                 removed = self._remove(record, False, at)
         if removed:
-            close_held(record)
+            close_held(self, record)
         return removed
 
     def holds(self, ConnectionRecord record not None):
@@ -689,7 +697,7 @@ cdef class ConnectionTracker:
             self._oldest_unseen_ns = oldest_unseen
             self._next_pass_ns = now + FULL_PASS_INTERVAL_NS
         for entry in removed:
-            close_held(<ConnectionRecord>entry)
+            close_held(self, <ConnectionRecord>entry)
         return len(removed)
 
     # -- inside ------------------------------------------------------------------------------
@@ -735,7 +743,7 @@ cdef class ConnectionTracker:
             ):
                 removed = self._remove(record)
         if removed:
-            close_held(record)
+            close_held(self, record)
         return 0
 
     # A look-up may run Python code (a comparison of unusual ids), and then other threads may run.
@@ -1101,7 +1109,7 @@ cdef object admit(
         return record
     if verdict.outcome >= 0:
         if established and record is not None:
-            close_held(record)
+            close_held(self, record)
         return new_denial(verdict.outcome, verdict.current, verdict.limit)
     if verdict.was == state and (self._reuse_ids or not established):
         repeated[0] = True
@@ -1150,8 +1158,37 @@ cdef bint remove(object tracker, ConnectionRecord record, bint only_pending) exc
     with cython.critical_section(self):
         removed = self._remove(record, only_pending)
     if removed:
-        close_held(record)
+        close_held(self, record)
     return removed
+
+
+cdef int watch(object tracker, ConnectionWatcher watcher) except -1:
+    (<ConnectionTracker?>tracker)._watcher = watcher
+    return 0
+
+
+cdef int read_counted(object tracker, int64_t *counted) except -1:
+    cdef ConnectionTracker self = <ConnectionTracker?>tracker
+    cdef int i
+    with cython.critical_section(self):
+        for i in range(RCMGR_STATES):
+            counted[i] = self._counts.counted[i]
+    return 0
+
+
+cdef list established_inbound(object tracker):
+    """The records of these connections that limits count, in order of age."""
+    cdef list found = [
+        record for record in (<ConnectionTracker?>tracker)._records()
+        if (<ConnectionRecord>record).entry.state == RCMGR_ESTABLISHED_INBOUND
+        and not (<ConnectionRecord>record).entry.exempt
+    ]
+    found.sort(key=since_ns_of)
+    return found
+
+
+def since_ns_of(ConnectionRecord record not None):
+    return rcmgr_since_ns(&record.entry)
 
 
 cdef int64_t limit_of(object value) except -1:

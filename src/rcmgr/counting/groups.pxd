@@ -55,6 +55,7 @@ cdef class Group:
     cdef uint64_t pins
     cdef uint64_t acquired[2][2]      # a peer's streams without a handle: [exempt][outbound]
     cdef uint32_t exempt_connections  # a peer's connections that are charged to allowlisted scopes
+    cdef uint32_t streams_begun       # a peer's inbound streams since it has been here
     cdef int kind
 
     cdef str text(self)

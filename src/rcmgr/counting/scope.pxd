@@ -5,6 +5,10 @@ with a `close()`. The ConnScope holds it from then on, and closes it when it is 
 refusal or an exception leaves it to the caller.
 """
 
+from libc.stdint cimport uint32_t
+
+from rcmgr.counting.groups cimport Refusal
+
 cdef object try_open_connection(
     object ledger, bint inbound, bint fd, bint exempt, bint reserved, object peer,
     object network_share)
@@ -16,3 +20,12 @@ cdef bint has_network_share(object scope) except -1
 cdef object acquire_stream(object ledger, object peer, bint inbound, bint exempt)
 cdef bint release_stream(object ledger, object peer, bint inbound) except -1
 cdef bint has_exempt_connection(object ledger, object peer) except -1
+
+# How many inbound streams the peer of a connection has begun. It has one count for all of its
+# connections. 0: the peer is not known yet.
+cdef uint32_t inbound_streams_begun(object scope) except? 0
+# Whether the system, or what is transient, had too many connections. No other limit refused.
+cdef bint is_full_of_connections(Refusal refusal) noexcept
+cdef bint is_of_system(Refusal refusal) noexcept
+# Do not count a refusal after all, because the caller makes room.
+cdef int uncount(object ledger, Refusal refusal) except -1

@@ -1261,6 +1261,7 @@ cdef class Ledger:
             scope.epoch = self.epoch
             if rcmgr_charge(chain, scope.chain(chain), &ask, RCMGR_PRIORITY_ALWAYS, &why):
                 scope.is_open = True
+                scope.peer_group.streams_begun += inbound
                 self.raise_peaks(True)
                 answer = scope
             else:
@@ -1302,6 +1303,7 @@ cdef class Ledger:
             chain[0], chain[1] = &group.state, &system.state
             if rcmgr_charge(chain, 2, &ask, RCMGR_PRIORITY_ALWAYS, &why):
                 group.acquired[exempt][not inbound] += 1
+                group.streams_begun += inbound
                 self.raise_peaks()
             else:
                 answer = self.refuse(
@@ -1753,6 +1755,33 @@ cdef int power_above(int64_t amount) noexcept:
     if (<int64_t>1 << n) < amount:
         n += 1
     return n
+cdef uint32_t inbound_streams_begun(object scope) except? 0:
+    cdef ConnScope self = <ConnScope?>scope
+    cdef uint32_t begun = 0
+    if self.ledger is None:
+        return 0
+    with cython.critical_section(self.ledger):
+        if self.peer_group is not None and self.live():
+            begun = self.peer_group.streams_begun
+    return begun
+
+
+cdef bint is_full_of_connections(Refusal refusal) noexcept:
+    return (
+        refusal.blamed is not None and refusal.blamed.kind in (SYSTEM, TRANSIENT)
+        and refusal.what in (RCMGR_CONNS_INBOUND, RCMGR_CONNS, RCMGR_FD)
+    )
+
+
+cdef bint is_of_system(Refusal refusal) noexcept:
+    return refusal.blamed.kind == SYSTEM
+
+
+cdef int uncount(object ledger, Refusal refusal) except -1:
+    cdef Ledger self = <Ledger?>ledger
+    with cython.critical_section(self):
+        self.refusals[refusal.blamed.kind][refusal.what][<int>INBOUND] -= 1
+    return 0
 
 
 cdef void raise_to(int64_t *peaks, const int64_t *held) noexcept:

@@ -85,6 +85,7 @@ class ConnectionClosedEvent(AddressedEvent):
     reason: one of these:
 
         * "closed by us", "host shutdown";
+        * "evicted": the node was full, and a newcomer got the place;
         * "closed by peer": also after the peer sent invalid data;
         * "reset": by TCP, or by QUIC with an error;
         * "timed out": QUIC received nothing for too long.

@@ -20,6 +20,7 @@ SECTIONS: Final[Mapping[str, str]] = {
     "Rates": "how often one network may connect",
     "PeerRates": "how often one peer may connect",
     "PenaltyBox": "when offenders are banned, and for how long",
+    "Eviction": "how a full node makes room for newcomers",
     "AllowlistedSystem": "the whole node, for peers on the allowlist",
     "AllowlistedTransient": "the same as Transient, for peers on the allowlist",
     "ServiceDefault": "each service without a section of its own",
@@ -105,6 +106,19 @@ KEYS: Final[Mapping[str, Mapping[str, str]]] = {
         "ipv6_prefix": "leading bits that make IPv6 addresses one offender",
         "exempt": "networks that never pay",
         "max_offenders": _TABLE,
+    },
+    "Eviction": {
+        "enabled": 'make room for newcomers; "off" in place of the section: refuse them',
+        "ipv4_prefix": "leading bits of an IPv4 address that name its network group",
+        "ipv6_prefix": "leading bits of an IPv6 address that name its network group",
+        "grace_s": "seconds for which a new connection is left alone",
+        "turn_s": "seconds after which one connection of a group is forgotten",
+        "share_per_second": "evictions in a second, as a part of the places; 16 are always allowed",
+        "share_leaving": "evicted connections that may be closing, as a part of the places",
+        "close_s": "seconds after which the close of an evicted connection is cut short",
+        "pending_grace_s": "seconds for which a silent handshake is left alone",
+        "pending_patience_s": "seconds for which a handshake that made progress is left alone",
+        "waiting_s": "seconds for which a connection may wait for a pending place; 0: none",
     },
 }
 """The keys of our sections."""

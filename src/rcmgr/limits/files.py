@@ -3,7 +3,7 @@
     {"System": {"Conns": 100, "Memory": "1073741824"}, "PeerDefault": {"Conns": "unlimited"},
      "Connections": {"max_pending_inbound": 50}, "ProcessMemory": {"max_percentage": 0.8},
      "Subnets": {"ipv4": {"32": 8}}, "Rates": {"ipv4": {"32": {"refill_rate": 0.2, "burst": 16}}},
-     "PeerRates": {"rate": {"refill_rate": 10, "burst": 50}}}
+     "PeerRates": {"rate": {"refill_rate": 10, "burst": 50}}, "Eviction": "off"}
 
 Go ignores our sections (`rcmgr.limits.node.SECTIONS`), so that one file can serve both. The limit
 of a scope is a number, "default", "unlimited" or "blockAll". 0 means "blockAll".
@@ -176,6 +176,9 @@ def _read_section(key: str, kind: type[Any], optional: bool, value: Any) -> Any:
     """Our sections are always read strictly, because no other program writes them."""
     if optional:
         return sections.read(key, kind | None, value)
+    words: Mapping[str, Any] = getattr(kind, "WORDS", {})
+    if isinstance(value, str) and value in words:
+        return words[value]
     named = sections.read_fields(key, kind, value)
     sections.made(key, kind, named)
     return named

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, NamedTuple
 
+from rcmgr.limits.eviction import Eviction
 from rcmgr.limits.memory import ProcessMemoryLimits
 from rcmgr.limits.names import suggests_fields
 from rcmgr.limits.networks import AddressRates, SubnetLimits
@@ -37,6 +38,7 @@ class NodeLimits:
     rates: how often one network may connect; None: no limit.
     peer_rates: how often one peer may connect; None: no limit.
     penalties: when offenders are banned; None: never.
+    eviction: how a full node makes room for newcomers. The word "off" or "on" may stand for it.
 
     TypeError: a field has a value of a wrong type.
     """
@@ -53,8 +55,12 @@ class NodeLimits:
     peer_rates: PeerRates | None = field(default=None, metadata=_section("PeerRates", PeerRates))
     penalties: PenaltyBox | None = field(
         default=None, metadata=_section("PenaltyBox", PenaltyBox))
+    eviction: Eviction = field(
+        default_factory=Eviction, metadata=_section("Eviction", Eviction))
 
     def __post_init__(self) -> None:
+        if isinstance(self.eviction, str) and self.eviction in Eviction.WORDS:
+            object.__setattr__(self, "eviction", Eviction(**Eviction.WORDS[self.eviction]))
         if not isinstance(self.scopes, ConcreteLimits):
             raise TypeError(f"scopes must be a ConcreteLimits, not {self.scopes!r}")
         for section in SECTIONS:

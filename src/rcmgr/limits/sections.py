@@ -1,6 +1,6 @@
 """Dataclasses as sections of a limits file, read and written by the types of their fields.
 
-    int, float, str                a value
+    bool, int, float, str          a value
     ByteCount                      a number of bytes, or a size such as "2GiB"
     X | None                       an X, or "unlimited" for None
     a dataclass                    an object of its fields

@@ -20,7 +20,9 @@ _MOST_NAMES = 3
 
 def explain(node: Node) -> str:
     """A few lines for a person at a terminal. O(scopes)."""
-    return "\n".join([*_what_is_full(node), *_what_was_denied(node), *_who_is_banned(node)])
+    return "\n".join([
+        *_what_is_full(node), *_who_made_room(node), *_what_was_denied(node),
+        *_who_is_banned(node)])
 
 
 def _what_is_full(node: Node) -> Iterator[str]:
@@ -34,6 +36,26 @@ def _what_is_full(node: Node) -> Iterator[str]:
         yield f"  {printable_name(usage.name)}: {_amounts(usage)}"
     if len(full) > _MOST_LINES:
         yield f"  and {len(full) - _MOST_LINES} more"
+
+
+def _who_made_room(node: Node) -> Iterator[str]:
+    made = node.evictions()
+    evicted = {state: times for state, times in made["evicted"].items() if times}
+    if not evicted:
+        return
+    by_state = ", ".join(f"{times} {state}" for state, times in evicted.items())
+    yield f"Evicted for newcomers since the start: {by_state}."
+    if made["leaving"] or made["cut"]:
+        yield f"  {made['leaving']} of {made['most_leaving']} are closing, {made['cut']} were cut"
+    choices = made["choices"]
+    refused = {
+        "their groups came too often": choices.get("comes_too_often", 0),
+        "too many evictions in a second": choices.get("too_many_evictions", 0),
+        "all connections were worth more": choices.get("all_worth_more", 0),
+    }
+    if any(refused.values()):
+        yield "Newcomers for whom there was no room: " + ", ".join(
+            f"{times} because {why}" for why, times in refused.items() if times)
 
 
 def _amounts(usage: Usage) -> str:

@@ -57,7 +57,7 @@ _DIRECTIONS: Final = ("inbound", "outbound")
 _NO_DENIALS: Final = dict.fromkeys((
     *(f"{state}_{direction}" for state in ("pending", "established") for direction in _DIRECTIONS),
     "established_per_peer", "established_total", "memory_usage", "address_connections",
-    "address_rate", "connection_rate_per_peer",
+    "address_rate", "connection_rate_per_peer", "evicted",
 ), 0)
 """Shown as 0, so that Prometheus sees the first denial as an increase. Scopes are too many."""
 _LIMITED_SCOPES: Final = ("system", "transient")
@@ -127,6 +127,7 @@ class _NodeMetrics:
         yield from self._connections()
         yield from self._process_memory()
         yield from self._denials()
+        yield from self._evictions()
         yield from self._rates()
 
     # -- go-libp2p's families ------------------------------------------------------------------
@@ -235,6 +236,22 @@ class _NodeMetrics:
         yield _counter(
             "rcmgr_over_released", "What was given back and had not been taken.", "",
             [((), node.ledger.over_released)])
+
+    def _evictions(self) -> Iterator[Metric]:
+        made = self._node.evictions()
+        yield _counter(
+            "rcmgr_evicted", "Connections ended to make room for newcomers.", "state",
+            (((state,), times) for state, times in made["evicted"].items()))
+        yield _counter(
+            "rcmgr_eviction_choices",
+            "How often each rule found a connection to end, or why none did.", "rule",
+            (((rule,), times) for rule, times in made["choices"].items()))
+        yield _gauge(
+            "rcmgr_evicted_leaving", "Evicted connections whose close has not ended.", "",
+            [((), made["leaving"])])
+        yield _counter(
+            "rcmgr_evicted_cut", "Evicted connections that did not go, and were cut.", "",
+            [((), made["cut"])])
 
     def _rates(self) -> Iterator[Metric]:
         limiters = self._node.protocol_rate_limiters.copy().items()

@@ -37,6 +37,7 @@ def stats_of(node: Node) -> dict[str, Any]:
         "over_released": ledger.over_released,
         "leaked": ledger.leaked,
         "denied": denied_by_limit(node),
+        "evictions": node.evictions(),
         "protocol_rates": {
             protocol: limiter.get_protocol_stats()
             # another thread may add a limiter meanwhile
@@ -99,5 +100,6 @@ def denied_by_limit(node: Node) -> dict[str, int]:
         "connection_rate_per_peer": node.refused_by_peer_rate,
         "ban": node.refused_by_ban,
         "protocol_rate": _refused_by_protocol_rates(node),
+        "evicted": sum(node.evictions()["evicted"].values()),
     }
     return {limit: times for limit, times in denied.items() if times}

@@ -23,7 +23,7 @@ class NoDegradation(HostWatch, GracefulDegradation):
     degradation_level = 0
 
     def __init__(self, manager: ResourceManager) -> None:
-        super().__init__(manager._host_stopped)
+        super().__init__(manager._host_stopped, manager._admission.room)
         self._manager = ref(manager)  # weak: the manager holds this object
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from rcmgr.admission.host_closer import was_evicted
 from rcmgr.events.handler import ConnectionLifecycleHandler
 from rcmgr.events.kinds import ConnectionClosedEvent, Endpoint
 from rcmgr.libp2p.hooks import Hook, Libp2pMismatch, Undo, place_all
@@ -204,6 +205,7 @@ class HostObserver:
         if report is not None:
             report.note_close_reason(
                 "host shutdown" if self._reporter.host_is_stopping
+                else "evicted" if was_evicted(connection)
                 else why_closed(connection.muxed_conn))
 
     def _closed(self, connection: Any) -> None:

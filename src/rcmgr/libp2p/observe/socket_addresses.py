@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
+from rcmgr.admission.host_closer import socket_stream
 from rcmgr.limits.networks import packed_ip
 
 __all__ = [
@@ -14,10 +15,6 @@ __all__ = [
 ]
 
 Address = tuple[str, int]
-_LAYERS = (
-    "_conn", "stream", "_ws_connection", "_stream", "transport_stream",
-    "secured_conn", "conn", "raw_connection",  # from a muxer through noise, TLS or no encryption
-)
 
 
 class SocketAddresses:
@@ -96,15 +93,6 @@ def addresses_of_udp(udp: Any, remote: Address, like: Any = None) -> SocketAddre
     if local is not None and packed_ip(local[0]) in (bytes(4), bytes(16)):
         local = _source_towards(remote), local[1]
     return SocketAddresses(local, remote, like or "/quic-v1", "udp")
-
-
-def socket_stream(connection: Any) -> Any:
-    """The trio stream below all layers of py-libp2p; None: the connection has no socket."""
-    layer = connection
-    while layer is not None and getattr(layer, "socket", None) is None:
-        inside = vars(layer)
-        layer = next((inside[name] for name in _LAYERS if inside.get(name) is not None), None)
-    return layer
 
 
 def _source_towards(remote: Address) -> str:

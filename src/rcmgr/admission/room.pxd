@@ -1,0 +1,42 @@
+from libc.stdint cimport int64_t
+
+from rcmgr.admission.eviction cimport EvictionPolicy, PendingShares
+from rcmgr.counting.connection_tracker cimport ConnectionRecord, ConnectionWatcher
+from rcmgr.counting.denials cimport DenialLog
+
+
+cdef class Room(ConnectionWatcher):
+    cdef readonly bint is_active
+    """Whether the settings allow evictions, and a host can end connections."""
+    cdef readonly EvictionPolicy policy
+    """Chooses among established inbound connections. None: no limit is nearly reached yet."""
+    cdef readonly PendingShares handshakes
+    """Chooses among pending inbound connections."""
+    cdef readonly int64_t leaving
+    """Evicted connections whose close has not ended."""
+    cdef readonly int64_t evicted_established
+    cdef readonly int64_t evicted_pending
+    cdef readonly int64_t cut
+    """Evicted connections whose close took too long, and was cut short."""
+    cdef object _settings
+    cdef tuple _hosts
+    cdef object _protected  # a deque of records that a host protects. The policy lacks them.
+    cdef DenialLog _denials
+    cdef object _limits_source
+    cdef int64_t _most_pending, _most_inbound, _most_total, _most_by_scope
+    cdef int64_t _watch_inbound, _watch_total
+
+    cdef int before(
+        self, object tracker, object limits, bint pending, object peer, object address) except -1
+    cdef bint after_refusal(
+        self, object tracker, object ledger, object refusal, bint pending, object address
+    ) except -1
+    cdef int entered(self, ConnectionRecord record, object address) except -1
+    cdef int read_limits(self, object limits) except -1
+    cdef bint end_handshake(self, object address) except -1
+    cdef bint evict(self, object tracker, object address) except -1
+    cdef int look_at_protected(self, EvictionPolicy policy) except -1
+    cdef int wake(self, object tracker) except -1
+    cdef int enter(
+        self, EvictionPolicy policy, ConnectionRecord record, object since_ns) except -1
+    cdef bytes group_of(self, object address)

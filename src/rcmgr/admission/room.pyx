@@ -1,0 +1,403 @@
+"""The room that a full node makes for newcomers.
+
+Hosts register here what can end their connections. Without a host, a full node refuses.
+"""
+
+cimport cython
+from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
+
+from collections import deque
+
+from rcmgr.admission.eviction cimport (
+    OUTCOMES, EvictionPolicy, PendingShares, note_streams, on_probation, remove,
+)
+from rcmgr.counting cimport connection_tracker as trackers, scope as scopes
+from rcmgr.counting._clock cimport rcmgr_now_coarse_ns
+from rcmgr.counting._connection_counts cimport (
+    RCMGR_ESTABLISHED_INBOUND, RCMGR_ESTABLISHED_OUTBOUND, RCMGR_PENDING_INBOUND,
+)
+from rcmgr.counting.connection_tracker cimport ConnectionRecord
+from rcmgr.counting.denials cimport DenialLog
+from rcmgr.counting.groups cimport Refusal
+
+from rcmgr.counting.scope import ConnScope
+from rcmgr.errors import ConnectionEvicted
+from rcmgr.gates.addresses import endpoint_of
+from rcmgr.limits.eviction import Eviction
+from rcmgr.limits.networks import prefix_of
+
+__all__ = ["Room"]
+
+cdef object CONN_SCOPE = ConnScope
+# a bit of a record's ticket: the ticket is one of `Room.handshakes`
+cdef uint64_t OF_HANDSHAKE = <uint64_t>1 << 63
+
+cdef enum:
+    MOST_CHOICES = 16      # connections that are looked at for one newcomer
+    IDENTIFY_STREAMS = 2   # that any peer begins: identify, identify/push
+    LEAST_LEAVING = 4
+    LEAST_PER_SECOND = 16
+    MOST_PLACES = 1 << 30
+    LEAST_FREE_OF = 8      # one place in so many is for handshakes
+    MOST_FREE = 64
+
+
+class Evicted:
+    """Why a connection ended: it made room for a newcomer. `DenialLog` takes it as a refusal."""
+
+    def __init__(self, state: str) -> None:
+        self._state = state
+
+    def __bool__(self):
+        return False
+
+    def to_error(self, connection_id=None, peer_id=None):
+        return ConnectionEvicted(self._state, connection_id, peer_id)
+
+
+cdef object EVICTED_ESTABLISHED = Evicted("established_inbound")
+cdef object EVICTED_PENDING = Evicted("pending_inbound")
+
+
+@cython.final
+@cython.binding(False)
+cdef class Room(ConnectionWatcher):
+    """Ends inbound connections that are worth less than a newcomer, when a limit is reached.
+
+    denials: where evictions are noted.
+
+    A host is an object with these attributes:
+
+    * `find(record)`: what `end` takes. None: the host does not know this connection, or protects
+      it, or cannot end it now.
+    * `end(found)`: begins to close the connection. When it is closed, the host calls `left`.
+    * `most_inbound`, `most_total`: the host's own limits on established connections, or None.
+
+    A handshake is an object with a method `end()`, which closes its socket and its scope. Its
+    `latency_us` is a round trip that the other side cannot make shorter. 0: not measured.
+
+    Until 7/8 of a limit are in use, a connection costs a comparison of numbers. Thread safe.
+    """
+
+    def __cinit__(self, DenialLog denials not None):
+        self._denials = denials
+        self._hosts = ()
+        self._most_inbound = self._most_by_scope = INT64_MAX
+        self.handshakes = PendingShares()
+        self.settings = Eviction()
+
+    # -- settings ------------------------------------------------------------------------------
+
+    @property
+    def settings(self):
+        """The Eviction in use. May be set: what is known about connections is then forgotten."""
+        return self._settings
+
+    @settings.setter
+    def settings(self, settings):
+        if not isinstance(settings, Eviction):
+            raise TypeError(f"settings must be a rcmgr.Eviction, not {settings!r}")
+        self._settings = settings
+        self.policy = None
+        self._protected = deque()
+        self.handshakes.set_times(settings.pending_grace_s, settings.pending_patience_s)
+        self._limits_source = None
+        self.is_active = settings.enabled and len(self._hosts) > 0
+
+    def add_host(self, host):
+        """Let this host end connections. The result is a function that undoes this."""
+        def leave():
+            self._hosts = tuple([each for each in self._hosts if each is not host])
+            self._limits_source = None
+            self.is_active = self._settings.enabled and len(self._hosts) > 0
+
+        self._hosts = (*self._hosts, host)
+        self._limits_source = None
+        self.is_active = self._settings.enabled
+        return leave
+
+    cdef int read_limits(self, object limits) except -1:
+        cdef int64_t inbound = least_of([limits.max_established_inbound], "most_inbound", self)
+        cdef int64_t total = least_of([limits.max_established_total], "most_total", self)
+        self._most_pending = limit_of(limits.max_pending_inbound)
+        self._most_inbound = min(inbound, total)
+        self._most_total = total
+        self._watch_inbound = self._most_inbound - self._most_inbound // 8
+        self._watch_total = total - total // 8
+        if self.policy is not None:
+            self.policy.places = self.places
+        self._limits_source = limits
+        return 0
+
+    @property
+    def places(self):
+        """How many inbound connections may be established, 1 to 2**30."""
+        return max(1, min(self._most_inbound, self._most_by_scope, MOST_PLACES))
+
+    @property
+    def most_leaving(self):
+        """How many evicted connections may be closing at once."""
+        return max(LEAST_LEAVING, int(self.places * self._settings.share_leaving))
+
+    # -- what the decision asks ----------------------------------------------------------------
+
+    cdef int before(
+        self, object tracker, object limits, bint pending, object peer, object address
+    ) except -1:
+        """Make room for an inbound connection if all places of its new state are taken."""
+        cdef int64_t[4] counted
+        cdef int64_t inbound, total
+        if limits is not self._limits_source:
+            self.read_limits(limits)
+        trackers.read_counted(tracker, counted)
+        if pending:
+            if counted[<int>RCMGR_PENDING_INBOUND] >= self._most_pending:
+                self.end_handshake(address)
+            return 0
+        inbound = counted[<int>RCMGR_ESTABLISHED_INBOUND]
+        total = inbound + counted[<int>RCMGR_ESTABLISHED_OUTBOUND]
+        if inbound < self._watch_inbound and total < self._watch_total:
+            return 0
+        self.wake(tracker)
+        if inbound < self._most_inbound and total < self._most_total:
+            return 0
+        of_peer = limits.max_established_per_peer
+        if of_peer is None or tracker.get_peer_connection_count(peer) < of_peer:
+            self.evict(tracker, address)
+        return 0
+
+    cdef bint after_refusal(
+        self, object tracker, object ledger, object refusal, bint pending, object address
+    ) except -1:
+        """Make room for an inbound connection that a scope refused. True: ask that scope again.
+
+        A handshake ends an established connection only while few handshakes are under way. So
+        sockets that fall silent cost the node one established connection in eight at most.
+        """
+        cdef int64_t[4] counted
+        cdef int64_t free
+        cdef bint made
+        if type(refusal) is not Refusal or not scopes.is_full_of_connections(refusal):
+            return False
+        trackers.read_counted(tracker, counted)
+        free = min(MOST_FREE, max(1, (<Refusal>refusal).limit // LEAST_FREE_OF))
+        if scopes.is_of_system(refusal) and self._most_by_scope != (<Refusal>refusal).limit:
+            self._most_by_scope = (<Refusal>refusal).limit
+            if self.policy is not None:
+                self.policy.places = self.places
+        if not pending or (
+            scopes.is_of_system(refusal) and counted[<int>RCMGR_PENDING_INBOUND] < free
+        ):
+            self.wake(tracker)
+            made = self.evict(tracker, address)
+        else:
+            made = self.end_handshake(address)
+        if made:
+            scopes.uncount(ledger, refusal)
+        return made
+
+    cdef int entered(self, ConnectionRecord record, object address) except -1:
+        """Note an inbound connection that has entered a state."""
+        if record.endpoint is None:
+            record.endpoint = address
+        if trackers.is_established(record):
+            handshake = None
+            policy = self.policy
+            if record.ticket:
+                if policy is not None:
+                    handshake = self.handshakes.owner_of(record.ticket & ~OF_HANDSHAKE)
+                self.ended(record)
+            if policy is not None and not record.entry.exempt:
+                self.enter(policy, record, None)
+                if handshake is not None and handshake.latency_us:
+                    policy.note_latency(record.ticket, handshake.latency_us)
+        return 0
+
+    cdef int ended(self, ConnectionRecord record) except -1:
+        cdef uint64_t ticket = record.ticket
+        cdef EvictionPolicy policy = self.policy
+        record.ticket = 0
+        if ticket & OF_HANDSHAKE:
+            self.handshakes.remove(ticket & ~OF_HANDSHAKE)
+        elif policy is not None:
+            remove(policy, ticket)
+        return 0
+
+    # -- handshakes ----------------------------------------------------------------------------
+
+    def enter_handshake(self, ConnectionRecord record not None, handshake, address):
+        """Note a handshake from this address, until it is established or has ended."""
+        ip = ip_of(address)
+        if record.ticket or not trackers.is_pending(record):
+            return
+        ticket = self.handshakes.add(handshake, ip, self.group_of(address))
+        record.ticket = <uint64_t>ticket | OF_HANDSHAKE
+
+    def advance(self, ConnectionRecord record not None):
+        """Note that a handshake made progress."""
+        if record.ticket & OF_HANDSHAKE:
+            self.handshakes.advance(record.ticket & ~OF_HANDSHAKE)
+
+    cdef bint end_handshake(self, object address) except -1:
+        handshake = self.handshakes.choose(self.group_of(address))
+        if handshake is None:
+            return False
+        handshake.end()
+        with cython.critical_section(self):
+            self.evicted_pending += 1
+        self._denials.add(EVICTED_PENDING, None, None, True)
+        return True
+
+    # -- established connections ---------------------------------------------------------------
+
+    cdef int wake(self, object tracker) except -1:
+        """Give the policy all established inbound connections."""
+        cdef ConnectionRecord record
+        if self.policy is not None:
+            return 0
+        settings = self._settings
+        places = self.places
+        policy = EvictionPolicy(
+            places, grace_s=settings.grace_s, turn_s=settings.turn_s,
+            per_second=max(LEAST_PER_SECOND, int(places * settings.share_per_second)))
+        for each in trackers.established_inbound(tracker):
+            record = <ConnectionRecord>each
+            record.ticket = 0  # it was the ticket of an earlier policy
+        self.policy = policy
+        for each in trackers.established_inbound(tracker):
+            record = <ConnectionRecord>each
+            if record.ticket == 0:
+                self.enter(policy, record, record.since_ns)
+        return 0
+
+    cdef int enter(
+        self, EvictionPolicy policy, ConnectionRecord record, object since_ns
+    ) except -1:
+        for each in on_probation(policy):
+            note_new_work(policy, <ConnectionRecord>each)
+        ticket = policy.add(record, self.group_of(record.endpoint), since_ns=since_ns)
+        record.ticket = ticket
+        note_new_work(policy, record)
+        if not trackers.is_established(record):  # another thread has ended it meanwhile
+            self.ended(record)
+        return 0
+
+    cdef bint evict(self, object tracker, object address) except -1:
+        """End the connection that is worth least, if it is worth less than this newcomer."""
+        cdef ConnectionRecord record
+        cdef EvictionPolicy policy = self.policy
+        cdef bytes group
+        if policy is None or self.leaving >= self.most_leaving:
+            return False
+        group = self.group_of(address)
+        self.look_at_protected(policy)
+        for each in on_probation(policy):
+            note_new_work(policy, <ConnectionRecord>each)
+        for _ in range(MOST_CHOICES):
+            chosen = policy.choose(group)
+            if chosen is None:
+                return False
+            record = <ConnectionRecord>chosen
+            if note_new_work(policy, record):
+                continue
+            for host in self._hosts:
+                found = host.find(record)
+                if found is not None:
+                    break
+            else:
+                self.ended(record)
+                self._protected.append(record)
+                continue
+            if not policy.evict(record.ticket, group):
+                continue  # another thread did it
+            with cython.critical_section(self):
+                self.leaving += 1
+                self.evicted_established += 1
+            self._denials.add(EVICTED_ESTABLISHED, record.id, record.peer, True)
+            record.ticket = 0
+            trackers.remove(tracker, record, False)
+            host.end(found)
+            return True
+        return False
+
+    cdef int look_at_protected(self, EvictionPolicy policy) except -1:
+        """Take back connections that hosts do not protect any more, as the oldest ones."""
+        cdef ConnectionRecord record
+        for _ in range(min(MOST_CHOICES, len(self._protected))):
+            record = <ConnectionRecord>self._protected.popleft()
+            if not trackers.is_established(record):
+                continue
+            if all([host.find(record) is None for host in self._hosts]):
+                self._protected.append(record)
+            else:
+                self.enter(policy, record, record.since_ns)
+                policy.promote(record.ticket)
+        return 0
+
+    def left(self, bint was_cut):
+        """Note that the close of an evicted connection has ended."""
+        with cython.critical_section(self):
+            self.leaving -= 1
+            self.cut += was_cut
+
+    # -- what there is -------------------------------------------------------------------------
+
+    def stats(self):
+        """Counts as a dict, ready for JSON.
+
+        "enabled": whether the settings and a host allow evictions. "evicted": by state. "leaving",
+        "most_leaving": evicted connections that are closing, and their limit. "cut": how many of
+        them did not go by themselves. "choices": see `EvictionPolicy.stats`.
+        """
+        policy = self.policy
+        return {
+            "enabled": self.is_active,
+            "evicted": {
+                "established_inbound": self.evicted_established,
+                "pending_inbound": self.evicted_pending,
+            },
+            "leaving": self.leaving,
+            "most_leaving": self.most_leaving,
+            "cut": self.cut,
+            "choices": (
+                dict.fromkeys(OUTCOMES, 0) if policy is None else policy.stats()["choices"]),
+        }
+
+    cdef bytes group_of(self, object address):
+        """The network of an address. None: the address has no IP."""
+        ip = ip_of(address)
+        if ip is None:
+            return None
+        settings = self._settings
+        if len(ip) == 4:
+            return b"4" + prefix_of(ip, settings.ipv4_prefix)
+        return b"6" + prefix_of(ip, settings.ipv6_prefix)
+
+
+cdef bint note_new_work(EvictionPolicy policy, ConnectionRecord record) except -1:
+    """Read how many streams the peer has begun. True: more than at the last time."""
+    cdef uint32_t begun
+    held = record.held
+    if type(held) is not CONN_SCOPE:
+        return False
+    begun = scopes.inbound_streams_begun(held)
+    if begun <= IDENTIFY_STREAMS:
+        return False
+    return note_streams(
+        policy, record.ticket, begun - IDENTIFY_STREAMS, rcmgr_now_coarse_ns())
+
+
+cdef object ip_of(object address):
+    return None if address is None else endpoint_of(str(address)).ip
+
+
+cdef int64_t limit_of(object limit) except -1:
+    return INT64_MAX if limit is None or limit > INT64_MAX else limit
+
+
+cdef int64_t least_of(list limits, str name, Room room) except -1:
+    """The lowest of these limits and those of the hosts, which are added up."""
+    of_hosts = [getattr(host, name) for host in room._hosts]
+    if None not in of_hosts:
+        limits.append(sum(of_hosts))
+    return min([limit_of(each) for each in limits])

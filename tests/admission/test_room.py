@@ -1,0 +1,530 @@
+"""Which connection makes room, and what is counted, with a host that only takes notes."""
+
+from __future__ import annotations
+
+import gc
+import time
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
+from swarm import check_nothing_held
+
+from rcmgr import (
+    ConcreteLimits,
+    ConnectionLimits,
+    ConnectionRecord,
+    ConnectionScope,
+    Eviction,
+    Limit,
+    NodeLimits,
+    ResourceManager,
+)
+from rcmgr.admission import eviction
+from rcmgr.admission.room import Room
+from rcmgr.counting.denials import DenialLog
+
+PLACES = 8
+AT_ONCE = Eviction(grace_s=0.001, pending_grace_s=0.001)
+LIMITS = NodeLimits(
+    connections=ConnectionLimits(max_established_inbound=PLACES), eviction=AT_ONCE)
+
+
+@dataclass
+class Host:
+    """Ends what it is told to end, except for protected peers."""
+
+    most_inbound: int | None = None
+    most_total: int | None = None
+    protected: set[Any] = field(default_factory=set)
+    ended: list[ConnectionRecord] = field(default_factory=list)
+
+    def find(self, record: ConnectionRecord) -> ConnectionRecord | None:
+        return None if record.peer_id in self.protected else record
+
+    def end(self, found: ConnectionRecord) -> None:
+        self.ended.append(found)
+
+
+@dataclass
+class Handshake:
+    scope: ConnectionScope
+    ended: int = 0
+    latency_us: int = 0
+
+    def end(self) -> None:
+        self.ended += 1
+        self.scope.close()
+
+
+KEPT: list[Any] = []
+"""Scopes close when they are dropped, so the tests keep them."""
+
+
+@pytest.fixture(autouse=True)
+def _same_each_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The key spares the last connection of one group in sixteen: no group of these tests."""
+    monkeypatch.setattr(eviction, "urandom", lambda count: bytes(count))
+    yield
+    KEPT.clear()
+
+
+def guarded(limits: NodeLimits = LIMITS, **arguments: Any) -> tuple[ResourceManager, Host]:
+    manager, host = ResourceManager(limits, **arguments), Host()
+    manager._admission.room.add_host(host)
+    return manager, host
+
+
+def address(number: int) -> str:
+    return f"10.{number}.0.1"
+
+
+def connect(
+    manager: ResourceManager, number: int, direction: str = "inbound"
+) -> ConnectionScope | None:
+    return opened(manager, b"peer%d" % number, address(number), direction)
+
+
+def opened(
+    manager: ResourceManager, peer: bytes, ip: str, direction: str = "inbound"
+) -> ConnectionScope | None:
+    scope = manager.open_connection(peer, ip, direction)
+    KEPT.append(scope)
+    return scope
+
+
+def fill(manager: ResourceManager, places: int = PLACES) -> list[ConnectionScope]:
+    return fill_from(manager, 0, places)
+
+
+def established(manager: ResourceManager) -> int:
+    return manager.connection_tracker.get_connection_count("established_inbound")
+
+
+def by_connections(limit: int) -> NodeLimits:
+    return replace(LIMITS, connections=ConnectionLimits(max_established_total=limit))
+
+
+def by_scope(limit: int) -> NodeLimits:
+    return NodeLimits(ConcreteLimits(system=Limit(conns=limit)), eviction=AT_ONCE)
+
+
+@pytest.mark.parametrize("limits", [LIMITS, by_connections(PLACES), by_scope(PLACES)])
+def test_a_newcomer_takes_the_place_of_one_connection(limits: NodeLimits) -> None:
+    manager, host = guarded(limits)
+    kept = fill(manager)
+    newcomer = connect(manager, 100)
+    assert newcomer is not None
+    assert established(manager) == PLACES
+    [loser] = host.ended
+    assert [scope.record for scope in kept if scope.closed] == [loser]
+    assert loser.state == "closed"
+    assert manager.evictions()["evicted"] == {"established_inbound": 1, "pending_inbound": 0}
+    assert manager.evictions()["leaving"] == 1
+    assert manager.denied_by_limit() == {"evicted": 1}
+    error = manager.last_denial
+    assert error is not None
+    assert error.code == "connection.evicted"
+    assert error.to_dict()["state"] == "established_inbound"
+    assert "made room for a newcomer" in str(error)
+    for scope in (*kept, newcomer):
+        scope.close()
+    manager._admission.room.left(was_cut=False)
+    check_nothing_held(manager)
+    assert manager.evictions()["leaving"] == 0
+
+
+@pytest.mark.parametrize("limits", [LIMITS, by_connections(PLACES), by_scope(PLACES)])
+def test_without_a_host_a_full_node_refuses(limits: NodeLimits) -> None:
+    manager = ResourceManager(limits)
+    kept = fill(manager)
+    assert connect(manager, 100) is None
+    assert manager.evictions()["enabled"] is False
+    assert not any(scope.closed for scope in kept)
+
+
+def test_off_by_one_word() -> None:
+    manager, host = guarded(replace(LIMITS, eviction="off"))  # type: ignore[arg-type]
+    kept = fill(manager)
+    assert connect(manager, 100) is None
+    manager.node_limits = LIMITS
+    assert connect(manager, 100) is not None
+    manager.node_limits = replace(LIMITS, eviction=Eviction(enabled=False))
+    assert connect(manager, 101) is None
+    assert len(host.ended) == sum(scope.closed for scope in kept) == 1
+
+
+def test_a_host_that_has_left_ends_nothing() -> None:
+    manager = ResourceManager(LIMITS)
+    host = Host()
+    leave = manager._admission.room.add_host(host)
+    kept = fill(manager)
+    leave()
+    leave()
+    assert connect(manager, 100) is None
+    assert not any(scope.closed for scope in kept)
+
+
+def test_dialled_connections_stay() -> None:
+    manager, host = guarded(by_connections(PLACES))
+    dialled = [connect(manager, number, "outbound") for number in range(PLACES)]
+    time.sleep(0.02)
+    assert connect(manager, 100) is None
+    assert host.ended == []
+    assert None not in dialled
+
+
+def test_allowed_peers_and_addresses_stay() -> None:
+    allowed = [b"peer%d" % number for number in range(4)] + ["/ip4/10.64.0.0/ipcidr/10"]
+    manager, host = guarded(allowlist=allowed)
+    exempt = [connect(manager, number) for number in (0, 1, 2, 3, 64, 65)]
+    kept = fill_from(manager, 10, PLACES)
+    for number in range(130, 140):
+        connect(manager, number)
+        manager._admission.room.left(was_cut=False)
+    assert all(scope is not None and not scope.closed for scope in exempt)
+    assert any(scope.closed for scope in kept)
+    assert not [loser for loser in host.ended if loser.is_bypassed]
+
+
+def fill_from(manager: ResourceManager, first: int, places: int) -> list[ConnectionScope]:
+    """So many connections of different ages, on a clock of a few milliseconds."""
+    scopes = []
+    for number in range(places):
+        scope = connect(manager, first + number)
+        assert scope is not None
+        scopes.append(scope)
+        time.sleep(0.005)
+    time.sleep(0.02)
+    return scopes
+
+
+def test_protected_connections_stay() -> None:
+    manager, host = guarded()
+    kept = fill(manager)
+    host.protected = {scope.peer_id for scope in kept[:-1]}
+    assert connect(manager, 100) is not None
+    assert [scope.closed for scope in kept] == [False] * (PLACES - 1) + [True]
+    host.protected.add(b"peer100")
+    time.sleep(0.02)
+    assert connect(manager, 101) is None
+    assert manager.last_denial is not None
+    assert manager.last_denial.code == "connection.established_inbound"
+    host.protected.clear()
+    assert connect(manager, 102) is not None
+    assert len(host.ended) == 2
+
+
+def test_a_peer_that_works_outlives_the_idle_ones() -> None:
+    """The older half stays anyway."""
+    manager, host = guarded()
+    kept = fill(manager)
+    idle = {scope.peer_id for scope in kept[4:6]}
+    for scope in (*kept[:4], *kept[6:]):
+        for _ in range(3):  # identify takes two
+            assert manager.acquire_stream(scope.peer_id, "inbound")
+    for number in range(100, 102):
+        assert connect(manager, number) is not None
+        time.sleep(0.02)
+    assert {loser.peer_id for loser in host.ended} == idle
+
+
+def test_two_streams_are_no_work() -> None:
+    """Any peer begins two: identify and identify/push."""
+    manager, _ = guarded()
+    kept = fill(manager)
+    for scope in kept:
+        for _ in range(2):
+            assert manager.acquire_stream(scope.peer_id, "inbound")
+    connect(manager, 100)
+    policy = manager._admission.room.policy
+    assert policy is not None
+    assert policy.stats()["proven"] == 0
+    scope = next(scope for scope in kept if not scope.closed)
+    assert manager.acquire_stream(scope.peer_id, "inbound")
+    for number in range(101, 110):
+        time.sleep(0.01)
+        connect(manager, number)
+        manager._admission.room.left(was_cut=False)
+    assert not scope.closed
+
+
+def test_so_many_may_be_on_their_way_out() -> None:
+    manager, host = guarded(replace(LIMITS, connections=ConnectionLimits(
+        max_established_inbound=32)))
+    fill(manager, 32)
+    room = manager._admission.room
+    assert room.most_leaving == 4
+    served = [connect(manager, number) for number in range(100, 110)]
+    assert sum(scope is not None for scope in served) == 4 == room.leaving
+    assert len(host.ended) == 4
+    room.left(was_cut=True)
+    assert connect(manager, 120) is not None
+    assert manager.evictions()["cut"] == 1
+    assert established(manager) == 32
+
+
+def test_a_peer_at_its_own_limit_ends_no_connection_of_others() -> None:
+    limits = replace(LIMITS, connections=ConnectionLimits(
+        max_established_inbound=PLACES, max_established_per_peer=1))
+    manager, host = guarded(limits)
+    fill(manager)
+    assert manager.open_connection(b"peer0", address(50), "inbound") is None
+    assert host.ended == []
+
+
+def test_the_limits_of_a_host_count_too() -> None:
+    manager, host = ResourceManager(NodeLimits(eviction=AT_ONCE)), Host(most_total=PLACES)
+    manager._admission.room.add_host(host)
+    fill(manager)
+    assert connect(manager, 100) is not None
+    assert len(host.ended) == 1
+    assert established(manager) == PLACES
+
+
+def test_a_swarm_that_reports_makes_room_too() -> None:
+    manager, host = guarded()
+    kept = fill(manager)
+    record = manager._admission.report_established("id", b"newcomer", True, "/ip4/10.99.0.1/tcp/1")
+    assert record
+    assert len(host.ended) == sum(scope.closed for scope in kept) == 1
+
+
+def test_crowds_of_one_network_go_first() -> None:
+    manager, host = guarded()
+    others = fill_from(manager, 0, 2)
+    crowd = []
+    for number in range(6):
+        crowd.append(opened(manager, b"c%d" % number, f"10.200.{number}.1"))
+        time.sleep(0.005)
+    time.sleep(0.02)
+    for number in range(100, 102):
+        assert connect(manager, number) is not None
+        time.sleep(0.02)
+    assert all(scope is not None and not scope.closed for scope in others)
+    assert sum(scope is not None and scope.closed for scope in crowd) == 2 == len(host.ended)
+
+
+def test_a_silent_handshake_makes_room() -> None:
+    manager, _ = guarded(replace(LIMITS, connections=ConnectionLimits(max_pending_inbound=4)))
+    silent = [pend(manager, f"10.1.0.{number}") for number in range(4)]
+    newcomer = manager.accept_connection("10.2.0.1")
+    assert newcomer is not None
+    assert [each.ended for each in silent] == [1, 0, 0, 0]
+    assert manager.connection_tracker.get_connection_count("pending_inbound") == 4
+    assert manager.evictions()["evicted"] == {"established_inbound": 0, "pending_inbound": 1}
+    assert manager.denied_by_limit() == {"evicted": 1}
+
+
+@pytest.mark.parametrize("scope", ["transient", "system"])
+def test_a_silent_handshake_makes_room_in_a_scope(scope: str) -> None:
+    limits: dict[str, Any] = {scope: Limit(conns_inbound=4)}
+    manager, _ = guarded(NodeLimits(ConcreteLimits(**limits), eviction=AT_ONCE))
+    silent = [pend(manager, f"10.1.0.{number}") for number in range(4)]
+    assert manager.accept_connection("10.2.0.1") is not None
+    assert [each.ended for each in silent] == [1, 0, 0, 0]
+    assert manager.denied_by_limit() == {"evicted": 1}
+
+
+def test_a_handshake_that_was_established_is_not_ended_as_a_handshake() -> None:
+    manager, _ = guarded()
+    before = manager.open_connection(None, "10.1.0.1", "inbound")
+    assert before is not None
+    assert before.record is not None
+    handshake = Handshake(before)
+    room = manager._admission.room
+    room.enter_handshake(before.record, handshake, "10.1.0.1")
+    assert len(room.handshakes) == 1
+    after = manager.open_connection(b"peer", "10.1.0.1", "inbound")
+    assert after is not None
+    assert after.record is before.record
+    assert len(room.handshakes) == 0
+    room.enter_handshake(before.record, handshake, "10.1.0.1")  # too late
+    assert len(room.handshakes) == 0
+
+
+def test_the_latency_of_the_handshake_is_kept() -> None:
+    manager, _ = guarded()
+    kept = fill(manager)
+    room = manager._admission.room
+    assert room.policy is not None  # nearly full
+    kept[0].close()
+    before = manager.open_connection(None, "10.50.0.1", "inbound")
+    assert before is not None
+    assert before.record is not None
+    room.enter_handshake(before.record, Handshake(before, latency_us=700), "10.50.0.1")
+    after = manager.open_connection(b"newcomer", "10.50.0.1", "inbound")
+    assert after is not None
+    tickets = (number | 1 << 32 + bit for number in range(16) for bit in range(2))
+    known = [room.policy.describe(ticket) for ticket in tickets]
+    assert [each["latency_us"] for each in known if each and each["latency_us"]] == [700]
+
+
+def test_a_handshake_that_makes_progress_outlives_a_silent_one() -> None:
+    manager, _ = guarded(replace(LIMITS, connections=ConnectionLimits(max_pending_inbound=4)))
+    handshakes = [pend(manager, "10.1.0.1") for number in range(4)]
+    for handshake in (handshakes[0], *handshakes[2:]):
+        assert handshake.scope.record is not None
+        manager._admission.room.advance(handshake.scope.record)
+    time.sleep(0.02)
+    assert manager.accept_connection("10.1.0.1") is not None
+    assert [each.ended for each in handshakes] == [0, 1, 0, 0]
+
+
+def pend(manager: ResourceManager, ip: str) -> Handshake:
+    scope = manager.accept_connection(ip)
+    assert scope is not None
+    assert scope.record is not None
+    handshake = Handshake(scope)
+    manager._admission.room.enter_handshake(scope.record, handshake, ip)
+    return handshake
+
+
+def test_settings_may_change_at_any_time() -> None:
+    manager, host = guarded()
+    kept = fill(manager)
+    assert connect(manager, 100) is not None
+    manager.node_limits = replace(LIMITS, eviction=replace(AT_ONCE, ipv4_prefix=8))
+    time.sleep(0.02)
+    newcomer = connect(manager, 101)  # all are of one group now
+    assert newcomer is not None
+    assert len(host.ended) == 2
+    for scope in kept:
+        scope.close()
+    assert established(manager) == sum(
+        each.state != "closed" for each in (newcomer.record,)) + 1 - (
+            host.ended[1].peer_id == b"peer100")
+
+
+def test_a_dropped_manager_is_freed_at_once() -> None:
+    manager, _ = guarded()
+    kept = fill(manager)
+    connect(manager, 100)
+    freed = weakref.ref(manager)
+    record = weakref.ref(kept[0])
+    gc.disable()
+    try:
+        del manager
+        assert freed() is None
+        del kept
+        KEPT.clear()
+        assert record() is None
+    finally:
+        gc.enable()
+
+
+def test_arguments() -> None:
+    room = Room(DenialLog())
+    with pytest.raises(TypeError, match="settings must be a rcmgr"):
+        room.settings = None  # type: ignore[assignment]
+    with pytest.raises(TypeError):
+        Room(None)  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        room.enter_handshake(None, object(), None)  # type: ignore[arg-type]
+
+
+class FullNode(RuleBasedStateMachine):
+    """No count passes its limit, each connection ends once, and all counts return to zero."""
+
+    scopes = Bundle("scopes")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.manager, self.host = guarded(replace(LIMITS, connections=ConnectionLimits(
+            max_pending_inbound=3, max_established_inbound=4, max_established_total=5,
+            max_established_per_peer=2)))
+        self.room = self.manager._admission.room
+        self.handshakes: list[Handshake] = []
+        self.left = 0
+        self.opened: list[ConnectionScope] = []
+
+    @rule(target=scopes, number=st.integers(0, 8), inbound=st.booleans())
+    def open(self, number: int, inbound: bool) -> ConnectionScope | None:
+        scope = connect(self.manager, number, "inbound" if inbound else "outbound")
+        if scope is not None:
+            self.opened.append(scope)
+        return scope
+
+    @rule(number=st.integers(0, 8))
+    def accept(self, number: int) -> None:
+        scope = self.manager.accept_connection(address(number))
+        if scope is not None:
+            assert scope.record is not None
+            handshake = Handshake(scope)
+            self.handshakes.append(handshake)
+            self.room.enter_handshake(scope.record, handshake, address(number))
+
+    @rule(latest=st.integers(1, 9))
+    def advance(self, latest: int) -> None:
+        for handshake in self.handshakes[-latest:][:1]:
+            assert handshake.scope.record is not None
+            self.room.advance(handshake.scope.record)
+
+    @rule(scope=scopes)
+    def close(self, scope: ConnectionScope | None) -> None:
+        if scope is not None:
+            scope.close()
+
+    @rule(latest=st.integers(1, 9))
+    def fail(self, latest: int) -> None:
+        for handshake in self.handshakes[-latest:][:1]:
+            handshake.scope.close()
+
+    @rule(scope=scopes)
+    def work(self, scope: ConnectionScope | None) -> None:
+        if scope is not None and not scope.closed:
+            self.manager.acquire_stream(scope.peer_id, "inbound")
+            self.manager.release_stream(scope.peer_id, "inbound")
+
+    @rule()
+    def leave(self) -> None:
+        if self.room.leaving:
+            self.room.left(was_cut=False)
+            self.left += 1
+
+    @rule()
+    def wait(self) -> None:
+        time.sleep(0.005)
+
+    @rule(bits=st.sampled_from([8, 16]), enabled=st.booleans())
+    def change(self, bits: int, enabled: bool) -> None:
+        self.manager.node_limits = replace(
+            self.manager.node_limits,
+            eviction=replace(AT_ONCE, ipv4_prefix=bits, enabled=enabled))
+
+    @invariant()
+    def nothing_is_over_its_limit(self) -> None:
+        snapshot = self.manager.connection_tracker.snapshot()
+        assert snapshot.peak_established_inbound <= 4
+        assert snapshot.peak_established_total <= 5
+        assert snapshot.peak_pending_inbound <= 3
+        policy = self.room.policy
+        if policy is not None and self.room.is_active:
+            assert len(policy) <= 4
+
+    @invariant()
+    def each_ends_once(self) -> None:
+        assert len(self.host.ended) == len({id(each) for each in self.host.ended})
+        assert all(each.state == "closed" for each in self.host.ended)
+        assert self.room.leaving == len(self.host.ended) - self.left <= 4
+        assert all(each.ended <= 1 for each in self.handshakes)
+        pending = self.manager.connection_tracker.get_connection_count("pending_inbound")
+        assert len(self.room.handshakes) == pending
+
+    def teardown(self) -> None:
+        for scope in self.opened:
+            scope.close()
+        for handshake in self.handshakes:
+            handshake.scope.close()
+        check_nothing_held(self.manager)
+        assert len(self.room.handshakes) == 0
+        assert not self.room.policy
+
+
+TestFullNode = FullNode.TestCase
+TestFullNode.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
