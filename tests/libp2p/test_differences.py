@@ -401,7 +401,7 @@ def test_the_documentation_names_each_difference_and_its_proof() -> None:
     tests = {
         name: file.name for file in TESTS.rglob("test_*.py")
         for name in re.findall(r"^(?:async )?def (test_\w+)", file.read_text(), re.MULTILINE)}
-    named = set(re.findall(r"`(test_\w+)`", text))
+    named = set(re.findall(r"`(test_[^`]+)(?<!\.py)`", text))
     assert named <= set(tests), named - set(tests)
     ours = {name for name, file in tests.items()
             if file == "test_differences.py"
@@ -409,3 +409,5 @@ def test_the_documentation_names_each_difference_and_its_proof() -> None:
     assert ours <= named, ours - named
     rows = set(re.findall(r"^\| ([A-Z]\d+)\b", text, re.MULTILINE))
     assert {name.split("_")[1].upper() for name in ours} <= rows
+    for row in re.findall(r"^\| [A-Z]\d+ S\d \|.*$", text, re.MULTILINE):
+        assert re.search(r"`test_\w+`|`tests/[\w/.]+`", row.split("|")[-2]), row
