@@ -309,7 +309,7 @@ async def test_limits_changed_at_run_time_hold_for_new_connections(transport: st
 
 
 async def test_a_quic_connection_counts_no_descriptor(transport: str) -> None:
-    """Whichever side dialled, as in go-libp2p."""
+    """The direction of the dial does not matter, as in go-libp2p."""
     descriptors = 0 if transport == "quic" else 1
     async with running_node(transport) as node, running_node(transport) as peer:
         await peer.meet(node)

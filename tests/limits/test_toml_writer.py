@@ -44,6 +44,14 @@ def test_only_the_first_scope_explains_its_keys() -> None:
         f"[PeerDefault] # {SECTIONS['PeerDefault']}\nStreams = 2\n")
 
 
+def test_values_that_are_left_out_are_comments() -> None:
+    lines = to_toml({"ProcessMemory": {"max_bytes": 2048}}).splitlines()
+    assert lines[1] == f"max_bytes = \"2KiB\" # {KEYS['ProcessMemory']['max_bytes']}"
+    assert f"# hysteresis = 0.02 # {KEYS['ProcessMemory']['hysteresis']}" in lines
+    uncommented = "\n".join(line.removeprefix("# ") for line in lines)
+    assert LimitsFile.from_toml(uncommented).build(NodeLimits()).memory.max_bytes == 2048
+
+
 def test_a_word_for_a_section_stands_above_all_tables() -> None:
     tree = {"System": {"FD": 1}, "Rates": "unlimited", "Subnets": {"overrides": {"::1": 5}}}
     assert tomllib.loads(to_toml(tree)) == tree
@@ -63,5 +71,6 @@ def test_a_line_stays_short_with_many_networks() -> None:
     networks = {f"10.{i // 256}.{i % 256}.0/24": Rate(1, i + 1) for i in range(2000)}
     node = NodeLimits(
         subnets=SubnetLimits(tuple((i, i) for i in range(33)), tuple((i, i) for i in range(129))),
-        rates=AddressRates(ipv6=tuple((i, Rate(1, 1)) for i in range(129)), overrides=networks))
+        rates=AddressRates(ipv6=tuple((i, Rate(1, 1)) for i in range(129)), overrides=networks),
+        penalties=PenaltyBox(exempt=frozenset(networks)))
     assert LimitsFile.from_toml(LimitsFile.of(node).to_toml()).build(NodeLimits()) == node

@@ -207,10 +207,14 @@ def show(
 
 _TOML_HEADER = """\
 # Limits of a node on a machine with {memory} of memory and {fds} file descriptors.
-# A limit that this file leaves out has its default. "unlimited": no limit. "blockAll": 0.
+# A limit that is left out or commented out has its default, under RCMGR_LIMITS that of install().
+# "unlimited": no limit. "blockAll": 0.
 # `rcmgr limits check FILE` finds limits that contradict each other.
 """
-_EDITED = ("system", "transient", "peer_default")
+_EDITED = (
+    "system", "transient", "peer_default", "connections", "memory", "subnets", "rates",
+    "peer_rates",
+)
 _MORE = "# `rcmgr limits scale --toml --all` also writes those of services and protocols.\n"
 
 
@@ -238,11 +242,27 @@ def scale(
     header = _TOML_HEADER.format(memory=_shown("memory", machine.memory), fds=machine.fds)
     if not everything:
         header += _MORE
-        file = replace(file, scopes=_edited(file.scopes, default.scopes.to_partial()))
+        file = LimitsFile(
+            _edited_scopes(file.scopes, default.scopes.to_partial()),
+            _edited_sections(file, LimitsFile.of(default)))
     click.echo(f"{header}\n{file.to_toml()}", nl=False)
 
 
-def _edited(scopes: PartialLimits, default: PartialLimits) -> PartialLimits:
+def _edited_sections(file: LimitsFile, default: LimitsFile) -> dict[str, Any]:
+    """As `_edited_scopes`. Values that are as in `NodeLimits()` are left to other defaults."""
+    kept: dict[str, Any] = {}
+    for section in SECTIONS:
+        said = file.sections[section.name]
+        if section.name not in _EDITED and said == default.sections[section.name]:
+            continue
+        if not section.optional:
+            usual = section.kind()
+            said = {name: value for name, value in said.items() if value != getattr(usual, name)}
+        kept[section.name] = said
+    return kept
+
+
+def _edited_scopes(scopes: PartialLimits, default: PartialLimits) -> PartialLimits:
     """The limits that people change, and all that differ from the default."""
     kept: dict[str, Any] = {
         name: getattr(scopes, name) for name in scopes.scopes()

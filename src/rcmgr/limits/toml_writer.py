@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rcmgr.extras import require
 from rcmgr.limits.descriptions import KEYS, LIMITS, RATE, SECTIONS
+from rcmgr.limits.node import SECTIONS as NODE_SECTIONS
+from rcmgr.limits.sections import shown
 from rcmgr.limits.sizes import size_text
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["to_toml"]
 
 _BY_NAME: Final = ("Service", "ServicePeer", "Protocol", "ProtocolPeer", "Peer")
+_LONG_LIST: Final = 4
 _BYTES: Final = ("Memory", "max_bytes")
 
 
@@ -36,11 +39,24 @@ def to_toml(tree: Mapping[str, Any]) -> str:
             table = _table(tree[key], KEYS.get(key, {} if key in _BY_NAME else comments))
             if key not in KEYS:
                 comments = {}
+            _add_examples(table, key)
             table.comment(SECTIONS[key])
             if document:
                 document.add(tomlkit.nl())
             document.add(key, table)
     return tomlkit.dumps(document)
+
+
+def _add_examples(table: Table, key: str) -> None:
+    """Comments in the place of values that are left out, for a reader to uncomment."""
+    import tomlkit
+
+    for section in NODE_SECTIONS:
+        if section.key == key and not section.optional:
+            for name, comment in KEYS[key].items():
+                if name not in table:
+                    example = _item(name, shown(getattr(section.kind(), name))).as_string()
+                    table.add(tomlkit.comment(f"{name} = {example} # {comment}"))
 
 
 def _add(owner: TOMLDocument | Table, name: str, value: Any, comment: str | None) -> None:
@@ -78,5 +94,9 @@ def _item(name: str, value: Any) -> Item:
         return rate
     if name in _BYTES and str(value).isdecimal():
         value = size_text(int(value))
+    if isinstance(value, list):
+        array = tomlkit.array().multiline(len(value) > _LONG_LIST)
+        array.extend(value)
+        return array
     item: Item = tomlkit.item(value)
     return item
