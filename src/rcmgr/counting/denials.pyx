@@ -217,6 +217,7 @@ cdef class DenialLog:
         """
         cdef _Entry entry = _Entry.__new__(_Entry)
         cdef object key = None
+        cdef str text
         if peer_id is not None:
             key = peer_key(peer_id)
             peer_id = kept_peer(peer_id, key)
@@ -229,10 +230,12 @@ cdef class DenialLog:
         entry.when = self.now()
         source = None
         if address is not None:
-            entry.address = address if type(address) is str else str(address)
-            if PyUnicode_GET_LENGTH(entry.address) > LONGEST_ADDRESS:
-                entry.address = shortened(entry.address)
-            source = source_of(entry.address)
+            text = address if type(address) is str else str(address)
+            if PyUnicode_GET_LENGTH(text) > LONGEST_ADDRESS:
+                text = shortened(text)
+            source = source_of(text)
+            if source is not None:
+                entry.address = text
         with cython.critical_section(self):
             _old = self._ring[self._at]  # freed outside the lock
             self._ring[self._at] = entry
