@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import sys
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import trio
@@ -20,17 +20,13 @@ PENDING = 64
 
 
 def limits(kind: str, places: int) -> Any:
-    """The defaults, with so many inbound places. Loopback addresses pay for offences here."""
-    from rcmgr import ConnectionLimits, NodeLimits, PenaltyBox
+    """The defaults, with so many inbound places. Loopback is exempt from limits on addresses."""
+    from rcmgr import ConnectionLimits, Eviction, NodeLimits
 
-    node = replace(
-        NodeLimits.default(), subnets=None, rates=None,
-        penalties=PenaltyBox(exempt=frozenset()),
+    return replace(
+        NodeLimits.default(), eviction=Eviction(enabled=kind != "off"),
         connections=ConnectionLimits(
             max_pending_inbound=PENDING, max_established_inbound=places))
-    if kind == "off" and "eviction" in {each.name for each in fields(NodeLimits)}:
-        node = replace(node, eviction="off")
-    return node
 
 
 def host_of(kind: str, places: int, *, websocket: bool) -> tuple[Any, Any]:
@@ -69,9 +65,11 @@ def figures(manager: Any) -> dict[str, Any]:
     if counted is not None:
         found["denied"] = counted()
     stats = manager.get_stats()
-    for name in ("connection_states", "evicted"):
-        if name in stats:
-            found[name] = stats[name]
+    if "connection_states" in stats:
+        found["connection_states"] = stats["connection_states"]
+    if hasattr(manager, "evictions"):
+        found["evictions"] = manager.evictions()
+        found["evicted"] = sum(found["evictions"]["evicted"].values())
     return found
 
 

@@ -45,6 +45,8 @@ cdef enum:
 class Evicted:
     """Why a connection ended: it made room for a newcomer. `DenialLog` takes it as a refusal."""
 
+    is_offence = False
+
     def __init__(self, state: str) -> None:
         self._state = state
 

@@ -65,6 +65,9 @@ class BanRefusal(NamedTuple):
     seconds_left: float
     address: str | None
 
+    is_offence = False
+    """Whether the penalty box charges this refusal. It charges refusals without this attribute."""
+
     def __bool__(self) -> Literal[False]:
         return False
 

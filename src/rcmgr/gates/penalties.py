@@ -10,7 +10,7 @@ from typing import Protocol
 from rcmgr.counting.bucket_table import BucketTable
 from rcmgr.errors import RateLimitExceeded
 from rcmgr.gates.addresses import Allowlist, PrefixTable, endpoint_of
-from rcmgr.gates.bans import BanRefusal, Bans, Subject
+from rcmgr.gates.bans import Bans, Subject
 from rcmgr.gates.networks import AddressRefusal
 from rcmgr.gates.requests import RateRefusal
 from rcmgr.limits.networks import Network
@@ -68,8 +68,8 @@ class Penalties:
         self._lock = threading.Lock()
 
     def denied(self, refusal: object, peer: Hashable | None, address: object) -> None:
-        """A limit refused this inbound request. The ban itself is no offence."""
-        if isinstance(refusal, BanRefusal):
+        """A limit refused this inbound request. Bans and evictions are no offence."""
+        if not getattr(refusal, "is_offence", True):
             return
         by_rate = isinstance(refusal, RateRefusal | RateLimitExceeded) or (
             isinstance(refusal, AddressRefusal) and refusal.limit is None)
