@@ -244,6 +244,7 @@ class ConnectionEvicted(ResourceLimitExceeded):
     state: str
     connection_id: Hashable | None = None
     peer_id: Hashable | None = None
+    address: str | None = None
 
     category = resource_type = "connection"
     code = "connection.evicted"
@@ -255,11 +256,6 @@ class ConnectionEvicted(ResourceLimitExceeded):
 
     def _sentence(self) -> str:
         return f"Connection evicted: {self.state} made room for a newcomer"
-
-    def _subject(self) -> list[str]:
-        connection = self.connection_id
-        known = [] if connection is None else [f"connection {printable_name(connection)}"]
-        return [*known, *super()._subject()]
 
 
 @dataclass(eq=False)
@@ -504,7 +500,7 @@ class RateLimitExceeded(ResourceLimitExceeded):
             version = "ipv6" if ":" in self.protocol else "ipv4"
             return f"AddressRates.{version} or ConnectionRateLimits.per_ip"
         if self.limited_by.startswith("network "):
-            return f"the networks of the rate limiter of {printable_name(self.protocol)}"
+            return f"ProtocolRateLimiter.networks of {printable_name(self.protocol)}"
         override = f"RateLimits.overrides[{shortened(self.operation)!r}]"
         setting = {
             "": f"RateLimits.default, {override} or RateLimits.overall",

@@ -28,7 +28,9 @@ from rcmgr import (
     ResourceManager,
     SubnetLimits,
 )
+from rcmgr.admission.room import Evicted
 from rcmgr.counting.denials import DenialLog
+from rcmgr.gates.bans import BanRefusal
 from rcmgr.gates.memory import MemoryExcess
 from rcmgr.gates.networks import AddressGate
 from rcmgr.gates.requests import RateRefusal
@@ -227,6 +229,8 @@ REFUSALS: list[tuple[str, Any]] = [
     ("peer rate", RateRefusal("connections", "connection", lambda peer: 1.0, None)),
     ("rate", RateRefusal("protocol", "operation", lambda peer: 1.0, None)),
     ("process", MemoryExcess(2, 1)),
+    ("ban", BanRefusal("192.0.2.0/24", "by hand", 9.0, None)),
+    ("eviction", Evicted("established_inbound")),
 ]
 
 

@@ -447,7 +447,8 @@ def test_a_source_that_gives_nonsense_never_refuses(value: Any) -> None:
     assert manager.connection_tracker.snapshot().pending_inbound == 0
 
 
-@pytest.mark.parametrize("value", [*NONSENSE[:-1], True, 10**30], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize(
+    "value", [*NONSENSE[:-1], True, 10**30], ids=lambda value: type(value).__name__)
 def test_a_psutil_that_gives_nonsense_never_refuses(
     value: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

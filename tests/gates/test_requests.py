@@ -293,5 +293,5 @@ async def test_a_denial_names_the_network() -> None:
         assert error.limited_by == "network 192.0.2.0/24"
         assert error.retry_after_s == 2
         assert "rate limit exceeded: search of /a by network 192.0.2.0/24" in str(error)
-        assert error.setting == "the networks of the rate limiter of /a"
+        assert error.setting == "ProtocolRateLimiter.networks of /a"
     assert len(denials.most_denied_addresses()) == 1

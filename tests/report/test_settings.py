@@ -89,6 +89,10 @@ def set_in_manager(manager: ResourceManager, setting: str) -> None:
     elif owner == "RateLimits":
         limiter = manager.protocol_rate_limiters[protocol]
         manager.add_protocol_rate_limiter(protocol, with_value(limiter.limits, path, FAST))
+    elif owner == "ProtocolRateLimiter":
+        limiter = manager.protocol_rate_limiters[protocol]
+        manager.add_protocol_rate_limiter(
+            protocol, limiter.limits, networks=AddressRates(((24, FAST),)))
     elif owner == "ResourceManager":
         assert re.fullmatch(r"unban\('(.*)'\)", path)
         assert manager.unban(ast.literal_eval(path[len("unban("):-1]))
@@ -226,6 +230,23 @@ case("requests of an operation", with_limiter(RateLimits(FAST, {"search": SLOW})
 case("all requests", with_limiter(RateLimits(FAST, overall=SLOW)), ask_twice)
 case("all requests alone", with_limiter(RateLimits(overall=SLOW)), ask_twice)
 case("streams", with_limiter(RateLimits(SLOW)), lambda manager: ask_twice(manager, "stream"))
+
+
+def of_networks() -> ResourceManager:
+    manager = ResourceManager()
+    manager.add_protocol_rate_limiter(
+        PROTOCOL, RateLimits(FAST), networks=AddressRates(((24, SLOW),)))
+    return manager
+
+
+def ask_twice_from_a_network(manager: ResourceManager) -> bool:
+    for number in range(2):
+        answer = manager.check_protocol_rate_limit(
+            PROTOCOL, b"\x12\x20" + bytes([number]) * 32, "search", address=ADDRESS)
+    return answer
+
+
+case("requests of a network", of_networks, ask_twice_from_a_network)
 
 
 def banned() -> ResourceManager:

@@ -198,7 +198,9 @@ cdef class _Seats:
 @cython.final
 @cython.binding(False)
 cdef class EvictionPolicy(_Seats):
-    """Chooses the inbound connection that makes room for a newcomer when a node is full.
+    """EvictionPolicy(places, *, grace_s=1.0, turn_s=20.0, per_second=None, key=None, \
+    clock=None)\n--\n
+    Chooses the inbound connection that makes room for a newcomer when a node is full.
 
     places: how many connections the node may have, 1 to 2**30. It may be set later, and it sizes
         the protections. A tenth of the places is for connections on probation: 1 to 64, and 0 if
@@ -543,7 +545,8 @@ cdef object choose(EvictionPolicy self, uint64_t hash, int64_t now, bint counted
 @cython.final
 @cython.binding(False)
 cdef class PendingShares(_Seats):
-    """Chooses the handshake that makes room for a newcomer when all pending places are taken.
+    """PendingShares(*, grace_s=0.25, patience_s=2.0, key=None, clock=None)\n--\n
+    Chooses the handshake that makes room for a newcomer when all pending places are taken.
 
     A handshake is silent until the first `advance`. Call `advance` for each step that cost the
     other side something: it sent bytes, it negotiated a protocol, it secured the connection. An

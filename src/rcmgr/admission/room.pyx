@@ -53,6 +53,11 @@ class Evicted:
     def __bool__(self):
         return False
 
+    @property
+    def code(self):
+        """The code of its error."""
+        return "connection.evicted"
+
     def to_error(self, connection_id=None, peer_id=None):
         return ConnectionEvicted(self._state, connection_id, peer_id)
 
@@ -64,7 +69,8 @@ cdef object EVICTED_PENDING = Evicted("pending_inbound")
 @cython.final
 @cython.binding(False)
 cdef class Room(ConnectionWatcher):
-    """Ends inbound connections that are worth less than a newcomer, when a limit is reached.
+    """Room(denials)\n--\n
+    Ends inbound connections that are worth less than a newcomer, when a limit is reached.
 
     denials: where evictions are noted.
 
