@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from demo_run import a_run, row
+from demo_run import FixedManager, a_run, row
 
 from rcmgr.cli.demo.line_output import JsonLines, PlainLines
 from rcmgr.cli.demo.run_state import Check, Run
@@ -28,6 +28,23 @@ def test_plain_lines_begin_with_a_head_and_come_once_a_second(
     assert [line for line in lines if line.startswith("  1.5")] == [
         "  1.5    3/5      0      -   90"
     ]
+
+
+def test_plain_lines_fit_80_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FixedManager, "last_denial", lambda _: "the last denial " * 12)
+    monkeypatch.setattr(FixedManager, "hint", lambda _: "a long hint " * 12)
+    run = under_attack()
+    run.honest.lost = "the reason " * 12
+    screen = PlainLines()
+    screen.show(run)
+    screen.summary(run, 0)
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80
+    for shown in ("last denial: " + "the last denial " * 12, "a long hint " * 12,
+                  "honest peer: LOST: " + "the reason " * 12):
+        assert shown.strip() in " ".join(text.split())
 
 
 def test_the_plain_summary_fits_80_columns(capsys: pytest.CaptureFixture[str]) -> None:

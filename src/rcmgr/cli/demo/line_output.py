@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["JsonLines", "PlainLines"]
 
 LINE_EVERY_S = 1.0
+COLUMNS = 80
 
 
 class PlainLines:
@@ -51,7 +52,8 @@ class PlainLines:
             self._started = True
             click.echo(f"rcmgr demo: {headline(run)}")
             click.echo("Each line: now/limit, denials, median ping, memory of the host.")
-            click.echo(f"{run.manager.hint()}\n" if run.manager.hint() else "")
+            hint = textwrap.fill(run.manager.hint(), COLUMNS)
+            click.echo(f"{hint}\n" if hint else "")
             for line in self.HEAD:
                 click.echo(line)
         if run.phase == "under attack" and time.monotonic() >= self._next:
@@ -81,13 +83,16 @@ class PlainLines:
                 f"{label(row.name):<22}{row.now:>7}{row.peak:>7}{limit_text(row.limit):>7}"
                 f"{row.admitted:>10}{row.denied:>10}"
             )
-        click.echo(f"\nhonest peer: {honest_peer_line(run)}")
+        click.echo()
+        click.echo(textwrap.fill(f"honest peer: {honest_peer_line(run)}", COLUMNS))
         for role, counts in attackers_by_role(run).items():
             click.echo(f"{role}: {counts['tried']} tries, {counts['refused']} refused")
-        click.echo(f"last denial: {run.manager.last_denial() or 'none'}\n")
+        denial = f"last denial: {run.manager.last_denial() or 'none'}"
+        click.echo(f"{textwrap.fill(denial, COLUMNS)}\n")
         for mark, line in verdict_lines(run, status):
             indent = f"{mark:>6}  "
-            click.echo(textwrap.fill(line, 80, initial_indent=indent, subsequent_indent=" " * 8))
+            click.echo(textwrap.fill(
+                line, COLUMNS, initial_indent=indent, subsequent_indent=" " * 8))
 
 
 class JsonLines:
