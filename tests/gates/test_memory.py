@@ -281,10 +281,14 @@ def test_a_refusal_names_what_refused() -> None:
 
 # -- sources that fail, and memory that can be given back ---------------------------------------
 
+def kind_of(value: object) -> str:
+    return type(value).__name__
+
+
 FAILURES = [KeyError("total"), IndexError(), RuntimeError(), ImportError(), ZeroDivisionError()]
 
 
-@pytest.mark.parametrize("failure", FAILURES, ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize("failure", FAILURES, ids=kind_of)
 def test_a_total_that_cannot_be_read_never_refuses_and_is_logged_once(
     failure: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -306,7 +310,7 @@ def test_a_percentage_of_unknown_memory_is_no_limit(total: int | None) -> None:
     assert both.max_allowed_bytes == 100
 
 
-@pytest.mark.parametrize("failure", FAILURES, ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize("failure", FAILURES, ids=kind_of)
 def test_a_pressure_that_cannot_be_read_never_refuses(failure: Exception) -> None:
     def pressure() -> float:
         raise failure
@@ -315,7 +319,7 @@ def test_a_pressure_that_cannot_be_read_never_refuses(failure: Exception) -> Non
     assert limits.excess(new_peer=True) is None
 
 
-@pytest.mark.parametrize("failure", FAILURES, ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize("failure", FAILURES, ids=kind_of)
 def test_a_manager_admits_and_counts_right_when_no_memory_can_be_read(
     failure: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -432,7 +436,7 @@ NONSENSE: list[Any] = [
     float("nan"), float("inf"), float("-inf"), -5, 0, "much", b"1", [], object(), 1j, None]
 
 
-@pytest.mark.parametrize("value", NONSENSE, ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize("value", NONSENSE, ids=kind_of)
 def test_a_source_that_gives_nonsense_never_refuses(value: Any) -> None:
     limits = limits_of(
         Memory(10**12), None, 0.5, max_pressure=1, total=lambda: value, pressure=lambda: value)
@@ -447,8 +451,7 @@ def test_a_source_that_gives_nonsense_never_refuses(value: Any) -> None:
     assert manager.connection_tracker.snapshot().pending_inbound == 0
 
 
-@pytest.mark.parametrize(
-    "value", [*NONSENSE[:-1], True, 10**30], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize("value", [*NONSENSE[:-1], True, 10**30], ids=kind_of)
 def test_a_psutil_that_gives_nonsense_never_refuses(
     value: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

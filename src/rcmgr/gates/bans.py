@@ -65,8 +65,10 @@ class BanRefusal(NamedTuple):
     seconds_left: float
     address: str | None
 
-    is_offence = False
-    """Whether the penalty box charges this refusal. It charges refusals without this attribute."""
+    @property
+    def is_offence(self) -> Literal[False]:
+        """The penalty box charges refusals without this attribute."""
+        return False
 
     def __bool__(self) -> Literal[False]:
         return False
