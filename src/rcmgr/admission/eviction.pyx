@@ -176,7 +176,7 @@ cdef class _Seats:
         return owner
 
     def __contains__(self, ticket):
-        """__contains__($self, key, /)\n--\n\nWhether a ticket is of something that is still here."""
+        """__contains__($self, key, /)\n--\n\nWhether the owner of a ticket is still here."""
         cdef uint64_t wanted = ticket_from(ticket)
         cdef bint found
         with cython.critical_section(self):

@@ -848,7 +848,7 @@ cdef class StreamScope(Scope):
 @cython.final
 @cython.binding(False)
 cdef class Ledger:
-    """Ledger(limits=None, *, trace_allocations=False, debug=None)\n--\n
+    """Ledger(limits=None, *, trace_allocations=False, debug=None, limiter=None)\n--\n
     All scopes of a node.
 
     limits: an object with the attributes of `rcmgr.limits.scopes.ConcreteLimits`; None: no limit at
