@@ -7,6 +7,7 @@ import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar, copy_context
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,6 +26,7 @@ from rcmgr import (
     ConnectionRateLimits,
     ConnectionTracker,
     Endpoint,
+    Eviction,
     Rate,
     ResourceLimits,
     ResourceManager,
@@ -39,8 +41,14 @@ ONE = ConnectionLimits(max_pending_inbound=1)
 
 @asynccontextmanager
 async def hardened_node(transport: str = "tcp", **options: Any) -> AsyncIterator[Node]:
-    """A node that starts to listen after `harden`, as with `install(harden=True)`."""
+    """A node that starts to listen after `harden`, as with `install(harden=True)`.
+
+    It makes no room for newcomers, so that it refuses them at once.
+    """
     async with running_node(transport, **options) as node:
+        if isinstance(node.manager, ResourceManager):
+            node.manager.node_limits = replace(
+                node.manager.node_limits, eviction=Eviction(enabled=False))
         swarm: Any = node.host.get_network()
         for listener in list(swarm.listeners.values()):
             await listener.close()

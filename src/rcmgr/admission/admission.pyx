@@ -9,13 +9,14 @@ An answer is the handle that was asked for, or a falsy refusal with
 
 cimport cython
 from cpython.unicode cimport PyUnicode_1BYTE_DATA, PyUnicode_New
-from libc.stdint cimport uint64_t
+from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy
 
 from rcmgr.admission.task_connections cimport (
     TaskConnections, created_for_this_task, of_this_task,
 )
 from rcmgr.counting cimport connection_tracker as trackers, scope as scopes
+from rcmgr.counting._connection_counts cimport RCMGR_PENDING_INBOUND
 from rcmgr.counting.connection_tracker cimport ConnectionRecord
 from rcmgr.counting.denials cimport DenialLog
 from rcmgr.counting.memory_stats cimport is_fine as memory_is_fine
@@ -307,6 +308,22 @@ cdef class Admission:
                 here = created_for_this_task()
             here.established = record
         return record
+
+    def has_place_for_handshake(self, address):
+        """Whether a handshake from here finds a place now, perhaps that of another handshake.
+
+        Other limits may refuse it nevertheless.
+        """
+        cdef int64_t[4] counted
+        cdef object most = self.limits.max_pending_inbound
+        trackers.read_counted(self.tracker, counted)
+        if (most is None or counted[<int>RCMGR_PENDING_INBOUND] < most) and (
+            self.ledger is None or scopes.has_place_for_handshake(self.ledger)
+        ):
+            return True
+        if self.may_be_allowed(self.is_exempt(None, address), True):
+            return True
+        return self.room.handshakes.choose(self.room.group_of(address)) is not None
 
     def ask_process_memory(self):
         """Whether the process may use more memory: True, or a MemoryExcess, which is noted."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rcmgr.admission.room import Room
     from rcmgr.counting.connection_tracker import ConnectionRecord
 
-__all__ = ["HostCloser", "socket_stream", "swarm_of_this_task", "was_evicted"]
+__all__ = ["HostCloser", "mark_evicted", "socket_stream", "swarm_of_this_task", "was_evicted"]
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class HostCloser:
 
     def end(self, connection: Any) -> None:
         """Begin to close it. The swarm has forgotten it when this returns."""
-        setattr(connection, _EVICTED, True)
+        mark_evicted(connection)
         self._swarm.remove_conn(connection)
         self._nursery.start_soon(self._close, connection)
 
@@ -105,6 +105,10 @@ class HostCloser:
                     await _quietly(connection._cleanup)
         finally:
             self._room.left(was_cut)
+
+
+def mark_evicted(connection: Any) -> None:
+    setattr(connection, _EVICTED, True)
 
 
 def was_evicted(connection: Any) -> bool:

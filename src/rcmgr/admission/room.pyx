@@ -241,10 +241,18 @@ cdef class Room(ConnectionWatcher):
         ticket = self.handshakes.add(handshake, ip, self.group_of(address))
         record.ticket = <uint64_t>ticket | OF_HANDSHAKE
 
+    def group(self, address):
+        """The network of an address, as bytes. None: the address has no IP."""
+        return self.group_of(address)
+
     def advance(self, ConnectionRecord record not None):
         """Note that a handshake made progress."""
         if record.ticket & OF_HANDSHAKE:
             self.handshakes.advance(record.ticket & ~OF_HANDSHAKE)
+
+    def make_place(self, address):
+        """End a handshake for a newcomer from this address, if one is worth less."""
+        return self.end_handshake(address)
 
     cdef bint end_handshake(self, object address) except -1:
         handshake = self.handshakes.choose(self.group_of(address))

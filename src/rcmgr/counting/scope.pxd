@@ -27,5 +27,7 @@ cdef uint32_t inbound_streams_begun(object scope) except? 0
 # Whether the system, or what is transient, had too many connections. No other limit refused.
 cdef bint is_full_of_connections(Refusal refusal) noexcept
 cdef bint is_of_system(Refusal refusal) noexcept
+# Whether one more handshake fits in the transient scope.
+cdef bint has_place_for_handshake(object ledger) except -1
 # Do not count a refusal after all, because the caller makes room.
 cdef int uncount(object ledger, Refusal refusal) except -1

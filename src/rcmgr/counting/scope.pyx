@@ -1773,6 +1773,22 @@ cdef bint is_full_of_connections(Refusal refusal) noexcept:
     )
 
 
+cdef bint has_place_for_handshake(object ledger) except -1:
+    cdef Ledger self = <Ledger?>ledger
+    cdef rcmgr_scope *chain[1]
+    cdef rcmgr_amounts ask
+    cdef rcmgr_refusal why
+    cdef bint fits
+    memset(&ask, 0, sizeof(ask))
+    ask.of[RCMGR_CONNS_INBOUND] = ask.of[RCMGR_FD] = 1
+    chain[0] = &self.transient_group.state
+    with cython.critical_section(self):
+        fits = rcmgr_charge(chain, 1, &ask, RCMGR_PRIORITY_ALWAYS, &why)
+        if fits:
+            rcmgr_give_back(chain, 1, &ask)
+    return fits
+
+
 cdef bint is_of_system(Refusal refusal) noexcept:
     return refusal.blamed.kind == SYSTEM
 

@@ -124,11 +124,14 @@ def _guarding_hosts(hardened: bool) -> Iterator[Undo]:
     from rcmgr.libp2p.dropin.manager import ResourceManager as DropIn
     from rcmgr.libp2p.guard.accept_gate import gate_accepts
     from rcmgr.libp2p.guard.hardening import Hardening, harden
+    from rcmgr.libp2p.guard.inbound_slots import free_inbound_slots
     from rcmgr.libp2p.guard.quic_listeners import single_refusals
     from rcmgr.manager import ResourceManager
 
     def guard(host: Any) -> Hardening | None:
         gate_accepts(host.get_network())
+        if not hardened:  # which does it too
+            free_inbound_slots(host.get_network())
         return harden(host) if hardened else None
 
     on_trial = guard(new_host(resource_manager=DropIn()))

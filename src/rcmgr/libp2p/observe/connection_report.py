@@ -94,6 +94,7 @@ class ConnectionReport:
         self.error: Any = ""
         self.hooks = ExitStack()  # removes the hooks on the connection when it is over
         self.is_followed = False  # whether a hook waits for the outcome, to report it
+        self.connection: Any = None  # as a listener gave it to the swarm
         self.was_denied = False
         self.denial: ResourceLimitExceeded | None = None
         self._established_at = 0.0

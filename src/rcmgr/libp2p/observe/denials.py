@@ -6,7 +6,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from rcmgr.errors import ResourceLimitExceeded, printable
+from rcmgr.admission.host_closer import was_evicted
+from rcmgr.errors import ConnectionEvicted, ResourceLimitExceeded, printable
 from rcmgr.events.kinds import (
     ConnectionDeniedEvent,
     DialFailedEvent,
@@ -60,6 +61,8 @@ class Denials:
         """Report a connection that ended with this error: as denied, or else as failed."""
         denial = report.denial or next(
             (each for each in chain_of(error) if isinstance(each, self._denials)), None)
+        if was_evicted(report.connection):
+            denial = ConnectionEvicted("pending_inbound")
         if report.was_denied or denial is not None:
             report.denied(denial)
             return

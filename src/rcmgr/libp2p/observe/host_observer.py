@@ -98,6 +98,7 @@ class HostObserver:
             return await original(connection, maddr, *args, **kwargs)
         report = self._handshakes.take(connection) or ConnectionReport(
             self._reporter, Endpoint.LISTENER, sockets=addresses_of(connection, maddr))
+        report.connection = connection
         try:
             with self._reporter.working_on(report):
                 return await original(connection, maddr, *args, **kwargs)

@@ -1,0 +1,44 @@
+"""Nodes with few places for handshakes, and sockets that take these places and stay silent."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import trio
+from multiaddr import Multiaddr
+from nodes import LISTEN, Node, running_node
+
+from rcmgr import ConcreteLimits, ConnectionLimits, Limit, NodeLimits
+from rcmgr.libp2p import harden
+
+PLACES = 8
+BY_STATE = NodeLimits(connections=ConnectionLimits(max_pending_inbound=PLACES))
+BY_SCOPE = NodeLimits(ConcreteLimits(transient=Limit(conns_inbound=PLACES)))
+
+
+@asynccontextmanager
+async def guarded_node(
+    limits: NodeLimits = BY_STATE, transport: str = "tcp", **options: Any
+) -> AsyncIterator[Node]:
+    """A node that starts to listen after `harden`, as with `install(harden=True)`."""
+    async with running_node(transport, node_limits=limits, **options) as node:
+        swarm: Any = node.host.get_network()
+        for listener in list(swarm.listeners.values()):
+            await listener.close()
+        swarm.listeners.clear()
+        harden(node.host)
+        await swarm.listen(Multiaddr(LISTEN[transport]))
+        for _ in range(2):  # the listener may have accepted the first one before the gate
+            async with await trio.open_tcp_stream("127.0.0.1", node.port):
+                await trio.sleep(0.05)
+        yield node
+
+
+@asynccontextmanager
+async def silent(node: Node, count: int, ip: str = "127.0.0.1") -> AsyncIterator[list[Any]]:
+    """So many connections from this address that send nothing."""
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(await trio.open_tcp_stream(
+            "127.0.0.1", node.port, local_address=ip)) for _ in range(count)]
