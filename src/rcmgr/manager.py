@@ -36,6 +36,7 @@ from rcmgr.gates.requests import ProtocolRateLimiter, RateRefusal
 from rcmgr.limits.checks import check_count
 from rcmgr.limits.limiter import AskLimiter
 from rcmgr.limits.memory import ProcessMemoryLimits
+from rcmgr.limits.names import suggests_arguments
 from rcmgr.limits.networks import AddressRates, SubnetLimits
 from rcmgr.limits.node import NodeLimits
 from rcmgr.limits.parts import ConnectionRateLimits, ResourceLimits
@@ -63,6 +64,7 @@ _InPlaceOfUpstream: Any = object
 _NO_MEMORY_LIMITS: Final = ProcessMemoryLimits()
 
 
+@suggests_arguments
 class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
     """Decides for a node whether it may spend a resource, before the node spends it.
 

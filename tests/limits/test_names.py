@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import rcmgr
-from rcmgr.limits.names import suggestion, suggests_fields
+from rcmgr.limits.names import suggestion, suggests_arguments
 
 
 @pytest.mark.parametrize(("name", "hint"), [
@@ -39,6 +39,17 @@ def test_constructors_of_limits_suggest_arguments(cls: Any) -> None:
         cls(zzz=1)
 
 
+@pytest.mark.parametrize(("cls", "wrong", "hint"), [
+    (rcmgr.ResourceManager, "conection_limits", "did you mean 'connection_limits'?"),
+    (rcmgr.ResourceManager, "zzz", "known are limits, allowlist, "),
+    (rcmgr.MemoryConnectionLimits, "max_byte", "did you mean 'max_bytes'?"),
+])
+def test_the_manager_suggests_arguments_too(cls: Any, wrong: str, hint: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        cls(**{wrong: 1})
+    assert str(caught.value).startswith(f"{cls.__name__} has no argument {wrong!r}; {hint}")
+
+
 def test_a_constructor_stays_as_it_was() -> None:
     assert len(LIMITS) >= 15
     made = rcmgr.Limit(1, conns=2)
@@ -47,7 +58,7 @@ def test_a_constructor_stays_as_it_was() -> None:
     with pytest.raises(TypeError):
         rcmgr.Limit(*range(9))
 
-    @suggests_fields
+    @suggests_arguments
     @dataclasses.dataclass
     class Named:
         self_: int

@@ -18,6 +18,7 @@ from rcmgr.counting.memory_stats import (
 from rcmgr.errors import MemoryUsageLimitExceeded
 from rcmgr.limits.machine import memory_pressure, total_memory
 from rcmgr.limits.memory import ProcessMemoryLimits
+from rcmgr.limits.names import suggests_arguments
 
 __all__ = ["MemoryConnectionLimits", "MemoryExcess"]
 
@@ -76,6 +77,7 @@ class _Trimmer:
 _trimmer = _Trimmer()  # all limits share it, as they share the memory of the process
 
 
+@suggests_arguments
 class MemoryConnectionLimits(MemoryGate):
     """No new connections while the process uses more memory than this.
 

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 from rcmgr.limits.checks import check_count, check_number
-from rcmgr.limits.names import suggests_fields
+from rcmgr.limits.names import suggests_arguments
 
 __all__ = ["Eviction"]
 
 _YEAR_S: Final = 31_557_600
 
 
-@suggests_fields
+@suggests_arguments
 @dataclass(frozen=True, slots=True)
 class Eviction:
     """How a full node ends the connection that is worth least, so that a newcomer gets its place.

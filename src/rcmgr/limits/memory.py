@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rcmgr.limits.checks import check_choice, check_fraction, check_limit, check_number
-from rcmgr.limits.names import suggests_fields
+from rcmgr.limits.names import suggests_arguments
 from rcmgr.limits.sizes import ByteCount
 
 __all__ = ["ProcessMemoryLimits"]
 
 
-@suggests_fields
+@suggests_arguments
 @dataclass(frozen=True, slots=True)
 class ProcessMemoryLimits:
     """How much memory the whole process may use before new connections are refused.

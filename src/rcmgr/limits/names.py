@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Iterable
-from dataclasses import fields
 from typing import Any, TypeVar
 
-__all__ = ["suggestion", "suggests_fields"]
+__all__ = ["suggestion", "suggests_arguments"]
 
 _T = TypeVar("_T")
 
@@ -21,10 +21,10 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     return f"did you mean {folded[close[0]]!r}?" if close else ""
 
 
-def suggests_fields(cls: type[_T]) -> type[_T]:
-    """A decorator of a dataclass: its constructor suggests a field for an unknown argument."""
+def suggests_arguments(cls: type[_T]) -> type[_T]:
+    """A decorator of a class: its constructor suggests a name for an unknown argument."""
     create: Any = cls.__init__
-    known = [each.name for each in fields(cls)]  # type: ignore[arg-type]
+    known = list(inspect.signature(create).parameters)[1:]
 
     @functools.wraps(create)
     def suggest_or_create(self: _T, /, *args: Any, **kwargs: Any) -> None:

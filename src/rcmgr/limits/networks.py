@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from rcmgr.limits.checks import check_count, check_limit, check_table
-from rcmgr.limits.names import suggests_fields
+from rcmgr.limits.names import suggests_arguments
 from rcmgr.limits.rates import Rate, check_rate
 from rcmgr.limits.sections import ADDED_TO_DEFAULT
 
@@ -98,7 +98,7 @@ def _overrides() -> Any:
         metadata={ADDED_TO_DEFAULT: Network.parse})
 
 
-@suggests_fields
+@suggests_arguments
 @dataclass(frozen=True)
 class SubnetLimits:
     """How many connections one network may have at once.
@@ -123,7 +123,7 @@ class SubnetLimits:
         _freeze(self, "overrides", check_limit)
 
 
-@suggests_fields
+@suggests_arguments
 @dataclass(frozen=True)
 class AddressRates:
     """How often one network may connect.

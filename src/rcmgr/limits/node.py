@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from rcmgr.limits.eviction import Eviction
 from rcmgr.limits.memory import ProcessMemoryLimits
-from rcmgr.limits.names import suggests_fields
+from rcmgr.limits.names import suggests_arguments
 from rcmgr.limits.networks import AddressRates, SubnetLimits
 from rcmgr.limits.penalties import PenaltyBox
 from rcmgr.limits.rates import PeerRates
@@ -27,7 +27,7 @@ def _section(key: str, kind: type[Any]) -> dict[str, Any]:
     return {"key": key, "kind": kind}
 
 
-@suggests_fields
+@suggests_arguments
 @dataclass(frozen=True, slots=True)
 class NodeLimits:
     """All limits of a node.

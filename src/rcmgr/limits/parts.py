@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from rcmgr.limits.checks import check_count, check_limit, check_table
-from rcmgr.limits.names import suggests_fields
+from rcmgr.limits.names import suggests_arguments
 from rcmgr.limits.networks import AddressRates
 from rcmgr.limits.node import NodeLimits
 from rcmgr.limits.rates import PeerRates, Rate, check_rate
@@ -22,7 +22,7 @@ _MIB: Final = 1024 * 1024
 _MANY_STREAMS: Final = 2**31 - 1  # the swarm needs a number
 
 
-@suggests_fields
+@suggests_arguments
 @dataclass(frozen=True, slots=True)
 class ResourceLimits:
     """The limits of a whole node, with py-libp2p's names and defaults.
@@ -72,7 +72,7 @@ class ResourceLimits:
         ))
 
 
-@suggests_fields
+@suggests_arguments
 @dataclass(frozen=True, slots=True)
 class ConnectionRateLimits:
     """How often an address and a peer may connect.

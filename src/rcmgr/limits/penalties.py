@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from rcmgr.limits.checks import check_count, check_number
-from rcmgr.limits.names import suggests_fields
+from rcmgr.limits.names import suggests_arguments
 from rcmgr.limits.networks import LOOPBACK, Network
 
 __all__ = ["PenaltyBox"]
@@ -15,7 +15,7 @@ _MOST_POINTS: Final = 1_000_000
 _MOST_SECONDS: Final = 10 * 366 * 86_400.0
 
 
-@suggests_fields
+@suggests_arguments
 @dataclass(frozen=True, slots=True)
 class PenaltyBox:
     """Offences cost points, and points decay. Too many points are a ban for a time.

@@ -8,14 +8,14 @@ from types import MappingProxyType
 from typing import Any
 
 from rcmgr.limits.checks import bucket_ticks, check_count, check_names, check_table
-from rcmgr.limits.names import suggests_fields
+from rcmgr.limits.names import suggests_arguments
 
 __all__ = ["PeerRates", "Rate", "RateLimits", "check_rate"]
 
 _TABLE_SCALE = 1 << 16  # the scale of `BucketTable`, which is coarser than that of `TokenBucket`
 
 
-@suggests_fields
+@suggests_arguments
 @dataclass(frozen=True, slots=True)
 class Rate:
     """`refill_rate` requests per second in the long run, and `burst` at once.
@@ -40,7 +40,7 @@ class Rate:
         return {"refill_rate": self.refill_rate, "burst": self.burst}
 
 
-@suggests_fields
+@suggests_arguments
 @dataclass(frozen=True, slots=True)
 class RateLimits:
     """The rates of a `RateLimiter` or `ProtocolRateLimiter`.
@@ -106,7 +106,7 @@ class RateLimits:
         }
 
 
-@suggests_fields
+@suggests_arguments
 @dataclass(frozen=True, slots=True)
 class PeerRates:
     """How often one peer may connect. The rate is asked after the handshake.

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Final, Generic, TypeVar
 
 from rcmgr.limits.checks import check_count, check_limit, check_number
 from rcmgr.limits.machine import total_memory
-from rcmgr.limits.names import suggests_fields
+from rcmgr.limits.names import suggests_arguments
 from rcmgr.peers import peer_key, peer_text
 
 __all__ = [
@@ -64,7 +64,7 @@ def _check(name: str, value: object) -> None:
         raise ValueError(f"{name} must be at most 2**63 - 1, not {value}")
 
 
-@suggests_fields
+@suggests_arguments
 @dataclass(frozen=True, slots=True)
 class Limit:
     """The limits of one scope: 0 to 2**63 - 1 of each, or None: no limit. 0 admits nothing.
@@ -97,7 +97,7 @@ class Limit:
 NOTHING: Final = Limit(0, 0, 0, 0, 0, 0, 0, 0)
 
 
-@suggests_fields
+@suggests_arguments
 @dataclass(frozen=True, slots=True)
 class PartialLimit:
     """A `Limit` that leaves the fields with `DEFAULT` as they were."""
@@ -139,7 +139,7 @@ class PartialLimit:
         return all(getattr(self, each.name) is DEFAULT for each in fields(self))
 
 
-@suggests_fields
+@suggests_arguments
 @dataclass(frozen=True, slots=True)
 class LimitIncrease:
     """How much a limit grows per GiB of memory.
@@ -165,7 +165,7 @@ class LimitIncrease:
                 check_count(each.name, value, 0, MAX_LIMIT)
 
 
-@suggests_fields
+@suggests_arguments
 @dataclass(frozen=True, slots=True)
 class ScalingLimit:
     """A limit for the smallest machine, and how it grows."""
@@ -290,7 +290,7 @@ def _peer(peer: object) -> bytes | str | int:
     raise TypeError(f"a peer must be an ID, bytes, a str or an int, not {peer!r}")
 
 
-@suggests_fields
+@suggests_arguments
 @dataclass(frozen=True)
 class ConcreteLimits(LimitTree[Limit]):
     """The limits of all scopes, for a `Ledger`. `ConcreteLimits()` has no limits."""
@@ -310,7 +310,7 @@ class ConcreteLimits(LimitTree[Limit]):
         return replace(self, system=replace(self.system, **counted))
 
 
-@suggests_fields
+@suggests_arguments
 @dataclass(frozen=True)
 class PartialLimits(LimitTree[PartialLimit]):
     """Changes of limits. `PartialLimits()` changes nothing."""
@@ -341,7 +341,7 @@ class PartialLimits(LimitTree[PartialLimit]):
         return tree
 
 
-@suggests_fields
+@suggests_arguments
 @dataclass(frozen=True)
 class ScalingLimits(LimitTree[ScalingLimit]):
     """The limits of all scopes for the smallest machine, and their growth."""

@@ -7,12 +7,12 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from rcmgr.limits.checks import check_limit, check_names
-from rcmgr.limits.names import suggests_fields
+from rcmgr.limits.names import suggests_arguments
 
 __all__ = ["ConnectionLimits"]
 
 
-@suggests_fields
+@suggests_arguments
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
     """How many connections a node may have in each state.
