@@ -240,7 +240,7 @@ def warn_unknown(str message not None):
 
 @cython.binding(False)
 cdef class MemoryGate:
-    """MemoryGate(*args, **kwargs)\n--\n
+    """MemoryGate()\n--\n
     Remembers that the last reading was within the limits, as long as the reading is fresh.
 
     The base of `MemoryConnectionLimits`: the next checks of a fresh reading cost 10 ns.

@@ -122,7 +122,7 @@ class _AllowedPeers:
     def __init__(self, swarm: Any) -> None:
         from trio import lowlevel
 
-        self._lowlevel = lowlevel
+        self._lowlevel: Any = lowlevel
         self._swarm = swarm
         self._limiter = _Limiter(swarm, swarm._inbound_limiter, self._has_allowed)
         self._allowed: set[Any] = set()  # muxed connections of allowed peers
