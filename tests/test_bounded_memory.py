@@ -25,7 +25,7 @@ from rcmgr.limits.node import NodeLimits
 from rcmgr.limits.rates import PeerRates, Rate, RateLimits
 from rcmgr.limits.states import ConnectionLimits
 from rcmgr.manager import ResourceManager
-from rcmgr.peers import bounded_name, peer_from_any, peer_key, peer_text
+from rcmgr.peers import bounded_name, bounded_peer, peer_key, peer_text
 
 TIMES, SIZE = 100, 256 * 1024
 MOST_KEPT = 1_500_000
@@ -265,10 +265,12 @@ def test_reports_of_long_ids_are_short() -> None:
 
 def test_keys_of_long_ids() -> None:
     for short in (b"", bytes(64), "x" * 256):
-        assert peer_key(short) is peer_from_any(short) is short
+        assert peer_key(short) is bounded_peer(short) is short
     long = bytes(65)
     key = peer_key(long)
-    assert key == peer_key(ID(long)) == peer_from_any(long) == peer_from_any(ID(long))
+    assert key == peer_key(ID(long)) == bounded_peer(long) == bounded_peer(ID(long))
+    short = ID(bytes(64))
+    assert bounded_peer(short) is short
     assert len(key) == 33
     assert key == peer_key(key)
     assert len({peer_key(bytes(size)) for size in range(1000)}) == 1000

@@ -29,6 +29,8 @@ cdef inline object key_of(object peer):
 
 cdef inline object kept_peer(object peer, object key):
     """The peer as it was given, or its key if it is too long to be kept."""
+    if key is peer:
+        return peer
     if type(peer) is str:
         return peer if len(<str>peer) <= LONGEST_NAME else key
     if (

@@ -8,7 +8,7 @@ digest, and a longer text is cut.
 
 cimport cython
 
-__all__ = ["bounded_name", "peer_from_any", "peer_key", "peer_text"]
+__all__ = ["bounded_name", "bounded_peer", "peer_from_any", "peer_key", "peer_text"]
 
 # Peer ids are multihashes: sha2-256, or a short public key itself ("identity").
 cdef tuple BASE58_PREFIXES = ("Qm", "12D3Koo", "16Uiu2H")
@@ -134,13 +134,15 @@ def peer_key(peer):
 
 
 cpdef object peer_from_any(object peer):
-    """The bytes of a peer named by text, as `peer_key`; anything else as it is.
-
-    A peer that is too long becomes its key.
-    """
+    """The bytes of a peer named by text, as `peer_key`; anything else as it is."""
     if type(peer) is str:
         return key_of_text(peer)
-    return kept_peer(peer, key_of(peer))
+    return peer
+
+
+def bounded_peer(peer):
+    """As `peer_from_any`, for a peer that is kept: the key of one whose id is too long."""
+    return kept_peer(peer_from_any(peer), key_of(peer))
 
 
 cpdef str peer_text(object peer):

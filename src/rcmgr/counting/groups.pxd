@@ -65,8 +65,7 @@ cdef class Group:
 cdef class Refusal:
     cdef Group blamed       # None: the leaf
     cdef Group view_group   # None: no view asked
-    cdef str span_name      # None: no span asked
-    cdef str refusing_span  # None: no span refused
+    cdef tuple spans        # names of the one that asked, and of the one that refused or None
     cdef int leaf_kind      # NO_KIND: no leaf asked
     cdef uint64_t leaf_number
     cdef int what

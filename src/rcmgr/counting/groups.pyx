@@ -90,15 +90,15 @@ cdef class Refusal:
     @property
     def scope(self):
         """Name of the scope that refused."""
-        if self.refusing_span is not None:
-            return self.refusing_span
+        if self.spans is not None and self.spans[1] is not None:
+            return self.spans[1]
         return self.leaf() if self.blamed is None else self.blamed.text()
 
     @property
     def asked_by(self):
         """Name of the scope that asked. None: a move to another group, or a counted stream."""
-        if self.span_name is not None:
-            return self.span_name
+        if self.spans is not None:
+            return self.spans[0]
         return self.leaf() if self.view_group is None else self.view_group.text()
 
     @property

@@ -248,9 +248,7 @@ cdef class Scope:
         if refusal is None:
             return True
         if base is not self:
-            refusal.span_name = self.name
-        if scope is not base:
-            refusal.refusing_span = scope.name
+            refusal.spans = (self.name, None if scope is base else scope.name)
         return refusal
 
     @cython.final
@@ -286,7 +284,8 @@ cdef class Scope:
             else:
                 held = self.state.held
                 rcmgr_give_back(chain, self.chain(chain), &held)
-                self.ledger.move_memory(self, -held.of[RCMGR_MEMORY])
+                if held.of[RCMGR_MEMORY] != 0:
+                    self.ledger.move_memory(self, -held.of[RCMGR_MEMORY])
             self.unpin()
         if self.has_limit:
             self.ledger.drop_own_limit(self)
@@ -643,7 +642,9 @@ cdef class ConnScope(Scope):
         peer = exact_peer(peer)
         if self.ledger is None:
             raise ResourceScopeClosed("scope")
-        cdef Group kept = self.ledger.kept(PEER, None, peer)
+        cdef Group kept = None
+        if self.ledger.limiter is not None:
+            kept = self.ledger.kept(PEER, None, peer)
         with cython.critical_section(self.ledger):
             closed = not self.live()
             attached = self.peer_group is not None
@@ -677,7 +678,8 @@ cdef class ConnScope(Scope):
                         refusal = self.ledger.refuse(
                             &why, (group, system, transient)[why.place], self.direction)
                         self.ledger.unpin(group)
-        self.ledger.let_go(kept)
+        if kept is not None:
+            self.ledger.let_go(kept)
         if closed:
             raise ResourceScopeClosed(self.name)
         if attached:
@@ -802,7 +804,9 @@ cdef class StreamScope(Scope):
         name = exact_name("protocol" if kind == PROTOCOL else "service", name)
         if self.ledger is None:
             raise ResourceScopeClosed("scope")
-        cdef Group kept = self.ledger.kept(share_kind, name, self.peer_group.peer)
+        cdef Group kept = None
+        if self.ledger.limiter is not None:
+            kept = self.ledger.kept(share_kind, name, self.peer_group.peer)
         with cython.critical_section(self.ledger):
             closed = not self.live()
             misplaced = self.misplaced(kind)
@@ -834,7 +838,8 @@ cdef class StreamScope(Scope):
                         self.protocol_group, self.protocol_share = group, share
                     else:
                         self.service_group, self.service_share = group, share
-        self.ledger.let_go(kept)
+        if kept is not None:
+            self.ledger.let_go(kept)
         if closed:
             raise ResourceScopeClosed(self.name)
         if misplaced is not None:
@@ -1010,12 +1015,10 @@ cdef class Ledger:
         """A group with the limits of the limiter, for the caller to `let_go`. Not locked.
 
         So the group exists when a request locks the ledger and charges it: the limiter runs
-        without the lock. None: there is no limiter.
+        without the lock. Call it only if there is a limiter.
         """
         cdef Group group, whole = None
         cdef int whole_kind = PROTOCOL if kind == PROTOCOL_PEER else SERVICE
-        if self.limiter is None:
-            return None
         if kind == PROTOCOL_PEER or kind == SERVICE_PEER:
             whole = self.kept(whole_kind, name, None)
         try:
@@ -1033,13 +1036,13 @@ cdef class Ledger:
                     if given is not None and group.pins == 1:
                         self.bind(group, <GroupLimit>given)
         finally:
-            self.let_go(whole)
+            if whole is not None:
+                self.let_go(whole)
         return group
 
     cdef int let_go(self, Group group) except -1:
-        if group is not None:
-            with cython.critical_section(self):
-                self.unpin(group)
+        with cython.critical_section(self):
+            self.unpin(group)
         return 0
 
     cdef dict table_of(self, int kind):
@@ -1196,7 +1199,8 @@ cdef class Ledger:
         cdef Group kept = None
         if peer is not None:
             peer = exact_peer(peer)
-            kept = self.kept(PEER, None, peer)
+            if self.limiter is not None:
+                kept = self.kept(PEER, None, peer)
         memset(&ask, 0, sizeof(ask))
         ask.of[RCMGR_CONNS_INBOUND if inbound else RCMGR_CONNS_OUTBOUND] = 1
         ask.of[RCMGR_FD] = fd
@@ -1223,7 +1227,8 @@ cdef class Ledger:
                 answer = scope.refuse(&why, RCMGR_PRIORITY_ALWAYS)
                 if scope.peer_group is not None:
                     self.unpin(scope.peer_group)
-        self.let_go(kept)
+        if kept is not None:
+            self.let_go(kept)
         return answer
 
     def try_open_connection(self, inbound=True, bint fd=True, bint allowlisted=False, peer=None):
@@ -1248,7 +1253,9 @@ cdef class Ledger:
         cdef object answer
         cdef StreamScope scope = StreamScope.__new__(StreamScope)
         peer = exact_peer(peer)
-        cdef Group kept = self.kept(PEER, None, peer)
+        cdef Group kept = None
+        if self.limiter is not None:
+            kept = self.kept(PEER, None, peer)
         scope.direction = INBOUND if inbound else OUTBOUND
         scope.is_exempt = exempt
         scope.start(self, STREAM, &self.defaults[<int>STREAM])
@@ -1267,7 +1274,8 @@ cdef class Ledger:
             else:
                 answer = scope.refuse(&why, RCMGR_PRIORITY_ALWAYS)
                 self.unpin(scope.peer_group)
-        self.let_go(kept)
+        if kept is not None:
+            self.let_go(kept)
         return answer
 
     def try_open_stream(self, peer, inbound=True, *, bint allowlisted=False):
@@ -1293,7 +1301,9 @@ cdef class Ledger:
         cdef Group group, system
         cdef object answer = True
         peer = exact_peer(peer)
-        cdef Group kept = self.kept(PEER, None, peer)
+        cdef Group kept = None
+        if self.limiter is not None:
+            kept = self.kept(PEER, None, peer)
         memset(&ask, 0, sizeof(ask))
         ask.of[RCMGR_STREAMS_INBOUND if inbound else RCMGR_STREAMS_OUTBOUND] = 1
         with cython.critical_section(self):
@@ -1309,7 +1319,8 @@ cdef class Ledger:
                 answer = self.refuse(
                     &why, group if why.place == 0 else system, INBOUND if inbound else OUTBOUND)
                 self.unpin(group)
-        self.let_go(kept)
+        if kept is not None:
+            self.let_go(kept)
         return answer
 
     def release_stream(self, peer, inbound):
@@ -1383,7 +1394,7 @@ cdef class Ledger:
     cdef ScopeView view(self, int kind, object name, object peer):
         cdef ScopeView view = ScopeView.__new__(ScopeView)
         cdef Group whole, kept = None
-        if kind >= FIXED_KINDS:
+        if self.limiter is not None and kind >= FIXED_KINDS:
             kept = self.kept(kind, name, peer)
         view.start(self, kind, &NO_LIMIT)
         with cython.critical_section(self):
@@ -1403,7 +1414,8 @@ cdef class Ledger:
                 self.unpin(whole)  # the share pins it
             view.epoch = self.epoch
             view.is_open = True
-        self.let_go(kept)
+        if kept is not None:
+            self.let_go(kept)
         return view
 
     def system(self):

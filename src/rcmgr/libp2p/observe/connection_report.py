@@ -24,7 +24,7 @@ from rcmgr.events.kinds import (
 from rcmgr.events.observers import Observers
 from rcmgr.gates.addresses import LONGEST_ADDRESS
 from rcmgr.libp2p.observe.socket_addresses import SocketAddresses
-from rcmgr.peers import peer_from_any
+from rcmgr.peers import bounded_peer
 
 __all__ = ["ConnectionReport", "Reporter"]
 
@@ -87,7 +87,7 @@ class ConnectionReport:
         self.inbound = endpoint is Endpoint.LISTENER
         self.connection_id = f"{'in' if self.inbound else 'out'}-{next(_numbers)}"
         self.endpoint = endpoint
-        self.peer_id = peer_from_any(peer_id)
+        self.peer_id = bounded_peer(peer_id)
         self.sockets = sockets
         self.dialled = _kept(dialled)
         self.reason = ""
@@ -130,7 +130,7 @@ class ConnectionReport:
         if self.in_progress:
             self._state = _ESTABLISHED
             self._established_at = time.monotonic()
-            self.peer_id = peer_from_any(peer_id)
+            self.peer_id = bounded_peer(peer_id)
             self._notify(
                 EstablishedInboundConnectionEvent if self.inbound
                 else EstablishedOutboundConnectionEvent)
