@@ -1,4 +1,4 @@
-"""Reports read all attributes of `Node`, and no others."""
+"""Reports and commands use all attributes of `Node`, and no others."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from rcmgr import (
 from rcmgr.report.explain import explain
 from rcmgr.report.metrics import MetricsCollector
 from rcmgr.report.node import Node
+from rcmgr.report.node_commands import answer_to
 from rcmgr.report.stats import stats_of
 from rcmgr.report.status import status_of
 from rcmgr.report.usage import usages
@@ -39,7 +40,7 @@ class OnlyNode:
         return getattr(self._manager, name)
 
 
-def test_reports_read_all_of_a_node_and_no_more() -> None:
+def test_reports_and_commands_use_all_of_a_node_and_no_more() -> None:
     manager = ResourceManager(
         NodeLimits(subnets=SubnetLimits(), rates=AddressRates(ipv4=((32, Rate(5, 50)),))),
         connection_rate_limits=ConnectionRateLimits(per_peer=Rate(3, 30)),
@@ -53,4 +54,8 @@ def test_reports_read_all_of_a_node_and_no_more() -> None:
     registry = CollectorRegistry()
     registry.register(MetricsCollector(node))
     assert b"rcmgr_peers" in generate_latest(registry)
+    for command in ("ban", "unban", "allow", "bans"):
+        what = {} if command == "bans" else {"what": "192.0.2.1"}
+        answer = json.loads(answer_to(node, json.dumps({"do": command, **what}).encode()))
+        assert "error" not in answer
     assert node._read == READABLE
