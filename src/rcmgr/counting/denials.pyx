@@ -136,6 +136,10 @@ cdef object source_of(str address):
         if len(parts) < 3 or parts[1] not in ("ip4", "ip6") or "/p2p-circuit" in address:
             return address
         address = parts[2]
+    elif address.startswith("["):
+        address = address[1:].partition("]")[0]
+    elif address.count(":") == 1:
+        address = address.partition(":")[0]  # without the port
     if address in UNKNOWN_ADDRESSES:
         return None
     if ":" not in address:
