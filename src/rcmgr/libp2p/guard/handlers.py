@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from rcmgr.gates.requests import STREAM
+from rcmgr.libp2p.guard.reset_codes import ResetCode, name_refusal
 from rcmgr.libp2p.hooks import Libp2pMismatch
 from rcmgr.libp2p.observe.socket_addresses import addresses_of
 from rcmgr.manager import ResourceManager
@@ -100,6 +101,9 @@ def limit_protocols(host: IHost, manager: ResourceManager) -> Guarding:
             return True
         connection = stream.muxed_conn
         address = None if limiter.networks is None else addresses_of(connection, None).remote
-        return limiter.check_peer_rate_limit(connection.peer_id, STREAM, address)
+        if limiter.check_peer_rate_limit(connection.peer_id, STREAM, address):
+            return True
+        name_refusal(ResetCode.RATE_LIMITED)
+        return False
 
     return guard_handlers(host, guard)

@@ -7,10 +7,17 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from rcmgr.admission.manager_base import is_inbound
 from rcmgr.counting.groups import Refusal
 from rcmgr.counting.scope import StreamScope
 from rcmgr.errors import ScopeLimitExceeded
 from rcmgr.libp2p.guard.handlers import guard_handlers
+from rcmgr.libp2p.guard.reset_codes import (
+    ResetCode,
+    name_refusal,
+    reset_codes,
+    reset_with,
+)
 from rcmgr.libp2p.hooks import Hook, Libp2pMismatch, Undo, place_all
 from rcmgr.limits.scopes import SERVICES
 from rcmgr.manager import ResourceManager
@@ -129,6 +136,7 @@ class ScopedStreams:
         swarm._resource_manager = self._stand_in
 
     def _placing(self) -> Iterator[Undo]:
+        yield reset_codes.use()
         yield Hook(self._swarm, "notify_opened_stream", self._opened).undo
         yield Hook(self._swarm, "notify_closed_stream", self._closed).undo
         yield Hook(self._host, "new_stream", self._new_stream).undo
@@ -154,6 +162,8 @@ class ScopedStreams:
         """Ask for a stream that this task will open; False: denied."""
         scope = self._manager.open_stream(peer_id, direction)
         if scope is None:
+            if is_inbound(direction):
+                name_refusal(ResetCode.RESOURCE_LIMIT)
             return False
         self._count += 1
         _granted.set(_Granted(self, scope, self._swarm._stream_semaphore, self._current_task()))
@@ -220,7 +230,10 @@ class ScopedStreams:
     # -- its protocol ----------------------------------------------------------------------------
 
     def _may_have(self, protocol: Any, stream: Any) -> bool:
-        return self._negotiated(protocol, stream) is None
+        if self._negotiated(protocol, stream) is None:
+            return True
+        name_refusal(ResetCode.RESOURCE_LIMIT)
+        return False
 
     async def _new_stream(
         self, original: Coroutine, peer_id: Any, *args: Any, **kwargs: Any
@@ -243,7 +256,7 @@ class ScopedStreams:
             raise
         error = self._negotiated(stream.get_protocol(), stream)
         if error is not None:
-            await stream.reset()
+            await reset_with(ResetCode.RESOURCE_LIMIT, stream)
             raise error
         return stream
 
