@@ -11,7 +11,7 @@ from typing import Any
 
 from rcmgr.libp2p.hooks import Hook, SharedHooks, Undo
 
-__all__ = ["ResetCode", "name_refusal", "reset_codes", "reset_with"]
+__all__ = ["ResetCode", "name_refusal", "negotiating", "reset_codes", "reset_with"]
 
 logger = logging.getLogger(__name__)
 
@@ -67,8 +67,11 @@ async def _resetting_yamux(original: Callable[[Any], Awaitable[None]], stream: A
     await original(stream)
 
 
-async def _negotiating(original: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any) -> Any:
-    """libp2p 0.8.1: host/basic_host.py line 1517, which resets the stream after a failure."""
+async def negotiating(original: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any) -> Any:
+    """For a hook on a host's `multiselect.negotiate`: the host resets the stream after a failure.
+
+    libp2p 0.8.1: host/basic_host.py line 1517.
+    """
     try:
         protocol, handler = await original(*args, **kwargs)
     except BaseException:
@@ -80,13 +83,11 @@ async def _negotiating(original: Callable[..., Awaitable[Any]], *args: Any, **kw
 
 
 def _placing() -> Iterator[Undo]:
-    from libp2p.protocol_muxer.multiselect import Multiselect
     from libp2p.stream_muxer.yamux.yamux import YamuxStream
     from libp2p.transport.quic.stream import QUICStream
 
     yield Hook(YamuxStream, "reset", _resetting_yamux).undo
     yield Hook(QUICStream, "reset", _resetting_quic).undo
-    yield Hook(Multiselect, "negotiate", _negotiating).undo
 
 
 reset_codes = SharedHooks(_placing)

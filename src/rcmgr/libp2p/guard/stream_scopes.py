@@ -15,6 +15,7 @@ from rcmgr.libp2p.guard.handlers import guard_handlers
 from rcmgr.libp2p.guard.reset_codes import (
     ResetCode,
     name_refusal,
+    negotiating,
     reset_codes,
     reset_with,
 )
@@ -137,6 +138,7 @@ class ScopedStreams:
 
     def _placing(self) -> Iterator[Undo]:
         yield reset_codes.use()
+        yield Hook(self._host.multiselect, "negotiate", negotiating).undo
         yield Hook(self._swarm, "notify_opened_stream", self._opened).undo
         yield Hook(self._swarm, "notify_closed_stream", self._closed).undo
         yield Hook(self._host, "new_stream", self._new_stream).undo
