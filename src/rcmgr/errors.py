@@ -311,6 +311,7 @@ class ScopeLimitExceeded(ResourceLimitExceeded):
     asked_by: the scope that was asked, if that is another one with a name.
     peer_id: None: the caller did not know the peer.
     has_own_limit: the limit is one of this name alone, and not the default.
+    limited_by: who gave the limit: "" (the limits of the node), "limiter" or "set_limit".
 
     The message begins with the words of go-libp2p's error.
     """
@@ -326,6 +327,7 @@ class ScopeLimitExceeded(ResourceLimitExceeded):
     connection_id: Hashable | None = None
     address: str | None = None
     has_own_limit: bool = False
+    limited_by: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -343,6 +345,10 @@ class ScopeLimitExceeded(ResourceLimitExceeded):
 
     @property
     def setting(self) -> str:
+        if self.limited_by == "limiter":
+            return f"the limiter (ResourceManager.ledger.limiter) for {printable_name(self.scope)}"
+        if self.limited_by == "set_limit":
+            return f"set_limit of {printable_name(self.scope)}"
         (scope, name), field = self._limited, _LIMIT_FIELDS[self.resource]
         if scope in _SCOPES_BY_NAME:
             own = f"ConcreteLimits.{scope}[{shortened(name)!r}].{field}"

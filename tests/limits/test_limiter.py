@@ -134,6 +134,31 @@ def test_answers_are_enforced() -> None:
     assert not first.try_reserve_memory(21)
 
 
+def test_a_denial_says_who_gave_the_limit() -> None:
+    none = Limit(streams=0, memory=0)
+    ledger = Ledger(
+        ConcreteLimits(peer={B: none}),
+        limiter=lambda kind, name, peer: none if kind == "peer" and peer == A else None)
+    conn = ledger.open_connection()
+    span = conn.begin_span()
+    view = ledger.protocol("/p")
+    view.set_limit(none)
+    stream = ledger.open_stream(b"other")
+    refused = {
+        "limiter": ledger.try_open_stream(A), "": ledger.try_open_stream(B),
+        "set_limit": stream.try_set_protocol("/p")}
+    for limited_by, refusal in refused.items():
+        assert refusal.to_error().limited_by == limited_by
+    for scope in (conn, span):
+        scope.set_limit(none)
+        error = scope.try_reserve_memory(1).to_error()
+        assert error.limited_by == "set_limit"
+        assert error.setting == f"set_limit of {scope.name}"
+        scope.set_limit(None)
+    assert "limiter" in refused["limiter"].to_error().setting
+    assert refused[""].to_error().setting.startswith("ConcreteLimits.peer[")
+
+
 def test_an_answer_holds_while_the_scope_exists_and_is_remembered() -> None:
     limiter = Recorder(peers={A: Limit(streams=7)})
     ledger = Ledger(limiter=limiter)

@@ -31,6 +31,12 @@ cdef enum Direction:
     OUTBOUND
     DIRECTIONS
 
+# who gave a limit
+cdef enum Origin:
+    BY_LIMITS
+    BY_LIMITER
+    BY_SET_LIMIT
+
 cdef tuple DIRECTION_NAMES
 cdef tuple KIND_NAMES
 cdef tuple LIMIT_NAMES
@@ -41,7 +47,7 @@ cdef tuple RESOURCE_TEXTS
 @cython.final
 cdef class GroupLimit:
     cdef rcmgr_limit value
-    cdef bint is_given  # by the limiter
+    cdef int origin
 
 
 @cython.final
@@ -77,6 +83,7 @@ cdef class Refusal:
     """How much more was asked for."""
     cdef readonly int64_t limit
     """Its limit. A memory reservation of low priority may fill only a part of the limit."""
+    cdef int origin         # of its limit
     cdef readonly bint has_own_limit
     """Whether the limit is one of this name alone, and not the default."""
 

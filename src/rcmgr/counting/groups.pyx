@@ -14,6 +14,7 @@ from rcmgr.limits.checks import check_limit
 
 __all__ = ["Refusal"]
 
+ORIGIN_NAMES = ("", "limiter", "set_limit")
 DIRECTION_NAMES = ("", "inbound", "outbound")
 # by Kind
 KIND_NAMES = (
@@ -122,7 +123,7 @@ cdef class Refusal:
         return error(
             scope, self.resource, self.current, self.attempted, self.limit, self.priority,
             None if asked_by == scope else asked_by, peer_id, connection_id,
-            has_own_limit=self.has_own_limit,
+            has_own_limit=self.has_own_limit, limited_by=ORIGIN_NAMES[self.origin],
         )
 
     def __repr__(self):
@@ -177,4 +178,6 @@ cdef Refusal new_refusal(
     refusal.attempted = why.asked
     refusal.limit = why.limit
     refusal.has_own_limit = blamed is not None and blamed.limit is not None
+    if refusal.has_own_limit:
+        refusal.origin = blamed.limit.origin
     return refusal

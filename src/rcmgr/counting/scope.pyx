@@ -32,7 +32,7 @@ from rcmgr.counting._scope cimport (
     rcmgr_is_nothing, rcmgr_limit, rcmgr_refusal, rcmgr_scope, rcmgr_scope_refuses,
 )
 from rcmgr.counting.groups cimport (
-    ALLOWLISTED_SYSTEM, ALLOWLISTED_TRANSIENT, CONN, DIRECTIONS, FIXED_KINDS, INBOUND, KINDS,
+    ALLOWLISTED_SYSTEM, ALLOWLISTED_TRANSIENT, BY_LIMITER, BY_SET_LIMIT, CONN, DIRECTIONS, FIXED_KINDS, INBOUND, KINDS,
     LIMIT_NAMES, NO_KIND, OUTBOUND, PEER, PROTOCOL, PROTOCOL_PEER, RESOURCE_FIELDS, SERVICE,
     SERVICE_PEER, STREAM, SYSTEM, TRANSIENT, Group, GroupLimit, Refusal, leaf_name, new_group,
     new_refusal, read_limit,
@@ -200,12 +200,16 @@ cdef class Scope:
         """Count and describe a refusal by a scope of the chain. Locked."""
         cdef PyObject *groups[LONGEST_CHAIN]
         cdef Group viewed = self.viewed(), blamed = viewed
+        cdef Refusal refusal
         if why.place > 0:
             self.groups(groups)
             blamed = <Group>groups[why.place - 1]
         self.ledger.refusals[
             self.kind if blamed is None else blamed.kind][why.resource][self.direction] += 1
-        return new_refusal(why, priority, blamed, self.kind, self.number, viewed)
+        refusal = new_refusal(why, priority, blamed, self.kind, self.number, viewed)
+        if blamed is None and self.has_limit:
+            refusal.origin = BY_SET_LIMIT
+        return refusal
 
     @cython.final
     cdef object take_memory(self, int64_t size, int priority):
@@ -997,7 +1001,7 @@ cdef class Ledger:
                     "the limiter failed, so the scope has the node's limits: %r. "
                     "Ledger.limiter_errors counts later failures", self.limiter)
             return None
-        (<GroupLimit>given).is_given = True
+        (<GroupLimit>given).origin = BY_LIMITER
         return given
 
     cdef int take_given(self, rcmgr_limit *defaults) except -1:
@@ -1162,8 +1166,10 @@ cdef class Ledger:
 
     cdef Refusal refuse_span(self, Scope span, const rcmgr_refusal *why, int priority):
         """As `refuse`, by a span that has limits."""
+        cdef Refusal refusal = new_refusal(why, priority, None, NO_KIND, 0, None)
         self.refusals[span.kind][why.resource][span.direction] += 1
-        return new_refusal(why, priority, None, NO_KIND, 0, None)
+        refusal.origin = BY_SET_LIMIT
+        return refusal
 
     cdef int say_over_released(self, str name, str excess) except -1:
         cdef bint first
@@ -1486,7 +1492,7 @@ cdef class Ledger:
             gather(self.protocol_groups, everything)
             gather(self.service_groups, everything)
             for group in everything:
-                if group.limit is None or not group.limit.is_given:
+                if group.limit is None or group.limit.origin != BY_LIMITER:
                     self.bind(group)
 
     cdef int override(self, ScopeView view, object limit) except -1:
@@ -1497,6 +1503,7 @@ cdef class Ledger:
         cdef GroupLimit given = None
         if limit is not None:
             own = read_limit(limit)
+            own.origin = BY_SET_LIMIT
         elif group.kind < FIXED_KINDS:
             raise TypeError(f"{group.text()} has no default limit to go back to")
         elif self.limiter is not None:
