@@ -1,9 +1,18 @@
-"""Mark the tests that need libp2p, and skip them where it is not installed."""
+"""Mark the tests that need libp2p, and skip them where it is not installed.
+
+A test without libp2p fails if it leaves a socket open. Py-libp2p leaves sockets open when a host
+stops, as those of its QUIC listeners. They are closed after each test with hosts, so that the
+garbage collector does not find them in another test.
+"""
 
 from __future__ import annotations
 
 import os
+import socket
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from weakref import WeakSet
 
 import pytest
 
@@ -30,6 +39,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if any(item.path.is_relative_to(TESTS / folder) for folder in NEED_LIBP2P):
             item.add_marker("libp2p")
+        if item.get_closest_marker("libp2p") is None:
+            for kind in ("ResourceWarning", "pytest.PytestUnraisableExceptionWarning"):
+                item.add_marker(pytest.mark.filterwarnings(f"error::{kind}"))
+
+
+@pytest.fixture(autouse=True)
+def _no_socket_of_a_host_stays(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    if request.node.get_closest_marker("libp2p") is None:
+        yield
+        return
+    opened: WeakSet[socket.socket] = WeakSet()
+    init = socket.socket.__init__
+
+    def opening(self: socket.socket, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **kwargs)
+        opened.add(self)
+
+    monkeypatch.setattr(socket.socket, "__init__", opening)
+    yield
+    for each in list(opened):
+        each.close()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -1,9 +1,8 @@
-"""A peer whose stream is reset gets go-libp2p's error code, over muxers that have a place for it."""
+"""A peer whose stream is reset gets go-libp2p's error code, if the muxer has a place for it."""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ from rcmgr.libp2p import harden, limit_protocols
 
 
 @pytest.fixture
-def codes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+def codes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The codes of resets: those of yamux frames that were written, and of QUIC as received."""
     seen: list[int] = []
     write, reset = Yamux._write_frame, QUICStream.handle_reset
@@ -34,7 +33,7 @@ def codes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
     monkeypatch.setattr(Yamux, "_write_frame", writing)
     monkeypatch.setattr(QUICStream, "handle_reset", receiving)
-    yield seen
+    return seen
 
 
 async def refused(peer: Node, node: Node, protocol: TProtocol = ECHO) -> None:
