@@ -53,6 +53,8 @@ async def _resetting_yamux(original: Callable[[Any], Awaitable[None]], stream: A
     """libp2p 0.8.1: stream_muxer/yamux/yamux.py line 618 sends the length 0. In go-yamux the length
     of this frame is the code. A peer ignores the second frame for a stream that it has reset.
     """
+    from libp2p.io.exceptions import ConnectionClosedError
+    from libp2p.network.connection.exceptions import RawConnError
     from libp2p.stream_muxer.yamux import yamux
 
     code = _code.get()
@@ -62,7 +64,7 @@ async def _resetting_yamux(original: Callable[[Any], Awaitable[None]], stream: A
             stream.stream_id, code)
         try:
             await stream.conn._write_frame(frame)
-        except (yamux.RawConnError, yamux.ConnectionClosedError):
+        except (RawConnError, ConnectionClosedError):
             logger.debug("no code was sent for stream %s", stream.stream_id, exc_info=True)
     await original(stream)
 
