@@ -311,7 +311,7 @@ class ScopeLimitExceeded(ResourceLimitExceeded):
     asked_by: the scope that was asked, if that is another one with a name.
     peer_id: None: the caller did not know the peer.
     has_own_limit: the limit is one of this name alone, and not the default.
-    limited_by: who gave the limit: "" (the limits of the node), "limiter" or "set_limit".
+    limited_by: the source of the limit: "" (the limits of the node), "limiter" or "set_limit".
 
     The message begins with the words of go-libp2p's error.
     """

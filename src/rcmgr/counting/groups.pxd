@@ -31,7 +31,7 @@ cdef enum Direction:
     OUTBOUND
     DIRECTIONS
 
-# who gave a limit
+# the source of a limit
 cdef enum Origin:
     BY_LIMITS
     BY_LIMITER
@@ -83,7 +83,7 @@ cdef class Refusal:
     """How much more was asked for."""
     cdef readonly int64_t limit
     """Its limit. A memory reservation of low priority may fill only a part of the limit."""
-    cdef int origin         # of its limit
+    cdef int origin         # the source of its limit
     cdef readonly bint has_own_limit
     """Whether the limit is one of this name alone, and not the default."""
 
