@@ -17,11 +17,23 @@ cdef class _Entry:
     cdef object error(self)
 
 
+cdef class _Unreported:
+    cdef object code
+    cdef int64_t times
+    cdef int64_t since
+    cdef int64_t next_summary
+    cdef _Counts addresses
+    cdef _Entry latest
+
+    cdef object taken(self, int64_t now)
+
+
 cdef class DenialLog:
     cdef list _ring
     cdef Py_ssize_t _size, _at
     cdef _Counts _by_peer, _by_address
     cdef dict _unreported  # by code of the refusal
+    cdef _Unreported _latest
     cdef object _clock, _logger, _summarize, _each
     cdef dict _levels  # whether the logger logs a level
     cdef readonly int64_t total
@@ -32,6 +44,7 @@ cdef class DenialLog:
 
     cpdef add(self, refusal, connection_id=*, peer_id=*, inbound=*, address=*)
     cdef int64_t now(self) except? -1
+    cdef _Unreported unreported_by(self, object code, int64_t now)
     cdef int report(self, _Entry entry, object source) except -1
     cdef int tell(self, tuple summary) except -1
     cdef int tell_each(self, _Entry entry) except -1

@@ -107,12 +107,6 @@ cdef _Counts new_counts(Py_ssize_t size):
 cdef class _Unreported:
     """The denials by one limit since its last summary."""
 
-    cdef int64_t times
-    cdef int64_t since
-    cdef int64_t next_summary
-    cdef _Counts addresses
-    cdef _Entry latest
-
     cdef object taken(self, int64_t now):
         """The summary. Begin the next one."""
         most = self.addresses.most(1)
@@ -266,16 +260,9 @@ cdef class DenialLog:
         code = code_of(entry.refusal)
         summary = None
         with cython.critical_section(self):
-            found = self._unreported.get(code)
-            if found is not None:
-                unreported = <_Unreported>found
-            else:
-                if len(self._unreported) >= MOST_LIMITS:
-                    self._unreported.clear()
-                unreported = _Unreported.__new__(_Unreported)
-                unreported.since = entry.when
-                unreported.addresses = new_counts(MOST_ADDRESSES_OF_LIMIT)
-                self._unreported[code] = unreported
+            unreported = self._latest
+            if unreported is None or unreported.code is not code:  # in a flood it is the same
+                unreported = self._latest = self.unreported_by(code, entry.when)
             unreported.times += 1
             unreported.latest = entry
             if source is not None:
@@ -287,6 +274,21 @@ cdef class DenialLog:
         if self._levels.get(DEBUG) is not False:
             self.tell_each(entry)
         return 0
+
+    cdef _Unreported unreported_by(self, object code, int64_t now):
+        """The count for the limit of this code. The caller holds the lock."""
+        cdef _Unreported unreported
+        found = self._unreported.get(code)
+        if found is not None:
+            return <_Unreported>found
+        if len(self._unreported) >= MOST_LIMITS:
+            self._unreported.clear()
+        unreported = _Unreported.__new__(_Unreported)
+        unreported.code = code
+        unreported.since = now
+        unreported.addresses = new_counts(MOST_ADDRESSES_OF_LIMIT)
+        self._unreported[code] = unreported
+        return unreported
 
     cdef int tell(self, tuple summary) except -1:
         entry, times, seconds, source, times_at_source = summary
