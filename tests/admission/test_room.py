@@ -234,19 +234,33 @@ def test_a_peer_that_works_outlives_the_idle_ones() -> None:
     assert {loser.peer_id for loser in host.ended} == idle
 
 
-def test_two_streams_are_no_work() -> None:
+def test_a_peer_with_one_open_stream_outlives_the_idle_ones() -> None:
+    manager, host = guarded()
+    kept = fill(manager)
+    idle = {scope.peer_id for scope in kept[4:6]}
+    for scope in (*kept[:4], *kept[6:]):
+        assert manager.acquire_stream(scope.peer_id, "inbound")
+    for number in range(100, 102):
+        assert connect(manager, number) is not None
+        time.sleep(0.02)
+    assert {loser.peer_id for loser in host.ended} == idle
+
+
+def test_two_short_streams_are_no_work() -> None:
     """Any peer begins two: identify and identify/push."""
     manager, _ = guarded()
     kept = fill(manager)
     for scope in kept:
         for _ in range(2):
             assert manager.acquire_stream(scope.peer_id, "inbound")
+            manager.release_stream(scope.peer_id, "inbound")
     connect(manager, 100)
     policy = manager._admission.room.policy
     assert policy is not None
     assert policy.stats()["proven"] == 0
     scope = next(scope for scope in kept if not scope.closed)
     assert manager.acquire_stream(scope.peer_id, "inbound")
+    manager.release_stream(scope.peer_id, "inbound")
     for number in range(101, 110):
         time.sleep(0.01)
         connect(manager, number)

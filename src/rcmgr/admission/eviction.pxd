@@ -47,6 +47,8 @@ cdef object add(EvictionPolicy self, object owner, uint64_t hash, int64_t now)
 cdef bint remove(EvictionPolicy self, uint64_t ticket)
 cdef bint note_work(EvictionPolicy self, uint64_t ticket, double units, int64_t now) noexcept
 cdef object choose(EvictionPolicy self, uint64_t hash, int64_t now, bint counted)
-# The work of all streams that a connection has begun so far. False: no more than at the last time.
-cdef bint note_streams(EvictionPolicy self, uint64_t ticket, uint32_t begun, int64_t now) noexcept
+# The work of all streams that a connection has begun so far. A stream that is open after the
+# grace proves it too. False: this is nothing new.
+cdef bint note_streams(
+    EvictionPolicy self, uint64_t ticket, uint32_t begun, bint has_open, int64_t now) noexcept
 cdef list on_probation(EvictionPolicy self)

@@ -502,18 +502,28 @@ cdef bint note_work(
     return found
 
 
-cdef bint note_streams(EvictionPolicy self, uint64_t ticket, uint32_t begun, int64_t now) noexcept:
+cdef bint note_streams(
+    EvictionPolicy self, uint64_t ticket, uint32_t begun, bint has_open, int64_t now
+) noexcept:
     cdef rcmgr_seat *seat
-    cdef uint32_t seen
+    cdef uint32_t seen, units = 0
     cdef bint is_new = False
     with cython.critical_section(self):
         seat = pool_find(&self._pool, ticket)
         if seat is not NULL:
             seen = (<rcmgr_member *>seat).streams_seen
-            is_new = begun > seen
-            if is_new:
+            if begun > seen:
                 (<rcmgr_member *>seat).streams_seen = begun
-                rcmgr_eviction_work(&self._rules, <rcmgr_member *>seat, begun - seen, now)
+                units = begun - seen
+            elif (
+                has_open and not (<rcmgr_member *>seat).proven
+                # an earlier one may be that of identify
+                and now - (<rcmgr_member *>seat).born_ns >= self._rules.grace_ns
+            ):
+                units = 1
+            is_new = units > 0
+            if is_new:
+                rcmgr_eviction_work(&self._rules, <rcmgr_member *>seat, units, now)
     return is_new
 
 

@@ -391,16 +391,17 @@ cdef class Room(ConnectionWatcher):
 
 
 cdef bint note_new_work(EvictionPolicy policy, ConnectionRecord record) except -1:
-    """Read how many streams the peer has begun. True: more than at the last time."""
+    """Read how many streams the peer has begun, and has open. True: this proves the connection."""
+    cdef int64_t now_open
     cdef uint32_t begun
     held = record.held
     if type(held) is not CONN_SCOPE:
         return False
-    begun = scopes.inbound_streams_begun(held)
-    if begun <= IDENTIFY_STREAMS:
+    begun = scopes.inbound_streams(held, &now_open)
+    begun = begun - IDENTIFY_STREAMS if begun > IDENTIFY_STREAMS else 0
+    if begun == 0 and now_open == 0:
         return False
-    return note_streams(
-        policy, record.ticket, begun - IDENTIFY_STREAMS, rcmgr_now_coarse_ns())
+    return note_streams(policy, record.ticket, begun, now_open > 0, rcmgr_now_coarse_ns())
 
 
 cdef object ip_of(object address):

@@ -5,7 +5,7 @@ with a `close()`. The ConnScope holds it from then on, and closes it when it is 
 refusal or an exception leaves it to the caller.
 """
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport int64_t, uint32_t
 
 from rcmgr.counting.groups cimport Refusal
 
@@ -21,9 +21,9 @@ cdef object acquire_stream(object ledger, object peer, bint inbound, bint exempt
 cdef bint release_stream(object ledger, object peer, bint inbound) except -1
 cdef bint has_exempt_connection(object ledger, object peer) except -1
 
-# How many inbound streams the peer of a connection has begun. It has one count for all of its
-# connections. 0: the peer is not known yet.
-cdef uint32_t inbound_streams_begun(object scope) except? 0
+# How many inbound streams the peer of a connection has begun, and how many of them are open. A peer
+# has one count for all of its connections. 0: the peer is not known yet.
+cdef uint32_t inbound_streams(object scope, int64_t *now_open) except? 0
 # Whether the system, or what is transient, had too many connections. No other limit refused.
 cdef bint is_full_of_connections(Refusal refusal) noexcept
 cdef bint is_of_system(Refusal refusal) noexcept

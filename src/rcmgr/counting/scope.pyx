@@ -1774,14 +1774,16 @@ cdef int power_above(int64_t amount) noexcept:
     if (<int64_t>1 << n) < amount:
         n += 1
     return n
-cdef uint32_t inbound_streams_begun(object scope) except? 0:
+cdef uint32_t inbound_streams(object scope, int64_t *now_open) except? 0:
     cdef ConnScope self = <ConnScope?>scope
     cdef uint32_t begun = 0
+    now_open[0] = 0
     if self.ledger is None:
         return 0
     with cython.critical_section(self.ledger):
         if self.peer_group is not None and self.live():
             begun = self.peer_group.streams_begun
+            now_open[0] = self.peer_group.state.held.of[RCMGR_STREAMS_INBOUND]
     return begun
 
 
