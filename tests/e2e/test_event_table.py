@@ -287,6 +287,7 @@ async def spoke_nonsense(pair: Pair) -> None:
         pair.dialer.quic._config.CONNECTION_HANDSHAKE_TIMEOUT = SHORT
         for configuration in pair.dialer.quic._quic_configs.values():
             configuration.alpn_protocols = ["nonsense"]
+            configuration.initial_rtt = 10.0  # a repeated packet would be another connection
         await pair.dial()
         return
     async with trio.open_nursery() as nursery:

@@ -32,9 +32,10 @@ from rcmgr.counting._scope cimport (
     rcmgr_is_nothing, rcmgr_limit, rcmgr_refusal, rcmgr_scope, rcmgr_scope_refuses,
 )
 from rcmgr.counting.groups cimport (
-    ALLOWLISTED_SYSTEM, ALLOWLISTED_TRANSIENT, BY_LIMITER, BY_SET_LIMIT, CONN, DIRECTIONS, FIXED_KINDS, INBOUND, KINDS,
-    LIMIT_NAMES, NO_KIND, OUTBOUND, PEER, PROTOCOL, PROTOCOL_PEER, RESOURCE_FIELDS, SERVICE,
-    SERVICE_PEER, STREAM, SYSTEM, TRANSIENT, Group, GroupLimit, Refusal, leaf_name, new_group,
+    ALLOWLISTED_SYSTEM, ALLOWLISTED_TRANSIENT, BY_LIMITER, BY_SET_LIMIT, CONN, DIRECTIONS,
+    FIXED_KINDS, INBOUND, KINDS, LIMIT_NAMES, NO_KIND, OUTBOUND, PEER, PROTOCOL, PROTOCOL_PEER,
+    RESOURCE_FIELDS, SERVICE, SERVICE_PEER, STREAM, SYSTEM, TRANSIENT, Group, GroupLimit, Refusal,
+    leaf_name, new_group,
     new_refusal, read_limit,
 )
 from rcmgr.counting.reading cimport (

@@ -126,6 +126,7 @@ def _guarding_hosts(hardened: bool) -> Iterator[Undo]:
     from rcmgr.libp2p.guard.hardening import Hardening, harden
     from rcmgr.libp2p.guard.inbound_slots import free_inbound_slots
     from rcmgr.libp2p.guard.quic_listeners import single_refusals
+    from rcmgr.libp2p.guard.quic_retry import quic_retries
     from rcmgr.manager import ResourceManager
 
     def guard(host: Any) -> Hardening | None:
@@ -145,6 +146,7 @@ def _guarding_hosts(hardened: bool) -> Iterator[Undo]:
             guard(host)
 
     yield single_refusals.use()
+    yield quic_retries.use()
     yield hook_new(BasicHost, guard_if_ours).undo
 
 

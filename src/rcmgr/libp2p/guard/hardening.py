@@ -12,6 +12,7 @@ from rcmgr.libp2p.guard.inbound_slots import free_inbound_slots
 from rcmgr.libp2p.guard.offences import charge_silent_streams
 from rcmgr.libp2p.guard.paced_dials import pace_dials
 from rcmgr.libp2p.guard.quic_listeners import single_refusals
+from rcmgr.libp2p.guard.quic_retry import quic_retries
 from rcmgr.libp2p.guard.remote_addresses import report_remote_addresses
 from rcmgr.libp2p.guard.stream_limits import limit_streams
 from rcmgr.libp2p.guard.stream_scopes import manager_of
@@ -48,6 +49,7 @@ class Hardening:
         yield report_remote_addresses().undo
         yield bounded_muxers.use()
         yield single_refusals.use()
+        yield quic_retries.use()
         yield gate_accepts(self._swarm)
         yield admit_allowed_peers(self._swarm)
         yield free_inbound_slots(self._swarm)
@@ -82,7 +84,8 @@ def harden(host: IHost) -> Hardening:
       connections in its lifetime.
     * Peers on the allowlist get past the swarm's own limits: 250 inbound connections, 300 in total,
       and the pruner.
-    * An inbound QUIC connection that is refused counts as one denial, not as two.
+    * An inbound QUIC connection that is refused counts as one denial, not as two. A peer must prove
+      its address first (Retry), if `ResourceManager.verify_source_address` says so.
     * A TCP connection is refused when it is accepted. Py-libp2p has not made a stream, a task and a
       multiaddr by then. `install()` does this by itself.
     * Streams have scopes (`scope_streams`). A stream that is reset at once loses no slot.
