@@ -141,7 +141,7 @@ def test_a_wrong_password_gets_nothing(manager: ResourceManager, tmp_path: Path)
                 assert connection.recv(100) == b""
 
 
-@pytest.mark.parametrize("sends", [b"", b"x"])
+@pytest.mark.parametrize("sends", [b"", b"x", b"0" * 32])
 def test_clients_without_the_password_do_not_keep_the_owner_out(
     manager: ResourceManager, tmp_path: Path, sends: bytes
 ) -> None:
