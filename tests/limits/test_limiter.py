@@ -9,7 +9,15 @@ from typing import Any
 
 import pytest
 
-from rcmgr import ConcreteLimits, Ledger, Limit, Limiter, NodeLimits, ResourceManager
+from rcmgr import (
+    ConcreteLimits,
+    Ledger,
+    Limit,
+    Limiter,
+    NodeLimits,
+    ResourceManager,
+    ResourceScopeClosed,
+)
 from rcmgr.limits.limiter import AskLimiter
 
 A, B = b"\x12\x20" + bytes(32), b"\x12\x20" + bytes(31) + b"\x01"
@@ -260,6 +268,30 @@ def test_a_limiter_may_use_the_node() -> None:
     assert ledger.peer(A).limit["streams"] == 3
     stream.close()
     assert ledger.peers() == []
+
+
+def test_a_limiter_may_clear_the_ledger() -> None:
+    """The scopes that it had begun to make are gone, and are made again."""
+    cleared: list[str] = []
+
+    def limiter(kind: str, name: Any, peer: Any) -> Limit | None:
+        if kind in ("protocol_peer", "service_peer") and kind not in cleared:
+            cleared.append(kind)
+            ledger.clear()
+        return Limit(streams=4) if kind in ("protocol", "protocol_peer") else None
+
+    ledger = Ledger(limiter=limiter)
+    stream = ledger.open_stream(A)
+    with pytest.raises(ResourceScopeClosed):
+        stream.set_protocol("/p")
+    assert ledger.protocols() == []
+    with ledger.protocol_peer("/p", A) as share, ledger.protocol("/p") as whole:
+        assert share.limit["streams"] == whole.limit["streams"] == 4
+        with ledger.service_peer("s", B) as other:
+            assert share.closed
+            assert not other.closed
+    assert ledger.protocols() == ledger.peers() == []
+    assert cleared == ["protocol_peer", "service_peer"]
 
 
 def test_a_manager_has_a_limiter() -> None:

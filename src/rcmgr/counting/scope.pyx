@@ -1022,32 +1022,35 @@ cdef class Ledger:
         So the group exists when a request locks the ledger and charges it: the limiter runs
         without the lock. Call it only if there is a limiter.
         """
-        cdef Group group, whole = None
+        cdef Group group = None, whole = None
         cdef int whole_kind = PROTOCOL if kind == PROTOCOL_PEER else SERVICE
-        if kind == PROTOCOL_PEER or kind == SERVICE_PEER:
-            whole = self.kept(whole_kind, name, None)
-        try:
-            with cython.critical_section(self):
-                group = self.found(kind, name, peer)
-                if group is not None:
-                    group.pins += 1
-            if group is None:
-                given = self.remembered_limit(kind, name, peer)
+        while group is None:
+            try:
+                if kind == PROTOCOL_PEER or kind == SERVICE_PEER:
+                    whole = self.kept(whole_kind, name, None)
                 with cython.critical_section(self):
-                    if whole is not None:
-                        group = self.pinned_share(whole, kind, peer)
-                    else:
-                        group = self.pinned(self.table_of(kind), kind, name, peer)
-                    if given is not None and group.pins == 1:
-                        self.bind(group, <GroupLimit>given)
-        finally:
-            if whole is not None:
-                self.let_go(whole)
+                    group = self.found(kind, name, peer)
+                    if group is not None:
+                        group.pins += 1
+                if group is None:
+                    given = self.remembered_limit(kind, name, peer)
+                    with cython.critical_section(self):
+                        if whole is None:
+                            group = self.pinned(self.table_of(kind), kind, name, peer)
+                        elif self.found(whole_kind, name, None) is whole:
+                            group = self.pinned_share(whole, kind, peer)
+                        # otherwise `clear` has forgotten it meanwhile
+                        if group is not None and group.pins == 1 and given is not None:
+                            self.bind(group, <GroupLimit>given)
+            finally:
+                if whole is not None:
+                    self.let_go(whole)
         return group
 
     cdef int let_go(self, Group group) except -1:
         with cython.critical_section(self):
-            self.unpin(group)
+            if self.found(group.kind, group.name, group.peer) is group:  # no `clear` meanwhile
+                self.unpin(group)
         return 0
 
     cdef dict table_of(self, int kind):

@@ -90,6 +90,15 @@ def test_c4_host_names_are_admitted(address: str | None) -> None:
     assert (our_manager.open_connection(None, address) is None) is is_mistyped
 
 
+def test_an_address_with_a_port_is_that_address() -> None:
+    limiter = CIDRLimiter([("192.0.2.1/32", 1)])
+    assert limiter.acquire("192.0.2.1:4001")
+    assert not limiter.acquire("192.0.2.1")
+    assert not limiter.allow("/ip4/192.0.2.1/tcp/1")
+    limiter.release("192.0.2.1:9")
+    assert limiter.allow("[::ffff:192.0.2.1]:4001")
+
+
 NETWORKS = ["0.0.0.0/0", "10.0.0.0/8", "10.1.0.0/16", "10.1.2.3/32", "::/0", "2001:db8::/32"]
 ADDRESSES = [
     None, "nonsense", "10.0.0.1", "10.1.0.1", "10.1.2.3", "192.0.2.1", "2001:db8::1", "::1"]
