@@ -11,6 +11,7 @@ import gc
 import json
 import sys
 import tracemalloc
+from collections import deque
 from collections.abc import Callable
 from contextvars import copy_context
 from typing import Any
@@ -29,6 +30,7 @@ from rcmgr import (
     ConnectionLimits,
     ConnectionTracker,
     DenialLog,
+    Eviction,
     Ledger,
     Limit,
     LimitsFile,
@@ -276,6 +278,46 @@ def manager_accepting() -> Cycle:
     return cycle
 
 
+def manager_makes_room() -> Cycle:
+    """A full node, whose newcomers take the places of others, and handshakes that make room."""
+    manager = ResourceManager(NodeLimits(
+        connections=ConnectionLimits(max_established_inbound=8, max_pending_inbound=4),
+        eviction=Eviction(grace_s=0.001, turn_s=0.001, pending_grace_s=0.001)))
+    room = manager._admission.room
+    kept: deque[Any] = deque(maxlen=16)
+
+    class Host:
+        most_inbound = most_total = None
+
+        def find(self, record: Any) -> Any:
+            return record
+
+        def end(self, found: Any) -> None:
+            room.left(False)
+
+    class Handshake:
+        latency_us = 0
+
+        def __init__(self, scope: Any) -> None:
+            self.scope = scope
+
+        def end(self) -> None:
+            self.scope.close()
+
+    host = Host()
+    room.add_host(host)
+
+    def cycle(i: int) -> None:
+        address = f"10.{i % 200}.0.1"
+        kept.append(manager.open_connection(b"peer %d" % i, address, "inbound"))
+        scope = manager.accept_connection(address)
+        if scope is not None:
+            room.enter_handshake(scope.record, Handshake(scope), address)
+            kept.append(scope)
+
+    return cycle
+
+
 def manager_allowlist_text() -> Cycle:
     """A thousand peers by their text. test_manager_scopes.py tests how many are kept."""
     import base58
@@ -514,7 +556,7 @@ CASES: dict[str, Callable[[], Cycle]] = {
         tracker_wrong_calls, tracker_reused_ids, dropin_lifecycle, dropin_managers,
         tracker_views_and_records, tracker_bypass_clear_reconcile, lifecycle_cycle,
         lifecycle_denied, manager_denied, manager_scopes_dropped, manager_overlapping_handshakes,
-        manager_accepting,
+        manager_accepting, manager_makes_room,
         manager_allowlist_text, managers_made_and_dropped, ledger_lives,
         ledger_refusals, ledger_views_limits_snapshots, ledger_dropped_and_cleared,
         ledger_limiter_and_single_limits,

@@ -20,7 +20,7 @@ BY_SCOPE = NodeLimits(ConcreteLimits(transient=Limit(conns_inbound=PLACES)))
 
 @asynccontextmanager
 async def guarded_node(
-    limits: NodeLimits = BY_STATE, transport: str = "tcp", **options: Any
+    limits: NodeLimits = BY_STATE, transport: str = "tcp", listen: str = "", **options: Any
 ) -> AsyncIterator[Node]:
     """A node that starts to listen after `harden`, as with `install(harden=True)`."""
     async with running_node(transport, node_limits=limits, **options) as node:
@@ -29,9 +29,10 @@ async def guarded_node(
             await listener.close()
         swarm.listeners.clear()
         harden(node.host)
-        await swarm.listen(Multiaddr(LISTEN[transport]))
+        await swarm.listen(Multiaddr(listen or LISTEN[transport]))
         for _ in range(2):  # the listener may have accepted the first one before the gate
-            async with await trio.open_tcp_stream("127.0.0.1", node.port):
+            host = "::1" if listen.startswith("/ip6/") else "127.0.0.1"
+            async with await trio.open_tcp_stream(host, node.port):
                 await trio.sleep(0.05)
         yield node
 
@@ -39,6 +40,7 @@ async def guarded_node(
 @asynccontextmanager
 async def silent(node: Node, count: int, ip: str = "127.0.0.1") -> AsyncIterator[list[Any]]:
     """So many connections from this address that send nothing."""
+    host = "::1" if ":" in ip else "127.0.0.1"
     async with AsyncExitStack() as stack:
         yield [await stack.enter_async_context(await trio.open_tcp_stream(
-            "127.0.0.1", node.port, local_address=ip)) for _ in range(count)]
+            host, node.port, local_address=ip)) for _ in range(count)]

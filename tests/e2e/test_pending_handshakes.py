@@ -27,6 +27,18 @@ async def test_a_newcomer_of_the_same_address_gets_in(limits: NodeLimits) -> Non
         assert node.manager.evictions()["evicted"]["pending_inbound"] >= 1
 
 
+async def test_newcomers_over_ipv6_get_in() -> None:
+    async with (
+        guarded_node(listen="/ip6/::1/tcp/0") as node, silent(node, 3 * PLACES, "::1"),
+        running_node() as peer,
+    ):
+        await eventually(lambda: node.count("pending_inbound") >= PLACES - 1)
+        with trio.fail_after(10):
+            assert await peer.dial(node)
+        await eventually(lambda: node.count("established_inbound") == 1)
+        assert node.manager.connection_tracker.snapshot().peak_pending_inbound <= PLACES
+
+
 async def test_a_newcomer_of_another_address_takes_a_place_at_once() -> None:
     patient = replace(BY_STATE, eviction=Eviction(pending_grace_s=60, pending_patience_s=60))
     async with guarded_node(patient) as node, silent(node, PLACES):
