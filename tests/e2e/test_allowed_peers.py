@@ -132,7 +132,7 @@ async def test_handshakes_that_stall_leave_room_for_a_friend() -> None:
 
 
 async def test_stalled_handshakes_are_bounded() -> None:
-    limits = NodeLimits(connections=ConnectionLimits(max_pending_inbound=2))
+    limits = NodeLimits(connections=ConnectionLimits(max_pending_inbound=2), eviction="off")
     async with full_node("tcp", limits, FRIEND, hardened=True) as node, AsyncExitStack() as stack:
         for _ in range(40):
             await stack.enter_async_context(await trio.open_tcp_stream("127.0.0.1", node.port))
@@ -149,7 +149,7 @@ async def test_the_caps_of_the_swarm(transport: str, cap: str) -> None:
         low_watermark=1, high_watermark=2, max_connections_per_peer=8, **most)
     async with AsyncExitStack() as stack:
         node = await stack.enter_async_context(full_node(
-            transport, NodeLimits(), FRIEND, hardened=True, config=config))
+            transport, NodeLimits(eviction="off"), FRIEND, hardened=True, config=config))
         swarm: Any = node.host.get_network()
         strangers = [
             await stack.enter_async_context(running_node(transport)) for _ in range(4)]

@@ -152,7 +152,7 @@ def test_two_source_distributions(
 
 def test_every_benchmark_with_targets_is_a_promise() -> None:
     with_targets = {
-        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__")
         for path in (ROOT / "benchmarks").rglob("*.py")
         if "[--check]" in path.read_text() and "__main__" in path.read_text()
     }

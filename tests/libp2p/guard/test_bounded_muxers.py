@@ -10,6 +10,8 @@ from rcmgr.libp2p.guard.bounded_muxers import _ReceiveWindow
 
 
 class Stream:
+    muxed_conn = None
+
     def __init__(self) -> None:
         self.recv_window = 10
 

@@ -94,7 +94,9 @@ def follow_progress(swarm: Any) -> Iterator[Undo]:
     """Advance handshakes that negotiate a security protocol, and that are secured."""
 
     async def step(original: Transfer, *args: Any, **kwargs: Any) -> Any:
-        """libp2p 0.8.1: transport/upgrader.py line 50, security_multistream.py line 111."""
+        """libp2p 0.8.1: transport/upgrader.py line 50,
+        security/security_multistream.py line 111.
+        """
         done = await original(*args, **kwargs)
         handshake = current.get()
         if handshake is not None:
