@@ -132,7 +132,6 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
         super().__init__(admission, lifecycle, allowed)
         self._memory = self.ledger.system()
         self._limits_lock = threading.RLock()
-        self._ban_file = None if bans_file is None else BanFile(bans_file)
         self._adjusting: list[Callable[[ConcreteLimits], ConcreteLimits]] = []
         self._node_limits = NodeLimits()
         self._gate = AddressGate(allowlist=allowed)
@@ -146,8 +145,8 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
             self._add_rates(connection_rate_limits)
         if memory_limits is not None:
             self.memory_limits = memory_limits
-        if self._ban_file is not None:
-            self._bans.load(self._ban_file)
+        if bans_file is not None:
+            self._bans.load(BanFile(bans_file))
         self.protocol_rate_limiters: dict[str, ProtocolRateLimiter] = {}
         # streams taken with `acquire_scoped_stream`
         self._scoped_streams: dict[tuple[Any, ...], list[StreamScope]] = {}
@@ -702,8 +701,6 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
         for server in self._servers:
             server.close()
         self._servers.clear()
-        if self._ban_file is not None:
-            self._ban_file.close()
         self._forget_connections()
 
     def _forget_connections(self) -> None:

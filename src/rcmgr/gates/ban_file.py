@@ -82,8 +82,7 @@ class BanFile:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._lock = threading.Lock()
-        self._file: Any = None
-        self._lines = 0
+        self._lines: int | None = None  # None: the next change writes the file anew
         self._warned = False
 
     def load(self) -> list[Ban]:
@@ -116,42 +115,28 @@ class BanFile:
     def _append(self, line: str, bans: Iterable[Ban]) -> None:
         with self._lock:
             try:
-                if self._file is None or self._lines >= _LINES_AT_MOST:
+                if self._lines is None or self._lines >= _LINES_AT_MOST:
                     self._write_anew(bans)
-                else:
-                    self._file.write(line + "\n")
-                    self._file.flush()
-                    self._lines += 1
+                    return
+                lines, self._lines = self._lines, None  # a failure may leave a part of the line
+                with open(self.path, "a", encoding="utf-8", opener=_private) as file:
+                    file.write(line + "\n")
+                self._lines = lines + 1
             except OSError as error:
-                self._forget()
                 self._warn(f"cannot write bans to {self.path}: {error.strerror}")
 
     def _write_anew(self, bans: Iterable[Ban]) -> None:
         """Locked."""
-        self._forget()
         lines = [_line_of(each) for each in bans]
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         try:
             with open(temporary, "w", encoding="utf-8", opener=_private) as file:
                 file.writelines(f"{each}\n" for each in lines)
-            os.replace(temporary, self.path)  # Windows replaces no file that is open
+            os.replace(temporary, self.path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
         self._lines, self._warned = len(lines), False
-
-    def _forget(self) -> None:
-        file, self._file = self._file, None
-        if file is not None:
-            try:
-                file.close()
-            except OSError:
-                logger.debug("the last line of %s was not written", self.path, exc_info=True)
-
-    def close(self) -> None:
-        with self._lock:
-            self._forget()
 
     def _warn(self, text: str) -> None:
         if not self._warned:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +19,7 @@ __all__ = ["install", "installed", "is_installed", "uninstall"]
 
 _lock = threading.RLock()
 _in_place: list[tuple[type, type]] = []  # py-libp2p's class and ours, while `install` is in effect
+_named_before: set[tuple[str, str]] = set()  # modules and their names for our classes before it
 _unguard_hosts: Undo | None = None
 
 
@@ -51,6 +52,9 @@ def install(limits: NodeLimits | None = None, *, harden: bool = False) -> None:
                 from rcmgr.libp2p.dropin import replacements
 
                 found = replacements()
+                _named_before.update(
+                    (module.__name__, name)
+                    for module, name, _ in _names_of({id(ours) for _, ours in found}))
                 _rebind({id(theirs): ours for theirs, ours in found})
                 _in_place.extend(found)
             unguard = place_all(_guarding_hosts(harden))
@@ -78,6 +82,7 @@ def uninstall() -> None:
 
         _rebind({id(ours): theirs for theirs, ours in _in_place})
         _in_place.clear()
+        _named_before.clear()
         if _unguard_hosts is not None:
             _unguard_hosts()
             _unguard_hosts = None
@@ -102,17 +107,23 @@ def is_installed() -> bool:
 
 
 def _rebind(after_by_id: dict[int, type]) -> None:
-    """Replace classes in every module, under any name.
+    """Replace classes in every module, under any name that was not ours before `install`.
 
     The keys are ids, because some values of modules cannot be compared or hashed.
     """
+    for module, name, value in _names_of(after_by_id.keys()):
+        if (module.__name__, name) not in _named_before:
+            setattr(module, name, after_by_id[id(value)])
+
+
+def _names_of(ids: Collection[int]) -> Iterator[tuple[ModuleType, str, Any]]:
+    """The names of these values in every module but ours."""
     for module in list(sys.modules.values()):
         if not isinstance(module, ModuleType) or module.__name__.startswith("rcmgr."):
             continue
         for name, value in list(vars(module).items()):
-            after = after_by_id.get(id(value))
-            if after is not None:
-                setattr(module, name, after)
+            if id(value) in ids:
+                yield module, name, value
 
 
 def _guarding_hosts(hardened: bool) -> Iterator[Undo]:
