@@ -318,12 +318,22 @@ cdef class Admission:
         cdef object most = self.limits.max_pending_inbound
         trackers.read_counted(self.tracker, counted)
         if (most is None or counted[<int>RCMGR_PENDING_INBOUND] < most) and (
-            self.ledger is None or scopes.has_place_for_handshake(self.ledger)
+            self.ledger is None or scopes.refusal_of_handshake(self.ledger, True, False) is None
         ):
             return True
         if self.may_be_allowed(self.is_exempt(None, address), True):
             return True
         return self.room.handshakes.choose(self.room.group_of(address)) is not None
+
+    def scope_refusing_handshake(self, bint inbound):
+        """The Refusal of the system or transient scope for one more handshake. None: both admit it.
+
+        It takes and counts nothing.
+        """
+        answer = scopes.refusal_of_handshake(self.ledger, inbound, True)
+        if answer is None:
+            answer = scopes.refusal_of_handshake(self.ledger, inbound, False)
+        return answer
 
     def ask_process_memory(self):
         """Whether the process may use more memory: True, or a MemoryExcess, which is noted."""

@@ -12,7 +12,6 @@ from rcmgr.errors import (
     ConnectionLimitExceeded,
     ConnectionLimitKind,
     ResourceLimitExceeded,
-    ScopeLimitExceeded,
 )
 from rcmgr.limits.checks import check_number
 
@@ -89,7 +88,11 @@ class Waiting:
 
     def full(self, inbound: bool) -> ResourceLimitExceeded | None:
         """The limit that a new connection would pass now; None: none. It counts no denial."""
-        return next(self._full_states(inbound), None) or next(self._full_scopes(inbound), None)
+        full = next(self._full_states(inbound), None)
+        if full is not None:
+            return full
+        refusal = self._manager._admission.scope_refusing_handshake(inbound)
+        return None if refusal is None else refusal.to_error()
 
     def _full_states(self, inbound: bool) -> Iterator[ResourceLimitExceeded]:
         manager = self._manager
@@ -106,23 +109,6 @@ class Waiting:
             limit = getattr(limits, f"max_{kind}")
             if limit is not None and current - now.bypassed >= limit:
                 yield ConnectionLimitExceeded(limit, current, ConnectionLimitKind(kind))
-
-    def _full_scopes(self, inbound: bool) -> Iterator[ResourceLimitExceeded]:
-        manager = self._manager
-        scopes, ledger = manager.scope_limits, manager.ledger
-        for name, limits, used in (
-            ("system", scopes.system, ledger.system().stat()),
-            ("transient", scopes.transient, ledger.transient().stat()),
-        ):
-            direction = "inbound" if inbound else "outbound"
-            of_direction = getattr(used, f"conns_{direction}")
-            for resource, current, limit in (
-                (f"{direction} connection", of_direction, getattr(limits, f"conns_{direction}")),
-                ("connection", used.conns_inbound + used.conns_outbound, limits.conns),
-                ("file descriptor", used.fd, limits.fd),
-            ):
-                if limit is not None and current >= limit:
-                    yield ScopeLimitExceeded(name, resource, current, 1, limit)
 
 
 def _checked(timeout: float | None) -> float | None:

@@ -27,7 +27,8 @@ cdef uint32_t inbound_streams(object scope, int64_t *now_open) except? 0
 # Whether the system, or what is transient, had too many connections. No other limit refused.
 cdef bint is_full_of_connections(Refusal refusal) noexcept
 cdef bint is_of_system(Refusal refusal) noexcept
-# Whether one more handshake fits in the transient scope.
-cdef bint has_place_for_handshake(object ledger) except -1
+# Why the transient scope, or the system's, would refuse one more handshake. It counts nothing.
+# None: the scope would admit it.
+cdef Refusal refusal_of_handshake(object ledger, bint inbound, bint of_system)
 # Do not count a refusal after all, because the caller makes room.
 cdef int uncount(object ledger, Refusal refusal) except -1

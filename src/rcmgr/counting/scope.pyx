@@ -1778,6 +1778,8 @@ cdef int power_above(int64_t amount) noexcept:
     if (<int64_t>1 << n) < amount:
         n += 1
     return n
+
+
 cdef uint32_t inbound_streams(object scope, int64_t *now_open) except? 0:
     cdef ConnScope self = <ConnScope?>scope
     cdef uint32_t begun = 0
@@ -1798,20 +1800,20 @@ cdef bint is_full_of_connections(Refusal refusal) noexcept:
     )
 
 
-cdef bint has_place_for_handshake(object ledger) except -1:
+cdef Refusal refusal_of_handshake(object ledger, bint inbound, bint of_system):
     cdef Ledger self = <Ledger?>ledger
-    cdef rcmgr_scope *chain[1]
+    cdef Group group = self.system_group if of_system else self.transient_group
     cdef rcmgr_amounts ask
     cdef rcmgr_refusal why
-    cdef bint fits
+    cdef bint refuses
     memset(&ask, 0, sizeof(ask))
-    ask.of[RCMGR_CONNS_INBOUND] = ask.of[RCMGR_FD] = 1
-    chain[0] = &self.transient_group.state
+    ask.of[RCMGR_CONNS_INBOUND if inbound else RCMGR_CONNS_OUTBOUND] = 1
+    ask.of[RCMGR_FD] = 1
     with cython.critical_section(self):
-        fits = rcmgr_charge(chain, 1, &ask, RCMGR_PRIORITY_ALWAYS, &why)
-        if fits:
-            rcmgr_give_back(chain, 1, &ask)
-    return fits
+        refuses = rcmgr_scope_refuses(&group.state, &ask, RCMGR_PRIORITY_ALWAYS, &why)
+    if not refuses:
+        return None
+    return new_refusal(&why, RCMGR_PRIORITY_ALWAYS, group, NO_KIND, 0, None)
 
 
 cdef bint is_of_system(Refusal refusal) noexcept:
