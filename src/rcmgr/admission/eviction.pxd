@@ -21,6 +21,8 @@ cdef class _Seats:
     cdef rcmgr_netgroup *group_of(self, uint64_t hash) noexcept
     cdef rcmgr_netgroup *group_for(self, uint64_t hash) except NULL
     cdef object give_back(self, rcmgr_seat *seat)
+    cdef object take_out(self, rcmgr_seat *seat)
+    cdef bint drop(self, uint64_t ticket) except -1  # as `remove`
 
 
 cdef class EvictionPolicy(_Seats):
@@ -38,13 +40,10 @@ cdef class PendingShares(_Seats):
     cdef rcmgr_table _addresses
     cdef uint32_t _count
 
-    cdef object _take_out(self, rcmgr_handshake *handshake)
-
 
 # See the methods with these names. `hash` is the keyed hash of a group.
 
 cdef object add(EvictionPolicy self, object owner, uint64_t hash, int64_t now)
-cdef bint remove(EvictionPolicy self, uint64_t ticket)
 cdef bint note_work(EvictionPolicy self, uint64_t ticket, double units, int64_t now) noexcept
 cdef object choose(EvictionPolicy self, uint64_t hash, int64_t now, bint counted)
 # The work of all streams that a connection has begun so far. A stream that is open after the

@@ -175,6 +175,36 @@ cdef class _Seats:
         pool_give_back(&self._pool, seat)
         return owner
 
+    cdef object take_out(self, rcmgr_seat *seat):
+        """Forget a seat that is in use: its owner. Locked."""
+        raise NotImplementedError
+
+    cdef bint drop(self, uint64_t ticket) except -1:
+        cdef rcmgr_seat *seat
+        cdef object _owner = None  # dropped outside of the lock
+        cdef bint found
+        with cython.critical_section(self):
+            seat = pool_find(&self._pool, ticket)
+            found = seat is not NULL
+            if found:
+                _owner = self.take_out(seat)
+        return found
+
+    def remove(self, ticket):
+        """Forget what has ended, in any way. False: it is gone already."""
+        return self.drop(ticket_from(ticket))
+
+    def clear(self):
+        """Forget all. Counts, and how often each group came, stay."""
+        cdef rcmgr_seat *seat
+        cdef uint32_t number
+        cdef list owners = []  # dropped outside of the lock
+        with cython.critical_section(self):
+            for number in range(pool_size(&self._pool)):
+                seat = pool_at(&self._pool, number)
+                if seat.owner is not NULL:
+                    owners.append(self.take_out(seat))
+
     def __contains__(self, ticket):
         """__contains__($self, key, /)\n--\n\nWhether the owner of a ticket is still here."""
         cdef uint64_t wanted = ticket_from(ticket)
@@ -286,9 +316,9 @@ cdef class EvictionPolicy(_Seats):
         cdef int64_t now = read_clock(self._clock) if since_ns is None else time_of(since_ns)
         return add(self, owner, hash, now)
 
-    def remove(self, ticket):
-        """Forget a connection that has ended; False: it is gone already."""
-        return remove(self, ticket_from(ticket))
+    cdef object take_out(self, rcmgr_seat *seat):
+        rcmgr_eviction_leave(&self._rules, <rcmgr_member *>seat)
+        return self.give_back(seat)
 
     def evict(self, ticket, group):
         """Forget a connection that ends for a newcomer of this group. False: it is gone already.
@@ -306,23 +336,10 @@ cdef class EvictionPolicy(_Seats):
             seat = pool_find(&self._pool, wanted)
             found = seat is not NULL
             if found:
-                rcmgr_eviction_leave(&self._rules, <rcmgr_member *>seat)
+                _owner = self.take_out(seat)
                 rcmgr_eviction_spend(&self._rules, hash, now)
                 self._evicted += 1
-                _owner = self.give_back(seat)
         return found
-
-    def clear(self):
-        """Forget all connections; counts, and how often each group came, stay."""
-        cdef rcmgr_seat *seat
-        cdef uint32_t number
-        cdef list owners = []
-        with cython.critical_section(self):
-            for number in range(pool_size(&self._pool)):
-                seat = pool_at(&self._pool, number)
-                if seat.owner is not NULL:
-                    rcmgr_eviction_leave(&self._rules, <rcmgr_member *>seat)
-                    owners.append(self.give_back(seat))
 
     def note_work(self, ticket, units=1):
         """The connection did useful work: a stream of a protocol that the node serves, say.
@@ -476,19 +493,6 @@ cdef object add(EvictionPolicy self, object owner, uint64_t hash, int64_t now):
     return ticket
 
 
-cdef bint remove(EvictionPolicy self, uint64_t ticket):
-    cdef rcmgr_seat *seat
-    cdef object _owner = None  # dropped outside of the lock
-    cdef bint found
-    with cython.critical_section(self):
-        seat = pool_find(&self._pool, ticket)
-        found = seat is not NULL
-        if found:
-            rcmgr_eviction_leave(&self._rules, <rcmgr_member *>seat)
-            _owner = self.give_back(seat)
-    return found
-
-
 cdef bint note_work(
     EvictionPolicy self, uint64_t ticket, double units, int64_t now
 ) noexcept:
@@ -639,30 +643,6 @@ cdef class PendingShares(_Seats):
                 stage = seat.level
         return None if stage < 0 else stage
 
-    def remove(self, ticket):
-        """Forget a handshake that has ended in any way; False: it is gone already."""
-        cdef uint64_t wanted = ticket_from(ticket)
-        cdef rcmgr_seat *seat
-        cdef object _owner = None  # dropped outside of the lock
-        cdef bint found
-        with cython.critical_section(self):
-            seat = pool_find(&self._pool, wanted)
-            found = seat is not NULL
-            if found:
-                _owner = self._take_out(<rcmgr_handshake *>seat)
-        return found
-
-    def clear(self):
-        """Forget all handshakes."""
-        cdef rcmgr_seat *seat
-        cdef uint32_t number
-        cdef list owners = []
-        with cython.critical_section(self):
-            for number in range(pool_size(&self._pool)):
-                seat = pool_at(&self._pool, number)
-                if seat.owner is not NULL:
-                    owners.append(self._take_out(<rcmgr_handshake *>seat))
-
     def choose(self, group):
         """The owner of the handshake to end for a newcomer of this group. None: no handshake.
 
@@ -691,13 +671,14 @@ cdef class PendingShares(_Seats):
                 owner = <object>handshake.seat.owner
         return owner
 
-    cdef object _take_out(self, rcmgr_handshake *handshake):
+    cdef object take_out(self, rcmgr_seat *seat):
+        cdef rcmgr_handshake *handshake = <rcmgr_handshake *>seat
         cdef rcmgr_address_count *counted = handshake.address
         rcmgr_pending_leave(&self._shares, handshake)
         self._count -= 1
         if counted.count == 0:
             table_drop(&self._addresses, counted.hash)
-        return self.give_back(&handshake.seat)
+        return self.give_back(seat)
 
     def __len__(self):
         return self._count

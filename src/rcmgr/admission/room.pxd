@@ -26,6 +26,7 @@ cdef class Room(ConnectionWatcher):
     cdef int64_t _most_pending, _most_inbound, _most_total, _most_by_scope
     cdef int64_t _watch_inbound, _watch_total
 
+    cdef int set_hosts(self, tuple hosts) except -1
     cdef int before(
         self, object tracker, object limits, bint pending, object peer, object address) except -1
     cdef bint after_refusal(

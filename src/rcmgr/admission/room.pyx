@@ -9,7 +9,7 @@ from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
 from collections import deque
 
 from rcmgr.admission.eviction cimport (
-    OUTCOMES, EvictionPolicy, PendingShares, note_streams, on_probation, remove,
+    OUTCOMES, EvictionPolicy, PendingShares, note_streams, on_probation,
 )
 from rcmgr.counting cimport connection_tracker as trackers, scope as scopes
 from rcmgr.counting._clock cimport rcmgr_now_coarse_ns
@@ -109,20 +109,21 @@ cdef class Room(ConnectionWatcher):
         self.policy = None
         self._protected = deque()
         self.handshakes.set_times(settings.pending_grace_s, settings.pending_patience_s)
-        self._limits_source = None
-        self.is_active = settings.enabled and len(self._hosts) > 0
+        self.set_hosts(self._hosts)
 
     def add_host(self, host):
         """Let this host end connections. The result is a function that undoes this."""
         def leave():
-            self._hosts = tuple([each for each in self._hosts if each is not host])
-            self._limits_source = None
-            self.is_active = self._settings.enabled and len(self._hosts) > 0
+            self.set_hosts(tuple([each for each in self._hosts if each is not host]))
 
-        self._hosts = (*self._hosts, host)
-        self._limits_source = None
-        self.is_active = self._settings.enabled
+        self.set_hosts((*self._hosts, host))
         return leave
+
+    cdef int set_hosts(self, tuple hosts) except -1:
+        self._hosts = hosts
+        self._limits_source = None  # the next connection reads the limits of the hosts too
+        self.is_active = self._settings.enabled and len(hosts) > 0
+        return 0
 
     cdef int read_limits(self, object limits) except -1:
         cdef int64_t inbound = least_of([limits.max_established_inbound], "most_inbound", self)
@@ -226,9 +227,9 @@ cdef class Room(ConnectionWatcher):
         cdef EvictionPolicy policy = self.policy
         record.ticket = 0
         if ticket & OF_HANDSHAKE:
-            self.handshakes.remove(ticket & ~OF_HANDSHAKE)
+            self.handshakes.drop(ticket & ~OF_HANDSHAKE)
         elif policy is not None:
-            remove(policy, ticket)
+            policy.drop(ticket)
         return 0
 
     # -- handshakes ----------------------------------------------------------------------------
