@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.live import Live
@@ -14,18 +13,11 @@ from rich.text import Text
 from rcmgr.errors import printable
 from rcmgr.report.status_client import StatusError, default_path, read_status
 
-from .node_socket import socket_option
+from .node_socket import answer_of, socket_option
 from .status_tables import denial_lines, headline, limits_table, top_screen
 from .terminal import read_keys, stdout_console, tidy_on_signals
 
 __all__ = ["explain", "status", "top"]
-
-def _read(path: Path | None) -> dict[str, Any]:
-    try:
-        return read_status(default_path() if path is None else path)
-    except StatusError as error:
-        click.echo(f"rcmgr: {error}", err=True)
-        raise SystemExit(1) from None
 
 
 @click.command(short_help="Print the limits of a running node, their usage, and denials.")
@@ -37,7 +29,7 @@ def status(path: Path | None, as_json: bool) -> None:
     The node must have called `manager.serve_status(PATH)`. Exit status 1: there is no such node, or
     its status cannot be read.
     """
-    found = _read(path)
+    found = answer_of(path, read_status)
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
@@ -51,7 +43,7 @@ def status(path: Path | None, as_json: bool) -> None:
 @socket_option
 def explain(path: Path | None) -> None:
     """Say which limits of a running node are full, which denied most, and how to change them."""
-    lines = _read(path)["explanation"].splitlines()
+    lines = answer_of(path, read_status)["explanation"].splitlines()
     stdout_console().print(Text("\n".join(map(printable, lines))), soft_wrap=True)
 
 
@@ -63,7 +55,7 @@ def explain(path: Path | None) -> None:
 )
 def top(path: Path | None, every: float) -> None:
     """Watch the limits of a running node, the fullest first. `q` or Ctrl-C quits."""
-    found = _read(path)
+    found = answer_of(path, read_status)
     console = stdout_console()
     if not (console.is_terminal and sys.stdin.isatty()) or console.is_dumb_terminal:
         raise click.UsageError(

@@ -22,6 +22,7 @@ __all__ = ["STREAM", "ProtocolRateLimiter", "RateLimiter", "RateRefusal"]
 STREAM = "stream"
 """The operation of opening a stream."""
 
+
 class RateRefusal(NamedTuple):
     """A refusal by a rate. Falsy."""
 

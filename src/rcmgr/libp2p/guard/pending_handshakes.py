@@ -79,7 +79,6 @@ class Handshake:
             self._waiting = None
             return
 
-
         async def reading(original: Transfer, *args: Any) -> Any:
             data = await original(*args)
             if data:
