@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
+import hypothesis
 import pytest
 
 from rcmgr.extras import require
@@ -31,6 +32,11 @@ except ImportError as error:
 for _name in ("LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
     os.environ.pop(_name, None)
 os.environ.update(COLUMNS="80", TERM="xterm-256color")
+
+# A busy machine would fail tests that limit the time of an example, or of making examples.
+hypothesis.settings.register_profile(
+    "rcmgr", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("rcmgr")
 
 collect_ignore = list(NEED_LIBP2P) if MISSING else []
 

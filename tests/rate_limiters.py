@@ -98,7 +98,7 @@ TOKENS = st.integers(0, 64).map(lambda count: count / 8)
 RATES = st.sampled_from([0.25, 1.0, 3.5, 8.0, 64.0])
 CAPACITIES = st.integers(1, 320).map(lambda count: count / 8)
 with_clocks = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def near(ours: float, theirs: float) -> bool:

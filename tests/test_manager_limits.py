@@ -47,7 +47,7 @@ PARTS = [
 ]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(NODES, NODES)
 def test_any_limits_are_read_back_whole(first: NodeLimits, second: NodeLimits) -> None:
     manager = ResourceManager(first)
@@ -64,7 +64,7 @@ def test_to_write_what_was_read_changes_nothing(part: str, limits: NodeLimits) -
     assert manager.node_limits == limits
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(NODES)
 def test_no_part_of_any_limits_loses_anything(limits: NodeLimits) -> None:
     manager = ResourceManager(limits)

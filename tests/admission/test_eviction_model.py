@@ -180,4 +180,4 @@ class EvictionMachine(RuleBasedStateMachine):
 
 
 TestEvictionMachine = EvictionMachine.TestCase
-TestEvictionMachine.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestEvictionMachine.settings = settings(max_examples=100, stateful_step_count=40)

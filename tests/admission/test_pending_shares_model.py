@@ -87,4 +87,4 @@ class PendingMachine(RuleBasedStateMachine):
 
 
 TestPendingMachine = PendingMachine.TestCase
-TestPendingMachine.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
+TestPendingMachine.settings = settings(max_examples=150, stateful_step_count=30)

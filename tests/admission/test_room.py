@@ -541,4 +541,4 @@ class FullNode(RuleBasedStateMachine):
 
 
 TestFullNode = FullNode.TestCase
-TestFullNode.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+TestFullNode.settings = settings(max_examples=40, stateful_step_count=40)

@@ -32,7 +32,7 @@ class PeerId:
         self._bytes = raw
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     capacity=st.integers(1, 20),
     rate=st.sampled_from([0.1, 1.0, 3.0, 1000.0]),

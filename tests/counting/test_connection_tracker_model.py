@@ -278,4 +278,4 @@ class TrackerMachine(RuleBasedStateMachine):
 
 
 TestTracker = TrackerMachine.TestCase
-TestTracker.settings = settings(max_examples=250, stateful_step_count=60, deadline=None)
+TestTracker.settings = settings(max_examples=250, stateful_step_count=60)

@@ -345,5 +345,5 @@ class Scopes(RuleBasedStateMachine):
         assert self.ledger.peers() == self.ledger.protocols() == []
 
 
-Scopes.TestCase.settings = settings(max_examples=300, stateful_step_count=60, deadline=None)
+Scopes.TestCase.settings = settings(max_examples=300, stateful_step_count=60)
 TestScopes = Scopes.TestCase

@@ -52,7 +52,7 @@ steps = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     capacity=st.integers(1, 100_000),
     rate=rates,

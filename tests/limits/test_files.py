@@ -246,7 +246,7 @@ def test_the_files_in_the_docs_are_read(page: str) -> None:
     assert files
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(FILES)
 def test_what_is_written_is_read_again(file: LimitsFile) -> None:
     for read in (
@@ -259,7 +259,7 @@ def test_what_is_written_is_read_again(file: LimitsFile) -> None:
         assert read.to_dict() == file.to_dict()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(NODES, st.sampled_from([NodeLimits(), NodeLimits(
     connections=ConnectionLimits(*[1] * 6), memory=ProcessMemoryLimits(1, 0.1, 0.1, 0.1, 1),
     subnets=SubnetLimits(), rates=AddressRates(), peer_rates=PeerRates(Rate(1, 1)))]))
@@ -293,7 +293,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.one_of(JSON.map(json.dumps), st.text(), st.binary()), st.booleans())
 @example('{"System":{"Memory":"' + "9" * 5000 + '"}}', False)
 @example('{"System":{"Memory":' + "9" * 5000 + "}}", True)

@@ -114,7 +114,7 @@ class BothLifecycles(RuleBasedStateMachine):
 
 
 TestBothLifecycles = BothLifecycles.TestCase
-TestBothLifecycles.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+TestBothLifecycles.settings = settings(max_examples=100, stateful_step_count=30)
 
 
 def test_the_lifecycle_wants_our_tracker() -> None:

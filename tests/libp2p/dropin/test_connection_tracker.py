@@ -221,7 +221,7 @@ class BothTrackers(RuleBasedStateMachine):
 
 
 TestBothTrackers = BothTrackers.TestCase
-TestBothTrackers.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+TestBothTrackers.settings = settings(max_examples=100, stateful_step_count=30)
 
 
 def test_sets_are_live_read_only_views() -> None:

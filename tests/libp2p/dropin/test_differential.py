@@ -395,4 +395,4 @@ TestCalls = Calls.TestCase
 TestConnections = Connections.TestCase
 TestRates = Rates.TestCase
 for _test in (TestCalls, TestConnections, TestRates):
-    _test.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+    _test.settings = settings(max_examples=150, stateful_step_count=40)

@@ -146,7 +146,7 @@ def test_buckets_agree(
     assert str(both[0])[:15] == str(both[1])[:15]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(capacity=st.floats(1e-3, 1e11), rate=st.floats(1e-12, math.inf, exclude_min=True))
 def test_every_capacity_and_rate_can_be_counted(capacity: float, rate: float) -> None:
     if capacity > 0 and rate > 0:
