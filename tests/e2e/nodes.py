@@ -82,13 +82,16 @@ class Node:
 
     async def dial(self, other: Node | SilentPeer) -> bool:
         """Whether this node's swarm reports a connection. The other one may still refuse it."""
+        swarm: Any = self.host.get_network()
+        # connect() dials nothing while the swarm's table still has a connection that has ended.
+        await eventually(lambda: not any(old.is_closed for old in swarm.get_connections(other.id)))
         for _ in range(3):
             try:
                 await self.host.connect(other.info)
             except Exception as error:  # noqa: BLE001 (py-libp2p raises several for a refused dial)
                 if not was_too_slow(error):
                     return False
-                self.host.get_network().unblock_peer(other.id)
+                swarm.unblock_peer(other.id)
             else:
                 return True
         return False
