@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from contextvars import copy_context
 from dataclasses import replace
 from typing import Any
 
@@ -139,6 +140,18 @@ async def test_a_place_without_a_dial_is_given_back() -> None:
         async with manager.dial_slot():
             1 / 0  # noqa: B018
     assert pending(manager) == 0
+
+
+@both_loops
+async def test_a_task_that_outlives_the_slot_keeps_no_place() -> None:
+    manager = ResourceManager(FULL["pending"][0])
+    async with manager.dial_slot():
+        background = copy_context()  # as a task that was started here has it
+    assert pending(manager) == 0
+    scope = background.run(manager.open_connection, None, ADDRESS, "outbound")
+    assert scope is not None
+    assert pending(manager) == 1
+    scope.close()
 
 
 @both_loops

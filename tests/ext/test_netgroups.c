@@ -67,6 +67,37 @@ static void test_sizes_far_apart_and_above_the_last_bucket(void)
     CHECK(sizes.in_use == 0);
 }
 
+static void check_two_sizes(uint32_t small, uint32_t large)
+{
+    rcmgr_group_resize(&sizes, &groups[0], small);
+    rcmgr_group_resize(&sizes, &groups[1], large);
+    CHECK(rcmgr_largest_group(&sizes) == &groups[1]);
+    CHECK(rcmgr_next_group(&sizes, &groups[1]) == &groups[0]);
+    CHECK(rcmgr_next_group(&sizes, &groups[0]) == NULL);
+    CHECK(rcmgr_smallest_group(&sizes) == &groups[0]);
+    rcmgr_group_resize(&sizes, &groups[1], 0);
+    CHECK(rcmgr_largest_group(&sizes) == &groups[0]);
+    rcmgr_group_resize(&sizes, &groups[0], 0);
+    CHECK(rcmgr_largest_group(&sizes) == NULL && rcmgr_smallest_group(&sizes) == NULL);
+}
+
+static void test_sizes_at_the_ends_of_words(void)
+{
+    begin();
+    for (uint32_t word = 0; word < RCMGR_GROUP_SIZES; word += 64) {
+        for (uint32_t large = word + 64; large <= RCMGR_GROUP_SIZES; large += 64) {
+            check_two_sizes(word + 1, large - 1);
+            check_two_sizes(word + 62, large - 1);
+            if (word + 63 < large - 1)
+                check_two_sizes(word + 63, large - 1);
+            if (large < RCMGR_GROUP_SIZES)
+                check_two_sizes(word + 63, large);
+        }
+    }
+    check_two_sizes(RCMGR_GROUP_SIZES - 2, RCMGR_GROUP_SIZES);
+    CHECK_EQ(rcmgr_size_bucket(RCMGR_GROUP_SIZES), RCMGR_GROUP_SIZES - 1);
+}
+
 static void test_lists_keep_their_order(void)
 {
     begin();
@@ -89,6 +120,76 @@ static void test_lists_keep_their_order(void)
     CHECK(rcmgr_largest_group(&sizes) == NULL);
 }
 
+static void check_list(const rcmgr_seat_list *list, const rcmgr_netgroup *group, int level)
+{
+    const rcmgr_seat *older = NULL;
+    for (const rcmgr_seat *seat = list->oldest; seat != NULL; older = seat, seat = seat->younger) {
+        CHECK(seat->older == older);
+        CHECK(seat->group == group);
+        CHECK_EQ(seat->level, level);
+    }
+    CHECK(list->youngest == older);
+}
+
+static uint32_t length(const rcmgr_seat_list *list)
+{
+    uint32_t count = 0;
+    for (const rcmgr_seat *seat = list->oldest; seat != NULL; seat = seat->younger)
+        count++;
+    return count;
+}
+
+static void check_all(void)
+{
+    int used_groups = 0;
+    for (int i = 0; i < GROUPS; i++) {
+        uint32_t size = 0;
+        for (int level = 0; level < RCMGR_GROUP_LEVELS; level++) {
+            check_list(&groups[i].levels[level], &groups[i], level);
+            size += length(&groups[i].levels[level]);
+        }
+        CHECK_EQ(groups[i].size, size);
+        used_groups += size > 0;
+    }
+    int seen = 0;
+    const rcmgr_netgroup *before = NULL, *group = rcmgr_largest_group(&sizes);
+    for (; group != NULL; before = group, group = rcmgr_next_group(&sizes, group), seen++) {
+        CHECK(seen < used_groups);
+        if (before != NULL)
+            CHECK(before->size >= group->size);
+        bool same = before != NULL && before->size == group->size;
+        CHECK(group->before == (same ? before : NULL));
+    }
+    CHECK_EQ(seen, used_groups);
+    CHECK(used_groups == 0 || rcmgr_smallest_group(&sizes)->size == before->size);
+}
+
+static void test_any_order_of_operations(void)
+{
+    begin();
+    bool in[SEATS] = {false};
+    uint64_t random = 1;
+    for (int turn = 0; turn < 20000; turn++) {
+        random = random * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+        rcmgr_seat *seat = &seats[(random >> 33) % SEATS];
+        int level = (int)((random >> 40) % RCMGR_GROUP_LEVELS);
+        bool was_in = in[seat - seats];
+        if (!was_in)
+            rcmgr_seat_enter(&sizes, seat, &groups[(random >> 45) % GROUPS], level);
+        else if (random >> 63)
+            rcmgr_seat_set_level(seat, level);
+        else
+            rcmgr_seat_leave(&sizes, seat);
+        in[seat - seats] = !was_in || random >> 63;
+        if (was_in && in[seat - seats] && random >> 62 == 3) {
+            rcmgr_seat_list *list = &seat->group->levels[level];
+            rcmgr_list_remove(list, seat);
+            rcmgr_list_prepend(list, seat);
+        }
+        check_all();
+    }
+}
+
 static void test_bits(void)
 {
     for (int i = 0; i < 64; i++) {
@@ -103,6 +204,8 @@ int main(void)
     test_bits();
     test_largest_and_smallest();
     test_sizes_far_apart_and_above_the_last_bucket();
+    test_sizes_at_the_ends_of_words();
     test_lists_keep_their_order();
+    test_any_order_of_operations();
     return 0;
 }

@@ -205,3 +205,10 @@ def test_threads(bans: Bans) -> None:
             bans.remove(ban_subject(f"192.0.{number}.{last}"))
     assert len(bans) == 0
     assert bans._networks.longest(b"\xc0\0\0\1") is None
+
+
+def test_a_slowed_address_is_banned_with_its_network(bans: Bans) -> None:
+    bans.add(ban_subject("192.0.2.1"), 60, "", "penalty box", 1, slows=True)
+    bans.add(ban_subject("192.0.2.0/24"), 60)
+    assert refuses(bans, None, "192.0.2.1")
+    assert refuses(bans, None, "192.0.2.1", inbound=False)

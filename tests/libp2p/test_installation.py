@@ -107,6 +107,19 @@ def test_installed_restores_what_was_before() -> None:
     """)
 
 
+def test_names_that_a_program_gave_our_classes_stay() -> None:
+    check("""
+    import sys, types, rcmgr
+    from rcmgr.libp2p.dropin.manager import ResourceManager as ours
+    sys.modules["users"] = users = types.ModuleType("users")
+    users.Ours = ours
+    kept = [ours]  # install() replaces no item of a list
+    rcmgr.install()
+    rcmgr.uninstall()
+    assert users.Ours is kept[0]
+    """)
+
+
 def test_installing_in_many_threads() -> None:
     check("""
     import threading, rcmgr
