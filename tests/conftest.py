@@ -8,7 +8,9 @@ garbage collector does not find them in another test.
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from weakref import WeakSet
 
 import hypothesis
 import pytest
+from pytest_timeout import is_debugging
+from stacks import stacks
 
 from rcmgr.extras import require
 
@@ -68,6 +72,24 @@ def _no_socket_of_a_host_stays(
     yield
     for each in list(opened):
         each.close()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_timeout_set_timer(settings: Any) -> Iterator[None]:
+    """Let a test that exceeds its time limit fail with the stacks of all threads and tasks.
+
+    pytest-timeout itself shows other threads alone, and nothing at all in a process of xdist.
+    Windows has no such signal. There pytest-timeout shows the threads, and ends the process.
+    """
+    is_set = yield
+    if settings.method == "signal" and threading.current_thread() is threading.main_thread():
+
+        def end(*_: Any) -> None:
+            if not is_debugging():
+                pytest.fail(f"Exceeded {settings.timeout:g} seconds.\n{stacks()}")
+
+        signal.signal(signal.SIGALRM, end)
+    return is_set
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -63,6 +63,8 @@ class Side:
     def __init__(self, name: str) -> None:
         self.name = name
         self.is_stock = name == "stock"
+        self.patience = 1.0 if self.is_stock else 45.0
+        """Seconds to wait for an effect that only our side has."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return (StockManager if self.is_stock else ResourceManager)(*args, **kwargs)

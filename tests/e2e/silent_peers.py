@@ -8,7 +8,7 @@ from typing import Any
 
 import trio
 from multiaddr import Multiaddr
-from nodes import LISTEN, Node, running_node
+from nodes import LISTEN, Node, eventually, running_node
 
 from rcmgr import ConcreteLimits, ConnectionLimits, Limit, NodeLimits
 from rcmgr.libp2p import harden
@@ -23,17 +23,22 @@ async def guarded_node(
     limits: NodeLimits = BY_STATE, transport: str = "tcp", listen: str = "", **options: Any
 ) -> AsyncIterator[Node]:
     """A node that starts to listen after `harden`, as with `install(harden=True)`."""
-    async with running_node(transport, node_limits=limits, **options) as node:
+    async with running_node(transport, node_limits=limits, evicting=True, **options) as node:
         swarm: Any = node.host.get_network()
         for listener in list(swarm.listeners.values()):
             await listener.close()
         swarm.listeners.clear()
         harden(node.host)
         await swarm.listen(Multiaddr(listen or LISTEN[transport]))
-        for _ in range(2):  # the listener may have accepted the first one before the gate
-            host = "::1" if listen.startswith("/ip6/") else "127.0.0.1"
-            async with await trio.open_tcp_stream(host, node.port):
-                await trio.sleep(0.05)
+        host = "::1" if listen.startswith("/ip6/") else "127.0.0.1"
+        tracker = node.manager.connection_tracker
+        # The listener may accept the first one before the gate, and then counts no WebSocket.
+        async with (
+            await trio.open_tcp_stream(host, node.port), await trio.open_tcp_stream(host, node.port)
+        ):
+            counted = 1 if transport == "ws" else 2
+            await eventually(lambda: tracker.snapshot().total_created >= counted)
+        await eventually(lambda: node.counts == (0, 0, 0, 0))
         yield node
 
 

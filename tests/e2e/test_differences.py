@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import trio
+import trio.testing
 from libp2p.custom_types import TProtocol
 from libp2p.host.exceptions import StreamFailure
 from libp2p.host.ping import ID as PING
@@ -29,7 +30,16 @@ from libp2p.rcmgr.connection_limits import ConnectionLimits
 from libp2p.rcmgr.memory_limits import MemoryConnectionLimits
 from libp2p.transport.tcp.tcp import TCP
 from multiaddr import Multiaddr
-from nodes import Node, Notifee, eventually, hold, running_node
+from nodes import (
+    Node,
+    Notifee,
+    comes_true,
+    eventually,
+    hold,
+    refuse_when_full,
+    running_node,
+    swarm_config,
+)
 from stock_and_ours import Side, outcomes
 
 from rcmgr import AddressRates, NodeLimits, Rate
@@ -42,8 +52,11 @@ HOLD = TProtocol("/hold/1.0.0")
 async def guarded(
     side: Side, transport: str = "tcp", config: ConnectionConfig | None = None, **arguments: Any
 ) -> AsyncIterator[Node]:
-    """A host with a manager of that side, made with `arguments`."""
-    async with running_node(transport, manager=side(**arguments), config=config) as node:
+    """A host with a manager of that side, made with `arguments`. It evicts no connection."""
+    manager = side(**arguments)
+    if not side.is_stock:
+        refuse_when_full(manager)
+    async with running_node(transport, manager=manager, config=config) as node:
         with side.hardening(node.host):
             yield node
 
@@ -55,11 +68,11 @@ async def peers(count: int, transport: str = "tcp") -> AsyncIterator[list[Node]]
 
 
 async def settled(value: Callable[[], Any], seconds: float = 0.2) -> Any:
-    """Wait until a value does not change for `seconds`, for at most 10 s, and return it."""
+    """Wait until no task of the hosts has run for `seconds`, for at most 10 s. Return the value."""
     with trio.move_on_after(10):
         while True:
             before = value()
-            await trio.sleep(seconds)
+            await trio.testing.wait_all_tasks_blocked(seconds)
             if value() == before:
                 break
     return value()
@@ -73,8 +86,7 @@ def live(node: Node, other: Node | None = None) -> int:
 async def accepted(node: Node, dialers: list[Node]) -> int:
     """Let them dial one after the other, and count the connections that stay."""
     for dialer in dialers:
-        await dialer.dial(node)
-        await settled(lambda: live(node), 0.1)
+        await dialer.gets_into(node)
     return int(await settled(lambda: live(node)))
 
 
@@ -131,7 +143,7 @@ async def burst(attacker: Node, target: Node, count: int) -> list[Any]:
 @outcomes(stock=37, ours=0)
 async def test_l2_parallel_dials_with_default_settings(side: Side) -> int:
     """Connections that are counted after one key dialled 45 times at once and left."""
-    async with guarded(side, config=ConnectionConfig()) as node, running_node() as attacker:
+    async with guarded(side, config=swarm_config()) as node, running_node() as attacker:
         connections = await burst(attacker, node, 45)
         await settled(lambda: live(node))
         for connection in connections:
@@ -147,7 +159,7 @@ async def test_l3_a_node_is_wedged_by_bursts(side: Side) -> bool:
     """
     limits = ResourceLimits(max_connections=60)
     async with (
-        guarded(side, config=ConnectionConfig(), limits=limits) as node,
+        guarded(side, config=swarm_config(), limits=limits) as node,
         peers(4) as (honest, *attackers),
     ):
         for number in range(12):
@@ -385,7 +397,8 @@ async def test_e6_streams_of_the_hosts_own(side: Side) -> bool:
                 with suppress(StreamError):
                     await (await peer.host.get_network().new_stream(node.id)).write(b"\x13")
         await settled(lambda: node.manager._current_streams)
-        return await within(2, lambda: node.host.get_network().new_stream(others[0].id))
+        return await within(
+            side.patience, lambda: node.host.get_network().new_stream(others[0].id))
 
 
 @outcomes(stock=(1, 1), hardened=(0, 0))
@@ -410,7 +423,7 @@ async def test_e6_a_host_flooded_by_another_process(side: Side) -> tuple[bool, b
             [sys.executable, str(Path(__file__).with_name("flooder.py")),
              str(node.host.get_addrs()[0])], stderr=subprocess.DEVNULL)
         try:
-            await eventually(lambda: waiting(node) + refused(node) > 50, 30)
+            await eventually(lambda: waiting(node) + refused(node) > 50)
 
             async def ping() -> None:
                 stream = await friend.host.new_stream(node.id, [PING])
@@ -425,7 +438,7 @@ async def test_e6_a_host_flooded_by_another_process(side: Side) -> tuple[bool, b
                             return
                     await trio.sleep(0.05)
 
-            return await within(2, ping), await within(2, identified)
+            return await within(side.patience, ping), await within(side.patience, identified)
         finally:
             flood.kill()
             await flood.wait()
@@ -538,6 +551,7 @@ async def test_x1_connections_of_a_lifetime(side: Side) -> dict[str, int]:
                 found[transport] += await accepted(node, [peer])
                 await node.host.disconnect(peer.id)
                 await eventually(lambda node=node: live(node) == 0)
+                await settled(lambda swarm=swarm: swarm._inbound_limiter.borrowed_tokens)
     return found
 
 
@@ -572,7 +586,7 @@ async def test_x3_data_of_streams_that_were_reset(side: Side) -> dict[str, tuple
                 stream = await peer.host.new_stream(node.id, [HOLD])
                 await stream.write(b"x" * 1000)
             await eventually(lambda held=open_streams: len(held) == 20)
-            await trio.sleep(0.2)
+            await settled(lambda: None)
             unread.set()
             await settled(lambda node=node: node.manager._current_streams)
             kept = vars(muxed)
@@ -622,6 +636,7 @@ async def test_x4_more_than_a_window(side: Side) -> tuple[bool, int]:
             for _ in range(20 << 4):
                 await connection.write(frame(1, b"x" * (1 << 16)))
         kept = await settled(lambda: len(muxed.stream_buffers.get(1, b"")))
+        await comes_true(lambda: live(node) == 0, side.patience)
         return kept > 16 << 20, live(node)
 
 

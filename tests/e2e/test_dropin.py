@@ -13,22 +13,12 @@ from libp2p.rcmgr.allowlist import AllowlistConfig
 from libp2p.rcmgr.connection_limits import ConnectionLimits as StockLimits
 from libp2p.rcmgr.manager import ResourceManager as StockManager
 from libp2p.rcmgr.memory_limits import MemoryConnectionLimits as StockMemoryLimits
-from nodes import Node, eventually, running_node
+from nodes import eventually, refuse_when_full, running_node
 
 from rcmgr.libp2p.dropin.connection_limits import ConnectionLimits
 from rcmgr.libp2p.dropin.manager import ResourceManager
 
 both = pytest.mark.parametrize("make", [StockManager, ResourceManager])
-
-
-async def connects(dialer: Node, node: Node) -> bool:
-    """Whether the dial gives a connection that the other side has too."""
-    await dialer.dial(node)
-    swarm: Any = node.host.get_network()
-    with trio.move_on_after(2):
-        while not swarm.get_connections(dialer.id):  # noqa: ASYNC110
-            await trio.sleep(0.01)
-    return bool(swarm.get_connections(dialer.id))
 
 
 @both
@@ -51,7 +41,7 @@ async def test_e1_half_open_connections(make: Any) -> None:
 async def test_e2_memory(make: Any) -> None:
     manager = make(memory_limits=StockMemoryLimits(max_process_memory_bytes=1))
     async with running_node(manager=manager) as node, running_node() as peer:
-        assert await connects(peer, node) == (make is StockManager)
+        assert await peer.gets_into(node) == (make is StockManager)
 
 
 @both
@@ -60,7 +50,7 @@ async def test_a1_an_allowed_address(make: Any) -> None:
         ResourceLimits(max_connections=0), enable_graceful_degradation=False,
         allowlist_config=AllowlistConfig(multiaddrs={"/ip4/127.0.0.1/tcp/4001"}))
     async with running_node(manager=manager) as node, running_node() as peer:
-        assert await connects(peer, node) == (make is ResourceManager)
+        assert await peer.gets_into(node) == (make is ResourceManager)
 
 
 @both
@@ -71,29 +61,30 @@ async def test_a2_an_allowed_peer(make: Any) -> None:
         allowlist_config=AllowlistConfig(peers={friend}),
         connection_limits=StockLimits(max_established_inbound=0))
     async with running_node(manager=manager) as node, running_node(key_pair=key_pair) as peer:
-        assert await connects(peer, node) == (make is ResourceManager)
+        assert await peer.gets_into(node) == (make is ResourceManager)
 
 
 async def test_a_program_reads_and_changes_a_running_host(transport: str) -> None:
     limits = ConnectionLimits()
     manager = ResourceManager(connection_limits=limits)
+    refuse_when_full(manager)
     async with (
         running_node(transport, manager=manager) as node,
         running_node(transport) as first,
         running_node(transport) as second,
     ):
-        assert await connects(first, node)
+        assert await first.gets_into(node)
         tracker: Any = manager.connection_tracker
         [info] = tracker.get_all_connections()
         assert (info.peer_id, info.direction, info.state) == (first.id, "inbound", "established")
         assert tracker.established_per_peer[first.id] == {info.connection_id}
         assert tracker.get_stats()["current_peers_with_connections"] == 1
         limits.with_max_established_inbound(1)
-        assert not await connects(second, node)
+        assert not await second.gets_into(node)
         key_pair = create_new_key_pair()
         manager.allowlist.add_peer(ID.from_pubkey(key_pair.public_key))
         async with running_node(transport, key_pair=key_pair) as friend:
-            assert await connects(friend, node)
+            assert await friend.gets_into(node)
             await friend.host.disconnect(node.id)
         await first.host.disconnect(node.id)
         await eventually(lambda: tracker.get_all_connections() == [])

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import socket
 import struct
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from aioquic.quic.connection import QuicConnection
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
-from nodes import SHORT, Node, eventually, running_node
+from nodes import LONG, SHORT, Node, eventually, running_node
 from trio_websocket import connect_websocket_url, serve_websocket
 
 from rcmgr import (
@@ -43,7 +44,6 @@ from rcmgr.libp2p import observe
 TRANSPORTS = ("tcp", "ws", "quic")
 HOSTS = {"ip4": "127.0.0.1", "ip6": "::1"}
 SUFFIX = {"tcp": "", "ws": "/ws", "quic": "/quic-v1"}
-PATIENCE = 20.0  # seconds: QUIC notices an end after three probe timeouts
 
 PENDING, ESTABLISHED = "pending", "established"
 INBOUND = (
@@ -107,6 +107,7 @@ class Pair:
         self.dialer: Side
         self.listener: Side
         self.port: int
+        self.began = time.monotonic()
 
     def address(self, port: int) -> Multiaddr:
         kind = "udp" if self.transport == "quic" else "tcp"
@@ -114,7 +115,7 @@ class Pair:
         return Multiaddr(f"/{self.version}/{host}/{kind}/{port}{SUFFIX[self.transport]}")
 
     async def start(
-        self, *, inbound_timeout: float = PATIENCE, outbound_timeout: float = PATIENCE
+        self, *, inbound_timeout: float = LONG, outbound_timeout: float = LONG
     ) -> None:
         self.listener = await self._nursery.start(self._run, Endpoint.LISTENER, inbound_timeout)
         self.dialer = await self._nursery.start(self._run, Endpoint.DIALER, outbound_timeout)
@@ -128,7 +129,6 @@ class Pair:
             self.transport, listen=str(self.address(0)), upgrade_timeout=upgrade_timeout
         ) as node:
             side = Side(node, endpoint)
-            await side.swarm.auto_connector.stop()  # it would dial again
             task_status.started(side)
             await side.stop.wait()
         side.stopped.set()
@@ -143,11 +143,8 @@ class Pair:
         """Dial and ignore the error: the events report it."""
         peer = peer or self.listener.node.id
         address = address or self.address(self.port)
-        with trio.move_on_after(PATIENCE):
-            try:
-                await self.dialer.swarm.dial_addr(address, peer)
-            except Exception:  # noqa: BLE001
-                return
+        with suppress(Exception):
+            await self.dialer.swarm.dial_addr(address, peer)
 
 
 def port_of(address: Any) -> int:
@@ -525,7 +522,7 @@ def check_content(side: Side, pair: Pair) -> None:
         else:
             assert isinstance(event, OUTBOUND if dials else INBOUND)
         if isinstance(event, ConnectionClosedEvent):
-            assert 0 < event.duration < 60
+            assert 0 < event.duration < time.monotonic() - pair.began
         if isinstance(event, ConnectionClosedEvent | EstablishedInboundConnectionEvent
                       | EstablishedOutboundConnectionEvent):
             assert event.peer_id == other.node.id

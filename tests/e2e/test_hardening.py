@@ -8,9 +8,8 @@ import pytest
 import trio
 from libp2p import new_host
 from libp2p.io.trio import TrioTCPStream
-from libp2p.network.config import ConnectionConfig
 from libp2p.rcmgr.manager import ResourceManager as StockManager
-from nodes import ECHO, SHORT, Node, echo, eventually, is_reset, running_node
+from nodes import ECHO, SHORT, Node, echo, eventually, is_reset, running_node, swarm_config
 
 from rcmgr import ResourceLimits, ResourceManager
 from rcmgr.libp2p import Libp2pMismatch, harden, scope_streams
@@ -152,12 +151,13 @@ async def test_hardening_many_hosts() -> None:
 
 
 async def test_a_stream_that_names_no_protocol_in_time() -> None:
-    config = ConnectionConfig(inbound_stream_protocol_negotiation_timeout=SHORT)
+    config = swarm_config(inbound_stream_protocol_negotiation_timeout=SHORT)
     async with running_node(config=config) as node, running_node() as peer:
         harden(node.host)
         await peer.meet(node)
+        opened = node.manager.ledger.streams_opened
         stream = await peer.host.get_network().new_stream(node.id)
         await stream.write(b"\x13")
-        await eventually(lambda: node.manager.get_stats()["streams"] == 1)
+        await eventually(lambda: node.manager.ledger.streams_opened == opened + 1)
         await eventually(lambda: node.manager.get_stats()["streams"] == 0)
         assert await is_reset(stream)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from libp2p import new_host
-from nodes import running_node
+from nodes import eventually, running_node
 
 import rcmgr
 from rcmgr import ConnectionLimits, ResourceLimits, ResourceManager
@@ -47,7 +47,7 @@ async def test_writes_to_a_hardened_swarms_manager() -> None:
         assert node.manager.ledger.system().limit["conns"] == 3
         stand_in.connection_limits = ConnectionLimits(max_established_inbound=0)
         await peer.dial(node)
-        assert node.manager.denied_by_limit() == {"established_inbound": 1}
+        await eventually(lambda: node.manager.denied_by_limit() == {"established_inbound": 1})
         stand_in.mine = 5
         assert node.manager.mine == 5
         assert "mine" in dir(stand_in)

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 import trio
-from libp2p.network.config import ConnectionConfig
-from nodes import ECHO, SHORT, Node, echo, eventually, running_node
+from nodes import ECHO, LONG, SHORT, Node, echo, eventually, running_node, swarm_config
 from test_differences import HOLD, asked, burst, frame
 
 from rcmgr import NodeLimits, PenaltyBox
@@ -63,12 +62,12 @@ async def test_a_banned_peer_is_refused_and_an_unbanned_one_comes_back(transport
 
 
 async def test_a_banned_address_is_refused_before_the_handshake() -> None:
-    async with running_node() as node, running_node() as peer, running_node() as other:
+    async with running_node() as node, running_node() as peer:
         node.manager.ban("127.0.0.0/8")
         assert not await peer.dial(node)
         assert node.manager.refused_by_ban >= 1
         assert node.manager.unban("127.0.0.0/8")
-        assert await other.dial(node)  # py-libp2p does not dial again soon after a failure
+        assert await peer.dial(node)
 
 
 async def test_our_dial_to_a_banned_peer_is_refused() -> None:
@@ -80,7 +79,7 @@ async def test_our_dial_to_a_banned_peer_is_refused() -> None:
 
 
 async def test_streams_without_a_protocol_ban_their_peer(transport: str) -> None:
-    config = ConnectionConfig(inbound_stream_protocol_negotiation_timeout=SHORT)
+    config = swarm_config(inbound_stream_protocol_negotiation_timeout=SHORT)
     async with (
         running_node(transport, node_limits=LIMITS, config=config) as node,
         running_node(transport) as peer, running_node(transport) as honest,
@@ -102,6 +101,8 @@ async def test_streams_without_a_protocol_ban_their_peer(transport: str) -> None
                 nursery.start_soon(silent)
         await eventually(
             lambda: banned(node) == [(peer_text(peer.id.to_bytes()), Offence.NO_PROTOCOL.text)])
+        swarm: Any = node.host.get_network()
+        swarm.connection_config.inbound_stream_protocol_negotiation_timeout = LONG
         stream = await honest.host.new_stream(node.id, [ECHO])
         await stream.write(b"x")
         assert await stream.read(1) == b"x"

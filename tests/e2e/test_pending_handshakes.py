@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import trio
-from nodes import Node, comes_true, eventually, running_node
+from nodes import LONG, PATIENCE_S, Node, comes_true, eventually, running_node
 from silent_peers import BY_SCOPE, BY_STATE, PLACES, guarded_node, silent
 
 from rcmgr import ConnectionDeniedEvent, ConnectionEvicted, Eviction, ListenFailedEvent, NodeLimits
@@ -19,7 +19,7 @@ from rcmgr.libp2p import observe
 async def test_a_newcomer_of_the_same_address_gets_in(limits: NodeLimits) -> None:
     async with guarded_node(limits) as node, silent(node, 3 * PLACES), running_node() as peer:
         await eventually(lambda: node.count("pending_inbound") >= PLACES - 1)
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE_S):
             assert await peer.dial(node)
         await eventually(lambda: node.count("established_inbound") == 1)
         peaks = node.manager.connection_tracker.snapshot()
@@ -33,7 +33,7 @@ async def test_newcomers_over_ipv6_get_in() -> None:
         running_node() as peer,
     ):
         await eventually(lambda: node.count("pending_inbound") >= PLACES - 1)
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE_S):
             assert await peer.dial(node)
         await eventually(lambda: node.count("established_inbound") == 1)
         assert node.manager.connection_tracker.snapshot().peak_pending_inbound <= PLACES
@@ -66,14 +66,16 @@ async def test_sockets_that_hang_up_cost_no_place() -> None:
     async with guarded_node() as node, running_node() as peer:
         for _ in range(10 * PLACES):
             await (await trio.open_tcp_stream("127.0.0.1", node.port)).aclose()
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE_S):
             assert await peer.dial(node)
         assert node.manager.connection_tracker.snapshot().peak_pending_inbound <= PLACES
 
 
 async def test_real_handshakes_wait_for_each_other() -> None:
     """Three times as many as there are places, all of one address."""
-    async with guarded_node() as node, AsyncExitStack() as stack:
+    patient = replace(BY_STATE, eviction=Eviction(
+        pending_grace_s=LONG, pending_patience_s=LONG, waiting_s=LONG))
+    async with guarded_node(patient) as node, AsyncExitStack() as stack:
         peers = [await stack.enter_async_context(running_node()) for _ in range(3 * PLACES)]
         served: list[bool] = []
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import trio
-from nodes import SHORT, eventually, running_node
+from nodes import PATIENCE_S, SHORT, eventually, running_node
 from silent_peers import PLACES, guarded_node, silent
 
 from rcmgr import Eviction, NodeLimits
@@ -14,7 +14,7 @@ async def test_silent_websockets_are_counted_and_make_room() -> None:
         guarded_node(transport="ws") as node, silent(node, 3 * PLACES), running_node("ws") as peer
     ):
         await eventually(lambda: node.count("pending_inbound") >= PLACES - 1)
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE_S):
             assert await peer.dial(node)
         await eventually(lambda: node.count("established_inbound") == 1)
         assert node.manager.connection_tracker.snapshot().peak_pending_inbound <= PLACES
@@ -23,11 +23,12 @@ async def test_silent_websockets_are_counted_and_make_room() -> None:
 async def test_a_websocket_that_asks_for_nothing_is_closed_in_time() -> None:
     off = NodeLimits(eviction=Eviction(enabled=False))
     async with guarded_node(off, "ws", upgrade_timeout=SHORT) as node:
+        before = node.manager.connection_tracker.snapshot().total_created
         async with silent(node, 2) as sockets:
-            await eventually(lambda: node.count("pending_inbound") == 2)
             for each in sockets:
                 assert await each.receive_some() == b""
-        assert node.counts == (0, 0, 0, 0)
+        assert node.manager.connection_tracker.snapshot().total_created >= before + 2
+        await eventually(lambda: node.counts == (0, 0, 0, 0))
         assert node.manager.ledger.leaked == 0
 
 
@@ -47,7 +48,8 @@ async def test_a_websocket_stays_after_its_upgrade() -> None:
     async with (
         guarded_node(transport="ws", upgrade_timeout=SHORT) as node, running_node("ws") as peer
     ):
-        await peer.meet(node)
+        while not await peer.gets_into(node):  # a busy machine may take longer than SHORT
+            pass
         await trio.sleep(2 * SHORT)
         assert peer.is_connected_to(node)
         assert node.counts == (0, 0, 1, 0)

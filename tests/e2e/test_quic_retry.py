@@ -10,7 +10,7 @@ import trio
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.packet import QuicPacketType, pull_quic_header
-from nodes import ECHO, echo, eventually, running_node
+from nodes import ECHO, PATIENCE_S, echo, eventually, running_node
 
 from rcmgr import NodeLimits, ResourceManager, SubnetLimits
 from rcmgr.libp2p import harden, installed
@@ -73,7 +73,7 @@ async def test_nothing_is_spent_on_a_peer_without_a_token_of_ours(token: bytes) 
             await stranger.connect(listener._socket.getsockname())
             for _ in range(5):
                 await stranger.send(first_packet(token))
-                with trio.fail_after(5):
+                with trio.fail_after(PATIENCE_S):
                     answer = await stranger.recv(2000)
                 from aioquic.buffer import Buffer
 

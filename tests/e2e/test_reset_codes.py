@@ -99,7 +99,10 @@ async def test_a_stream_above_a_rate(transport: str, codes: list[int]) -> None:
         node.manager.add_protocol_rate_limiter(ECHO, RateLimits(default=Rate(0.001, 1)))
         node.host.set_stream_handler(ECHO, echo)
         await peer.meet(node)
-        await (await peer.host.new_stream(node.id, [ECHO])).close()
+        stream = await peer.host.new_stream(node.id, [ECHO])
+        await stream.write(b"x")
+        assert await stream.read(1) == b"x"
+        await stream.close()
         codes.clear()
         await refused(peer, node)
         await eventually(lambda: 0x1003 in codes)

@@ -66,8 +66,7 @@ async def test_two_hosts_with_one_manager() -> None:
         hardened = harden(one.host), harden(two.host)
         for node in (one, two):
             node.host.set_stream_handler(ECHO, echo)
-            assert await peer.dial(node)
-        await eventually(lambda: manager.get_stats()["streams"] == 0)
+            await peer.meet(node)
         streams = [await peer.host.new_stream(node.id, [ECHO]) for node in (one, two)]
         await eventually(lambda: manager.ledger.protocol(ECHO).stat().streams_inbound == 2)
         hardened[0].undo()
@@ -117,7 +116,7 @@ async def test_one_peer_cannot_take_all_of_a_few_streams(transport: str) -> None
                 with trio.move_on_after(1):
                     stream = await greedy.host.get_network().new_stream(node.id)
                     await stream.write(b"\x13")
-        await peer.meet(node)
+        assert await peer.dial(node)
         for _ in range(3):
             stream = await peer.host.new_stream(node.id, [ECHO])
             await stream.write(b"x")

@@ -222,8 +222,7 @@ async def test_cancelling_the_opening_of_a_stream() -> None:
     async with running_node() as node, running_node() as peer:
         scope_streams(node.host, node.manager)
         network: Any = node.host.get_network()
-        assert await node.dial(peer)
-        await eventually(lambda: node.manager.get_stats()["streams"] == 0)
+        await node.meet(peer)
         announced = trio.Event()
 
         class Slow(Notifee):
@@ -260,4 +259,4 @@ async def test_refusing_an_outbound_quic_stream_loses_no_permit() -> None:
         for _ in range(3):
             with pytest.raises(SwarmException, match="Stream limit exceeded"):
                 await node.host.new_stream(peer.id, [ECHO])
-        assert permits.value == before
+        await eventually(lambda: permits.value >= before)  # identify may have had one
