@@ -1,4 +1,4 @@
-"""py-libp2p's peer id, direction and errors. Without libp2p: look-alikes, and our own errors.
+"""py-libp2p's peer id, address, direction and errors; without libp2p look-alikes and our errors.
 
 Tests that need no more of libp2p than these run without it.
 """
@@ -15,6 +15,8 @@ __all__ = [
     "Direction",
     "LikeDirection",
     "LikeID",
+    "LikeMultiaddr",
+    "Multiaddr",
     "ResourceLimitExceeded",
     "ResourceScopeClosed",
 ]
@@ -46,6 +48,21 @@ class LikeID:
         return hash(self._bytes)
 
 
+class LikeMultiaddr:
+    def __init__(self, address: str) -> None:
+        self._bytes = address.encode()
+
+    def to_bytes(self) -> bytes:
+        return self._bytes
+
+    def __str__(self) -> str:
+        return self._bytes.decode()
+
+    def value_for_protocol(self, name: str) -> str:
+        parts = str(self).split("/")
+        return parts[parts.index(name) + 1]
+
+
 class LikeDirection(IntEnum):
     UNKNOWN = -1
     INBOUND = 0
@@ -59,12 +76,14 @@ if TYPE_CHECKING:
     from libp2p.peer.id import ID
     from libp2p.rcmgr import Direction
     from libp2p.rcmgr.exceptions import ResourceLimitExceeded, ResourceScopeClosed
+    from multiaddr import Multiaddr
 else:
     try:
         from libp2p.peer.id import ID
         from libp2p.rcmgr import Direction
         from libp2p.rcmgr.exceptions import ResourceLimitExceeded, ResourceScopeClosed
+        from multiaddr import Multiaddr
     except ModuleNotFoundError:
         from rcmgr import ResourceLimitExceeded, ResourceScopeClosed
 
-        ID, Direction = LikeID, LikeDirection
+        ID, Direction, Multiaddr = LikeID, LikeDirection, LikeMultiaddr

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from libp2p_values import ID, Direction, LikeDirection, LikeID
+from libp2p_values import ID, Direction, LikeDirection, LikeID, LikeMultiaddr, Multiaddr
 
 from rcmgr.extras import require
 
@@ -105,5 +105,11 @@ def test_the_look_alikes_of_libp2ps_values() -> None:
         assert get(ours) == get(theirs)
     for other in (data, data[1:], theirs.to_base58(), "other", 5):
         assert (ours == other) is (theirs == other)
+    text = "/ip4/1.2.3.4/tcp/5"
+    our_address, their_address = LikeMultiaddr(text), Multiaddr(text)
+    assert type(their_address) is not LikeMultiaddr
+    assert str(our_address) == str(their_address)
+    assert our_address.value_for_protocol("ip4") == their_address.value_for_protocol("ip4")
+    assert type(our_address.to_bytes()) is type(their_address.to_bytes())
     assert [(str(each), each) for each in LikeDirection] == [
         (str(each), each) for each in Direction]

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from multiaddr import Multiaddr
+from libp2p_values import Multiaddr
 
 from rcmgr import (
     INFINITE_LIMITS,

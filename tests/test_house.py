@@ -201,3 +201,24 @@ def test_exceptions_are_in_use() -> None:
     for module, place in TESTED_ELSEWHERE.items():
         assert module in MODULES
         assert (TESTS / place.partition(":")[0]).exists()
+
+
+def needs_libp2p(path: Path) -> bool:
+    """Whether importing this file of tests/ imports libp2p, itself or through another file."""
+    for node in ast.parse(path.read_text()).body:  # imports in a `try` may fail
+        names = ({alias.name for alias in node.names} if isinstance(node, ast.Import)
+                 else {str(node.module)} if isinstance(node, ast.ImportFrom) else set())
+        if {"libp2p", "multiaddr"} & {name.partition(".")[0] for name in names}:
+            return True
+        helpers = (TESTS / f"{name}.py" for name in names)
+        if any(needs_libp2p(helper) for helper in helpers if helper.exists()):
+            return True
+    return False
+
+
+def test_without_libp2p_every_other_test_file_imports() -> None:
+    tests = {
+        path.relative_to(TESTS).as_posix(): path for path in TESTS.rglob("test_*.py")
+        if not any(path.is_relative_to(TESTS / folder) for folder in ("cli/demo", "e2e", "libp2p"))
+    }
+    assert [name for name, path in tests.items() if needs_libp2p(path)] == []

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from libp2p.peer.id import ID
+from libp2p_values import ID
 
 from rcmgr import ConnectionScope, Eviction, NodeLimits, ResourceManager
 from rcmgr.admission.host_closer import HostCloser, socket_stream, swarm_of_this_task

@@ -9,7 +9,7 @@ import base58
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
-from multiaddr import Multiaddr
+from libp2p_values import Multiaddr
 
 from rcmgr.gates.addresses import Allowlist, PrefixTable, endpoint_of
 from rcmgr.limits.networks import Network, packed_ip
