@@ -19,7 +19,8 @@
  *      group has a whole turn more, a third of the grace is enough. The one with the most turns goes,
  *      and the youngest if several have them.
  *
- * Rules 1 to 3 spare every connection during its grace. They spare the `most_best` connections with
+ * Rules 1 to 3 spare every connection during its grace. A group with RCMGR_OFTEN turns has no grace
+ * against newcomers of other groups. They spare the `most_best` connections with
  * the most useful work, and as many with the lowest latency. One group has at most a quarter of
  * these places. They spare the last connection of one group in sixteen, which the keyed hash picks.
  *
@@ -458,21 +459,34 @@ static inline void rcmgr_eviction_promote(rcmgr_eviction *e, rcmgr_member *m)
 
 /* -- the choice ------------------------------------------------------------------------------ */
 
-static inline bool rcmgr_is_spared(const rcmgr_member *m, const rcmgr_eviction *e, int64_t now)
+static inline bool rcmgr_comes_often(const rcmgr_eviction *e, uint64_t hash, int64_t now)
 {
-    if (m->best[RCMGR_BY_WORK] || m->best[RCMGR_BY_LATENCY] || now - m->born_ns < e->grace_ns)
+    return rcmgr_turns_debt(&e->turns, hash, now) >= RCMGR_OFTEN * e->turns.turn_ns;
+}
+
+/* How long a connection of a group is left alone by newcomers of other groups. */
+static inline int64_t rcmgr_grace_of(const rcmgr_eviction *e, const rcmgr_netgroup *group,
+                                     int64_t now)
+{
+    return rcmgr_comes_often(e, group->hash, now) ? 0 : e->grace_ns;
+}
+
+static inline bool rcmgr_is_spared(const rcmgr_member *m, int64_t grace, int64_t now)
+{
+    if (m->best[RCMGR_BY_WORK] || m->best[RCMGR_BY_LATENCY] || now - m->born_ns < grace)
         return true;
     return m->seat.group->size == 1 && (m->seat.group->hash >> 8) % RCMGR_LUCKY_OF == 0;
 }
 
 static inline rcmgr_member *rcmgr_youngest_of_group(const rcmgr_eviction *e,
                                                     const rcmgr_netgroup *group, int level,
-                                                    bool only_junior, int64_t now)
+                                                    bool only_junior, int64_t grace,
+                                                    int64_t now)
 {
     rcmgr_seat *seat = group->levels[level].youngest;
     for (int seen = 0; seat != NULL && seen < RCMGR_SEATS_SEEN; seen++, seat = seat->older) {
         rcmgr_member *m = (rcmgr_member *)seat;
-        if (!rcmgr_is_spared(m, e, now) && (!only_junior || rcmgr_is_junior(e, m)))
+        if (!rcmgr_is_spared(m, grace, now) && (!only_junior || rcmgr_is_junior(e, m)))
             return m;
     }
     return NULL;
@@ -485,9 +499,10 @@ static inline rcmgr_member *rcmgr_of_crowd(const rcmgr_eviction *e, uint32_t own
         if (group->size <= 2 * ((uint64_t)own + 1))
             return NULL;
         bool large = group->size > e->crowd;
-        rcmgr_member *m = rcmgr_youngest_of_group(e, group, RCMGR_UNPROVEN, !large, now);
+        int64_t grace = rcmgr_grace_of(e, group, now);
+        rcmgr_member *m = rcmgr_youngest_of_group(e, group, RCMGR_UNPROVEN, !large, grace, now);
         if (m == NULL && large)
-            m = rcmgr_youngest_of_group(e, group, RCMGR_PROVEN, false, now);
+            m = rcmgr_youngest_of_group(e, group, RCMGR_PROVEN, false, grace, now);
         if (m != NULL)
             return m;
         group = rcmgr_next_group(&e->sizes, group);
@@ -500,15 +515,16 @@ static inline rcmgr_member *rcmgr_of_own_group(const rcmgr_eviction *e,
 {
     if (group == NULL)
         return NULL;
-    return rcmgr_youngest_of_group(e, group, RCMGR_UNPROVEN, group->size <= e->crowd, now);
+    return rcmgr_youngest_of_group(
+        e, group, RCMGR_UNPROVEN, group->size <= e->crowd, e->grace_ns, now);
 }
 
 static inline rcmgr_member *rcmgr_of_unproven(const rcmgr_eviction *e, int64_t debt, int64_t now)
 {
     rcmgr_member *m = e->levels[RCMGR_UNPROVEN].last;
     for (int seen = 0; m != NULL && seen < RCMGR_UNPROVEN_SEEN; seen++, m = m->before)
-        if (!rcmgr_is_spared(m, e, now) && rcmgr_is_junior(e, m)
-            && rcmgr_debt_of(e, m, now) >= debt)
+        if (!rcmgr_is_spared(m, rcmgr_grace_of(e, m->seat.group, now), now)
+            && rcmgr_is_junior(e, m) && rcmgr_debt_of(e, m, now) >= debt)
             return m;
     return NULL;
 }
@@ -524,19 +540,15 @@ static inline rcmgr_member *rcmgr_of_probation(const rcmgr_eviction *e,
         if (only != NULL && m->seat.group != only)
             continue;
         int64_t age = now - m->born_ns, its = rcmgr_debt_of(e, m, now);
-        bool worse = age >= e->grace_ns ? its >= debt
-            : age >= e->grace_ns / 3 && its >= debt + e->turns.turn_ns;
+        int64_t grace = only != NULL ? e->grace_ns : rcmgr_grace_of(e, m->seat.group, now);
+        bool worse = age >= grace ? its >= debt
+            : age >= grace / 3 && its >= debt + e->turns.turn_ns;
         if (worse && (chosen == NULL || its >= most)) {
             chosen = m;
             most = its;
         }
     }
     return chosen;
-}
-
-static inline bool rcmgr_comes_often(const rcmgr_eviction *e, uint64_t hash, int64_t now)
-{
-    return rcmgr_turns_debt(&e->turns, hash, now) >= RCMGR_OFTEN * e->turns.turn_ns;
 }
 
 /* Whether a budget has room for one more. `until`: when it is full again. `most`: its size. */

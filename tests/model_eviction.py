@@ -239,10 +239,14 @@ class EvictionModel:
     def is_junior(self, connection: Connection) -> bool:
         return self.by_age.index(connection) >= len(self.by_age) // 2
 
-    def is_spared(self, connection: Connection, now: int) -> bool:
+    def grace_of(self, group: Group, now: int) -> int:
+        """How long a connection of a group is left alone by newcomers of other groups."""
+        return 0 if self.comes_often(group.name, now) else self.grace
+
+    def is_spared(self, connection: Connection, grace: int, now: int) -> bool:
         return (
             any(connection in best for best in self.best.values())
-            or now - connection.born < self.grace
+            or now - connection.born < grace
             or (connection.group.size == 1 and connection.group.is_lucky)
         )
 
@@ -266,7 +270,7 @@ class EvictionModel:
             "own_group": () if group is None else self.of_own_group(group, now),
             "unproven": () if often else self.of_unproven(debt, now),
             "probation": [
-                c for c in self.of_probation(debt, now) if not often or c.group is group],
+                c for c in self.of_probation(debt, often, now) if not often or c.group is group],
         }
         for rule, candidates in rules.items():
             for found in candidates:
@@ -278,33 +282,35 @@ class EvictionModel:
         for group in groups[:GROUPS_SEEN]:
             if group.size <= 2 * (own + 1):
                 return
-            large = group.size > self.crowd
+            large, grace = group.size > self.crowd, self.grace_of(group, now)
             for c in group.lists["unproven"][::-1][:GROUP_SEATS_SEEN]:
-                if not self.is_spared(c, now) and (large or self.is_junior(c)):
+                if not self.is_spared(c, grace, now) and (large or self.is_junior(c)):
                     yield c
             for c in group.lists["proven"][::-1][:GROUP_SEATS_SEEN] if large else ():
-                if not self.is_spared(c, now):
+                if not self.is_spared(c, grace, now):
                     yield c
 
     def of_own_group(self, group: Group, now: int) -> Iterable[Connection]:
         large = group.size > self.crowd
         for c in group.lists["unproven"][::-1][:GROUP_SEATS_SEEN]:
-            if not self.is_spared(c, now) and (large or self.is_junior(c)):
+            if not self.is_spared(c, self.grace, now) and (large or self.is_junior(c)):
                 yield c
 
     def of_unproven(self, debt: int, now: int) -> Iterable[Connection]:
         for c in self.levels["unproven"][::-1][:UNPROVEN_SEEN]:
-            if not self.is_spared(c, now) and self.is_junior(c) and (
+            grace = self.grace_of(c.group, now)
+            if not self.is_spared(c, grace, now) and self.is_junior(c) and (
                 self.debt(c.group.name, now) >= debt
             ):
                 yield c
 
-    def of_probation(self, debt: int, now: int) -> Iterable[Connection]:
+    def of_probation(self, debt: int, only_own: bool, now: int) -> Iterable[Connection]:
         def is_worse(c: Connection) -> bool:
             age, its = now - c.born, self.debt(c.group.name, now)
-            if age >= self.grace:
+            grace = self.grace if only_own else self.grace_of(c.group, now)
+            if age >= grace:
                 return its >= debt
-            return age >= self.grace // 3 and its >= debt + self.turn
+            return age >= grace // 3 and its >= debt + self.turn
 
         worse = [c for c in self.levels["probation"][::-1] if is_worse(c)]
         yield from sorted(worse, key=lambda c: -self.debt(c.group.name, now))

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from model import SECOND, Clock
+from model_eviction import OFTEN
 
 from rcmgr.admission.eviction import EvictionPolicy, PendingShares
 
@@ -47,12 +48,35 @@ def fill(
 def test_nobody_goes_while_all_are_in_their_grace(clock: Clock) -> None:
     policy = policy_of(clock)
     for number in range(20):
-        policy.add(number, b"a")
+        policy.add(number, b"group %d" % (number % 4))
     assert policy.choose(b"b") is None
     assert not policy.has_room_for(b"b")
     clock.advance(1)
     assert policy.choose(b"b") is not None
     assert policy.has_room_for(b"b")
+
+
+def test_a_group_that_comes_often_has_no_grace_against_another(clock: Clock) -> None:
+    policy = policy_of(clock)
+    for number in range(OFTEN):
+        assert policy.choose(b"b") is None
+        policy.add(number, b"a")
+    assert policy.choose(b"b") == OFTEN - 1
+    assert policy.stats()["choices"]["crowd"] == 1
+    assert policy.choose(b"a") is None
+    clock.advance(1)
+    assert policy.choose(b"a") is not None
+
+
+def test_two_of_a_group_that_comes_often_have_no_grace_either(clock: Clock) -> None:
+    policy = policy_of(clock)
+    for number in range(OFTEN):  # no crowd: all but two leave at once
+        ticket = policy.add(number, b"a")
+        if number < OFTEN - 2:
+            policy.remove(ticket)
+    assert policy.choose(b"b") in (OFTEN - 2, OFTEN - 1)
+    assert policy.stats()["choices"]["crowd"] == 0
+    assert policy.choose(b"a") is None
 
 
 def test_the_youngest_idle_one_of_the_largest_group_goes(clock: Clock) -> None:

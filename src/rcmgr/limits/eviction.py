@@ -25,7 +25,8 @@ class Eviction:
     enabled: False: a full node refuses newcomers. In a file, "off" in place of the section.
     ipv4_prefix, ipv6_prefix: bits of an address that name its network group, 1 to 32 and 1 to 128.
     grace_s: seconds for which a new connection is left alone. A third of it if the newcomer's group
-        came less often lately.
+        came less often lately. None of it if the connection's group came six times lately and the
+        newcomer is of another group.
     turn_s: seconds after which one connection of a group is forgotten. A group that came often
         lately gives way to one that came less often.
     share_per_second: evictions in a second, as a share of the places. At least 16 are allowed.
