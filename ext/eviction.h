@@ -27,7 +27,8 @@
  * A budget limits how many places newcomers take in a second. Half of it is kept for groups with less
  * than one turn. A group with RCMGR_OFTEN turns may replace its own connections only. All such groups
  * together have a quarter of the budget. So an attacker there displaces no other group, and an
- * honest newcomer of that group may still enter.
+ * honest newcomer of that group may still enter. After a handshake of such a group was in vain, these
+ * groups may begin only as many handshakes for the time of a turn.
  *
  * Bounds: a choice looks at RCMGR_GROUPS_SEEN groups and at RCMGR_SEATS_SEEN connections in each of
  * their two lists. It looks at RCMGR_UNPROVEN_SEEN unproven ones and at all that are on probation.
@@ -122,7 +123,8 @@ typedef struct {
     rcmgr_member *eldest, *youngest, *last_senior;
     uint32_t count, seniors;
     uint64_t orders;
-    int64_t spent_until_ns, often_until_ns;
+    int64_t spent_until_ns, often_until_ns, begun_until_ns;
+    int64_t in_vain_until_ns;
     int64_t landmark_ns; /* work done at this time weighs 1 */
     uint16_t epoch;
 } rcmgr_eviction;
@@ -600,6 +602,27 @@ static inline rcmgr_member *rcmgr_eviction_choose(const rcmgr_eviction *e, uint6
     if (m == NULL)
         *rule = often ? RCMGR_NO_OFTEN : RCMGR_NO_WORSE;
     return m;
+}
+
+/* A newcomer of this group has no place, though its handshake is done. */
+static inline void rcmgr_eviction_in_vain(rcmgr_eviction *e, uint64_t hash, int64_t now)
+{
+    if (rcmgr_comes_often(e, hash, now))
+        e->in_vain_until_ns = now + e->turns.turn_ns;
+}
+
+/* Nanoseconds until a newcomer of this group may begin a handshake. 0: it begins one now. */
+static inline int64_t rcmgr_eviction_handshake(rcmgr_eviction *e, uint64_t hash, int64_t now)
+{
+    int64_t interval = 4 * e->interval_ns;
+    int64_t most = e->burst_ns > interval ? e->burst_ns : interval;
+    if (now >= e->in_vain_until_ns || !rcmgr_comes_often(e, hash, now))
+        return 0;
+    int64_t until = rcmgr_spent(e->begun_until_ns, interval, now);
+    if (until - now > most)
+        return until - now - most;
+    e->begun_until_ns = until;
+    return 0;
 }
 
 /* A newcomer of this group has taken a place. */

@@ -90,7 +90,7 @@ class EvictionModel:
         self.best: dict[str, list[Connection]] = {"work": [], "latency": []}
         self.full_at: dict[bytes, int] = {}
         self.changes = 0
-        self.spent_until = self.often_until = 0
+        self.spent_until = self.often_until = self.begun_until = self.in_vain_until = 0
         self.landmark, self.epoch = clock(), 0
         self.per_second = per_second
         self.set_places(places)
@@ -276,6 +276,23 @@ class EvictionModel:
             for found in candidates:
                 return rule, found
         return "comes_too_often" if often else "all_worth_more", None
+
+    def begin_handshake(self, name: bytes) -> int:
+        """Nanoseconds until a newcomer may begin a handshake. 0: it begins one."""
+        now = self.clock()
+        if now >= self.in_vain_until or not self.comes_often(name, now):
+            return 0
+        interval = 4 * (SECOND // self.rate)
+        until = max(self.begun_until, now) + interval
+        delay = until - now - max(self.rate * (SECOND // self.rate), interval)
+        if delay <= 0:
+            self.begun_until = until
+        return max(0, delay)
+
+    def note_choice(self, name: bytes, chosen: Connection | None) -> None:
+        """A newcomer was told the choice."""
+        if chosen is None and self.comes_often(name, self.clock()):
+            self.in_vain_until = self.clock() + self.turn
 
     def of_crowd(self, own: int, now: int) -> Iterable[Connection]:
         groups = sorted(self.groups.values(), key=lambda g: (-g.size, -g.changed))

@@ -501,6 +501,8 @@ class RateLimitExceeded(ResourceLimitExceeded):
         if self.code == "rate.address":
             if self.limited_by == "overall":
                 return "AddressRates.overall"
+            if self.limited_by == "eviction":
+                return "Eviction.share_per_second"
             if self.limited_by:
                 return f"AddressRates.overrides[{self.limited_by!r}]"
             version = "ipv6" if ":" in self.protocol else "ipv4"

@@ -654,6 +654,7 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
         "enabled": whether a full node makes room. False without a running host. "evicted": by state
         of the connections that ended. "leaving", "most_leaving": evicted connections that are
         closing now, and their limit. "cut": how many of them were cut, because they did not go.
+        "refused_handshakes": those of networks that came too often to a full node.
         "choices": how often each rule found a connection, and why none did (see docs/siege.md).
         """
         return self._admission.room.stats()

@@ -68,9 +68,21 @@ def test_a_group_that_comes_often_has_no_grace_against_another(clock: Clock) -> 
     assert policy.choose(b"a") is not None
 
 
+def test_a_group_that_comes_often_begins_few_handshakes_after_one_in_vain(clock: Clock) -> None:
+    policy = policy_of(clock)  # 16 evictions a second
+    for number in range(OFTEN + 1):
+        policy.add(number, b"a")
+    assert {policy.begin_handshake(b"a") for _ in range(9)} == {0.0}
+    assert policy.choose(b"a") is None
+    assert [policy.begin_handshake(b"a") for _ in range(6)] == [0.0] * 4 + [0.25] * 2
+    assert {policy.begin_handshake(b"b") for _ in range(9)} == {0.0}
+    clock.advance(0.25)
+    assert [policy.begin_handshake(b"a") for _ in range(2)] == [0.0, 0.25]
+
+
 def test_two_of_a_group_that_comes_often_have_no_grace_either(clock: Clock) -> None:
     policy = policy_of(clock)
-    for number in range(OFTEN):  # no crowd: all but two leave at once
+    for number in range(OFTEN):  # no crowd: only two stay
         ticket = policy.add(number, b"a")
         if number < OFTEN - 2:
             policy.remove(ticket)

@@ -107,6 +107,7 @@ class EvictionMachine(RuleBasedStateMachine):
         after = self.policy.stats()["choices"]
         assert {name: after[name] - before[name] for name in after} == {
             name: int(name == rule) for name in after}
+        self.model.note_choice(group, expected)
         if expected is not None and evicts:
             [ticket] = [ticket for ticket, c in self.tickets if c is expected]
             assert self.policy.owner_of(ticket) == owner
@@ -114,6 +115,12 @@ class EvictionMachine(RuleBasedStateMachine):
             self.model.evict(expected, group)
             self.drop(ticket, expected)
             self.evicted += 1
+
+    @rule(group=groups, times=st.integers(1, 20))
+    def begin_handshakes(self, group: bytes, times: int) -> None:
+        for _ in range(times):
+            delay = self.policy.begin_handshake(group or None)
+            assert delay == self.model.begin_handshake(group) / SECOND
 
     @rule(group=groups, times=st.integers(1, 10))
     def siege(self, group: bytes, times: int) -> None:
@@ -167,6 +174,7 @@ class EvictionMachine(RuleBasedStateMachine):
         for group in (b"a", b"new"):
             chosen = model.choose(group)[1]
             assert self.policy.choose(group) == (None if chosen is None else chosen.owner)
+            model.note_choice(group, chosen)
 
     def expected(self, c: Connection) -> dict[str, Any]:
         return {

@@ -23,11 +23,13 @@ from rcmgr import (
     Eviction,
     Limit,
     NodeLimits,
+    RateLimitExceeded,
     ResourceManager,
 )
 from rcmgr.admission import eviction
 from rcmgr.admission.room import Room
 from rcmgr.counting.denials import DenialLog
+from rcmgr.report.stats import blocked_resources
 
 PLACES = 8
 AT_ONCE = Eviction(grace_s=0.001, pending_grace_s=0.001)
@@ -388,6 +390,36 @@ def test_a_handshake_that_makes_progress_outlives_a_silent_one() -> None:
     time.sleep(0.02)
     assert manager.accept_connection("10.1.0.1") is not None
     assert [each.ended for each in handshakes] == [0, 1, 0, 0]
+
+
+def test_a_network_that_comes_often_to_a_full_node_begins_few_handshakes() -> None:
+    manager, _ = guarded(replace(LIMITS, eviction=Eviction(grace_s=60)))
+    kept = [manager.open_connection(b"%d" % number, "10.1.0.1") for number in range(PLACES)]
+    begin = manager.accept_connection
+    assert all(begin("10.1.0.1") is not None for _ in range(9))
+    assert manager.open_connection(b"in vain", "10.1.0.2") is None
+    assert [begin("10.1.0.3") is not None for _ in range(6)] == [True] * 4 + [False] * 2
+    assert begin("10.2.0.1") is not None
+    error = manager.last_denial
+    assert isinstance(error, RateLimitExceeded)
+    assert error.code == "rate.address"
+    assert error.setting == "Eviction.share_per_second"
+    assert "network 10.1.0.0/16" in str(error)
+    assert 0 < error.retry_after_s <= 0.25
+    assert manager.denied_by_limit() == {"established_inbound": 1, "handshake_rate": 2}
+    assert blocked_resources(manager)["inbound", "rate", "connection"] == 2
+    assert manager.evictions()["refused_handshakes"] == 2
+    assert "as their networks came too often: 2." in manager.explain()
+    assert all(kept)
+
+
+def test_an_allowed_peer_may_come_from_such_a_network() -> None:
+    limits = replace(LIMITS, eviction=Eviction(grace_s=60))
+    manager, _ = guarded(limits, allowlist=["/ip4/10.1.9.9"])
+    KEPT.extend(manager.open_connection(b"%d" % number, "10.1.0.1") for number in range(PLACES))
+    assert manager.open_connection(b"in vain", "10.1.0.2") is None
+    assert [manager.accept_connection("10.1.0.3") is not None for _ in range(6)].count(True) == 4
+    assert all(manager.accept_connection("10.1.9.9") is not None for _ in range(6))
 
 
 def pend(manager: ResourceManager, ip: str) -> Handshake:

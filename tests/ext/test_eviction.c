@@ -169,6 +169,33 @@ static void test_budget(void)
     CHECK(choose(1, now + SECOND / 4, &rule) == &members[0]);
 }
 
+static void test_handshakes_of_a_group_that_comes_often(void)
+{
+    begin(100); /* 50 evictions a second */
+    e.interval_ns = SECOND / 8;
+    e.burst_ns = SECOND;
+    uint64_t often = groups[0].hash, seldom = groups[1].hash;
+    for (int i = 0; i <= RCMGR_OFTEN; i++) {
+        CHECK_EQ(rcmgr_eviction_handshake(&e, often, 0), 0);
+        rcmgr_turns_take(&e.turns, often, 0);
+    }
+    rcmgr_eviction_in_vain(&e, seldom, 0);
+    for (int i = 0; i < 5; i++) /* none was in vain */
+        CHECK_EQ(rcmgr_eviction_handshake(&e, often, 0), 0);
+    rcmgr_eviction_in_vain(&e, often, 0);
+    CHECK_EQ(rcmgr_eviction_handshake(&e, often, 0), 0);
+    CHECK_EQ(rcmgr_eviction_handshake(&e, often, 0), 0);
+    CHECK_EQ(rcmgr_eviction_handshake(&e, often, 0), SECOND / 2);
+    CHECK_EQ(rcmgr_eviction_handshake(&e, seldom, 0), 0);
+    CHECK_EQ(rcmgr_eviction_handshake(&e, often, SECOND / 2 - 1), 1);
+    CHECK_EQ(rcmgr_eviction_handshake(&e, often, SECOND / 2), 0);
+    CHECK_EQ(rcmgr_eviction_handshake(&e, often, SECOND / 2), SECOND / 2);
+    rcmgr_turns_take(&e.turns, often, e.turns.turn_ns); /* still often after the time of a turn */
+    CHECK(rcmgr_comes_often(&e, often, e.turns.turn_ns));
+    for (int i = 0; i < 5; i++)
+        CHECK_EQ(rcmgr_eviction_handshake(&e, often, e.turns.turn_ns), 0);
+}
+
 int main(void)
 {
     test_nobody_there();
@@ -178,5 +205,6 @@ int main(void)
     test_work_is_forgotten();
     test_a_choice_is_bounded();
     test_budget();
+    test_handshakes_of_a_group_that_comes_often();
     return 0;
 }

@@ -94,6 +94,8 @@ cdef extern from "eviction.h" nogil:
     rcmgr_member *rcmgr_eviction_choose(
         const rcmgr_eviction *, uint64_t hash, const rcmgr_netgroup *, int64_t now,
         int *rule) noexcept
+    void rcmgr_eviction_in_vain(rcmgr_eviction *, uint64_t hash, int64_t now) noexcept
+    int64_t rcmgr_eviction_handshake(rcmgr_eviction *, uint64_t hash, int64_t now) noexcept
     void rcmgr_eviction_spend(rcmgr_eviction *, uint64_t hash, int64_t now) noexcept
 
 

@@ -143,6 +143,10 @@ cdef class Admission:
                     and not rates.try_consume(peer)
                 ):
                     return self.peer_rate_refusal
+                if makes_room and pending and not reserved:
+                    answer = self.room.refusal_of_handshake(address)
+                    if answer is not None:
+                        return answer
             if steps & SCOPES and self.ledger is not None:
                 if scope is not None:
                     answer = scopes.try_set_peer(scope, peer, exempt, taken)

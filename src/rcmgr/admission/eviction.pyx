@@ -18,13 +18,13 @@ from libc.string cimport memcpy, memset
 from rcmgr.admission._eviction cimport (
     RCMGR_BY_LATENCY, RCMGR_BY_WORK, RCMGR_ON_PROBATION, RCMGR_PROVEN, RCMGR_RULES,
     RCMGR_UNKNOWN_LATENCY, pool_at, pool_find, pool_free, pool_give_back, pool_grow, pool_size,
-    pool_take, rcmgr_address_count, rcmgr_eviction_begin,
-    rcmgr_eviction_choose, rcmgr_eviction_enter, rcmgr_eviction_latency, rcmgr_eviction_leave,
-    rcmgr_eviction_promote, rcmgr_eviction_set_places, rcmgr_eviction_spend, rcmgr_eviction_work,
-    rcmgr_handshake, rcmgr_is_junior, rcmgr_member, rcmgr_netgroup, rcmgr_pending_advance,
-    rcmgr_pending_choose, rcmgr_pending_enter, rcmgr_pending_leave, rcmgr_pending_next, rcmgr_seat,
-    rcmgr_siphash,
-    rcmgr_sip_key, rcmgr_turns_debt, table_drop, table_find, table_free, table_get, ticket_of,
+    pool_take, rcmgr_address_count, rcmgr_eviction_begin, rcmgr_eviction_choose,
+    rcmgr_eviction_enter, rcmgr_eviction_handshake, rcmgr_eviction_in_vain, rcmgr_eviction_latency,
+    rcmgr_eviction_leave, rcmgr_eviction_promote, rcmgr_eviction_set_places, rcmgr_eviction_spend,
+    rcmgr_eviction_work, rcmgr_handshake, rcmgr_is_junior, rcmgr_member, rcmgr_netgroup,
+    rcmgr_pending_advance, rcmgr_pending_choose, rcmgr_pending_enter, rcmgr_pending_leave,
+    rcmgr_pending_next, rcmgr_seat, rcmgr_sip_key, rcmgr_siphash, rcmgr_turns_debt, table_drop,
+    table_find, table_free, table_get, ticket_of,
 )
 from rcmgr.counting._clock cimport rcmgr_now_coarse_ns
 
@@ -383,7 +383,7 @@ cdef class EvictionPolicy(_Seats):
     def choose(self, group):
         """The owner of the connection that a newcomer of this group may replace, or None.
 
-        Changes counts only. End that connection, and report it with `evict`.
+        Changes no connection. End that connection, and report it with `evict`.
         """
         cdef uint64_t hash = hash_with(&self._key, group, "group")
         cdef int64_t now = read_clock(self._clock)
@@ -401,6 +401,19 @@ cdef class EvictionPolicy(_Seats):
             found = rcmgr_eviction_choose(
                 &self._rules, hash, self.group_of(hash), now, &rule) is not NULL
         return found
+
+    def begin_handshake(self, group):
+        """Seconds until a newcomer of this group may begin a handshake. 0.0: it begins one now.
+
+        If `choose` finds nothing for a group that comes often, its handshake was in vain. For the
+        time of a turn, all such groups may then begin a quarter of `per_second` handshakes.
+        """
+        cdef uint64_t hash = hash_with(&self._key, group, "group")
+        cdef int64_t now = read_clock(self._clock)
+        cdef int64_t delay
+        with cython.critical_section(self):
+            delay = rcmgr_eviction_handshake(&self._rules, hash, now)
+        return delay / NANOSECONDS
 
     def turns_of(self, group):
         """How often a group came lately, in turns; 16.0 at most."""
@@ -553,6 +566,8 @@ cdef object choose(EvictionPolicy self, uint64_t hash, int64_t now, bint counted
             owner = <object>member.seat.owner
         if counted:
             self._choices[rule] += 1
+            if member is NULL:
+                rcmgr_eviction_in_vain(&self._rules, hash, now)
     return owner
 
 

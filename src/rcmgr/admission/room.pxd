@@ -18,6 +18,8 @@ cdef class Room(ConnectionWatcher):
     cdef readonly int64_t evicted_pending
     cdef readonly int64_t cut
     """Evicted connections whose close took too long, and was cut short."""
+    cdef readonly int64_t refused_handshakes
+    """Handshakes of networks that came too often to a full node."""
     cdef object _settings
     cdef tuple _hosts
     cdef object _protected  # a deque of records that a host protects. The policy lacks them.
@@ -29,6 +31,7 @@ cdef class Room(ConnectionWatcher):
     cdef int set_hosts(self, tuple hosts) except -1
     cdef int before(
         self, object tracker, object limits, bint pending, object peer, object address) except -1
+    cdef object refusal_of_handshake(self, object address)
     cdef bint after_refusal(
         self, object tracker, object ledger, object refusal, bint pending, object address
     ) except -1

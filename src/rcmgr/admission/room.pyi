@@ -30,6 +30,7 @@ class Room(ConnectionWatcher):
     evicted_established: int
     evicted_pending: int
     cut: int
+    refused_handshakes: int
     settings: Eviction
     def __new__(cls, denials: DenialLog) -> Room: ...
     @property

@@ -23,8 +23,9 @@ from rcmgr.counting.groups cimport Refusal
 from rcmgr.counting.scope import ConnScope
 from rcmgr.errors import ConnectionEvicted
 from rcmgr.gates.addresses import endpoint_of
+from rcmgr.gates.requests import RateRefusal
 from rcmgr.limits.eviction import Eviction
-from rcmgr.limits.networks import prefix_of
+from rcmgr.limits.networks import Network, prefix_of
 
 __all__ = ["Room"]
 
@@ -174,6 +175,19 @@ cdef class Room(ConnectionWatcher):
         if of_peer is None or tracker.get_peer_connection_count(peer) < of_peer:
             self.evict(tracker, address)
         return 0
+
+    cdef object refusal_of_handshake(self, object address):
+        """A RateRefusal: the node is full, and this network comes too often. None: it may begin."""
+        cdef EvictionPolicy policy = self.policy
+        cdef bytes group = None if policy is None else self.group_of(address)
+        if group is None:
+            return None
+        delay_s = policy.begin_handshake(group)
+        if delay_s == 0:
+            return None
+        with cython.critical_section(self):
+            self.refused_handshakes += 1
+        return _comes_too_often(self._settings, address, delay_s)
 
     cdef bint after_refusal(
         self, object tracker, object ledger, object refusal, bint pending, object address
@@ -364,7 +378,8 @@ cdef class Room(ConnectionWatcher):
 
         "enabled": whether the settings and a host allow evictions. "evicted": by state. "leaving",
         "most_leaving": evicted connections that are closing, and their limit. "cut": how many of
-        them did not go by themselves. "choices": see `EvictionPolicy.stats`.
+        them did not go by themselves. "refused_handshakes": those of networks that came too often
+        to a full node. "choices": see `EvictionPolicy.stats`.
         """
         policy = self.policy
         return {
@@ -376,6 +391,7 @@ cdef class Room(ConnectionWatcher):
             "leaving": self.leaving,
             "most_leaving": self.most_leaving,
             "cut": self.cut,
+            "refused_handshakes": self.refused_handshakes,
             "choices": (
                 dict.fromkeys(OUTCOMES, 0) if policy is None else policy.stats()["choices"]),
         }
@@ -403,6 +419,13 @@ cdef bint note_new_work(EvictionPolicy policy, ConnectionRecord record) except -
     if begun == 0 and now_open == 0:
         return False
     return note_streams(policy, record.ticket, begun, now_open > 0, rcmgr_now_coarse_ns())
+
+
+def _comes_too_often(settings, address, delay_s):
+    ip = ip_of(address)
+    network = Network.of(ip, settings.ipv4_prefix if len(ip) == 4 else settings.ipv6_prefix)
+    return RateRefusal(
+        f"network {network}", "handshake", lambda peer: delay_s, None, "eviction", str(address))
 
 
 cdef object ip_of(object address):

@@ -43,7 +43,9 @@ class RateRefusal(NamedTuple):
     @property
     def code(self) -> str:
         """The code of its error."""
-        return "rate.peer" if self.protocol == "connections" else "rate.protocol"
+        if self.protocol == "connections":
+            return "rate.peer"
+        return "rate.address" if self.protocol.startswith("network ") else "rate.protocol"
 
     def to_error(
         self, connection_id: Hashable | None = None, peer_id: Hashable | None = None

@@ -40,6 +40,8 @@ def _what_is_full(node: Node) -> Iterator[str]:
 
 def _who_made_room(node: Node) -> Iterator[str]:
     made = node.evictions()
+    if made["refused_handshakes"]:
+        yield f"Handshakes refused, as their networks came too often: {made['refused_handshakes']}."
     evicted = {state: times for state, times in made["evicted"].items() if times}
     if not evicted:
         return

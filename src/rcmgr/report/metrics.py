@@ -57,7 +57,7 @@ _DIRECTIONS: Final = ("inbound", "outbound")
 _NO_DENIALS: Final = dict.fromkeys((
     *(f"{state}_{direction}" for state in ("pending", "established") for direction in _DIRECTIONS),
     "established_per_peer", "established_total", "memory_usage", "address_connections",
-    "address_rate", "connection_rate_per_peer", "evicted",
+    "address_rate", "connection_rate_per_peer", "handshake_rate", "evicted",
 ), 0)
 """Shown as 0, so that Prometheus sees the first denial as an increase. Scopes are too many."""
 _LIMITED_SCOPES: Final = ("system", "transient")

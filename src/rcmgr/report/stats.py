@@ -71,7 +71,8 @@ def blocked_resources(node: Node) -> dict[tuple[str, str, str], int]:
         times["inbound", "address", "connection"] += gate.refused_by_number - outbound
         times["outbound", "address", "connection"] += outbound
         times["inbound", "rate", "connection"] += gate.refused_by_rate
-    times["inbound", "rate", "connection"] += node.refused_by_peer_rate
+    refused_handshakes = node.evictions()["refused_handshakes"]
+    times["inbound", "rate", "connection"] += node.refused_by_peer_rate + refused_handshakes
     times["inbound", "rate", "stream"] += _refused_by_protocol_rates(node)
     times["", "process", "memory"] += node.refused_for_memory
     return {key: count for key, count in times.items() if count}
@@ -98,6 +99,7 @@ def denied_by_limit(node: Node) -> dict[str, int]:
         "address_connections": 0 if gate is None else gate.refused_by_number,
         "address_rate": 0 if gate is None else gate.refused_by_rate,
         "connection_rate_per_peer": node.refused_by_peer_rate,
+        "handshake_rate": node.evictions()["refused_handshakes"],
         "ban": node.refused_by_ban,
         "protocol_rate": _refused_by_protocol_rates(node),
         "evicted": sum(node.evictions()["evicted"].values()),
