@@ -9,49 +9,12 @@ import pytest
 import trio
 import trio.testing
 
-from rcmgr.cli.demo.attackers import half_open, keep_trying, stay
+from rcmgr.cli.demo.attackers import half_open, keep_trying
 from rcmgr.cli.demo.visit import Visit
 
 
 def a_visit(port: int = 1) -> Visit:
     return Visit("127.0.0.1", port, "peer")
-
-
-class FakeConnection:
-    """The calls of a muxed connection that `stay` makes."""
-
-    def __init__(self) -> None:
-        self.is_closed = False
-        self.event_started = trio.Event()
-        self.closes = 0
-
-    async def start(self) -> None:
-        self.event_started.set()
-
-    async def accept_stream(self) -> Any:
-        await trio.sleep_forever()
-
-    async def close(self) -> None:
-        self.closes += 1
-
-
-async def test_stay_is_true_until_the_time_is_over(autojump_clock: Any) -> None:
-    conn = FakeConnection()
-    assert await stay(conn, 5)  # type: ignore[arg-type]
-    assert trio.current_time() == pytest.approx(5, abs=0.1)
-    assert conn.closes == 1
-
-
-async def test_stay_is_false_when_the_host_closes(autojump_clock: Any) -> None:
-    conn = FakeConnection()
-
-    async def close_after_one_second(_conn: Any) -> None:
-        await trio.sleep(1)
-        conn.is_closed = True
-
-    assert not await stay(conn, 5, close_after_one_second)  # type: ignore[arg-type]
-    assert trio.current_time() < 2
-    assert conn.closes == 1
 
 
 async def test_a_failed_attempt_is_tried_again(autojump_clock: Any) -> None:

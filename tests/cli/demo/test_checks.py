@@ -14,6 +14,7 @@ from rcmgr.cli.demo.checks import (
     attackers_worked,
     honest_peer_served,
     memory_kept,
+    newcomers_served,
     no_limit_passed,
 )
 
@@ -111,3 +112,19 @@ async def test_an_honest_peer_that_the_swarm_lacks_fails(autojump_clock: Any) ->
         check = await honest_peer_served(run)
     assert not check.held
     assert "no connection" in check.detail
+
+
+@pytest.mark.parametrize(("came", "served", "held"), [
+    (0, 0, True), (40, 40, True), (40, 38, True), (40, 37, False), (1, 0, False)])
+def test_nearly_all_newcomers_must_get_in(came: int, served: int, held: bool) -> None:
+    run = a_run()
+    run.newcomers.came, run.newcomers.pings_ms = came, [30.0] * served
+    assert newcomers_served(run).held is held
+
+
+def test_newcomers_that_could_not_come_fail_nothing() -> None:
+    run = a_run()
+    run.newcomers.unmeasured = "one address"
+    check = newcomers_served(run)
+    assert check.held
+    assert check.detail == "not measured: one address"

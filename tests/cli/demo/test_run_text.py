@@ -11,6 +11,7 @@ from rcmgr.cli.demo.run_text import (
     honest_peer_line,
     label,
     limit_text,
+    newcomers_line,
     phase_line,
     verdict_lines,
 )
@@ -31,7 +32,7 @@ def test_the_headline_has_the_manager_and_the_options() -> None:
 @pytest.mark.parametrize(
     ("phase", "line"),
     [
-        ("starting", "starting: 1 of 3 processes are ready"),
+        ("starting", "starting: 1 of 4 processes are ready"),
         ("under attack", "under attack for 3 of 20 s"),
         ("leaving", "all peers leave"),
         ("over", "over after 3.2 s of attack"),
@@ -75,3 +76,12 @@ def test_the_verdict_has_checks_remarks_the_signal_and_the_status() -> None:
     assert ("note", "Ended by signal 2 before the attack.") in verdict_lines(run, 130)
     run.elapsed = 1.0
     assert ("note", "Ended by signal 2 during the attack.") in verdict_lines(run, 130)
+
+
+def test_newcomers_come_and_are_served() -> None:
+    run = a_run()
+    assert newcomers_line(run) == "none came yet"
+    run.newcomers.came = 3
+    assert newcomers_line(run) == "0 of 3 served"
+    run.newcomers.pings_ms = [20.0, 30.4]
+    assert newcomers_line(run) == "2 of 3 served, connected and pinged in 20 ms (median)"

@@ -34,7 +34,7 @@ async def test_the_attack_starts_when_all_visitors_are_ready() -> None:
 
 async def test_a_visitor_that_is_late_is_named(autojump_clock: Any) -> None:
     run = a_run()
-    run.honest.ready = run.attackers[0].ready = True
+    run.honest.ready = run.newcomers.ready = run.attackers[0].ready = True
     assert await wait_until_ready(run) == "not ready after 60 s: streams"
 
 
@@ -53,7 +53,7 @@ async def test_an_honest_peer_that_was_denied_is_told_why() -> None:
     )
 
 
-async def test_all_visitors_stop_and_five_conditions_are_checked(
+async def test_all_visitors_stop_and_six_conditions_are_checked(
     autojump_clock: Any, monkeypatch: Any
 ) -> None:
     run = a_run(row("established_inbound", now=1))
@@ -64,7 +64,7 @@ async def test_all_visitors_stop_and_five_conditions_are_checked(
 
     monkeypatch.setattr(type(run.honest), "stop", stop)
     await check_everything(run)
-    assert stopped == ["honest", "half-open", "streams"]
-    assert len(run.checks) == 5
+    assert stopped == ["honest", "newcomers", "half-open", "streams"]
+    assert len(run.checks) == 6
     assert run.phase == "over"
     assert trio.current_time() >= scenario.EMPTY_TIMEOUT_S  # one count stays above zero

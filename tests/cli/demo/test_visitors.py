@@ -3,12 +3,12 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from rcmgr.cli.demo.visit import ATTACKS, HONEST
+from rcmgr.cli.demo.visit import ATTACKS, HONEST, NEWCOMERS
 from rcmgr.cli.demo.visitors import ROLES
 
 
 def test_every_role_has_a_function() -> None:
-    assert set(ROLES) == {*ATTACKS, HONEST}
+    assert set(ROLES) == {*ATTACKS, HONEST, NEWCOMERS}
 
 
 def test_a_visitor_ends_with_its_standard_input() -> None:

@@ -1,7 +1,7 @@
 """The five attackers of the demo's host.
 
-They use py-libp2p's code for Noise and yamux, but they run no host. A connection costs the attacker
-far less than its victim, as in a real attack. Each attacker closes everything from time to time and
+They run no host, so a connection costs them far less than their victim, as in a real attack. Each
+attacker closes everything from time to time and
 starts again. Otherwise the first full limit would hide all the others.
 """
 
@@ -13,83 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from .identity import Identity, stay
 from .visit import UPLOAD, Visit
 
 if TYPE_CHECKING:
     from libp2p.abc import IMuxedConn
-    from libp2p.peer.id import ID
 
 __all__ = ["half_open", "identities", "memory", "one_identity", "streams"]
 
-CLOSE_NOTICED_S = 0.05
-"""Seconds until an attacker notices that the host has closed its connection."""
 RECONNECT_AFTER_S = 0.5
-
-
-class Identity:
-    """A key pair that opens and accepts connections."""
-
-    def __init__(self) -> None:
-        from libp2p import new_swarm
-
-        swarm: Any = new_swarm(muxer_preference="YAMUX")
-        self.peer_id = swarm.get_peer_id()
-        self._upgrader = swarm.upgrader
-
-    async def dial(self, visit: Visit) -> IMuxedConn:
-        from libp2p.peer.id import ID
-
-        stream = await trio.open_tcp_stream(visit.host, visit.port)
-        return await self.upgrade(stream, ID.from_base58(visit.peer_id))
-
-    async def upgrade(self, stream: trio.SocketStream, dialed: ID | None = None) -> IMuxedConn:
-        """Noise and yamux over a socket. `dialed` is None if the other side has dialed."""
-        from libp2p.io.trio import TrioTCPStream
-        from libp2p.network.connection.raw_connection import RawConnection
-
-        initiator = dialed is not None
-        try:
-            raw = RawConnection(TrioTCPStream(stream), initiator)
-            secured = await self._upgrader.upgrade_security(raw, initiator, dialed)
-            conn: IMuxedConn = await self._upgrader.upgrade_connection(
-                secured, secured.get_remote_peer()
-            )
-        except BaseException:
-            await trio.aclose_forcefully(stream)
-            raise
-        return conn
-
-
-async def stay(
-    conn: IMuxedConn, seconds: float, use: Callable[[IMuxedConn], Awaitable[None]] | None = None
-) -> bool:
-    """Keep and `use` a connection, then close it. False if the host closed it before.
-
-    Streams that the host opens, such as identify, are reset.
-    """
-
-    async def reset_streams() -> None:
-        while True:
-            stream = await conn.accept_stream()
-            await stream.reset()
-
-    try:
-        with trio.move_on_after(seconds):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(conn.start)
-                await conn.event_started.wait()
-                nursery.start_soon(reset_streams)
-                if use is not None:
-                    nursery.start_soon(use, conn)
-                while not conn.is_closed:  # noqa: ASYNC110 - it has no event for that
-                    await trio.sleep(CLOSE_NOTICED_S)
-                nursery.cancel_scope.cancel()
-            return False
-        return True
-    finally:
-        with trio.move_on_after(1) as scope:
-            scope.shield = True
-            await conn.close()
 
 
 async def keep_trying(
@@ -123,11 +55,11 @@ async def half_open(visit: Visit) -> None:
         nursery.start_soon(trio.serve_listeners, never_answer, listeners)
         visit.report("advertise", tarpit=listeners[0].socket.getsockname()[1])
         await visit.ready()
-        while True:
-            await trio.sleep(pause_s)
+        while True:  # the first wave comes before other attackers have made the host full
             async with trio.open_nursery() as wave:
                 for _ in range(sockets):
                     wave.start_soon(visit.attempt, open_one)
+            await trio.sleep(pause_s)
 
 
 async def identities(visit: Visit) -> None:

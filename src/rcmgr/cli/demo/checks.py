@@ -1,4 +1,4 @@
-"""The verdict of the demo: five conditions that must hold."""
+"""The verdict of the demo: six conditions that must hold."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from libp2p.peer.id import ID
 
 from .processes import Visitor
 from .run_state import Check, Run
+from .run_text import newcomers_line
 
 __all__ = [
     "all_given_back",
@@ -16,10 +17,12 @@ __all__ = [
     "has_gone",
     "honest_peer_served",
     "memory_kept",
+    "newcomers_served",
     "no_limit_passed",
     "wait_until",
 ]
 
+MUST_SERVE = 0.95
 PONG_TIMEOUT_S = 5.0
 """Seconds that the honest peer's last ping may take."""
 
@@ -38,6 +41,13 @@ async def honest_peer_served(run: Run) -> Check:
     if honest.peer_id is None or not run.view.has(ID.from_base58(honest.peer_id)):
         return Check(what, False, "the host has no connection to it")
     return Check(what, True, f"{len(honest.pings_ms)} pings answered on one stream")
+
+
+def newcomers_served(run: Run) -> Check:
+    """A newcomer that is still under way at the end does not count."""
+    served, came = run.served()
+    held = run.newcomers.unmeasured is not None or served >= MUST_SERVE * came
+    return Check("Honest newcomers got in", held, newcomers_line(run))
 
 
 def attackers_worked(run: Run) -> Check:

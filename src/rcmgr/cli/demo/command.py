@@ -20,8 +20,9 @@ _LIMITS = "".join(f"  {line}\n" for line in DEMO_LIMITS_TOML.splitlines() if lin
 
 HELP = f"""Attack a py-libp2p host on this machine, and show how its limits hold.
 
-The host listens on loopback, with Noise and yamux over TCP. One honest peer pings it, and attackers
-attack it. Each runs in a separate process. There are five kinds of attackers:
+The host listens on loopback, with Noise and yamux over TCP. One honest peer pings it, honest
+newcomers come from other networks, and attackers attack it. Each runs in a separate process. There
+are five kinds of attackers:
 
 \b
   half-open     opens sockets and sends nothing; never answers a dial
@@ -43,8 +44,9 @@ under attack. It may pass the limit by what arrives within 100 ms.
 
 \b
 Exit status:
-  {PASSED}      No peak passed its limit. The honest peer stayed connected. Every
-         attacker worked to the end. Every count fell to zero at the end.
+  {PASSED}      No peak passed its limit. The honest peer stayed connected. Of 100
+         newcomers, 95 got in. Every attacker worked to the end. Every count
+         fell to zero at the end.
   {FAILED}      One of these conditions did not hold. The summary says which.
   2      An option or the limits file is wrong.
   {COULD_NOT_START}      The host or a visitor could not start.

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .run_state import median_and_p99
 from .run_text import (
     attackers_by_role,
     headline,
     honest_peer_line,
     label,
     limit_text,
+    newcomers_line,
     phase_line,
     verdict_lines,
 )
@@ -64,7 +66,7 @@ class PlainLines:
     def _line(run: Run) -> str:
         rows, ping = run.rows(), run.ping()
         # a line has 80 columns, which is too few for all rows
-        shown = [row for row in rows if row.name != "transient_streams"]
+        shown = [row for row in rows if row.name not in ("transient_streams", "streams_per_peer")]
         cells = [f"{row.now}/{limit_text(row.limit)}" for row in shown]
         denied = sum(row.denied for row in rows)
         return (
@@ -85,6 +87,7 @@ class PlainLines:
             )
         click.echo()
         click.echo(textwrap.fill(f"honest peer: {honest_peer_line(run)}", COLUMNS))
+        click.echo(textwrap.fill(f"newcomers: {newcomers_line(run)}", COLUMNS))
         for role, counts in attackers_by_role(run).items():
             click.echo(f"{role}: {counts['tried']} tries, {counts['refused']} refused")
         denial = f"last denial: {run.manager.last_denial() or 'none'}"
@@ -127,7 +130,8 @@ class JsonLines:
 
 
 def facts(run: Run) -> dict[str, Any]:
-    ping = run.ping()
+    ping, (served, came) = run.ping(), run.served()
+    times = median_and_p99(run.newcomers.pings_ms)
     return {
         "manager": run.manager.title,
         "phase": run.phase,
@@ -140,6 +144,12 @@ def facts(run: Run) -> dict[str, Any]:
             "ping_median_ms": ping and ping[0],
             "ping_p99_ms": ping and ping[1],
             "lost": run.honest.lost or run.honest.died,
+        },
+        "newcomers": {
+            "came": came,
+            "served": served,
+            "median_ms": times and times[0],
+            "unmeasured": run.newcomers.unmeasured,
         },
         "attackers": {role: dict(counts) for role, counts in attackers_by_role(run).items()},
         "last_denial": run.manager.last_denial(),

@@ -19,6 +19,7 @@ from .run_text import (
     honest_peer_line,
     label,
     limit_text,
+    newcomers_line,
     phase_line,
     verdict_lines,
 )
@@ -100,6 +101,7 @@ class LiveTable:
         if attackers and run.attackers:
             parts += [attackers_table(run, width), ""]
         parts.append(Text.assemble((" honest peer: ", "dim"), honest_peer_line(run)))
+        parts.append(Text.assemble((" newcomers:   ", "dim"), newcomers_line(run)))
         denial = run.manager.last_denial() or "none yet"
         parts.append(Text.assemble(
             (" last denial: ", "dim"), denial, no_wrap=not spaced, overflow=cut_off(self._console)))

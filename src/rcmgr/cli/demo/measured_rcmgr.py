@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from libp2p.abc import IHost
 
-from rcmgr.libp2p import scope_streams
+from rcmgr.libp2p import harden
 from rcmgr.limits.node import NodeLimits
 from rcmgr.manager import ResourceManager
 from rcmgr.report.status_socket import StatusServer
@@ -27,12 +29,13 @@ class MeasuredRcmgr:
     def __init__(self, limits: NodeLimits) -> None:
         self._process = ProcessMemory(limits.memory)
         self.memory_admitted = 0
+        self._most_of_peer = 0
         self._status: StatusServer | None = None
         self._status_error = "the host does not run"
         self.manager = ResourceManager(limits)
 
     def attach(self, host: IHost) -> None:
-        scope_streams(host, self.manager)
+        harden(host)
         try:
             self._status = self.manager.serve_status()
         except OSError as error:
@@ -68,13 +71,21 @@ class MeasuredRcmgr:
             )
             for name in now
         ]
+        states[0] = replace(
+            states[0], denied=states[0].denied + stats["evictions"]["refused_handshakes"])
         return [*states, *self._scope_rows(seen.total_created)]
 
     def _scope_rows(self, connections: int) -> list[Row]:
-        """All connections, all streams, and the streams that have no protocol yet."""
-        ledger, limits = self.manager.ledger, self.manager.scope_limits
+        """All connections, all streams, those without a protocol yet, and those of one peer."""
+        ledger = self.manager.ledger
+        limits = self.manager._adjusted(self.manager.scope_limits)  # with the shares of `harden`
         refused = ledger.refused
         by_system, by_transient = refused.get("system", {}), refused.get("transient", {})
+        by_peer = refusals(refused.get("peer", {}), "inbound stream")
+        most_of_peer = max(
+            (ledger.peer(peer).stat().streams_inbound for peer in ledger.peers()), default=0)
+        of_peer = limits.peer_default.streams_inbound
+        self._most_of_peer = max(self._most_of_peer, most_of_peer)
         system, transient = ledger.system().stat(), ledger.transient().stat()
         streams = ledger.streams_opened - sum(
             refusals(by_scope, "stream") for by_scope in refused.values()
@@ -103,6 +114,14 @@ class MeasuredRcmgr:
                 limits.transient.streams,
                 streams,
                 refusals(by_transient, "stream"),
+            ),
+            Row(
+                "streams_per_peer",
+                most_of_peer,
+                of_peer if by_peer and of_peer is not None else self._most_of_peer,
+                of_peer,
+                streams,
+                by_peer,
             ),
         ]
 

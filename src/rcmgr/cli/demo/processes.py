@@ -60,7 +60,12 @@ class Visitor:
     peer_id: str | None = None
     lost: str | None = None
     """The reason why the honest peer has no connection."""
+    came: int = 0
+    """Newcomers that were served or gave up."""
+    unmeasured: str | None = None
+    """The reason why the newcomers stay away."""
     pings_ms: list[float] = field(default_factory=list)
+    """For newcomers: how long each took from its first dial to its pong."""
     advertised: list[dict[str, Any]] = field(default_factory=list)
     _stdin: trio.abc.SendStream = field(init=False, repr=False)
 
@@ -124,6 +129,12 @@ class Visitor:
             self.peer_id = values["peer_id"]
         elif event == "ping":
             self.pings_ms.append(values["ms"])
+        elif event == "newcomer":
+            self.came += 1
+            if values["ms"] is not None:
+                self.pings_ms.append(values["ms"])
+        elif event == "unmeasured":
+            self.unmeasured = values["why"]
         elif event == "lost":
             self.lost = values["why"]
 

@@ -10,7 +10,7 @@ from rcmgr.limits.node import NodeLimits
 from .limit_rows import MeasuredManager, Row
 from .processes import Visitor
 from .swarm_view import SwarmView
-from .visit import HONEST
+from .visit import HONEST, NEWCOMERS
 
 __all__ = ["Check", "DemoOptions", "Run"]
 
@@ -51,26 +51,33 @@ class Run:
     start_error: str | None = None
     """The reason why the attack could not start."""
     honest: Visitor = field(default_factory=lambda: Visitor(HONEST))
+    newcomers: Visitor = field(default_factory=lambda: Visitor(NEWCOMERS))
     attackers: list[Visitor] = field(default_factory=list)
     checks: list[Check] = field(default_factory=list)
 
     @property
     def visitors(self) -> list[Visitor]:
-        return [self.honest, *self.attackers]
+        return [self.honest, self.newcomers, *self.attackers]
 
     def rows(self) -> list[Row]:
         return self.manager.rows()
 
     def ping(self) -> tuple[float, float] | None:
         """Median and 99th percentile of the honest peer's pings, in milliseconds."""
-        pings = sorted(self.honest.pings_ms)
-        if not pings:
-            return None
-        return nearest_rank(pings, 0.5), nearest_rank(pings, 0.99)
+        return median_and_p99(self.honest.pings_ms)
+
+    def served(self) -> tuple[int, int]:
+        """How many newcomers the host served, and how many came."""
+        return len(self.newcomers.pings_ms), self.newcomers.came
 
     @property
     def passed(self) -> bool:
         return bool(self.checks) and all(check.held for check in self.checks)
+
+
+def median_and_p99(pings_ms: list[float]) -> tuple[float, float] | None:
+    ordered = sorted(pings_ms)
+    return (nearest_rank(ordered, 0.5), nearest_rank(ordered, 0.99)) if ordered else None
 
 
 def nearest_rank(ordered: list[float], share: float) -> float:

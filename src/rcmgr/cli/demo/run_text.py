@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from .run_state import median_and_p99
+
 if TYPE_CHECKING:
     from .run_state import Run
 
@@ -14,6 +16,7 @@ __all__ = [
     "honest_peer_line",
     "label",
     "limit_text",
+    "newcomers_line",
     "phase_line",
     "verdict_lines",
 ]
@@ -56,6 +59,17 @@ def honest_peer_line(run: Run) -> str:
     median, p99 = ping
     count = len(honest.pings_ms)
     return f"ping median {median:.1f} ms, 99th percentile {p99:.1f} ms, {count} pings"
+
+
+def newcomers_line(run: Run) -> str:
+    newcomers, (served, came) = run.newcomers, run.served()
+    if newcomers.unmeasured is not None:
+        return f"not measured: {newcomers.unmeasured}"
+    if not came:
+        return "none came yet"
+    times = median_and_p99(newcomers.pings_ms)
+    took = "" if times is None else f", connected and pinged in {times[0]:.0f} ms (median)"
+    return f"{served} of {came} served{took}"
 
 
 def attackers_by_role(run: Run) -> dict[str, Counter[str]]:

@@ -17,6 +17,7 @@ from .checks import (
     has_gone,
     honest_peer_served,
     memory_kept,
+    newcomers_served,
     no_limit_passed,
     wait_until,
 )
@@ -151,10 +152,11 @@ async def check_everything(run: Run) -> None:
     """Check the honest peer, stop all visitors, and check the counts."""
     run.phase = "leaving"
     served = await honest_peer_served(run)
-    worked = attackers_worked(run)
+    newcomers, worked = newcomers_served(run), attackers_worked(run)
     for visitor in run.visitors:
         await visitor.stop()
     with trio.move_on_after(EMPTY_TIMEOUT_S):
         await wait_until(lambda: not any(row.now for row in run.rows()))
-    run.checks = [no_limit_passed(run), memory_kept(run), served, all_given_back(run), worked]
+    run.checks = [
+        no_limit_passed(run), memory_kept(run), served, newcomers, all_given_back(run), worked]
     run.phase = "over"

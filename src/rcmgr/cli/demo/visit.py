@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 
 import trio
 
-__all__ = ["ATTACKS", "HONEST", "UPLOAD", "Visit", "mute_libp2p"]
+__all__ = ["ATTACKS", "HONEST", "NEWCOMERS", "UPLOAD", "Visit", "mute_libp2p"]
 
 HALF_OPEN, IDENTITIES, ONE_IDENTITY, STREAMS = "half-open", "identities", "one-identity", "streams"
 MEMORY = "memory"
 ATTACKS = (HALF_OPEN, IDENTITIES, ONE_IDENTITY, STREAMS, MEMORY)
 HONEST = "honest"
+NEWCOMERS = "newcomers"
 
 UPLOAD = "/rcmgr-demo/upload/1.0.0"
 """A protocol of the demo's host. The host keeps in memory all that a peer sends on it."""

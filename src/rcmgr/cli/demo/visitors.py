@@ -1,4 +1,4 @@
-"""One visitor of the demo's host, in a separate process: five attackers and one honest peer.
+"""One visitor of the demo's host, in a separate process: an attacker, or honest peers.
 
     python -m rcmgr.cli.demo.visitors ROLE
 
@@ -16,12 +16,13 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from . import attackers, honest_peer
+from . import attackers, honest_peer, newcomers
 from .visit import (
     HALF_OPEN,
     HONEST,
     IDENTITIES,
     MEMORY,
+    NEWCOMERS,
     ONE_IDENTITY,
     STREAMS,
     Visit,
@@ -35,6 +36,7 @@ ROLES: dict[str, Callable[[Visit], Awaitable[None]]] = {
     STREAMS: attackers.streams,
     MEMORY: attackers.memory,
     HONEST: honest_peer.honest,
+    NEWCOMERS: newcomers.newcomers,
 }
 
 
