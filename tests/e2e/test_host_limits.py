@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from contextlib import AsyncExitStack, suppress
+from typing import Any
 
 import pytest
 import trio
@@ -12,6 +13,7 @@ from libp2p.custom_types import TProtocol
 from libp2p.peer.id import ID
 from nodes import (
     LONG,
+    PATIENCE_S,
     SHORT,
     Node,
     SilentPeer,
@@ -286,9 +288,6 @@ async def test_streams_are_counted_limited_and_given_back(transport: str) -> Non
         assert node.manager.get_stats()["over_released"] == 0
 
 
-# WebSocket: now and then sockets stay in CLOSE-WAIT for minutes; the cause is not known yet
-@pytest.mark.parametrize(
-    "transport", ["tcp", "quic", pytest.param("ws", marks=pytest.mark.slow)])
 async def test_a_host_closed_in_mid_flood_holds_nothing(transport: str) -> None:
     async with AsyncExitStack() as stack:
         dialers = [await stack.enter_async_context(running_node(transport)) for _ in range(4)]
@@ -319,6 +318,20 @@ async def test_a_host_closed_in_mid_flood_holds_nothing(transport: str) -> None:
         snapshot = tracker.snapshot()
         assert snapshot.peak_pending_inbound <= 3
         assert snapshot.peak_established_inbound <= 2
+
+
+@pytest.mark.parametrize("transport", ["tcp", "ws"])
+async def test_a_cancelled_host_accepts_no_more(transport: str) -> None:
+    """Stock py-libp2p's listeners do not end with a host that is cancelled."""
+    async with running_node(transport) as node, running_node(transport) as peer:
+        await peer.meet(node)
+        port = node.port
+        swarm: Any = node.host.get_network()
+        swarm.manager.cancel()
+        with trio.fail_after(PATIENCE_S), suppress(OSError):
+            while True:
+                await (await trio.open_tcp_stream("127.0.0.1", port)).aclose()
+        await eventually(lambda: node.counts == NOTHING)
 
 
 async def test_limits_changed_at_run_time_hold_for_new_connections(transport: str) -> None:

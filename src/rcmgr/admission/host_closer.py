@@ -1,4 +1,4 @@
-"""Ends the connections of a running py-libp2p host that make room for newcomers."""
+"""Ends connections of a running py-libp2p host for newcomers, and its listeners when it stops."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _FREE_OF = 8  # one of so many inbound slots of the swarm is for handshakes
 
 
 class HostCloser:
-    """Ends connections of one swarm for `Room`. Made in a task of its nursery.
+    """Ends connections of one swarm for `Room`, and its listeners. Made in a task of its nursery.
 
     Written for libp2p 0.8.1: network/swarm.py and network/connection/swarm_connection.py.
     """
@@ -90,6 +90,24 @@ class HostCloser:
         mark_evicted(connection)
         self._swarm.remove_conn(connection)
         self._nursery.start_soon(self._close, connection)
+
+    def end_listeners(self) -> None:
+        """Stop to accept when the swarm has stopped.
+
+        A listener runs in a system task, which does not end with a swarm that is cancelled
+        (transport/tcp/tcp.py and transport/websocket/listener.py, `_run_server`). Its handshakes
+        would keep places, because a stopped swarm starts no muxer.
+        """
+        for listener in getattr(self._swarm, "listeners", {}).values():
+            nursery = getattr(listener, "_nursery", None)
+            if nursery is None:
+                continue
+            # A WebSocket whose reader is cancelled would wait for the close of the other side.
+            for connection in getattr(listener, "_connections", {}).values():
+                stream = socket_stream(connection)
+                if stream is not None:
+                    stream.socket.close()
+            nursery.cancel_scope.cancel()
 
     async def _close(self, connection: Any) -> None:
         import trio

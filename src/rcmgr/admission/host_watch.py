@@ -24,7 +24,7 @@ class HostWatch:
     long as it runs, it runs one task for its resource manager: the manager's
     `graceful_degradation.run_periodic_recovery`, if that attribute is not None.
 
-    Meanwhile, a full host makes room: see `Room`.
+    Meanwhile, a full host makes room: see `Room`. At its end, its listeners end too.
 
     on_stopped: a method of the manager, which gets the nursery of the host, or None if no other one
         runs. It is held weakly, because the manager holds this object.
@@ -42,12 +42,15 @@ class HostWatch:
         nursery = trio.lowlevel.current_task().parent_nursery
         self.running_hosts += 1
         swarm = swarm_of_this_task()
-        leave = None if swarm is None else self._room.add_host(HostCloser(swarm, self._room))
+        ends: list[Callable[[], object]] = []
+        if swarm is not None:
+            closer = HostCloser(swarm, self._room)
+            ends = [self._room.add_host(closer), closer.end_listeners]
         try:
             await trio.sleep_forever()
         finally:
-            if leave is not None:
-                leave()
+            for end in ends:
+                end()
             self.running_hosts -= 1
             on_stopped = self._on_stopped()
             if on_stopped is not None:
