@@ -11,6 +11,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "shared_words.h"
+
 enum {
     RCMGR_PENDING_INBOUND,
     RCMGR_PENDING_OUTBOUND,
@@ -47,14 +49,22 @@ typedef struct {
     int64_t created, closed;       /* totals since the start */
 } rcmgr_connection_counts;
 
-/* One connection, in eight bytes. */
+/* One connection, in eight bytes: its flags, and when it entered its state. The flags take the place
+ * of the lowest bits of the time.
+ *
+ * The lock's owner writes it. Other threads may read it without the lock: each function reads or
+ * writes the whole word at once. */
 typedef struct {
-    uint64_t since_64ns : 58; /* when it entered its state: the high bits of an int64_t */
-    uint64_t state : 3;
-    uint64_t exempt : 1;
-    uint64_t reported : 1; /* known to the swarm by its id, so reconciliation applies to it */
-    uint64_t first : 1;   /* whether it is first among its peer's connections */
+    uint64_t word;
 } rcmgr_connection_entry;
+
+enum {
+    RCMGR_STATE_BITS = 7,
+    RCMGR_EXEMPT_BIT = 8,
+    RCMGR_REPORTED_BIT = 16, /* known to the swarm by its id, so reconciliation applies to it */
+    RCMGR_FIRST_BIT = 32,    /* first among the connections of its peer */
+    RCMGR_ENTRY_FLAGS = 63,
+};
 
 /* The link back of a connection in a list. The first connection of a peer's list needs no link: it
  * has the counts of the list instead. */
@@ -67,17 +77,42 @@ typedef union {
     rcmgr_peer_counts of_peer;
 } rcmgr_connection_back;
 
+static inline int rcmgr_entry_state(const rcmgr_connection_entry *entry)
+{
+    return (int)(rcmgr_read_word(&entry->word) & RCMGR_STATE_BITS);
+}
+
+/* `bit`: one of the RCMGR_..._BIT */
+static inline bool rcmgr_entry_has(const rcmgr_connection_entry *entry, int bit)
+{
+    return (rcmgr_read_word(&entry->word) & (uint64_t)bit) != 0;
+}
+
 static inline int64_t rcmgr_since_ns(const rcmgr_connection_entry *entry)
 {
-    return (int64_t)((uint64_t)entry->since_64ns << 6);
+    return (int64_t)(rcmgr_read_word(&entry->word) & ~(uint64_t)RCMGR_ENTRY_FLAGS);
+}
+
+static inline void rcmgr_entry_set(rcmgr_connection_entry *entry, int bit, bool on)
+{
+    uint64_t others = rcmgr_read_word(&entry->word) & ~(uint64_t)bit;
+    rcmgr_write_word(&entry->word, others | (on ? (uint64_t)bit : 0));
 }
 
 static inline void rcmgr_enter_state(rcmgr_connection_entry *entry, int state, bool exempt,
                                      int64_t now_ns)
 {
-    entry->since_64ns = ((uint64_t)now_ns >> 6) & ((UINT64_C(1) << 58) - 1);
-    entry->state = (uint64_t)state & 7;
-    entry->exempt = exempt;
+    uint64_t kept = rcmgr_read_word(&entry->word) & (RCMGR_REPORTED_BIT | RCMGR_FIRST_BIT);
+    uint64_t since = (uint64_t)now_ns & ~(uint64_t)RCMGR_ENTRY_FLAGS;
+    rcmgr_write_word(&entry->word, since | kept | (exempt ? RCMGR_EXEMPT_BIT : 0) | (uint64_t)state);
+}
+
+/* It has ended. The time and the exemption stay. */
+static inline void rcmgr_close_entry(rcmgr_connection_entry *entry)
+{
+    uint64_t kept = rcmgr_read_word(&entry->word);
+    kept &= ~(uint64_t)(RCMGR_STATE_BITS | RCMGR_REPORTED_BIT);
+    rcmgr_write_word(&entry->word, kept | RCMGR_CLOSED);
 }
 
 static inline int64_t rcmgr_counted_pending(const rcmgr_connection_counts *c)

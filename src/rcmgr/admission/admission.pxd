@@ -37,6 +37,7 @@ cdef class Admission:
     """Makes room for newcomers when a limit is reached."""
     cdef readonly int64_t refused_for_memory
     """How often a step was refused because the process uses too much memory."""
+    # The lock of the object guards what is set later, and the counts. Everything else is constant.
     cdef public object limits
     """A ConnectionLimits, for the states."""
     cdef public object memory_limits
@@ -64,6 +65,8 @@ cdef class Admission:
     cdef bint is_exempt(self, object peer, object address) except -1
     cpdef bint is_exempt_peer(self, object peer) except -1
     cdef str new_id(self)
+    cdef object limits_now(self)
+    cdef object refusal_by_peer_rate(self)
 
 
 cdef inline bint may_exempt(Admission admission) noexcept:

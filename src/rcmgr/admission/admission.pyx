@@ -12,6 +12,7 @@ from cpython.unicode cimport PyUnicode_1BYTE_DATA, PyUnicode_New
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy
 
+from rcmgr.admission.room cimport makes_place
 from rcmgr.admission.task_connections cimport (
     TaskConnections, created_for_this_task, of_this_task,
 )
@@ -105,8 +106,11 @@ cdef class Admission:
         cdef object handle = known
         cdef object scope = conn_scope_of(known)
         cdef object taken = None  # to give back if a later step refuses or raises
+        with cython.critical_section(self):  # another thread may set them meanwhile
+            state_limits, limits = self.limits, self.memory_limits
+            gate, rates = self.addresses, self.peer_rates
         if known is not None and trackers.is_established(known):
-            exempt = known.entry.exempt
+            exempt = trackers.is_exempt(known)
         else:
             exempt = may_exempt(self) and self.is_exempt(peer, address)
         allowed = exempt
@@ -114,7 +118,7 @@ cdef class Admission:
             # an address may be allowed for some peers only
             exempt = allowed and self.allowlist.allows_all_at(address)
             reserved = not exempt and self.may_be_allowed(allowed, inbound)
-        makes_room = inbound and not exempt and self.room.is_active
+        makes_room = inbound and not exempt and makes_place(self.room)
         try:
             if not allowed:
                 if self.banned:
@@ -123,12 +127,10 @@ cdef class Admission:
                         peer, address if known is None else None, inbound=inbound)
                     if is_refusal(answer):
                         return answer
-                limits = self.memory_limits
                 if steps & MEMORY and limits is not None:
                     answer = self.ask_memory(limits, known, peer if steps & PEER else None)
                     if is_refusal(answer):
                         return answer
-                gate = self.addresses
                 if (
                     steps & ADDRESS and gate is not None and address is not None
                     and (scope is None or not scopes.has_network_share(scope))
@@ -137,12 +139,11 @@ cdef class Admission:
                     if not answer:
                         return answer
                     taken = answer
-                rates = self.peer_rates
                 if (
                     steps & PEER and rates is not None and inbound and peer is not None
                     and not rates.try_consume(peer)
                 ):
-                    return self.peer_rate_refusal
+                    return self.refusal_by_peer_rate()
                 if makes_room and pending and not reserved:
                     answer = self.room.refusal_of_handshake(address)
                     if answer is not None:
@@ -172,10 +173,10 @@ cdef class Admission:
                     exempt = exempt or scopes.is_exempt(answer)
             if steps & STATES:
                 if makes_room:
-                    self.room.before(self.tracker, self.limits, pending, peer, address)
+                    self.room.before(self.tracker, state_limits, pending, peer, address)
                 answer = trackers.admit(
                     self.tracker, self.new_id() if connection_id is None else connection_id, peer,
-                    trackers.state_of(not pending, inbound), self.limits, taken, exempt, reserved,
+                    trackers.state_of(not pending, inbound), state_limits, taken, exempt, reserved,
                     steps & REPORTED, &repeated)
                 if is_refusal(answer):
                     return answer
@@ -218,6 +219,11 @@ cdef class Admission:
             self.refused_for_memory += 1
         return excess
 
+    cdef object refusal_by_peer_rate(self):
+        with cython.critical_section(self):
+            refusal = self.peer_rate_refusal
+        return refusal
+
     cdef bint may_be_allowed(self, bint allowed_here, bint inbound) except -1:
         """Whether an unknown peer may be an allowed one, and a place is left for such a handshake.
 
@@ -255,10 +261,12 @@ cdef class Admission:
         if here is not None:
             known = here.take_established(self.tracker, peer, inbound, True)
             if known is not None:
-                return self.admit(TAKE_OVER, known, known.id, peer, inbound, address)
+                return self.admit(
+                    TAKE_OVER, known, trackers.id_of(known), peer, inbound, address)
             known = here.latest_pending(self.tracker, inbound)
         record = self.admit(
-            ESTABLISH, known, None if known is None else known.id, peer, inbound, address)
+            ESTABLISH, known, None if known is None else trackers.id_of(known), peer, inbound,
+            address)
         if not is_refusal(record):
             if here is None:
                 here = created_for_this_task()
@@ -289,7 +297,10 @@ cdef class Admission:
         cdef TaskConnections here = None if self.ledger is None else of_this_task()
         if known is not None and not is_pending_in(known, inbound):
             if trackers.is_established(known) and peer is not None:
-                if trackers.is_inbound(known) == inbound and peer_key(known.peer) == peer_key(peer):
+                if (
+                    trackers.is_inbound(known) == inbound
+                    and peer_key(trackers.peer_of(known)) == peer_key(peer)
+                ):
                     return known
                 if self.reuses_ids:
                     trackers.remove(self.tracker, known, False)
@@ -313,13 +324,18 @@ cdef class Admission:
             here.established = record
         return record
 
+    cdef object limits_now(self):
+        with cython.critical_section(self):
+            limits = self.limits
+        return limits
+
     def has_place_for_handshake(self, address):
         """Whether a handshake from here finds a place now, perhaps that of another handshake.
 
         Other limits may refuse it nevertheless.
         """
         cdef int64_t[4] counted
-        cdef object most = self.limits.max_pending_inbound
+        cdef object most = self.limits_now().max_pending_inbound
         trackers.read_counted(self.tracker, counted)
         if (most is None or counted[<int>RCMGR_PENDING_INBOUND] < most) and (
             self.ledger is None or scopes.refusal_of_handshake(self.ledger, True, False) is None
@@ -341,7 +357,8 @@ cdef class Admission:
 
     def ask_process_memory(self):
         """Whether the process may use more memory: True, or a MemoryExcess, which is noted."""
-        limits = self.memory_limits
+        with cython.critical_section(self):
+            limits = self.memory_limits
         if limits is None:
             return True
         answer = self.ask_memory(limits, None, None)
@@ -368,5 +385,5 @@ cdef inline bint is_pending_in(ConnectionRecord record, bint inbound) noexcept:
 
 cdef inline object conn_scope_of(ConnectionRecord record):
     """The ConnScope that a connection holds; None: it holds none."""
-    held = None if record is None else record.held
+    held = None if record is None else trackers.held_of(record)
     return held if type(held) is CONN_SCOPE else None

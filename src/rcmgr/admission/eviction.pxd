@@ -12,6 +12,7 @@ from rcmgr.counting._pointer_table cimport rcmgr_table
 cdef tuple OUTCOMES  # the keys of "choices" in `EvictionPolicy.stats`
 
 
+# The lock of the object guards everything below but `_key` and `_clock`, which are constant.
 cdef class _Seats:
     cdef SeatPool _pool
     cdef rcmgr_table _groups
@@ -32,6 +33,7 @@ cdef class EvictionPolicy(_Seats):
     cdef uint64_t[7] _choices
 
     cdef void _fit_rate(self) noexcept
+    cdef uint32_t _places_now(self) noexcept
     cdef bint _found(self, uint64_t hash, int64_t now) noexcept
 
 

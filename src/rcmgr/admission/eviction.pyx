@@ -296,7 +296,13 @@ cdef class EvictionPolicy(_Seats):
     @property
     def places(self):
         """How many connections the node may have; may be set."""
-        return self._rules.places
+        return self._places_now()
+
+    cdef uint32_t _places_now(self) noexcept:
+        cdef uint32_t places
+        with cython.critical_section(self):
+            places = self._rules.places
+        return places
 
     @places.setter
     def places(self, value):
@@ -468,28 +474,33 @@ cdef class EvictionPolicy(_Seats):
         """
         cdef uint32_t connections, probation, proven
         cdef size_t groups
-        cdef list choices
+        cdef uint64_t evicted
+        cdef uint64_t[7] choices
         with cython.critical_section(self):
             connections = self._rules.count
             probation = self._rules.levels[RCMGR_ON_PROBATION].count
             proven = self._rules.levels[RCMGR_PROVEN].count
             groups = self._groups.used
-        choices = [self._choices[rule] for rule in range(RCMGR_RULES)]
+            evicted = self._evicted
+            choices = self._choices
         return {
-            "places": self._rules.places,
+            "places": self._places_now(),
             "connections": connections,
             "groups": groups,
             "on_probation": probation,
             "proven": proven,
-            "evicted": self._evicted,
-            "choices": dict(zip(OUTCOMES, choices)),
+            "evicted": evicted,
+            "choices": {OUTCOMES[rule]: choices[rule] for rule in range(<int>RCMGR_RULES)},
         }
 
     def __len__(self):
-        return self._rules.count
+        cdef uint32_t count
+        with cython.critical_section(self):
+            count = self._rules.count
+        return count
 
     def __repr__(self):
-        return f"EvictionPolicy(places={self._rules.places}, connections={self._rules.count})"
+        return f"EvictionPolicy(places={self._places_now()}, connections={len(self)})"
 
 
 cdef object add(EvictionPolicy self, object owner, uint64_t hash, int64_t now):
@@ -696,7 +707,13 @@ cdef class PendingShares(_Seats):
         return self.give_back(seat)
 
     def __len__(self):
-        return self._count
+        cdef uint32_t count
+        with cython.critical_section(self):
+            count = self._count
+        return count
 
     def __repr__(self):
-        return f"PendingShares(handshakes={self._count}, groups={self._groups.used})"
+        cdef size_t groups
+        with cython.critical_section(self):
+            groups = self._groups.used
+        return f"PendingShares(handshakes={len(self)}, groups={groups})"

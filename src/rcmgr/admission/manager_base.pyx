@@ -2,6 +2,8 @@
 
 cimport cython
 from cpython.contextvars cimport PyContextVar_Set, get_value
+from cpython.object cimport PyObject
+from libc.stdint cimport uint64_t
 
 from contextvars import ContextVar
 from enum import Enum
@@ -10,6 +12,7 @@ from weakref import ref
 from rcmgr.admission.admission cimport ACQUIRE, BEGIN, Admission, may_exempt
 from rcmgr.admission.task_connections cimport created_for_this_task
 from rcmgr.counting cimport connection_tracker as trackers, scope as scopes
+from rcmgr.counting._shared_words cimport rcmgr_read_word, rcmgr_write_word
 from rcmgr.counting.connection_tracker cimport ConnectionRecord
 from rcmgr.counting.denials cimport DenialLog
 from rcmgr.peers cimport bounded_name, exact_peer, key_of as peer_key, peer_from_any
@@ -30,22 +33,27 @@ dialling = ContextVar("rcmgr_dialling", default=None)
 cdef object DIALLING = dialling
 
 cdef dict DIRECTIONS = {"inbound": True, "outbound": False, "unknown": False}
-# the members of py-libp2p's Direction, once seen: hashing one runs Python code
-cdef object known_inbound = object()
-cdef object known_outbound = object()
+# The members of py-libp2p's Direction, once seen, because hashing one runs Python code. They are
+# shared words: 0, or the address of the first member, which LEARNT keeps alive.
+cdef dict LEARNT = {}
+cdef uint64_t known_inbound = 0
+cdef uint64_t known_outbound = 0
+
+
+cdef inline uint64_t address_of(object it) noexcept:
+    return <uint64_t><size_t><PyObject *>it
 
 
 cdef bint inbound_of(object direction) except -1:
-    if direction is "inbound" or direction is known_inbound:
+    if direction is "inbound" or address_of(direction) == rcmgr_read_word(&known_inbound):
         return True
-    if direction is "outbound" or direction is known_outbound:
+    if direction is "outbound" or address_of(direction) == rcmgr_read_word(&known_outbound):
         return False
     return learn(direction)
 
 
 cdef bint learn(object direction) except -1:
-    """Read any other direction; a member of an enum is known the next time."""
-    global known_inbound, known_outbound
+    """Read any other direction. The first member of an enum is known the next time."""
     name = str(getattr(direction, "name", direction)).lower()
     found = DIRECTIONS.get(name)
     if found is None:
@@ -54,9 +62,9 @@ cdef bint learn(object direction) except -1:
         )
     if isinstance(direction, Enum):
         if name == "inbound":
-            known_inbound = direction
+            rcmgr_write_word(&known_inbound, address_of(LEARNT.setdefault(name, direction)))
         elif name == "outbound":
-            known_outbound = direction
+            rcmgr_write_word(&known_outbound, address_of(LEARNT.setdefault(name, direction)))
     return found
 
 
@@ -81,7 +89,7 @@ cdef class ConnectionScope:
     """
 
     cdef object __weakref__
-    cdef object _tracker
+    cdef object _tracker  # None: closed. The lock of the object guards it; the rest is constant.
     cdef ConnectionRecord _record
     cdef object _manager  # weak: observers of the manager may lead to the scope's owner
     cdef bint _only_pending
@@ -99,12 +107,12 @@ cdef class ConnectionScope:
 
     @property
     def connection_id(self):
-        return None if self._record is None else self._record.id
+        return None if self._record is None else trackers.id_of(self._record)
 
     @property
     def peer_id(self):
         """The peer; None before the handshake."""
-        return None if self._record is None else self._record.peer
+        return None if self._record is None else trackers.peer_of(self._record)
 
     @property
     def resource_manager(self):
@@ -133,9 +141,17 @@ cdef class ConnectionScope:
         manager = self._manager()
         return None if manager is None else (<ManagerBase>manager).denials.penalties
 
+    cdef bint belongs_to(self, object tracker) noexcept:
+        """Whether it is open, and holds a place of this tracker."""
+        cdef bint belongs
+        with cython.critical_section(self):
+            belongs = self._tracker is tracker
+        return belongs
+
     cdef bint end(self) except -1:
         """Whether it held anything."""
-        tracker, self._tracker = self._tracker, None
+        with cython.critical_section(self):
+            tracker, self._tracker = self._tracker, None
         if tracker is None:  # closed before, or the constructor failed
             return False
         return trackers.remove(tracker, self._record, self._only_pending)
@@ -149,7 +165,7 @@ cdef class ConnectionScope:
     def __del__(self):
         if self._tracker is None:
             return
-        held = self._record.held
+        held = trackers.held_of(self._record)
         if self.end() and type(held) is CONN_SCOPE:
             held._leak()
 
@@ -174,6 +190,13 @@ cdef object with_known_type(object peer):
     return peer_from_any(str(peer))
 
 
+cdef class ManagerBase
+
+
+cdef inline bint is_open(ManagerBase manager) noexcept:
+    return rcmgr_read_word(&manager._is_open) != 0
+
+
 @cython.binding(False)
 cdef class ManagerBase:
     """ManagerBase(admission, lifecycle, allowlist)\n--\n
@@ -192,7 +215,7 @@ cdef class ManagerBase:
     cdef public bint _takes_any_peer
     """Whether a peer that is no ID, bytes, text or number is known by its text, in connections."""
     cdef dict _acquired  # (peer, address, inbound) -> the ConnScopes acquired with these arguments
-    cdef bint _is_open   # false before the constructor and after `close`
+    cdef uint64_t _is_open  # false before the constructor and after `close`; a shared word
 
     def __init__(self, Admission admission not None, lifecycle, allowlist):
         self._admission = admission
@@ -203,15 +226,15 @@ cdef class ManagerBase:
         self.denials = admission.denials
         self._acquired = {}
         self._weak = ref(self)
-        self._is_open = True
+        rcmgr_write_word(&self._is_open, True)
 
     @property
     def closed(self):
         """Whether `close` was called."""
-        return not self._is_open
+        return not is_open(self)
 
     def _close(self):
-        self._is_open = False
+        rcmgr_write_word(&self._is_open, False)
 
     # -- connections -------------------------------------------------------------------------
 
@@ -229,7 +252,7 @@ cdef class ManagerBase:
         About 0.4 us; O(1).
         """
         cdef bint inbound
-        if not self._is_open:
+        if not is_open(self):
             return None
         inbound = inbound_of(direction)
         if peer_id is None:
@@ -249,7 +272,7 @@ cdef class ManagerBase:
         For code that accepts sockets. The task that handles the connection asks again with
         `open_connection(None, ..., "inbound")`, which returns this scope if it is `accepted` there.
         """
-        return self.open_pending(True, endpoint_ip) if self._is_open else None
+        return self.open_pending(True, endpoint_ip) if is_open(self) else None
 
     def reserve_dial(self, peer=None):
         """Take a place for a dial that begins later: the scope that holds it.
@@ -257,7 +280,7 @@ cdef class ManagerBase:
         peer: None: not known. ResourceLimitExceeded: denied. ResourceScopeClosed: the manager is
         closed. `dial_slot` waits for room, and gives the place to the next dial of the task.
         """
-        if not self._is_open:
+        if not is_open(self):
             raise ResourceScopeClosed
         peer = None if peer is None else peer_from_any(peer)
         record = self._admission.admit(BEGIN, None, None, peer, False, None)
@@ -272,7 +295,9 @@ cdef class ManagerBase:
             scope = reserved.pop()
         except IndexError:  # another dial of this task has taken it
             return None
-        if scope._tracker is not self.connection_tracker or not trackers.is_pending(scope._record):
+        if not (
+            scope.belongs_to(self.connection_tracker) and trackers.is_pending(scope._record)
+        ):
             scope.close()  # another manager reserved it, or this one has forgotten it
             return None
         return scope
@@ -283,7 +308,7 @@ cdef class ManagerBase:
             scope = get_value(ACCEPTED)
             if scope is not None:
                 PyContextVar_Set(ACCEPTED, None)
-                if scope._tracker is not self.connection_tracker:
+                if not scope.belongs_to(self.connection_tracker):
                     scope.close()  # the swarm had another manager when it accepted
                     scope = None
                 elif not trackers.is_pending(scope._record):
@@ -321,7 +346,7 @@ cdef class ManagerBase:
         O(1), about 0.5 us.
         """
         cdef bint inbound
-        if not self._is_open:
+        if not is_open(self):
             raise ResourceScopeClosed
         inbound = inbound_of(direction)
         peer = peer_from_any(peer_id) or None
@@ -355,7 +380,7 @@ cdef class ManagerBase:
         direction: as for `open_connection`. ResourceScopeClosed: the manager is closed. TypeError:
         not a peer id. O(1), about 0.2 us.
         """
-        if not self._is_open:
+        if not is_open(self):
             raise ResourceScopeClosed
         cdef bint inbound = inbound_of(direction)
         cdef bint exempt = may_exempt(self._admission) and self._admission.is_exempt_peer(peer_id)
@@ -368,6 +393,6 @@ cdef class ManagerBase:
     def release_stream(self, peer_id, direction):
         """Give a stream back. A stream that was not taken is ignored, and counted."""
         cdef bint inbound = inbound_of(direction)
-        if not self._is_open:
+        if not is_open(self):
             return
         scopes.release_stream(self.ledger, peer_id, inbound)

@@ -1,13 +1,14 @@
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 
 from rcmgr.admission.eviction cimport EvictionPolicy, PendingShares
+from rcmgr.counting._shared_words cimport rcmgr_read_word
 from rcmgr.counting.connection_tracker cimport ConnectionRecord, ConnectionWatcher
 from rcmgr.counting.denials cimport DenialLog
 
 
 cdef class Room(ConnectionWatcher):
-    cdef readonly bint is_active
-    """Whether the settings allow evictions, and a host can end connections."""
+    cdef uint64_t active  # a shared word
+    # the lock of the object guards everything else that changes
     cdef readonly EvictionPolicy policy
     """Chooses among established inbound connections. None: no limit is nearly reached yet."""
     cdef readonly PendingShares handshakes
@@ -28,7 +29,10 @@ cdef class Room(ConnectionWatcher):
     cdef int64_t _most_pending, _most_inbound, _most_total, _most_by_scope
     cdef int64_t _watch_inbound, _watch_total
 
-    cdef int set_hosts(self, tuple hosts) except -1
+    cdef int change_hosts(self, object added, object removed) except -1
+    cdef EvictionPolicy policy_now(self)
+    cdef object settings_now(self)
+    cdef tuple hosts_now(self)
     cdef int before(
         self, object tracker, object limits, bint pending, object peer, object address) except -1
     cdef object refusal_of_handshake(self, object address)
@@ -40,7 +44,13 @@ cdef class Room(ConnectionWatcher):
     cdef bint end_handshake(self, object address) except -1
     cdef bint evict(self, object tracker, object address) except -1
     cdef int look_at_protected(self, EvictionPolicy policy) except -1
+    cdef int protect(self, ConnectionRecord record) except -1
     cdef int wake(self, object tracker) except -1
     cdef int enter(
         self, EvictionPolicy policy, ConnectionRecord record, object since_ns) except -1
     cdef bytes group_of(self, object address)
+
+
+cdef inline bint makes_place(Room room) noexcept:
+    """Whether the settings allow evictions, and a host can end connections."""
+    return rcmgr_read_word(&room.active) != 0

@@ -16,6 +16,7 @@ from rcmgr.counting._clock cimport rcmgr_now_coarse_ns
 from rcmgr.counting._connection_counts cimport (
     RCMGR_ESTABLISHED_INBOUND, RCMGR_ESTABLISHED_OUTBOUND, RCMGR_PENDING_INBOUND,
 )
+from rcmgr.counting._shared_words cimport rcmgr_write_word
 from rcmgr.counting.connection_tracker cimport ConnectionRecord
 from rcmgr.counting.denials cimport DenialLog
 from rcmgr.counting.groups cimport Refusal
@@ -100,54 +101,95 @@ cdef class Room(ConnectionWatcher):
     @property
     def settings(self):
         """The Eviction in use. May be set: what is known about connections is then forgotten."""
-        return self._settings
+        return self.settings_now()
 
     @settings.setter
     def settings(self, settings):
         if not isinstance(settings, Eviction):
             raise TypeError(f"settings must be a rcmgr.Eviction, not {settings!r}")
-        self._settings = settings
-        self.policy = None
-        self._protected = deque()
+        protected = deque()
+        with cython.critical_section(self):
+            # freed outside of the lock
+            _former, self._settings = self._settings, settings
+            _policy, self.policy = self.policy, None
+            _protected, self._protected = self._protected, protected
         self.handshakes.set_times(settings.pending_grace_s, settings.pending_patience_s)
-        self.set_hosts(self._hosts)
+        self.change_hosts(None, None)
+
+    @property
+    def is_active(self):
+        """Whether the settings allow evictions, and a host can end connections."""
+        return makes_place(self)
 
     def add_host(self, host):
         """Let this host end connections. The result is a function that undoes this."""
         def leave():
-            self.set_hosts(tuple([each for each in self._hosts if each is not host]))
+            self.change_hosts(None, host)
 
-        self.set_hosts((*self._hosts, host))
+        self.change_hosts(host, None)
         return leave
 
-    cdef int set_hosts(self, tuple hosts) except -1:
-        self._hosts = hosts
-        self._limits_source = None  # the next connection reads the limits of the hosts too
-        self.is_active = self._settings.enabled and len(hosts) > 0
+    cdef int change_hosts(self, object added, object removed) except -1:
+        with cython.critical_section(self):
+            # freed outside of the lock
+            _former, _source = self._hosts, self._limits_source
+            hosts = [each for each in <tuple>_former if each is not removed]
+            if added is not None:
+                hosts.append(added)
+            self._hosts = tuple(hosts)
+            self._limits_source = None  # the next connection reads the limits of the hosts too
+            rcmgr_write_word(&self.active, self._settings.enabled and len(hosts) > 0)
         return 0
 
+    cdef EvictionPolicy policy_now(self):
+        cdef EvictionPolicy policy
+        with cython.critical_section(self):
+            policy = self.policy
+        return policy
+
+    cdef object settings_now(self):
+        with cython.critical_section(self):
+            settings = self._settings
+        return settings
+
+    cdef tuple hosts_now(self):
+        cdef tuple hosts
+        with cython.critical_section(self):
+            hosts = self._hosts
+        return hosts
+
     cdef int read_limits(self, object limits) except -1:
-        cdef int64_t inbound = least_of([limits.max_established_inbound], "most_inbound", self)
-        cdef int64_t total = least_of([limits.max_established_total], "most_total", self)
-        self._most_pending = limit_of(limits.max_pending_inbound)
-        self._most_inbound = min(inbound, total)
-        self._most_total = total
-        self._watch_inbound = self._most_inbound - self._most_inbound // 8
-        self._watch_total = total - total // 8
-        if self.policy is not None:
-            self.policy.places = self.places
-        self._limits_source = limits
+        cdef tuple hosts = self.hosts_now()
+        cdef int64_t inbound = least_of([limits.max_established_inbound], "most_inbound", hosts)
+        cdef int64_t total = least_of([limits.max_established_total], "most_total", hosts)
+        cdef int64_t pending = limit_of(limits.max_pending_inbound)
+        cdef EvictionPolicy policy
+        with cython.critical_section(self):
+            self._most_pending = pending
+            self._most_inbound = min(inbound, total)
+            self._most_total = total
+            self._watch_inbound = self._most_inbound - self._most_inbound // 8
+            self._watch_total = total - total // 8
+            _former = self._limits_source  # freed outside of the lock
+            if self._hosts is hosts:
+                self._limits_source = limits
+            policy = self.policy
+        if policy is not None:
+            policy.places = self.places
         return 0
 
     @property
     def places(self):
         """How many inbound connections may be established, 1 to 2**30."""
-        return max(1, min(self._most_inbound, self._most_by_scope, MOST_PLACES))
+        cdef int64_t most
+        with cython.critical_section(self):
+            most = min(self._most_inbound, self._most_by_scope)
+        return max(1, min(most, MOST_PLACES))
 
     @property
     def most_leaving(self):
         """How many evicted connections may be closing at once."""
-        return max(LEAST_LEAVING, int(self.places * self._settings.share_leaving))
+        return max(LEAST_LEAVING, int(self.places * self.settings_now().share_leaving))
 
     # -- what the decision asks ----------------------------------------------------------------
 
@@ -156,20 +198,27 @@ cdef class Room(ConnectionWatcher):
     ) except -1:
         """Make room for an inbound connection if all places of its new state are taken."""
         cdef int64_t[4] counted
-        cdef int64_t inbound, total
-        if limits is not self._limits_source:
+        cdef int64_t inbound, total, most_pending, most_inbound, most_total
+        cdef bint is_read, is_near
+        with cython.critical_section(self):
+            is_read = limits is self._limits_source
+        if not is_read:
             self.read_limits(limits)
         trackers.read_counted(tracker, counted)
-        if pending:
-            if counted[<int>RCMGR_PENDING_INBOUND] >= self._most_pending:
-                self.end_handshake(address)
-            return 0
         inbound = counted[<int>RCMGR_ESTABLISHED_INBOUND]
         total = inbound + counted[<int>RCMGR_ESTABLISHED_OUTBOUND]
-        if inbound < self._watch_inbound and total < self._watch_total:
+        with cython.critical_section(self):
+            most_pending = self._most_pending
+            most_inbound, most_total = self._most_inbound, self._most_total
+            is_near = inbound >= self._watch_inbound or total >= self._watch_total
+        if pending:
+            if counted[<int>RCMGR_PENDING_INBOUND] >= most_pending:
+                self.end_handshake(address)
+            return 0
+        if not is_near:
             return 0
         self.wake(tracker)
-        if inbound < self._most_inbound and total < self._most_total:
+        if inbound < most_inbound and total < most_total:
             return 0
         of_peer = limits.max_established_per_peer
         if of_peer is None or tracker.get_peer_connection_count(peer) < of_peer:
@@ -178,7 +227,7 @@ cdef class Room(ConnectionWatcher):
 
     cdef object refusal_of_handshake(self, object address):
         """A RateRefusal: the node is full, and this network comes too often. None: it may begin."""
-        cdef EvictionPolicy policy = self.policy
+        cdef EvictionPolicy policy = self.policy_now()
         cdef bytes group = None if policy is None else self.group_of(address)
         if group is None:
             return None
@@ -187,7 +236,7 @@ cdef class Room(ConnectionWatcher):
             return None
         with cython.critical_section(self):
             self.refused_handshakes += 1
-        return _comes_too_often(self._settings, address, delay_s)
+        return _comes_too_often(self.settings_now(), address, delay_s)
 
     cdef bint after_refusal(
         self, object tracker, object ledger, object refusal, bint pending, object address
@@ -199,15 +248,19 @@ cdef class Room(ConnectionWatcher):
         """
         cdef int64_t[4] counted
         cdef int64_t free
-        cdef bint made
+        cdef bint made, is_new
+        cdef EvictionPolicy policy
         if type(refusal) is not Refusal or not scopes.is_full_of_connections(refusal):
             return False
         trackers.read_counted(tracker, counted)
         free = min(MOST_FREE, max(1, (<Refusal>refusal).limit // LEAST_FREE_OF))
-        if scopes.is_of_system(refusal) and self._most_by_scope != (<Refusal>refusal).limit:
-            self._most_by_scope = (<Refusal>refusal).limit
-            if self.policy is not None:
-                self.policy.places = self.places
+        if scopes.is_of_system(refusal):
+            with cython.critical_section(self):
+                is_new = self._most_by_scope != (<Refusal>refusal).limit
+                self._most_by_scope = (<Refusal>refusal).limit
+                policy = self.policy
+            if is_new and policy is not None:
+                policy.places = self.places
         if not pending or (
             scopes.is_of_system(refusal) and counted[<int>RCMGR_PENDING_INBOUND] < free
         ):
@@ -221,29 +274,32 @@ cdef class Room(ConnectionWatcher):
 
     cdef int entered(self, ConnectionRecord record, object address) except -1:
         """Note an inbound connection that has entered a state."""
-        if record.endpoint is None:
-            record.endpoint = address
+        cdef EvictionPolicy policy
+        cdef uint64_t ticket
+        trackers.note_endpoint(record, address)
         if trackers.is_established(record):
             handshake = None
-            policy = self.policy
-            if record.ticket:
-                if policy is not None:
-                    handshake = self.handshakes.owner_of(record.ticket & ~OF_HANDSHAKE)
+            policy = self.policy_now()
+            ticket = trackers.ticket_of(record)
+            if ticket:
+                if policy is not None and ticket & OF_HANDSHAKE:
+                    handshake = self.handshakes.owner_of(ticket & ~OF_HANDSHAKE)
                 self.ended(record)
-            if policy is not None and not record.entry.exempt:
+            if policy is not None and not trackers.is_exempt(record):
                 self.enter(policy, record, None)
                 if handshake is not None and handshake.latency_us:
-                    policy.note_latency(record.ticket, handshake.latency_us)
+                    policy.note_latency(trackers.ticket_of(record), handshake.latency_us)
         return 0
 
     cdef int ended(self, ConnectionRecord record) except -1:
-        cdef uint64_t ticket = record.ticket
-        cdef EvictionPolicy policy = self.policy
-        record.ticket = 0
+        cdef uint64_t ticket = trackers.take_ticket(record)
+        cdef EvictionPolicy policy
         if ticket & OF_HANDSHAKE:
             self.handshakes.drop(ticket & ~OF_HANDSHAKE)
-        elif policy is not None:
-            policy.drop(ticket)
+        else:
+            policy = self.policy_now()
+            if policy is not None:
+                policy.drop(ticket)
         return 0
 
     # -- handshakes ----------------------------------------------------------------------------
@@ -251,10 +307,11 @@ cdef class Room(ConnectionWatcher):
     def enter_handshake(self, ConnectionRecord record not None, handshake, address):
         """Note a handshake from this address, until it is established or has ended."""
         ip = ip_of(address)
-        if record.ticket or not trackers.is_pending(record):
+        if trackers.ticket_of(record) or not trackers.is_pending(record):
             return
         ticket = self.handshakes.add(handshake, ip, self.group_of(address))
-        record.ticket = <uint64_t>ticket | OF_HANDSHAKE
+        if not trackers.give_ticket(record, <uint64_t>ticket | OF_HANDSHAKE, False):
+            self.handshakes.drop(ticket)  # it has ended meanwhile
 
     def group(self, address):
         """The network of an address, as bytes. None: the address has no IP."""
@@ -262,8 +319,9 @@ cdef class Room(ConnectionWatcher):
 
     def advance(self, ConnectionRecord record not None):
         """Note that a handshake made progress."""
-        if record.ticket & OF_HANDSHAKE:
-            self.handshakes.advance(record.ticket & ~OF_HANDSHAKE)
+        cdef uint64_t ticket = trackers.ticket_of(record)
+        if ticket & OF_HANDSHAKE:
+            self.handshakes.advance(ticket & ~OF_HANDSHAKE)
 
     def make_place(self, address):
         """End a handshake for a newcomer from this address, if one is worth less."""
@@ -284,41 +342,56 @@ cdef class Room(ConnectionWatcher):
     cdef int wake(self, object tracker) except -1:
         """Give the policy all established inbound connections."""
         cdef ConnectionRecord record
-        if self.policy is not None:
+        cdef EvictionPolicy policy
+        cdef list records
+        cdef bint is_mine
+        if self.policy_now() is not None:
             return 0
-        settings = self._settings
+        settings = self.settings_now()
         places = self.places
         policy = EvictionPolicy(
             places, grace_s=settings.grace_s, turn_s=settings.turn_s,
             per_second=max(LEAST_PER_SECOND, int(places * settings.share_per_second)))
+        records = trackers.established_inbound(tracker)
+        with cython.critical_section(self):
+            is_mine = self.policy is None and self._settings is settings
+            if is_mine:
+                for each in records:
+                    # it was the ticket of an earlier policy
+                    trackers.take_ticket(<ConnectionRecord>each)
+                self.policy = policy
+        if not is_mine:  # another thread was first, or has set other settings
+            return 0
         for each in trackers.established_inbound(tracker):
             record = <ConnectionRecord>each
-            record.ticket = 0  # it was the ticket of an earlier policy
-        self.policy = policy
-        for each in trackers.established_inbound(tracker):
-            record = <ConnectionRecord>each
-            if record.ticket == 0:
+            if trackers.ticket_of(record) == 0:
                 self.enter(policy, record, record.since_ns)
         return 0
 
     cdef int enter(
         self, EvictionPolicy policy, ConnectionRecord record, object since_ns
     ) except -1:
+        cdef uint64_t ticket
         for each in on_probation(policy):
             note_new_work(policy, <ConnectionRecord>each)
-        ticket = policy.add(record, self.group_of(record.endpoint), since_ns=since_ns)
-        record.ticket = ticket
-        note_new_work(policy, record)
-        if not trackers.is_established(record):  # another thread has ended it meanwhile
-            self.ended(record)
+        ticket = policy.add(
+            record, self.group_of(trackers.endpoint_of(record)), since_ns=since_ns)
+        if trackers.give_ticket(record, ticket, True):
+            note_new_work(policy, record)
+        else:  # it has ended, or another thread has entered it meanwhile
+            policy.drop(ticket)
         return 0
 
     cdef bint evict(self, object tracker, object address) except -1:
         """End the connection that is worth least, if it is worth less than this newcomer."""
         cdef ConnectionRecord record
-        cdef EvictionPolicy policy = self.policy
+        cdef EvictionPolicy policy = self.policy_now()
         cdef bytes group
-        if policy is None or self.leaving >= self.most_leaving:
+        cdef tuple hosts = self.hosts_now()
+        cdef int64_t leaving
+        with cython.critical_section(self):
+            leaving = self.leaving
+        if policy is None or leaving >= self.most_leaving:
             return False
         group = self.group_of(address)
         self.look_at_protected(policy)
@@ -331,21 +404,22 @@ cdef class Room(ConnectionWatcher):
             record = <ConnectionRecord>chosen
             if note_new_work(policy, record):
                 continue
-            for host in self._hosts:
+            for host in hosts:
                 found = host.find(record)
                 if found is not None:
                     break
             else:
                 self.ended(record)
-                self._protected.append(record)
+                self.protect(record)
                 continue
-            if not policy.evict(record.ticket, group):
+            if not policy.evict(trackers.ticket_of(record), group):
                 continue  # another thread did it
             with cython.critical_section(self):
                 self.leaving += 1
                 self.evicted_established += 1
-            self._denials.add(EVICTED_ESTABLISHED, record.id, record.peer, True)
-            record.ticket = 0
+            self._denials.add(
+                EVICTED_ESTABLISHED, trackers.id_of(record), trackers.peer_of(record), True)
+            trackers.take_ticket(record)
             trackers.remove(tracker, record, False)
             host.end(found)
             return True
@@ -354,15 +428,26 @@ cdef class Room(ConnectionWatcher):
     cdef int look_at_protected(self, EvictionPolicy policy) except -1:
         """Take back connections that hosts do not protect any more, as the oldest ones."""
         cdef ConnectionRecord record
-        for _ in range(min(MOST_CHOICES, len(self._protected))):
-            record = <ConnectionRecord>self._protected.popleft()
+        cdef tuple hosts = self.hosts_now()
+        with cython.critical_section(self):
+            protected = self._protected
+        for _ in range(min(MOST_CHOICES, len(protected))):
+            try:
+                record = <ConnectionRecord>protected.popleft()
+            except IndexError:  # another thread has taken the last one
+                break
             if not trackers.is_established(record):
                 continue
-            if all([host.find(record) is None for host in self._hosts]):
-                self._protected.append(record)
+            if all([host.find(record) is None for host in hosts]):
+                self.protect(record)
             else:
                 self.enter(policy, record, record.since_ns)
-                policy.promote(record.ticket)
+                policy.promote(trackers.ticket_of(record))
+        return 0
+
+    cdef int protect(self, ConnectionRecord record) except -1:
+        with cython.critical_section(self):
+            self._protected.append(record)
         return 0
 
     def left(self, bint was_cut):
@@ -381,17 +466,18 @@ cdef class Room(ConnectionWatcher):
         them did not go by themselves. "refused_handshakes": those of networks that came too often
         to a full node. "choices": see `EvictionPolicy.stats`.
         """
-        policy = self.policy
+        cdef int64_t established, pending, leaving, cut, refused
+        with cython.critical_section(self):
+            policy = self.policy
+            established, pending = self.evicted_established, self.evicted_pending
+            leaving, cut, refused = self.leaving, self.cut, self.refused_handshakes
         return {
             "enabled": self.is_active,
-            "evicted": {
-                "established_inbound": self.evicted_established,
-                "pending_inbound": self.evicted_pending,
-            },
-            "leaving": self.leaving,
+            "evicted": {"established_inbound": established, "pending_inbound": pending},
+            "leaving": leaving,
             "most_leaving": self.most_leaving,
-            "cut": self.cut,
-            "refused_handshakes": self.refused_handshakes,
+            "cut": cut,
+            "refused_handshakes": refused,
             "choices": (
                 dict.fromkeys(OUTCOMES, 0) if policy is None else policy.stats()["choices"]),
         }
@@ -401,7 +487,7 @@ cdef class Room(ConnectionWatcher):
         ip = ip_of(address)
         if ip is None:
             return None
-        settings = self._settings
+        settings = self.settings_now()
         if len(ip) == 4:
             return b"4" + prefix_of(ip, settings.ipv4_prefix)
         return b"6" + prefix_of(ip, settings.ipv6_prefix)
@@ -411,14 +497,15 @@ cdef bint note_new_work(EvictionPolicy policy, ConnectionRecord record) except -
     """Read how many streams the peer has begun, and has open. True: this proves the connection."""
     cdef int64_t now_open
     cdef uint32_t begun
-    held = record.held
+    held = trackers.held_of(record)
     if type(held) is not CONN_SCOPE:
         return False
     begun = scopes.inbound_streams(held, &now_open)
     begun = begun - IDENTIFY_STREAMS if begun > IDENTIFY_STREAMS else 0
     if begun == 0 and now_open == 0:
         return False
-    return note_streams(policy, record.ticket, begun, now_open > 0, rcmgr_now_coarse_ns())
+    return note_streams(
+        policy, trackers.ticket_of(record), begun, now_open > 0, rcmgr_now_coarse_ns())
 
 
 def _comes_too_often(settings, address, delay_s):
@@ -436,9 +523,9 @@ cdef int64_t limit_of(object limit) except -1:
     return INT64_MAX if limit is None or limit > INT64_MAX else limit
 
 
-cdef int64_t least_of(list limits, str name, Room room) except -1:
+cdef int64_t least_of(list limits, str name, tuple hosts) except -1:
     """The lowest of these limits and those of the hosts, which are added up."""
-    of_hosts = [getattr(host, name) for host in room._hosts]
+    of_hosts = [getattr(host, name) for host in hosts]
     if None not in of_hosts:
         limits.append(sum(of_hosts))
     return min([limit_of(each) for each in limits])

@@ -79,9 +79,9 @@ cdef class TaskConnections:
             return None
         record, self.established = self.established, None
         if (
-            record.entry.reported != reported
+            trackers.is_reported(record) != reported
             or trackers.is_inbound(record) != inbound
-            or peer_key(record.peer) != peer_key(peer)
+            or peer_key(trackers.peer_of(record)) != peer_key(peer)
             or not trackers.holds(tracker, record)
         ):
             return None

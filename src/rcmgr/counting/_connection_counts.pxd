@@ -1,4 +1,4 @@
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 
 cdef extern from "connection_counts.h" nogil:
@@ -15,6 +15,9 @@ cdef extern from "connection_counts.h" nogil:
         RCMGR_LIMITS
         RCMGR_ADMITTED
         RCMGR_PEAK_PENDING_TOTAL
+        RCMGR_EXEMPT_BIT
+        RCMGR_REPORTED_BIT
+        RCMGR_FIRST_BIT
     const int64_t RCMGR_NO_LIMIT
 
     ctypedef struct rcmgr_connection_limits:
@@ -30,10 +33,7 @@ cdef extern from "connection_counts.h" nogil:
         int64_t closed
 
     ctypedef struct rcmgr_connection_entry:
-        unsigned state
-        unsigned exempt
-        unsigned reported
-        unsigned first
+        uint64_t word
 
     ctypedef struct rcmgr_peer_counts:
         uint32_t present
@@ -43,6 +43,10 @@ cdef extern from "connection_counts.h" nogil:
         void *previous
         rcmgr_peer_counts of_peer
 
+    int rcmgr_entry_state(const rcmgr_connection_entry *) noexcept
+    bint rcmgr_entry_has(const rcmgr_connection_entry *, int bit) noexcept
+    void rcmgr_entry_set(rcmgr_connection_entry *, int bit, bint on) noexcept
+    void rcmgr_close_entry(rcmgr_connection_entry *) noexcept
     int64_t rcmgr_since_ns(const rcmgr_connection_entry *) noexcept
     void rcmgr_enter_state(
         rcmgr_connection_entry *, int state, bint exempt, int64_t now_ns) noexcept

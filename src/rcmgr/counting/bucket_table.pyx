@@ -145,8 +145,11 @@ cdef class BucketTable:
 
     def __len__(self):
         """__len__($self, /)\n--\n\nBuckets kept. The full ones are forgotten first. O(slots)."""
+        cdef int64_t used
         self._forget_full()
-        return self._used
+        with cython.critical_section(self):
+            used = self._used
+        return used
 
     def try_consume(self, key, tokens=1, now_ns=None):
         """Take `tokens` of this key's bucket: True, or False if it holds fewer.

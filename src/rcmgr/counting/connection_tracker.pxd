@@ -4,8 +4,9 @@ from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint64_t
 
 from rcmgr.counting._connection_counts cimport (
-    RCMGR_CLOSED, RCMGR_ESTABLISHED_INBOUND, RCMGR_PENDING_INBOUND, rcmgr_connection_back,
-    rcmgr_connection_entry,
+    RCMGR_CLOSED, RCMGR_ESTABLISHED_INBOUND, RCMGR_EXEMPT_BIT, RCMGR_PENDING_INBOUND,
+    RCMGR_REPORTED_BIT, rcmgr_connection_back, rcmgr_connection_entry, rcmgr_entry_has,
+    rcmgr_entry_state,
 )
 
 
@@ -16,14 +17,17 @@ cdef class Denial:
 
 
 cdef class ConnectionRecord:
+    # The short lock of the record guards these objects and the ticket. `id` and `peer` are written
+    # under the lock of the tracker too, so that they may be read under either.
     cdef object id
     cdef object peer
-    cdef readonly object held
-    """An object that is closed when the connection ends; None: there is no such object."""
+    cdef object held
     # The links of a list: all pending connections, oldest first, or those of one peer. They own no
     # reference: the tracker's table owns each record, and a record outside it is in no list.
     cdef rcmgr_connection_back back
+    # Only the lock of the tracker guards them.
     cdef PyObject *next
+    # Written under the lock of the tracker, a whole word at once. So it may be read without.
     cdef rcmgr_connection_entry entry
     # for the watcher of the tracker
     cdef object endpoint  # the remote address of an inbound connection, as the caller gave it
@@ -42,15 +46,37 @@ cdef inline int state_of(bint established, bint inbound) noexcept:
 
 cdef inline bint is_inbound(ConnectionRecord record) noexcept:
     """False after the end."""
-    return record.entry.state in (RCMGR_PENDING_INBOUND, RCMGR_ESTABLISHED_INBOUND)
+    cdef int state = rcmgr_entry_state(&record.entry)
+    return state == RCMGR_PENDING_INBOUND or state == RCMGR_ESTABLISHED_INBOUND
 
 
 cdef inline bint is_pending(ConnectionRecord record) noexcept:
-    return record.entry.state < RCMGR_ESTABLISHED_INBOUND
+    return rcmgr_entry_state(&record.entry) < RCMGR_ESTABLISHED_INBOUND
 
 
 cdef inline bint is_established(ConnectionRecord record) noexcept:
-    return RCMGR_ESTABLISHED_INBOUND <= record.entry.state < RCMGR_CLOSED
+    return RCMGR_ESTABLISHED_INBOUND <= rcmgr_entry_state(&record.entry) < RCMGR_CLOSED
+
+
+cdef inline bint is_exempt(ConnectionRecord record) noexcept:
+    return rcmgr_entry_has(&record.entry, RCMGR_EXEMPT_BIT)
+
+
+cdef inline bint is_reported(ConnectionRecord record) noexcept:
+    return rcmgr_entry_has(&record.entry, RCMGR_REPORTED_BIT)
+
+
+# The fields of a record, which another thread may change meanwhile.
+cdef object id_of(ConnectionRecord record)
+cdef object peer_of(ConnectionRecord record)
+cdef object held_of(ConnectionRecord record)
+cdef object endpoint_of(ConnectionRecord record)
+# A ticket is given once, and only in the state that it is for. False: it has one, or has left that
+# state.
+cdef uint64_t ticket_of(ConnectionRecord record) noexcept
+cdef uint64_t take_ticket(ConnectionRecord record) noexcept  # and take it away
+cdef bint give_ticket(ConnectionRecord record, uint64_t ticket, bint established) noexcept
+cdef void note_endpoint(ConnectionRecord record, object address) noexcept  # the first one stays
 
 
 # `tracker` is a ConnectionTracker. The methods of these names have the documentation.

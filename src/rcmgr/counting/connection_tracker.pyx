@@ -19,12 +19,14 @@ from libc.string cimport memset
 from rcmgr.counting._clock cimport rcmgr_now_coarse_ns
 from rcmgr.counting._connection_counts cimport (
     RCMGR_ADMITTED, RCMGR_CLOSED, RCMGR_CONNECTIONS, RCMGR_ESTABLISHED_INBOUND,
-    RCMGR_ESTABLISHED_OUTBOUND, RCMGR_LIMITS, RCMGR_NO_LIMIT,
+    RCMGR_ESTABLISHED_OUTBOUND, RCMGR_FIRST_BIT, RCMGR_LIMITS, RCMGR_NO_LIMIT,
     RCMGR_PEAK_PENDING_TOTAL, RCMGR_PENDING_INBOUND, RCMGR_PENDING_OUTBOUND, RCMGR_PER_PEER,
-    RCMGR_STATES, rcmgr_connection_counts,
-    rcmgr_connection_limits, rcmgr_counted, rcmgr_enter, rcmgr_enter_state, rcmgr_leave,
-    rcmgr_raise_peak, rcmgr_refusing_limit, rcmgr_since_ns,
+    RCMGR_REPORTED_BIT, RCMGR_STATES, rcmgr_close_entry, rcmgr_connection_counts,
+    rcmgr_connection_limits, rcmgr_counted, rcmgr_enter, rcmgr_enter_state, rcmgr_entry_has,
+    rcmgr_entry_set, rcmgr_entry_state, rcmgr_leave, rcmgr_raise_peak, rcmgr_refusing_limit,
+    rcmgr_since_ns,
 )
+from rcmgr.counting._shared_words cimport rcmgr_lock_shortly, rcmgr_unlock_shortly
 from rcmgr.peers cimport kept_peer, key_of as peer_key
 from rcmgr.counting._pointer_table cimport (
     rcmgr_slot, rcmgr_table, rcmgr_table_after, rcmgr_table_home, rcmgr_table_match,
@@ -141,16 +143,21 @@ cdef class ConnectionRecord:
     One connection, as the tracker holds it. Read only, and readable after its end."""
 
     def __cinit__(self):
-        self.entry.state = RCMGR_CLOSED
+        rcmgr_close_entry(&self.entry)
 
     @property
     def connection_id(self):
-        return self.id
+        return id_of(self)
 
     @property
     def peer_id(self):
         """The peer id, as the caller gave it; None: not known yet."""
-        return self.peer
+        return peer_of(self)
+
+    @property
+    def held(self):
+        """An object that is closed when the connection ends; None: there is no such object."""
+        return held_of(self)
 
     @property
     def since_ns(self):
@@ -163,7 +170,8 @@ cdef class ConnectionRecord:
     @property
     def state(self):
         """The ConnectionKind value, or "closed"."""
-        return "closed" if self.entry.state == RCMGR_CLOSED else STATES[self.entry.state]
+        cdef int state = rcmgr_entry_state(&self.entry)
+        return "closed" if state == RCMGR_CLOSED else STATES[state]
 
     @property
     def is_inbound(self):
@@ -181,15 +189,15 @@ cdef class ConnectionRecord:
     @property
     def is_bypassed(self):
         """Whether its peer was bypassed when it was admitted. Then no limit counts it."""
-        return self.entry.exempt == 1
+        return is_exempt(self)
 
     @property
     def is_reported(self):
         """Whether the swarm knows it by `connection_id`. Then `reconcile` applies to it."""
-        return self.entry.reported == 1
+        return is_reported(self)
 
     def __repr__(self):
-        return f"ConnectionRecord({self.id!r}, {self.state}, peer={self.peer!r})"
+        return f"ConnectionRecord({id_of(self)!r}, {self.state}, peer={peer_of(self)!r})"
 
 
 cdef class ConnectionWatcher:
@@ -199,9 +207,13 @@ cdef class ConnectionWatcher:
 
 cdef int close_held(ConnectionTracker tracker, ConnectionRecord record) except -1:
     """Close what the connection held. The caller has ended the connection, and left the lock."""
-    if record.ticket and tracker._watcher is not None:
-        tracker._watcher.ended(record)
+    cdef bint has_ticket
+    rcmgr_lock_shortly(<PyObject *>record)
+    has_ticket = record.ticket != 0
     held, record.held = record.held, None
+    rcmgr_unlock_shortly(<PyObject *>record)
+    if has_ticket and tracker._watcher is not None:
+        tracker._watcher.ended(record)
     if held is not None:
         held.close()
     return 0
@@ -301,7 +313,8 @@ cdef class ConnectionTracker:
         if self._connections.slots is not NULL:
             for at in range(self._connections.mask + 1):
                 if self._connections.slots[at].item is not NULL:
-                    (<ConnectionRecord>self._connections.slots[at].item).entry.state = RCMGR_CLOSED
+                    rcmgr_close_entry(
+                        &(<ConnectionRecord>self._connections.slots[at].item).entry)
                     Py_DECREF(<ConnectionRecord>self._connections.slots[at].item)
         PyMem_RawFree(self._connections.slots)
         PyMem_RawFree(self._peers.slots)
@@ -309,7 +322,9 @@ cdef class ConnectionTracker:
     @property
     def max_connections(self):
         """Limit on pending and established connections together; None: no limit. May be set."""
-        cdef int64_t limit = self._limits.at[RCMGR_CONNECTIONS]
+        cdef int64_t limit
+        with cython.critical_section(self):
+            limit = self._limits.at[RCMGR_CONNECTIONS]
         return None if limit == RCMGR_NO_LIMIT else limit
 
     @max_connections.setter
@@ -438,9 +453,11 @@ cdef class ConnectionTracker:
             if present and other is None:
                 rcmgr_table_put(&self._connections, at, hashed, <void *>record)
                 rcmgr_table_remove(&self._connections, old_at)
+                rcmgr_lock_shortly(<PyObject *>record)
                 record.id = connection_id
+                rcmgr_unlock_shortly(<PyObject *>record)
                 other = record
-            if present and other is record and record.entry.state >= RCMGR_ESTABLISHED_INBOUND:
+            if present and other is record and is_established(record):
                 self._mark_reported(record)
         if present and other is not record:
             raise ValueError(
@@ -543,7 +560,10 @@ cdef class ConnectionTracker:
         return count
 
     def __len__(self):
-        return self._connections.used
+        cdef size_t used
+        with cython.critical_section(self):
+            used = self._connections.used
+        return used
 
     def __contains__(self, connection_id):
         return self.get_connection(connection_id) is not None
@@ -565,7 +585,11 @@ cdef class ConnectionTracker:
 
     def denied_count(self, kind):
         """How often a ConnectionLimitKind (or its value) has refused."""
-        return self._counts.denied[LIMIT_KINDS.index(ConnectionLimitKind(kind))]
+        cdef int limit = LIMIT_KINDS.index(ConnectionLimitKind(kind))
+        cdef int64_t times
+        with cython.critical_section(self):
+            times = self._counts.denied[limit]
+        return times
 
     def denied_by_direction(self):
         """How often each limit refused: {("inbound" or "outbound", value of the kind): times}."""
@@ -614,8 +638,8 @@ cdef class ConnectionTracker:
         """The ids of all connections in this state. O(all)."""
         cdef int wanted = KIND_INDEX[state]
         return [
-            (<ConnectionRecord>entry).id for entry in self._records()
-            if (<ConnectionRecord>entry).entry.state == wanted
+            id_of(<ConnectionRecord>entry) for entry in self._records()
+            if rcmgr_entry_state(&(<ConnectionRecord>entry).entry) == wanted
         ]
 
     def _ids_of(self, peer_id):
@@ -636,10 +660,13 @@ cdef class ConnectionTracker:
 
     def _peers_now(self):
         """The peers that have an established connection."""
-        return [(<ConnectionRecord>head).peer for head in self._records(by_peer=True)]
+        return [peer_of(<ConnectionRecord>head) for head in self._records(by_peer=True)]
 
     def _peer_count(self):
-        return self._peers.used
+        cdef size_t used
+        with cython.critical_section(self):
+            used = self._peers.used
+        return used
 
     def __repr__(self):
         return (
@@ -679,13 +706,13 @@ cdef class ConnectionTracker:
                 return 0
         stale = [
             entry for entry in self._records()
-            if (<ConnectionRecord>entry).entry.reported
-            and (<ConnectionRecord>entry).id not in live_ids
+            if is_reported(<ConnectionRecord>entry)
+            and id_of(<ConnectionRecord>entry) not in live_ids
         ]
         with cython.critical_section(self):
             for entry in stale:
                 record = <ConnectionRecord>entry
-                if not record.entry.reported:
+                if not is_reported(record):
                     continue  # another thread has ended it
                 if rcmgr_since_ns(&record.entry) <= now - min_age:
                     if self._remove(record):
@@ -730,14 +757,16 @@ cdef class ConnectionTracker:
             object limits) except -1:
         """End the connection with this id if it cannot enter this state."""
         cdef ConnectionRecord record
+        cdef int was
         cdef size_t at
         cdef bint removed = False
         with cython.critical_section(self):
             if limits is not self._limits_source and limits is not UNLIMITED:
                 self._read_limits(limits)  # first: with wrong ones nothing changes
             record = self._find(&self._connections, hashed, connection_id, &at)
-            if record is not None and record.entry.state != state - RCMGR_ESTABLISHED_INBOUND and (
-                record.entry.state != state
+            was = RCMGR_CLOSED if record is None else rcmgr_entry_state(&record.entry)
+            if record is not None and was != state - RCMGR_ESTABLISHED_INBOUND and (
+                was != state
                 or (state >= RCMGR_ESTABLISHED_INBOUND
                     and not PyObject_RichCompareBool(peer_key(record.peer), key, Py_EQ))
             ):
@@ -765,7 +794,7 @@ cdef class ConnectionTracker:
                 break
         if other is not None:
             verdict.outcome = CONFLICT
-            verdict.was = other.entry.state
+            verdict.was = rcmgr_entry_state(&other.entry)
             return other
         if reserved and not exempt:
             exempt = rcmgr_refusing_limit(
@@ -795,21 +824,25 @@ cdef class ConnectionTracker:
             head = self._find(&self._peers, peer_hashed, key, &peer_at)
             if changes == self._changes() and self._has_limits(limits, exempt):
                 break
-        cdef bint pending = record is not None
-        if pending and record.entry.state != state - RCMGR_ESTABLISHED_INBOUND:
+        cdef bint pending = record is not None, was_exempt = False
+        cdef int was = RCMGR_CLOSED
+        if pending:
+            was = rcmgr_entry_state(&record.entry)
+            was_exempt = is_exempt(record)
+        if pending and was != state - RCMGR_ESTABLISHED_INBOUND:
             verdict.outcome = CONFLICT
-            verdict.was = record.entry.state
+            verdict.was = was
             return record
         verdict.outcome = RCMGR_ADMITTED
-        if pending and record.entry.exempt:
+        if was_exempt:
             # its peer turns out not to be exempt: the connection was never asked about
-            self._ask(record.entry.state, limits, exempt, 0, False, verdict)
+            self._ask(was, limits, exempt, 0, False, verdict)
         if verdict.outcome == RCMGR_ADMITTED:
             self._ask(state, limits, exempt, 0 if head is None else head.back.of_peer.counted,
-                      pending and not record.entry.exempt, verdict)
+                      pending and not was_exempt, verdict)
         if pending:
             self._unlink_pending(record)
-            rcmgr_leave(&self._counts, record.entry.state, record.entry.exempt)
+            rcmgr_leave(&self._counts, was, was_exempt)
         if verdict.outcome != RCMGR_ADMITTED:
             if pending:
                 rcmgr_table_remove(&self._connections, at)
@@ -828,7 +861,9 @@ cdef class ConnectionTracker:
         if head is None:
             head = record
             rcmgr_table_put(&self._peers, peer_at, peer_hashed, <void *>record)
+        rcmgr_lock_shortly(<PyObject *>record)
         record.peer = peer_id
+        rcmgr_unlock_shortly(<PyObject *>record)
         self._enter(record, state, exempt, now)
         self._link_peer(record, head)
         if reported:
@@ -847,14 +882,14 @@ cdef class ConnectionTracker:
         cdef bint established
         while True:
             changes = self._changes()
-            established = record.entry.state >= RCMGR_ESTABLISHED_INBOUND
+            established = rcmgr_entry_state(&record.entry) >= RCMGR_ESTABLISHED_INBOUND
             if not self._is_at(record, at) and not self._slot_of(record, &at):
                 return False
             if established and only_pending:
                 return False
             if established:
                 key = peer_key(record.peer)
-                if not record.entry.first:
+                if not rcmgr_entry_has(&record.entry, RCMGR_FIRST_BIT):
                     head = self._find(&self._peers, hash_of(key), key, &peer_at)
                 elif slot_of(&self._peers, hash_of(key), record, &peer_at):
                     head = record
@@ -870,14 +905,13 @@ cdef class ConnectionTracker:
             self._unlink_peer(record, head, peer_at)
         else:
             self._unlink_pending(record)
-        rcmgr_leave(&self._counts, record.entry.state, record.entry.exempt)
-        self._reported -= record.entry.reported
-        record.entry.reported = False
+        rcmgr_leave(&self._counts, rcmgr_entry_state(&record.entry), is_exempt(record))
+        self._reported -= is_reported(record)
         self._closed(record)
         return True
 
     cdef inline void _closed(self, ConnectionRecord record) noexcept:
-        record.entry.state = RCMGR_CLOSED
+        rcmgr_close_entry(&record.entry)
         self._counts.closed += 1
 
     cdef inline uint64_t _changes(self) noexcept:
@@ -972,9 +1006,9 @@ cdef class ConnectionTracker:
         return PyDict_Size(self._bypass) > 0 and PyDict_Contains(self._bypass, key)
 
     cdef inline void _mark_reported(self, ConnectionRecord record) noexcept:
-        if record.entry.reported:
+        if is_reported(record):
             return
-        record.entry.reported = True
+        rcmgr_entry_set(&record.entry, RCMGR_REPORTED_BIT, True)
         self._reported += 1
         self._unseen += 1
         self._oldest_unseen_ns = min(self._oldest_unseen_ns, rcmgr_since_ns(&record.entry))
@@ -1000,8 +1034,8 @@ cdef class ConnectionTracker:
         record.back.previous = record.next = NULL
 
     cdef inline void _link_peer(self, ConnectionRecord record, ConnectionRecord head) noexcept:
-        record.entry.first = head is record
-        if record.entry.first:
+        rcmgr_entry_set(&record.entry, RCMGR_FIRST_BIT, head is record)
+        if head is record:
             head.back.of_peer.present = head.back.of_peer.counted = 0
         else:
             record.back.previous = <PyObject *>head
@@ -1010,20 +1044,20 @@ cdef class ConnectionTracker:
                 (<ConnectionRecord>head.next).back.previous = <PyObject *>record
             head.next = <PyObject *>record
         head.back.of_peer.present += 1
-        if not record.entry.exempt:
+        if not is_exempt(record):
             head.back.of_peer.counted += 1
         rcmgr_raise_peak(&self._counts.peak[RCMGR_PER_PEER], head.back.of_peer.counted)
 
     cdef inline void _unlink_peer(self, ConnectionRecord record, ConnectionRecord head,
                                   size_t peer_at) noexcept:
         head.back.of_peer.present -= 1
-        if not record.entry.exempt:
+        if not is_exempt(record):
             head.back.of_peer.counted -= 1
         if head is record and record.next is NULL:
             rcmgr_table_remove(&self._peers, peer_at)
         elif head is record:
             self._peers.slots[peer_at].item = record.next
-            (<ConnectionRecord>record.next).entry.first = True
+            rcmgr_entry_set(&(<ConnectionRecord>record.next).entry, RCMGR_FIRST_BIT, True)
             (<ConnectionRecord>record.next).back.of_peer = record.back.of_peer
         else:
             (<ConnectionRecord>record.back.previous).next = record.next
@@ -1104,7 +1138,9 @@ cdef object admit(
                 connection_id, hashed, peer_id, key, peer_hashed, state, limits, exempt, reported,
                 now, &verdict)
             if verdict.outcome == RCMGR_ADMITTED and held is not None:
-                record.held = held
+                rcmgr_lock_shortly(<PyObject *>record)
+                _former, record.held = record.held, held  # freed outside of the lock
+                rcmgr_unlock_shortly(<PyObject *>record)
     if verdict.outcome == RCMGR_ADMITTED:
         return record
     if verdict.outcome >= 0:
@@ -1116,6 +1152,71 @@ cdef object admit(
         return record
     raise ValueError(
         f"connection {connection_id!r} is {STATES[verdict.was]} and cannot become {STATES[state]}")
+
+
+# the short lock of a record: its fields may change or be dropped at the same moment
+
+cdef object id_of(ConnectionRecord record):
+    rcmgr_lock_shortly(<PyObject *>record)
+    value = record.id
+    rcmgr_unlock_shortly(<PyObject *>record)
+    return value
+
+
+cdef object peer_of(ConnectionRecord record):
+    rcmgr_lock_shortly(<PyObject *>record)
+    value = record.peer
+    rcmgr_unlock_shortly(<PyObject *>record)
+    return value
+
+
+cdef object held_of(ConnectionRecord record):
+    rcmgr_lock_shortly(<PyObject *>record)
+    value = record.held
+    rcmgr_unlock_shortly(<PyObject *>record)
+    return value
+
+
+cdef object endpoint_of(ConnectionRecord record):
+    rcmgr_lock_shortly(<PyObject *>record)
+    value = record.endpoint
+    rcmgr_unlock_shortly(<PyObject *>record)
+    return value
+
+
+cdef uint64_t ticket_of(ConnectionRecord record) noexcept:
+    cdef uint64_t ticket
+    rcmgr_lock_shortly(<PyObject *>record)
+    ticket = record.ticket
+    rcmgr_unlock_shortly(<PyObject *>record)
+    return ticket
+
+
+cdef uint64_t take_ticket(ConnectionRecord record) noexcept:
+    cdef uint64_t ticket
+    rcmgr_lock_shortly(<PyObject *>record)
+    ticket = record.ticket
+    record.ticket = 0
+    rcmgr_unlock_shortly(<PyObject *>record)
+    return ticket
+
+
+cdef bint give_ticket(ConnectionRecord record, uint64_t ticket, bint established) noexcept:
+    cdef bint fits
+    rcmgr_lock_shortly(<PyObject *>record)
+    # `close_held` looks for a ticket after the end, under this lock: none is given later
+    fits = record.ticket == 0 and (is_established(record) if established else is_pending(record))
+    if fits:
+        record.ticket = ticket
+    rcmgr_unlock_shortly(<PyObject *>record)
+    return fits
+
+
+cdef void note_endpoint(ConnectionRecord record, object address) noexcept:
+    rcmgr_lock_shortly(<PyObject *>record)
+    if record.endpoint is None:
+        record.endpoint = address
+    rcmgr_unlock_shortly(<PyObject *>record)
 
 
 cdef dict exempt_peers(object tracker):
@@ -1180,8 +1281,8 @@ cdef list established_inbound(object tracker):
     """The records of these connections that limits count, in order of age."""
     cdef list found = [
         record for record in (<ConnectionTracker?>tracker)._records()
-        if (<ConnectionRecord>record).entry.state == RCMGR_ESTABLISHED_INBOUND
-        and not (<ConnectionRecord>record).entry.exempt
+        if rcmgr_entry_state(&(<ConnectionRecord>record).entry) == RCMGR_ESTABLISHED_INBOUND
+        and not is_exempt(<ConnectionRecord>record)
     ]
     found.sort(key=since_ns_of)
     return found

@@ -28,14 +28,24 @@ cdef class _Unreported:
     cdef object taken(self, int64_t now)
 
 
+cdef class _Reporting:
+    cdef object logger, summarize, each
+    cdef dict levels  # whether the logger logs a level
+
+    cdef int tell(self, tuple summary) except -1
+    cdef int tell_each(self, _Entry entry) except -1
+
+
+# The lock of the log guards its fields, counts and unreported denials. `_size` and `_clock` are
+# constant. An entry does not change.
 cdef class DenialLog:
     cdef list _ring
     cdef Py_ssize_t _size, _at
     cdef _Counts _by_peer, _by_address
     cdef dict _unreported  # by code of the refusal
     cdef _Unreported _latest
-    cdef object _clock, _logger, _summarize, _each
-    cdef dict _levels  # whether the logger logs a level
+    cdef _Reporting _reporting  # None: no function wants denials
+    cdef object _clock
     cdef readonly int64_t total
     cdef readonly int64_t inbound
     cdef readonly int64_t outbound
@@ -45,7 +55,5 @@ cdef class DenialLog:
     cpdef add(self, refusal, connection_id=*, peer_id=*, inbound=*, address=*)
     cdef int64_t now(self) except? -1
     cdef _Unreported unreported_by(self, object code, int64_t now)
-    cdef int report(self, _Entry entry, object source) except -1
-    cdef int tell(self, tuple summary) except -1
-    cdef int tell_each(self, _Entry entry) except -1
+    cdef int report(self, _Reporting reporting, _Entry entry, object source) except -1
     cdef list latest(self)

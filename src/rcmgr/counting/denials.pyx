@@ -162,6 +162,29 @@ cdef void report_unraisable(error) noexcept:
 
 
 @cython.final
+cdef class _Reporting:
+    """The logger and the functions of `DenialLog.report_to`. Immutable."""
+
+    cdef int tell(self, tuple summary) except -1:
+        entry, times, seconds, source, times_at_source = summary
+        try:
+            if self.logger.isEnabledFor(WARNING):
+                self.summarize(DenialSummary(
+                    (<_Entry>entry).error(), times, seconds, source_text(source), times_at_source))
+        except Exception as error:
+            report_unraisable(error)
+        return 0
+
+    cdef int tell_each(self, _Entry entry) except -1:
+        try:
+            if self.logger.isEnabledFor(DEBUG):
+                self.each(entry.error())
+        except Exception as error:
+            report_unraisable(error)
+        return 0
+
+
+@cython.final
 @cython.binding(False)
 cdef class DenialLog:
     """DenialLog(size=256, *, clock=None)\n--\n
@@ -201,12 +224,15 @@ cdef class DenialLog:
         each: called with the error of each denial while DEBUG is on.
         An exception of these functions goes to `sys.unraisablehook`, and the denial stays.
         """
-        self._summarize = summarize
-        self._each = each
+        cdef _Reporting reporting = _Reporting.__new__(_Reporting)
+        reporting.summarize = summarize
+        reporting.each = each
         # reading this dictionary costs a tenth of `isEnabledFor`, which fills it
         levels = getattr(logger, "_cache", None)
-        self._levels = levels if type(levels) is dict else {}
-        self._logger = logger
+        reporting.levels = levels if type(levels) is dict else {}
+        reporting.logger = logger
+        with cython.critical_section(self):
+            _former, self._reporting = self._reporting, reporting  # freed outside of the lock
 
     cpdef add(self, refusal, connection_id=None, peer_id=None, inbound=None, address=None):
         """Add a denial. peer_id, address: None: not known. inbound: None: it has no direction.
@@ -249,12 +275,13 @@ cdef class DenialLog:
                 self._by_peer.count(key)
             if source is not None:
                 self._by_address.count(source)
-        if inbound is True and self.penalties is not None:
-            self.penalties.denied(refusal, peer_id, address)
-        if self._logger is not None:
-            self.report(entry, source)
+            penalties, reporting = self.penalties, self._reporting
+        if inbound is True and penalties is not None:
+            penalties.denied(refusal, peer_id, address)
+        if reporting is not None:
+            self.report(<_Reporting>reporting, entry, source)
 
-    cdef int report(self, _Entry entry, object source) except -1:
+    cdef int report(self, _Reporting reporting, _Entry entry, object source) except -1:
         """Tell the functions of `report_to`."""
         cdef _Unreported unreported
         code = code_of(entry.refusal)
@@ -270,9 +297,9 @@ cdef class DenialLog:
             if entry.when >= unreported.next_summary:
                 summary = unreported.taken(entry.when)
         if summary is not None:
-            self.tell(summary)
-        if self._levels.get(DEBUG) is not False:
-            self.tell_each(entry)
+            reporting.tell(summary)
+        if reporting.levels.get(DEBUG) is not False:
+            reporting.tell_each(entry)
         return 0
 
     cdef _Unreported unreported_by(self, object code, int64_t now):
@@ -290,24 +317,6 @@ cdef class DenialLog:
         self._unreported[code] = unreported
         return unreported
 
-    cdef int tell(self, tuple summary) except -1:
-        entry, times, seconds, source, times_at_source = summary
-        try:
-            if self._logger.isEnabledFor(WARNING):
-                self._summarize(DenialSummary(
-                    (<_Entry>entry).error(), times, seconds, source_text(source), times_at_source))
-        except Exception as error:
-            report_unraisable(error)
-        return 0
-
-    cdef int tell_each(self, _Entry entry) except -1:
-        try:
-            if self._logger.isEnabledFor(DEBUG):
-                self._each(entry.error())
-        except Exception as error:
-            report_unraisable(error)
-        return 0
-
     def flush(self):
         """Summarize now what no summary has told yet."""
         cdef int64_t now = self.now()
@@ -316,19 +325,24 @@ cdef class DenialLog:
                 (<_Unreported>each).taken(now)
                 for each in self._unreported.values() if (<_Unreported>each).times
             ]
+            reporting = self._reporting
         for summary in summaries:
-            self.tell(summary)
+            (<_Reporting>reporting).tell(summary)
 
     def most_denied(self, count=10):
         """The peers with the most denials: (peer key, denials), most first."""
-        return self._by_peer.most(count)
+        with cython.critical_section(self):
+            most = self._by_peer.most(count)
+        return most
 
     def most_denied_addresses(self, count=10):
         """The addresses with the most denials: (text, denials), most first.
 
         The text is an IPv4 address, an IPv6 network ("2001:db8::/64"), or an address without an IP.
         """
-        return [(source_text(source), times) for source, times in self._by_address.most(count)]
+        with cython.critical_section(self):
+            most = self._by_address.most(count)
+        return [(source_text(source), times) for source, times in most]
 
     cdef list latest(self):
         """The entries, oldest first."""
@@ -355,7 +369,10 @@ cdef class DenialLog:
         ]
 
     def __len__(self):
-        return min(self.total, len(self._ring))
+        cdef int64_t total
+        with cython.critical_section(self):
+            total = self.total
+        return min(total, len(self._ring))
 
     def __iter__(self):
         """__iter__($self, /)\n--\n\nThe latest denials as errors, oldest first."""

@@ -50,6 +50,7 @@ cdef class GroupLimit:
     cdef int origin
 
 
+# The lock of the ledger guards what changes: everything but the kind, the name and the peer.
 @cython.final
 cdef class Group:
     cdef rcmgr_scope state

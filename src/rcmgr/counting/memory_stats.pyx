@@ -109,6 +109,7 @@ cdef class MemoryStatsCache:
     limits on it make one reading per 100 ms.
     """
 
+    # constant: the age, the clock and the probe. The lock of the object guards everything else.
     cdef int64_t _max_stale_ns
     cdef int64_t _stale_at_ns
     cdef int64_t _used
@@ -142,7 +143,10 @@ cdef class MemoryStatsCache:
     @property
     def cached_memory_bytes(self):
         """The last reading in bytes, at any age; 0 before the first."""
-        return self._used
+        cdef int64_t used
+        with cython.critical_section(self):
+            used = self._used
+        return used
 
     def get_memory_usage(self):
         """Bytes, at most `max_stale_duration` old, unless the memory is unknown."""
@@ -247,7 +251,8 @@ cdef class MemoryGate:
     """
 
     cdef MemoryStatsCache _cache
-    cdef int64_t _fine_at  # the number of the last reading within the limits; -1: no such reading
+    # the number of the last reading within the limits; -1: no such reading. Under the cache's lock.
+    cdef int64_t _fine_at
     cdef public object deny_new_peers_above
     """The fraction of the limit above which peers without a connection are refused, or None."""
     cdef public object max_pressure
@@ -257,8 +262,14 @@ cdef class MemoryGate:
         self._cache = _default
         self._fine_at = -1
 
+    cdef inline MemoryStatsCache _cache_now(self):
+        cdef MemoryStatsCache cache
+        with cython.critical_section(self):
+            cache = self._cache
+        return cache
+
     cdef inline bint _holds(self) except -1:
-        cdef MemoryStatsCache cache = self._cache
+        cdef MemoryStatsCache cache = self._cache_now()
         cdef bint holds
         cdef int64_t now = cache._now()
         with cython.critical_section(cache):
@@ -275,18 +286,24 @@ cdef class MemoryGate:
         return self._holds()
 
     def _attach(self, MemoryStatsCache cache not None):
-        self._cache = cache
+        with cython.critical_section(self):
+            _former, self._cache = self._cache, cache  # freed outside of the lock
 
     def _found_fine(self, int64_t reading):
         """The reading of this number (`refreshes`) is within the limits."""
-        with cython.critical_section(self._cache):
+        cdef MemoryStatsCache cache = self._cache_now()
+        with cython.critical_section(cache):
             self._fine_at = reading
 
 
 cdef bint is_fine(object limits, bint new_peer) except -1:
     cdef MemoryGate gate = limits
-    if new_peer and not (gate.deny_new_peers_above is None and gate.max_pressure is None):
-        return False
+    cdef bint asks_more
+    if new_peer:
+        with cython.critical_section(gate):
+            asks_more = gate.deny_new_peers_above is not None or gate.max_pressure is not None
+        if asks_more:
+            return False
     return gate._holds()
 
 

@@ -131,6 +131,8 @@ cdef class Scope:
     it held anything. Every method is O(1), does all or nothing, and is thread safe.
     """
 
+    # The lock of the ledger guards everything that changes after `start`. The ledger itself, the
+    # kind, the direction, the number and what encloses it are constant.
     cdef Ledger ledger
     cdef rcmgr_scope state
     cdef int64_t in_spans   # how much of its memory its spans hold
@@ -430,13 +432,14 @@ cdef class Scope:
         `set_limit`.
         """
         cdef rcmgr_limit limit = NO_LIMIT
-        cdef Group viewed = self.viewed()
-        cdef Scope enclosing = self.enclosing()
-        if enclosing is not None and not self.has_limit:
-            return enclosing.limit
+        cdef Group viewed
+        cdef Scope scope = self
         if self.ledger is not None:
             with cython.critical_section(self.ledger):
-                limit = self.state.limit[0] if viewed is None else viewed.state.limit[0]
+                while scope.enclosing() is not None and not scope.has_limit:
+                    scope = scope.enclosing()
+                viewed = scope.viewed()
+                limit = scope.state.limit[0] if viewed is None else viewed.state.limit[0]
         return {
             RESOURCE_FIELDS[i]: None if limit.of[i] == RCMGR_UNLIMITED else limit.of[i]
             for i in range(<int>RCMGR_RESOURCES)
@@ -587,7 +590,7 @@ cdef class ConnScope(Scope):
     @property
     def allowlisted(self):
         """Whether it is charged to the allowlisted scopes instead of the normal ones."""
-        return self.is_exempt == 1
+        return is_exempt(self)
 
     cdef int groups(self, PyObject **groups) noexcept:
         if self.peer_group is not None:
@@ -605,7 +608,12 @@ cdef class ConnScope(Scope):
     @property
     def peer(self):
         """Key of the peer (its bytes); None while it is not known."""
-        return None if self.peer_group is None else self.peer_group.peer
+        cdef Group group
+        if self.ledger is None:
+            return None
+        with cython.critical_section(self.ledger):
+            group = self.peer_group
+        return None if group is None else group.peer
 
     def try_set_peer(self, peer, allowlisted=None):
         """Move from transient to the peer: True, or a `Refusal`, and nothing has changed.
@@ -639,10 +647,11 @@ cdef class ConnScope(Scope):
         cdef rcmgr_refusal why
         cdef Refusal refusal = None
         cdef Group group, system, transient
-        cdef bint exempt = self.is_exempt
-        cdef bint closed, attached = False
+        cdef bint exempt, closed, attached = False
         cdef int old_count, new_count
-        if allowlisted is not None:
+        if allowlisted is None:
+            exempt = is_exempt(self)
+        else:
             exempt = is_true("allowlisted", allowlisted)
         peer = exact_peer(peer)
         if self.ledger is None:
@@ -755,12 +764,22 @@ cdef class StreamScope(Scope):
     @property
     def protocol(self):
         """None while it is not negotiated."""
-        return None if self.protocol_group is None else self.protocol_group.name
+        cdef Group group
+        if self.ledger is None:
+            return None
+        with cython.critical_section(self.ledger):
+            group = self.protocol_group
+        return None if group is None else group.name
 
     @property
     def service(self):
         """None unless one was set."""
-        return None if self.service_group is None else self.service_group.name
+        cdef Group group
+        if self.ledger is None:
+            return None
+        with cython.critical_section(self.ledger):
+            group = self.service_group
+        return None if group is None else group.name
 
     def try_set_protocol(self, protocol):
         """Move from transient to the protocol: True, or a `Refusal`, and nothing has changed.
@@ -874,6 +893,7 @@ cdef class Ledger:
     Thread safe.
     """
 
+    # The lock of the ledger guards its fields and groups. The first four are constant.
     cdef Group system_group, transient_group, allowlisted_system_group, allowlisted_transient_group
     cdef dict peer_groups, protocol_groups, service_groups
     cdef rcmgr_limit defaults[KINDS]
@@ -1485,7 +1505,11 @@ cdef class Ledger:
                     table[exact] = read_limit(value)
             named.append(table)
         if self.limiter is not None:
-            self.young_answers, self.old_answers = {}, {}
+            young, old = {}, {}
+            with cython.critical_section(self):
+                # freed outside of the lock
+                _young, self.young_answers = self.young_answers, young
+                _older, self.old_answers = self.old_answers, old
             self.take_given(defaults)
         with cython.critical_section(self):
             for kind in range(<int>KINDS):
@@ -1721,9 +1745,13 @@ cdef class Ledger:
                     group.shares = None
 
     def __repr__(self):
+        cdef Py_ssize_t peers, protocols, services
+        with cython.critical_section(self):
+            peers, protocols = len(self.peer_groups), len(self.protocol_groups)
+            services = len(self.service_groups)
         return (
-            f"Ledger({self.system().stat()}, {len(self.peer_groups)} peers, "
-            f"{len(self.protocol_groups)} protocols, {len(self.service_groups)} services)"
+            f"Ledger({self.system().stat()}, {peers} peers, {protocols} protocols, "
+            f"{services} services)"
         )
 
 
@@ -1735,7 +1763,13 @@ cdef object try_open_connection(
 
 
 cdef bint is_exempt(object scope) except -1:
-    return (<ConnScope?>scope).is_exempt
+    cdef ConnScope self = <ConnScope?>scope
+    cdef bint exempt
+    if self.ledger is None:
+        return self.is_exempt
+    with cython.critical_section(self.ledger):
+        exempt = self.is_exempt
+    return exempt
 
 
 cdef int give_descriptor(object scope) except -1:
@@ -1755,7 +1789,11 @@ cdef object try_set_peer(object scope, object peer, bint exempt, object network_
 
 
 cdef bint has_network_share(object scope) except -1:
-    return (<ConnScope?>scope).network_share is not None
+    cdef ConnScope self = <ConnScope?>scope
+    cdef bint has_share
+    with cython.critical_section(self.ledger):
+        has_share = self.network_share is not None
+    return has_share
 
 
 cdef object acquire_stream(object ledger, object peer, bint inbound, bint exempt):
@@ -1805,15 +1843,14 @@ cdef Refusal refusal_of_handshake(object ledger, bint inbound, bint of_system):
     cdef Group group = self.system_group if of_system else self.transient_group
     cdef rcmgr_amounts ask
     cdef rcmgr_refusal why
-    cdef bint refuses
+    cdef Refusal refusal = None
     memset(&ask, 0, sizeof(ask))
     ask.of[RCMGR_CONNS_INBOUND if inbound else RCMGR_CONNS_OUTBOUND] = 1
     ask.of[RCMGR_FD] = 1
     with cython.critical_section(self):
-        refuses = rcmgr_scope_refuses(&group.state, &ask, RCMGR_PRIORITY_ALWAYS, &why)
-    if not refuses:
-        return None
-    return new_refusal(&why, RCMGR_PRIORITY_ALWAYS, group, NO_KIND, 0, None)
+        if rcmgr_scope_refuses(&group.state, &ask, RCMGR_PRIORITY_ALWAYS, &why):
+            refusal = new_refusal(&why, RCMGR_PRIORITY_ALWAYS, group, NO_KIND, 0, None)
+    return refusal
 
 
 cdef bint is_of_system(Refusal refusal) noexcept:

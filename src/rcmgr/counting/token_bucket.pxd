@@ -45,6 +45,7 @@ cdef inline double seconds(int64_t wait_ns) noexcept:
 
 @cython.final
 cdef class TokenBucket:
+    # the lock of the object guards everything but `_clock`, which is constant
     cdef rcmgr_gcra _gcra
     cdef rcmgr_gcra_time _full
     cdef int64_t _latest  # the latest time at which it was read

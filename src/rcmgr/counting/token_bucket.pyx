@@ -64,14 +64,18 @@ cdef class TokenBucket:
     @property
     def capacity(self):
         """The most tokens it holds."""
-        return self._gcra.capacity
+        cdef int64_t capacity
+        with cython.critical_section(self):
+            capacity = self._gcra.capacity
+        return capacity
 
     @property
     def refill_rate(self):
         """Tokens per second as counted: up to half a millionth less than the rate asked for."""
-        if self._gcra.cost == 0:
-            return inf
-        return 1e9 * self._gcra.scale / self._gcra.cost
+        cdef rcmgr_gcra gcra
+        with cython.critical_section(self):
+            gcra = self._gcra
+        return inf if gcra.cost == 0 else 1e9 * gcra.scale / gcra.cost
 
     def try_consume(self, tokens=1, now_ns=None):
         """Take `tokens`: True, or False if it holds fewer. Then it keeps them.
@@ -154,9 +158,15 @@ cdef class TokenBucket:
         `try_consume` does not queue, and may take tokens that a waiter is waiting for.
         ValueError: negative, or more than the capacity, which would wait forever.
         """
-        if self._waiters is None:
-            self._waiters = Waiters()
-        return self._waiters.wait(self, tokens)
+        with cython.critical_section(self):
+            waiters = self._waiters
+        if waiters is None:
+            fresh = Waiters()
+            with cython.critical_section(self):
+                if self._waiters is None:
+                    self._waiters = fresh
+                waiters = self._waiters
+        return waiters.wait(self, tokens)
 
     def __repr__(self):
         return (f"TokenBucket(capacity={self.capacity}, refill_rate={self.refill_rate:g}, "
