@@ -28,6 +28,7 @@ from rcmgr import (
     ScopeLimitExceeded,
     SubnetLimits,
 )
+from rcmgr.gates.bans import ban_subject
 
 PEER, OTHER = b"peer", b"other"
 ADDRESS = "192.0.2.1"
@@ -265,3 +266,33 @@ def test_none_is_no_direction_before_and_after_others() -> None:
         with pytest.raises(ValueError, match="direction must be 'inbound'"):
             manager.open_connection(None, None, None)
         manager.open_connection(None, None, "outbound")
+
+
+def test_a_reported_newcomer_is_new_for_the_soft_mark_of_memory() -> None:
+    """A swarm reports a QUIC connection before it opens its scope."""
+    used = [10]
+    manager = ResourceManager(NodeLimits(), memory_limits=MemoryConnectionLimits(
+        100, deny_new_peers_above=0.5, cache=MemoryStatsCache(0.0, probe=lambda: used[0])))
+    known = manager.open_connection(b"known", None, "inbound")
+    assert manager._admission.report_established("first", b"known", True, None)
+    used[0] = 60
+    assert manager._admission.report_established("one more", b"known", True, None)
+    second = manager.open_connection(b"known", None, "inbound")
+    assert known is not None
+    assert second is not None
+    assert second.connection_id == "one more"
+    assert manager._admission.report_established("newcomer", b"new", True, None)
+    assert manager.open_connection(b"new", None, "inbound") is None
+    assert manager.denials.last.code == "memory.process"
+    assert manager.connection_tracker.get_connection("newcomer") is None
+
+
+def test_a_slowed_address_is_asked_once_for_each_connection() -> None:
+    manager = ResourceManager()
+    manager._bans.add(
+        ban_subject("192.0.2.1"), 60, "", "penalty box", 1, slows=True)
+    pending = manager.open_connection(None, "192.0.2.1", "inbound")
+    established = manager.open_connection(b"peer", "192.0.2.1", "inbound")
+    assert pending is not None
+    assert established is not None
+    assert manager.open_connection(None, "192.0.2.1", "inbound") is None

@@ -42,6 +42,24 @@ class DialsBack(Notifee):
             await trio.sleep(0.2)
 
 
+class HangsUp(Notifee):
+    """Closes every connection before `add_conn` returns it."""
+
+    async def connected(self, network: Any, connection: Any) -> None:
+        await connection.close()
+
+
+async def test_a_connection_that_an_observer_closes_at_once(transport: str) -> None:
+    async with running_node(transport) as node, running_node(transport) as peer:
+        harden(node.host)
+        swarm: Any = node.host.get_network()
+        swarm.register_notifee(HangsUp())
+        for _ in range(3):
+            await peer.dial(node)
+            await eventually(lambda: not peer.host.get_network().get_connections(node.id))
+        await eventually(lambda: swarm._inbound_limiter.borrowed_tokens == 0)
+
+
 async def test_a_dial_of_an_observer_frees_no_slot() -> None:
     async with running_node() as node, running_node() as peer, running_node() as other:
         harden(node.host)

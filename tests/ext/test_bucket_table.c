@@ -114,6 +114,106 @@ static void test_denials_stay_at_their_maximum(void)
     CHECK_EQ(bucket.denials, 65535);
 }
 
+static void test_a_bucket_keeps_its_time(void)
+{
+    rcmgr_bucket bucket = {0};
+    rcmgr_gcra_time full = {-5, 65535};
+    rcmgr_bucket_set(&bucket, full);
+    CHECK_EQ(bucket.full_ns, -5);
+    CHECK_EQ(rcmgr_bucket_time(&bucket).full_ns, -5);
+    CHECK_EQ(rcmgr_bucket_time(&bucket).ticks, 65535);
+    rcmgr_bucket_count_denial(&bucket);
+    CHECK_EQ(bucket.denials, 1);
+}
+
+static void test_growth(void)
+{
+    static const struct {
+        uint32_t count, used, wanted;
+    } cases[] = {{0, 0, 8}, {8, 5, 8}, {8, 6, 18}, {10, 7, 10}, {10, 8, 21},
+                 {1500000000, 1200000000, 2000000008}};
+    for (unsigned i = 0; i < sizeof cases / sizeof *cases; i++) {
+        rcmgr_shard shard = {NULL, cases[i].count, cases[i].used, 0};
+        CHECK_EQ(rcmgr_shard_wanted_slots(&shard), cases[i].wanted);
+    }
+}
+
+static void test_tags_spread_over_all_slots(void)
+{
+    rcmgr_shard shard = {NULL, 10, 0, 0};
+    CHECK_EQ(rcmgr_shard_home(&shard, 0), 0);
+    CHECK_EQ(rcmgr_shard_home(&shard, UINT32_MAX / 2 + 1), 5);
+    CHECK_EQ(rcmgr_shard_home(&shard, UINT32_MAX), 9);
+}
+
+enum { SLOTS = 8 };
+static rcmgr_bucket slots[SLOTS];
+static int keys[SLOTS];
+
+/* A shard of 8 slots. Each bucket has a time when it is full. A slot with 0 is free. */
+static rcmgr_shard shard_of(const int64_t *full, uint32_t hand)
+{
+    rcmgr_shard shard = {slots, SLOTS, 0, hand};
+    for (int i = 0; i < SLOTS; i++) {
+        rcmgr_bucket free_slot = {0};
+        slots[i] = free_slot;
+        if (full[i] == 0)
+            continue;
+        rcmgr_shard_put(&shard, (uint32_t)i, 0, &keys[i]);
+        CHECK_EQ(slots[i].ticks, 0);
+        CHECK_EQ(slots[i].denials, 0);
+        CHECK_EQ(slots[i].full_ns, INT64_MIN);
+        slots[i].full_ns = full[i];
+    }
+    return shard;
+}
+
+static void test_a_search_takes_so_many_steps(void)
+{
+    static const int64_t full[SLOTS] = {0, 50, 0, 10, 0, 0, 0, 60};
+    rcmgr_shard shard = shard_of(full, 0);
+    CHECK_EQ(rcmgr_shard_find_full(&shard, 11, 3), -1);
+    CHECK_EQ(shard.hand, 3);
+    CHECK_EQ(rcmgr_shard_find_full(&shard, 11, 1), 3);
+    CHECK_EQ(rcmgr_shard_find_full(&shard, 11, 1), 3); /* the one that moves there is next */
+    shard.hand = 4;
+    CHECK_EQ(rcmgr_shard_find_full(&shard, 51, 5), -1);
+    CHECK_EQ(shard.hand, 1);
+    CHECK_EQ(rcmgr_shard_find_full(&shard, 51, 1), 1);
+}
+
+static void test_the_fullest_of_so_many(void)
+{
+    static const int64_t full[SLOTS] = {0, 50, 0, 10, 0, 10, 0, 5};
+    rcmgr_shard shard = shard_of(full, 0);
+    CHECK_EQ(rcmgr_shard_find_fullest(&shard, 1), 1);
+    CHECK_EQ(shard.hand, 2);
+    CHECK_EQ(rcmgr_shard_find_fullest(&shard, 2), 3); /* equal: the first */
+    CHECK_EQ(shard.hand, 6);
+    shard.hand = 0;
+    CHECK_EQ(rcmgr_shard_find_fullest(&shard, 3), 3);
+    shard.hand = 0;
+    slots[3].ticks = 1;
+    CHECK_EQ(rcmgr_shard_find_fullest(&shard, 3), 5); /* by a part of a nanosecond */
+    slots[1].full_ns = 10;
+    shard.hand = 0;
+    CHECK_EQ(rcmgr_shard_find_fullest(&shard, 2), 1);
+    static const int64_t lonely[SLOTS] = {0, 0, 0, 7, 0, 0, 0, 0};
+    shard = shard_of(lonely, 4);
+    CHECK_EQ(rcmgr_shard_find_fullest(&shard, 1), 3); /* the last slot that it looks at */
+}
+
+static void test_a_move_begins_the_search_anew(void)
+{
+    static const int64_t full[SLOTS] = {0, 50, 0, 0, 0, 0, 0, 0};
+    static rcmgr_bucket more[2 * SLOTS];
+    rcmgr_shard shard = shard_of(full, 5);
+    CHECK(rcmgr_shard_move(&shard, more, 2 * SLOTS) == slots);
+    CHECK_EQ(shard.hand, 0);
+    CHECK_EQ(shard.used, 1);
+    CHECK_EQ(shard.slots[0].full_ns, 50); /* the tag is 0 */
+}
+
 int main(void)
 {
     test_against_a_model(spread);
@@ -121,5 +221,11 @@ int main(void)
     test_against_a_model(at_the_end);
     test_what_may_go();
     test_denials_stay_at_their_maximum();
+    test_a_bucket_keeps_its_time();
+    test_growth();
+    test_tags_spread_over_all_slots();
+    test_a_search_takes_so_many_steps();
+    test_the_fullest_of_so_many();
+    test_a_move_begins_the_search_anew();
     return 0;
 }

@@ -48,6 +48,21 @@ static void test_fractions_add_up(void)
     CHECK_EQ(granted, 49000);
 }
 
+/* A caller that waits so long gets its tokens, and not a nanosecond earlier. */
+static void test_waits_are_rounded_up(void)
+{
+    rcmgr_gcra g = bucket(20, 10, 7);
+    static const int64_t waits[] = {0, 2, 3, 5, 6, 8, 9, 10, 12};
+    for (int tokens = 1; tokens <= 8; tokens++) {
+        CHECK_EQ(rcmgr_gcra_wait_ns(&g, g.depth, tokens), waits[tokens]);
+        int64_t left = g.depth - waits[tokens] * g.scale;
+        CHECK(rcmgr_gcra_allows(&g, left, tokens));
+        CHECK(!rcmgr_gcra_allows(&g, left + g.scale, tokens));
+    }
+    CHECK_EQ(rcmgr_gcra_wait_ns(&g, g.depth - 9, 1), 1);
+    CHECK_EQ(rcmgr_gcra_wait_ns(&g, g.depth - 10, 1), 0);
+}
+
 static void test_widest(void)
 {
     rcmgr_gcra g = bucket(1, RCMGR_GCRA_MAX_DEPTH, 1);
@@ -96,6 +111,7 @@ int main(void)
 {
     test_empties_and_fills();
     test_fractions_add_up();
+    test_waits_are_rounded_up();
     test_widest();
     test_no_limit();
     test_moved_to_another_rate();

@@ -171,6 +171,37 @@ static void no_thrashing(void)
     free(table.slots);
 }
 
+static void size_by_use(void)
+{
+    static rcmgr_slot slots[1];
+    static const size_t cases[][3] = { /* slots, used, wanted */
+        {8, 0, 8}, {8, 5, 8}, {8, 6, 16}, {16, 0, 8}, {32, 1, 8}, {32, 2, 32}, {64, 3, 16},
+        {64, 4, 64}, {64, 47, 64}, {64, 48, 128}, {128, 7, 32},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        rcmgr_table table = {.slots = slots, .mask = cases[i][0] - 1, .used = cases[i][1]};
+        CHECK_EQ(rcmgr_table_wanted_slots(&table), cases[i][2]);
+    }
+    rcmgr_table none = {0};
+    CHECK_EQ(rcmgr_table_wanted_slots(&none), RCMGR_TABLE_MIN_SLOTS);
+}
+
+/* An iteration in progress notices each of these by the number of changes. */
+static void every_change_counts(void)
+{
+    static rcmgr_slot first[8], second[16];
+    rcmgr_table table = {0};
+    int item;
+    rcmgr_table_move(&table, first, 8);
+    CHECK_EQ(table.changes, 1);
+    rcmgr_table_put(&table, 3, 0, &item);
+    CHECK_EQ(table.changes, 2);
+    rcmgr_table_remove(&table, 3);
+    CHECK_EQ(table.changes, 3);
+    CHECK(rcmgr_table_move(&table, second, 16) == first);
+    CHECK_EQ(table.changes, 4);
+}
+
 /* The hashes of Python's small ints do not end up side by side in a few slots. */
 static void mixing_spreads_small_ints(void)
 {
@@ -191,6 +222,8 @@ int main(void)
             random_life(way, seed * UINT64_C(88172645463325252));
     size_follows_use();
     no_thrashing();
+    size_by_use();
+    every_change_counts();
     mixing_spreads_small_ints();
     return 0;
 }

@@ -89,6 +89,31 @@ static void totals_count_both_directions(void)
     }
 }
 
+static void every_amount_is_given_back(void)
+{
+    rcmgr_limit limit = limit_of(RCMGR_UNLIMITED);
+    rcmgr_scope a = {.limit = &limit}, b = {.limit = &limit};
+    rcmgr_scope *chain[] = {&a, &b};
+    rcmgr_refusal why = {.place = -1};
+    rcmgr_amounts all, one_more;
+    for (int what = 0; what < RCMGR_AMOUNTS; what++)
+        all.of[what] = what + 2;
+    one_more = all;
+    for (int what = 0; what < RCMGR_AMOUNTS; what++)
+        one_more.of[what]++;
+    CHECK(rcmgr_charge(chain, 2, &one_more, RCMGR_PRIORITY_ALWAYS, &why));
+    rcmgr_give_back(chain, 2, &all);
+    for (int what = 0; what < RCMGR_AMOUNTS; what++) {
+        CHECK_EQ(a.held.of[what], 1);
+        CHECK_EQ(b.held.of[what], 1);
+        rcmgr_amounts last = one(what, 1);
+        CHECK(!rcmgr_is_nothing(&last));
+    }
+    limit.of[RCMGR_FD] = 1;
+    CHECK(!rcmgr_charge(chain, 2, &all, RCMGR_PRIORITY_ALWAYS, &why));
+    CHECK_EQ(why.place, 0);
+}
+
 static void all_or_nothing_and_the_first_is_blamed(void)
 {
     rcmgr_limit wide = limit_of(10), narrow = limit_of(1);
@@ -158,6 +183,7 @@ int main(void)
     ceilings_are_those_of_wide_arithmetic();
     each_resource_is_refused_above_its_limit_only();
     totals_count_both_directions();
+    every_amount_is_given_back();
     all_or_nothing_and_the_first_is_blamed();
     nothing_overflows();
     memory_comes_first_and_priority_is_for_memory_only();

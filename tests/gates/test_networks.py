@@ -170,6 +170,20 @@ def test_threads_pass_no_limit() -> None:
     assert len(limiter) == limiter.over_released == 0
 
 
+@pytest.mark.parametrize("wide", [
+    {"ipv4": ((32, Rate(0.001, 2)), (24, Rate(1, 1)))},
+    {"ipv4": ((32, Rate(0.001, 2)),), "overall": Rate(1, 1)},
+])
+def test_a_refusal_of_a_wide_network_takes_no_token_of_a_narrow_one(wide: Any) -> None:
+    clock = Clock()
+    limiter = AddressRateLimiter(AddressRates(ipv6=(), **wide), clock=clock)
+    assert limiter.try_take("192.0.2.1") is None
+    for _ in range(5):
+        assert limiter.try_take("192.0.2.1") is not None
+    clock.now += S
+    assert limiter.try_take("192.0.2.1") is None
+
+
 def test_rates_by_default() -> None:
     clock = Clock()
     limiter = AddressRateLimiter(clock=clock)

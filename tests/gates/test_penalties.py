@@ -164,6 +164,22 @@ def test_addresses_that_never_pay(address: str | None) -> None:
         assert box.until_banned(Offence.HANDSHAKE, None, address) == 25
 
 
+def test_a_full_network_is_no_rate() -> None:
+    manager = ResourceManager(NodeLimits(
+        subnets=SubnetLimits(ipv4=((32, 0),)), penalties=PenaltyBox()))
+    log = Log()
+    assert manager.penalties is not None
+    manager.penalties._log = log
+    assert manager.open_connection(PEER, ADDRESS) is None
+    assert [offence for _, _, offence in log.offences] == [Offence.DENIED]
+
+
+def test_an_unknown_address_is_not_named() -> None:
+    box = Box()
+    box.penalties.charge(Offence.WINDOW, PEER, None)
+    assert box.log.offences == [(PEER, None, Offence.WINDOW)]
+
+
 @pytest.mark.parametrize("allowed", [PEER, "198.51.100.0/24"])
 def test_the_allowlist_never_pays(allowed: Hashable) -> None:
     box = Box([allowed])

@@ -48,6 +48,8 @@ def test_rates_of_addresses_and_peers() -> None:
 @pytest.mark.parametrize("limits", [
     ConnectionRateLimits(), ConnectionRateLimits(per_peer=FAST, max_peers=5),
     ConnectionRateLimits(SLOW), ConnectionRateLimits(SLOW, None, 5),
+    ConnectionRateLimits(SLOW, None, 5, "deny_new"),
+    ConnectionRateLimits(None, FAST, 5, "deny_new"),
     ConnectionRateLimits(AddressRates()), ConnectionRateLimits(AddressRates(ipv4=()), FAST),
 ])
 def test_rates_are_read_as_they_were_given(limits: ConnectionRateLimits) -> None:

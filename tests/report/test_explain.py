@@ -13,6 +13,7 @@ from rcmgr import (
     ResourceManager,
     SubnetLimits,
 )
+from rcmgr.report.explain import explain
 
 PEER = b"\x12\x20" + b"p" * 32
 TEXT = "QmVuZp8s9f1Pk1DnS1tfFPFDARrGR95mTXf1fMDjRQt1CB"
@@ -118,3 +119,65 @@ def test_full_networks_are_listed() -> None:
     kept = [manager.open_connection(None, "192.0.2.1") for _ in range(3)]
     assert "  network 192.0.2.1/32 connections: 2 of 2 (100%)" in manager.explain().splitlines()
     assert kept[2] is None
+
+
+class Evicting:
+    """A node that has made room for newcomers."""
+
+    def __init__(self, **made: Any) -> None:
+        self._node = ResourceManager()
+        self._made = {
+            "evicted": {"established_inbound": 0, "pending_inbound": 0}, "leaving": 0,
+            "most_leaving": 4, "cut": 0, "choices": {}, "refused_handshakes": 0, **made}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._node, name)
+
+    def evictions(self) -> dict[str, Any]:
+        return self._made
+
+
+def said(**made: Any) -> list[str]:
+    node: Any = Evicting(**made)
+    return explain(node).splitlines()[1:-1]
+
+
+def test_who_made_room() -> None:
+    assert said(leaving=1, cut=1) == []
+    assert said(refused_handshakes=5) == [
+        "Handshakes refused, as their networks came too often: 5."]
+    evicted = {"established_inbound": 3, "pending_inbound": 0}
+    first = "Evicted for newcomers since the start: 3 established_inbound."
+    assert said(evicted=evicted) == [first]
+    assert said(evicted=evicted, cut=2) == [first, "  0 of 4 are closing, 2 were cut"]
+    assert said(evicted=evicted, leaving=1) == [first, "  1 of 4 are closing, 0 were cut"]
+    assert said(evicted={"established_inbound": 3, "pending_inbound": 2}, choices={
+        "comes_too_often": 5, "too_many_evictions": 0, "all_worth_more": 7, "crowd": 9,
+    }) == [
+        "Evicted for newcomers since the start: 3 established_inbound, 2 pending_inbound.",
+        "Newcomers for whom there was no room: 5 because their groups came too often, "
+        "7 because all connections were worth more",
+    ]
+    assert said(evicted=evicted, choices={"too_many_evictions": 1, "comes_too_often": 0}) == [
+        first,
+        "Newcomers for whom there was no room: 1 because too many evictions in a second"]
+
+
+def test_the_longest_bans_are_listed() -> None:
+    manager = ResourceManager()
+    for number in range(1, 7):
+        manager.ban(f"192.0.2.{number}", 1000 * number + 0.4)
+    manager.ban(PEER, None, "rude\n")
+    assert manager.explain().splitlines()[-6:] == [
+        "Banned now: 7, 0 of them by the penalty box. Of these, the longest:",
+        f"  {TEXT}: until unban, rude\\n",
+        *(f"  192.0.2.{number}: {number}000 s left" for number in (6, 5, 4, 3)),
+    ]
+
+
+def test_nine_tenths_are_nearly_full() -> None:
+    manager = ResourceManager(NodeLimits(ConcreteLimits(system=Limit(streams=10))))
+    kept = [manager.open_stream(PEER, "inbound") for _ in range(8)]
+    assert manager.explain().splitlines()[0] == "Nothing is at its limit."
+    kept.append(manager.open_stream(PEER, "inbound"))
+    assert manager.explain().splitlines()[1] == "  system streams: 9 of 10 (90%)"

@@ -82,6 +82,24 @@ def test_a_connection_that_takes_too_long_ends(
     assert "rcmgr_peers" in scrape(server)
 
 
+def test_a_further_connection_ends_the_oldest(
+    server: MetricsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_server, "LONGEST_S", 1e9)
+    kept = server._server._since
+    with ExitStack() as stack:
+        clients = [connect(server, stack, b"GET") for _ in range(MOST)]
+        eventually(lambda: len(kept) == MOST)
+        clients.append(connect(server, stack, b"GET"))
+        assert ended(clients[0])
+        eventually(lambda: len(kept) == MOST)
+        for client in clients[1:]:
+            client.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                client.recv(1)
+    eventually(lambda: len(kept) == 0)  # an ended client is forgotten
+
+
 def test_a_client_that_reads_nothing_ends_too(
     server: MetricsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

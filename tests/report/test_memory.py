@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+
+import pytest
+
 from rcmgr import memory_report, total_memory
 from rcmgr.limits.machine import MemoryBound
 from rcmgr.report.memory import MemoryReport
@@ -36,3 +40,16 @@ def test_this_process() -> None:
     report = memory_report()
     assert report.total_bytes == total_memory()
     assert 0 < report.anonymous <= report.resident < report.total_bytes
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+@pytest.mark.parametrize(("soft", "shown"), [(1 << 40, 1 << 40), (None, None)])
+def test_the_address_space_limit(
+    monkeypatch: pytest.MonkeyPatch, soft: int | None, shown: int | None
+) -> None:
+    import resource
+
+    unlimited = resource.RLIM_INFINITY
+    limits = (unlimited if soft is None else soft, unlimited)
+    monkeypatch.setattr(resource, "getrlimit", lambda what: limits)
+    assert memory_report().address_space_limit == shown

@@ -7,6 +7,7 @@ import re
 import socket
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -31,6 +32,7 @@ from rcmgr import (
     ResourceManager,
     SubnetLimits,
 )
+from rcmgr.counting.memory_stats import default_cache
 from rcmgr.report.metrics import MetricsCollector, MetricsServer
 
 PEERS = [b"\x12\x20" + bytes([number]) * 32 for number in range(4)]
@@ -196,6 +198,10 @@ def test_every_kind_of_refusal_is_blocked() -> None:
 
 def test_histograms_show_what_each_peer_has(manager: ResourceManager) -> None:
     found = scrape(MetricsCollector(manager))
+    for what, inbound, outbound in (("connections", 2, 1), ("streams", 3, 1)):
+        total = f"libp2p_rcmgr_peer_{what}_sum"
+        assert value(found, total, dir="inbound") == inbound
+        assert value(found, total, dir="outbound") == outbound
     name = "libp2p_rcmgr_peer_connections"
     for bound, inbound, outbound in (("1.0", 0, 1), ("2.0", 1, 1), ("+Inf", 1, 1)):
         assert value(found, f"{name}_bucket", dir="inbound", le=bound) == inbound
@@ -252,6 +258,77 @@ def test_our_own_families(manager: ResourceManager) -> None:
     denied = manager.get_stats()["denied"]
     for limit, times in denied.items():
         assert value(found, "rcmgr_denials_total", limit=limit.replace(" ", "_")) == times
+
+
+class Replaced:
+    """An object with some attributes replaced."""
+
+    def __init__(self, original: Any, **attributes: Any) -> None:
+        self._original = original
+        vars(self).update(attributes)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._original, name)
+
+
+def test_each_sample_has_its_own_number() -> None:
+    manager = ResourceManager(memory_limits=MemoryConnectionLimits(max_bytes=1 << 50))
+    states = [f"{state}_{way}" for state in ("pending", "established")
+              for way in ("inbound", "outbound")]
+    snapshot = SimpleNamespace(
+        **{state: 1 + at for at, state in enumerate(states)},
+        **{f"peak_{state}": 11 + at for at, state in enumerate(states)},
+        peers=20, oldest_pending_age=2.5, denied={})
+    node: Any = Replaced(
+        manager,
+        connection_tracker=SimpleNamespace(
+            snapshot=lambda: snapshot, denied_by_direction=dict),
+        ledger=Replaced(manager.ledger, leaked=21, over_released=22),
+        denials=SimpleNamespace(inbound=23, outbound=24),
+        evictions=lambda: {
+            "evicted": {"established_inbound": 25, "pending_inbound": 26}, "leaving": 27,
+            "cut": 28, "choices": {"crowd": 29}, "refused_handshakes": 30},
+    )
+    found = scrape(MetricsCollector(node))
+    for at, state in enumerate(states):
+        name, _, way = state.partition("_")
+        assert value(found, "rcmgr_connections", state=name, dir=way) == 1 + at
+        assert value(found, "rcmgr_connections_peak", state=name, dir=way) == 11 + at
+    assert value(found, "rcmgr_peers") == 20
+    assert value(found, "rcmgr_oldest_pending_seconds") == 2.5
+    assert value(found, "rcmgr_leaked_scopes_total") == 21
+    assert value(found, "rcmgr_over_released_total") == 22
+    assert value(found, "rcmgr_denials_by_direction_total", dir="inbound") == 23
+    assert value(found, "rcmgr_denials_by_direction_total", dir="outbound") == 24
+    assert value(found, "rcmgr_evicted_total", state="established_inbound") == 25
+    assert value(found, "rcmgr_evicted_total", state="pending_inbound") == 26
+    assert value(found, "rcmgr_evicted_leaving") == 27
+    assert value(found, "rcmgr_evicted_cut_total") == 28
+    assert value(found, "rcmgr_eviction_choices_total", rule="crowd") == 29
+    snapshot.oldest_pending_age = None
+    assert value(scrape(MetricsCollector(node)), "rcmgr_oldest_pending_seconds") == 0
+
+
+def test_each_scope_has_its_own_memory_and_limits(manager: ResourceManager) -> None:
+    found = scrape(MetricsCollector(manager))
+
+    def memory(scope: str, protocol: str = "") -> float:
+        return value(found, "libp2p_rcmgr_memory", scope=scope, protocol=protocol)
+
+    assert (memory("system"), memory("transient")) == (15_000, 0)
+    assert (memory("protocol", "/a"), memory("protocol", "other")) == (10_000, 5_000)
+    used = default_cache().cached_memory_bytes
+    assert value(found, "rcmgr_process_memory_bytes") == used
+
+
+def test_denials_by_all_rates_of_a_protocol_are_added() -> None:
+    manager = ResourceManager()
+    limiter = manager.add_protocol_rate_limiter("/a", RateLimits(default=Rate(1, 1)))
+    limiter.counts = lambda: {  # type: ignore[method-assign]
+        "allowed": 1, "denied": 10, "denied_overall": 100, "denied_by_network": 1000,
+        "tracked_peers": 5}
+    found = scrape(MetricsCollector(manager))
+    assert value(found, "rcmgr_protocol_rate_denials_total", protocol="/a") == 1110
 
 
 def test_names_that_peers_choose_do_not_become_labels(manager: ResourceManager) -> None:

@@ -22,7 +22,7 @@ from rcmgr import (
     ResourceManager,
     SubnetLimits,
 )
-from rcmgr.report.stats import denied_by_limit, stats_of, total_held
+from rcmgr.report.stats import blocked_resources, denied_by_limit, stats_of, total_held
 
 PEER = b"\x12\x20" + b"p" * 32
 FULL = MemoryConnectionLimits(max_bytes=1, cache=MemoryStatsCache(probe=lambda: 2))
@@ -79,3 +79,60 @@ def test_exempt_connections_are_held_too() -> None:
     assert (held.conns_inbound, held.conns_outbound) == (1, 1)
     assert stats_of(manager)["connections"] == 2
     del kept
+
+
+def test_streams_of_both_directions_are_added() -> None:
+    manager = ResourceManager()
+    kept: list[Any] = [manager.open_stream(PEER, "inbound") for _ in range(2)]
+    kept += [manager.open_stream(PEER, "outbound") for _ in range(3)]
+    stats = stats_of(manager)
+    assert (stats["streams"], stats["peak_streams"]) == (5, 5)
+    kept.pop()
+    stats = stats_of(manager)
+    assert (stats["streams"], stats["peak_streams"]) == (4, 5)
+
+
+def test_what_is_blocked_has_a_direction_a_scope_and_a_resource() -> None:
+    manager = ResourceManager(
+        NodeLimits(
+            ConcreteLimits(
+                transient=Limit(conns_outbound=0), peer_default=Limit(streams=0, memory=0),
+                system=Limit(memory=0, fd=1)),
+            subnets=SubnetLimits(ipv4=((32, 0),)),
+            rates=AddressRates(ipv4=((32, Rate(0.001, 1)),))),
+        memory_limits=FULL)
+    assert blocked_resources(manager) == {}
+    manager.memory_limits = None
+    request_twice(manager)
+    limiter = manager.protocol_rate_limiters["/a"]
+    limiter._denied_overall, limiter._denied_by_network = 10, 100
+    for _ in range(3):
+        assert not manager.acquire_stream(PEER, "outbound")
+        assert not manager.acquire_memory(1)
+    assert manager.open_connection(None, "192.0.2.1", "inbound") is None  # a full network
+    assert manager.open_connection(None, "192.0.2.1", "inbound") is None  # its rate
+    for _ in range(2):
+        assert manager.open_connection(None, "192.0.2.1", "outbound") is None
+        assert manager.open_connection(None, None, "outbound") is None
+    kept = [manager.open_connection(None, None, "inbound") for _ in range(2)]
+    assert kept[1] is None
+    manager.memory_limits = FULL
+    assert manager.open_connection(None, None, "inbound") is None
+    assert blocked_resources(manager) == {
+        ("outbound", "peer", "stream"): 3,
+        ("", "system", "memory"): 3,
+        ("", "system", "fd"): 1,
+        ("outbound", "transient", "connection"): 2,
+        ("inbound", "address", "connection"): 1,
+        ("outbound", "address", "connection"): 2,
+        ("inbound", "rate", "connection"): 1,
+        ("inbound", "rate", "stream"): 111,
+        ("", "process", "memory"): 1,
+    }
+
+
+def test_without_a_gate_for_addresses_nothing_is_blocked_there() -> None:
+    manager = ResourceManager(NodeLimits())
+    assert manager.addresses is None
+    assert blocked_resources(manager) == {}
+    assert denied_by_limit(manager) == {}

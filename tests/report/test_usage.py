@@ -52,6 +52,29 @@ def test_the_fullest_limit_comes_first() -> None:
     assert "pending_inbound" not in manager.explain()
 
 
+def test_each_limit_has_its_own_peak() -> None:
+    limits = NodeLimits(
+        ConcreteLimits(system=Limit(conns=9, streams=9), transient=Limit(conns=9)),
+        ConnectionLimits(max_pending_inbound=9, max_established_inbound=9))
+    manager = ResourceManager(limits)
+    kept: list[Any] = [manager.open_connection(None) for _ in range(3)]
+    kept.append(manager.open_connection(PEER))  # one of the three, whose handshake is done
+    kept[0].close()
+    assert {each.name: (each.used, each.peak) for each in usages(manager)} == {
+        "pending_inbound": (1, 3), "established_inbound": (1, 1), "system conns": (2, 3),
+        "transient conns": (1, 3)}
+
+
+def test_the_memory_of_the_process_is_read_anew() -> None:
+    cache = MemoryStatsCache(0.0, probe=iter(range(150, 200)).__next__)
+    manager = ResourceManager(
+        NodeLimits(), memory_limits=MemoryConnectionLimits(max_bytes=200, cache=cache))
+    used = [usages(manager)[0].used for _ in range(2)]
+    assert used[0] < used[1]
+    manager.memory_limits = MemoryConnectionLimits(deny_new_peers_above=None, cache=cache)
+    assert usages(manager) == []  # without a limit in bytes
+
+
 def test_full_networks_are_in_the_list() -> None:
     manager = ResourceManager(NodeLimits(subnets=SubnetLimits(ipv4=((32, 2),))))
     kept = [manager.open_connection(None, "192.0.2.1") for _ in range(3)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -70,6 +71,20 @@ def test_pending_established_closed(reporter: Reporter, endpoint: Endpoint) -> N
     assert (closed.reason, closed.endpoint) == ("reset", endpoint)
     assert 0 <= closed.duration < 60
     assert len({event.connection_id for event in reporter.swarm.events}) == 1
+
+
+def test_a_duration_does_not_follow_the_wall_clock(
+    reporter: Reporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = {"wall": 2e9, "monotonic": 1000.0}
+    monkeypatch.setattr(time, "time", lambda: now["wall"])
+    monkeypatch.setattr(time, "monotonic", lambda: now["monotonic"])
+    connection = report(reporter, Endpoint.LISTENER)
+    connection.established("peer")
+    now["wall"] -= 3600
+    now["monotonic"] += 2.5
+    connection.closed()
+    assert reporter.swarm.events[-1].duration == 2.5
 
 
 @BOTH
