@@ -191,7 +191,11 @@ class TrackerModel:
             was = None
         exempt = key(peer) in self.bypass
         if limits is not None and not exempt:
-            refusal = self.refusing(state, peer, limits, was)
+            refusal = None
+            if was is not None and was.exempt:  # its pending state was never asked about
+                refusal = self.refusing(was.state, peer, limits, None)
+            if refusal is None:
+                refusal = self.refusing(state, peer, limits, was)
             if refusal is not None:
                 if was is not None:
                     self.remove(was)

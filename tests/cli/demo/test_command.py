@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -142,12 +142,44 @@ def plain(text: str) -> str:
 def run(family: Family, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         DEMO + list(arguments), env=family.environment, capture_output=True, text=True,
-        timeout=PATIENCE, check=False,
+        timeout=2 * PATIENCE, check=False,
     )
 
 
+def run_until(
+    is_enough: Callable[[str], object], family: Family, *arguments: str
+) -> subprocess.CompletedProcess[str]:
+    """Run demos until the output of one shows enough. A busy machine needs more seconds for it."""
+    for seconds in ("4", "12", "40"):
+        done = run(family, "--seconds", seconds, *arguments)
+        if is_enough(done.stdout):
+            break
+    return done
+
+
+def summary_of(output: str) -> dict[str, Any]:
+    return json.loads(output.splitlines()[-1])
+
+
+def reached(summary: dict[str, Any]) -> list[dict[str, Any]]:
+    return [row for row in summary["limits"].values() if row["peak"] == row["limit"]]
+
+
+def was_attacked(output: str) -> bool:
+    """Whether all peers got to work, and the attackers to their limits."""
+    summary = summary_of(output)
+    return (
+        len(reached(summary)) >= 4
+        and sum(row["denied"] for row in reached(summary)) > 50
+        and all(row["peak"] > 0 for row in summary["limits"].values())
+        and all(row["tried"] > 0 for row in summary["attackers"].values())
+        and summary["honest_peer"]["pings"] > 10
+        and summary["newcomers"]["came"] > 0)
+
+
 def test_the_limits_hold_and_everything_is_given_back(family: Family) -> None:
-    done = run(family, "--seconds", "4", "--json")
+    done = run_until(was_attacked, family, "--json")
+    assert was_attacked(done.stdout), done.stdout
     assert done.stderr == ""
     *samples, summary = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 0, summary["checks"]
@@ -166,12 +198,8 @@ def test_the_limits_hold_and_everything_is_given_back(family: Family) -> None:
         assert 0 < row["peak"] <= row["limit"], name
         assert row["admitted"] >= row["peak"], name
         assert row["now"] == 0, name
-    reached = [row for row in summary["limits"].values() if row["peak"] == row["limit"]]
-    assert len(reached) >= 4
-    assert sum(row["denied"] for row in reached) > 50
-    assert summary["honest_peer"]["pings"] > 10
     newcomers = summary["newcomers"]
-    assert newcomers["served"] == newcomers["came"] > 0
+    assert newcomers["served"] == newcomers["came"]
     assert newcomers["median_ms"] > 0
     assert summary["honest_peer"]["ping_median_ms"] <= summary["honest_peer"]["ping_p99_ms"]
     memory = summary["memory_mib"]
@@ -186,7 +214,7 @@ def test_the_limits_hold_and_everything_is_given_back(family: Family) -> None:
 
 
 def test_stock_leaks_and_the_demo_says_so(family: Family) -> None:
-    done = run(family, "--seconds", "4", "--stock")
+    done = run_until(lambda output: "Exit status 1." in output, family, "--stock")
     assert done.returncode == 1, done.stdout
     text = " ".join(done.stdout.split())  # lines wrap where the numbers are long
     assert "guarded by libp2p.rcmgr" in text
@@ -209,16 +237,17 @@ def test_plain_lines_in_a_pipe(family: Family) -> None:
 def test_without_attackers_it_is_quiet(family: Family) -> None:
     done = run(family, "--seconds", "1", "--attackers", "0", "--json")
     assert done.returncode == 0, done.stdout
-    summary = json.loads(done.stdout.splitlines()[-1])
+    summary = summary_of(done.stdout)
     assert all(row["denied"] == 0 for row in summary["limits"].values())
-    assert summary["limits"]["established_inbound"]["peak"] >= 2  # the honest peer and a newcomer
+    served = summary["newcomers"]["served"]  # none, if the machine is busy for the whole second
+    assert summary["limits"]["established_inbound"]["peak"] >= 1 + (served > 0)
     assert summary["limits"]["established_inbound"]["admitted"] > summary["newcomers"]["came"]
     assert summary["attackers"] == {}
 
 
 @pytest.mark.parametrize("columns", [80, 120])
 def test_a_table_in_a_terminal(family: Family, columns: int) -> None:
-    terminal = Terminal(family, "--seconds", "2", columns=columns)
+    terminal = Terminal(family, "--seconds", "2", "--attackers", "1", columns=columns)
     terminal.see("under attack for 1 of 2 s")
     assert terminal.end() == 0, plain(terminal.text)
     assert terminal.text.rindex("\x1b[?25h") > terminal.text.rindex("\x1b[?25l"), "cursor hidden"
@@ -252,9 +281,9 @@ def test_ctrl_c_before_the_attack(family: Family) -> None:
 
 def start(family: Family, *arguments: str, **streams: Any) -> subprocess.Popen[str]:
     process = subprocess.Popen(
-        DEMO + list(arguments), env=family.environment, text=True, **streams
+        [*DEMO, "--attackers", "1", *arguments], env=family.environment, text=True, **streams
     )
-    family.wait_for(7)
+    family.wait_for(3)
     return process
 
 
@@ -297,8 +326,13 @@ def test_limits_of_a_file_are_the_hosts(family: Family, tmp_path: Path) -> None:
     limits = tmp_path / "limits.toml"
     limits.write_text(
         '[Connections]\nmax_pending_inbound = 5\n[System]\nStreams = 9\nConns = "unlimited"\n')
-    done = run(family, "--limits", str(limits), "--seconds", "3", "--json")
-    rows = json.loads(done.stdout.splitlines()[-1])["limits"]
+
+    def was_full(output: str) -> bool:
+        rows = summary_of(output)["limits"]
+        return (rows["pending_inbound"]["peak"], rows["streams_per_peer"]["peak"]) == (5, 4)
+
+    done = run_until(was_full, family, "--limits", str(limits), "--json")
+    rows = summary_of(done.stdout)["limits"]
     assert done.returncode == 0, done.stdout
     assert (rows["pending_inbound"]["limit"], rows["pending_inbound"]["peak"]) == (5, 5)
     assert rows["streams"]["limit"] == 9
