@@ -9,7 +9,7 @@ help: ## list the commands
 
 .PHONY: dev
 dev: ## install rcmgr in place, with all that tests and linters need
-	$(PYTHON) -m pip install --editable '.[test,dev]' 'setuptools>=77' 'Cython>=3.2,<3.4'
+	$(PYTHON) -m pip install --editable '.[test,dev]' 'setuptools>=77' 'Cython>=3.3,<3.4'
 
 .PHONY: build
 build: ## compile the modules that changed

@@ -15,7 +15,7 @@ MODULES = sorted(
     {
         ".".join((*path.relative_to(FOLDER).parent.parts, path.name.split(".")[0]))
         for path in FOLDER.rglob("*")
-        if path.suffix in (".py", ".pyx", ".so", ".pyd") and not path.name.startswith("__")
+        if path.suffix in (".py", ".pyx", ".so", ".pyd") and not path.name.startswith("_")
         and not {"cli", "libp2p"} & set(path.relative_to(FOLDER).parts)
     }
 )
