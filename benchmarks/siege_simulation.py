@@ -415,17 +415,19 @@ def print_fuzz(places: int, count: int) -> bool:
 SHARES = (0.1, 0.2, 0.33, 0.5, 0.67, 0.8, 0.9, 0.95)
 
 
-def eclipse(places: int, share: float, work_per_s: float, evicts: bool) -> Result:
+def eclipse(
+    places: int, share: float, work_per_s: float, evicts: bool, seeds: int = 1
+) -> list[Result]:
     """An hour of siege in which earlier peers stay for 20 minutes, and newcomers, too."""
     scene = Scene(
         "eclipse", Attacker(share / (1 - share), knocks_per_s=0.1, work_per_s=work_per_s),
         places=places, earlier=0.9, seconds=3600.0, leave_earlier_s=1200.0, stay_s=1200.0,
         newcomers_per_s=1 / 1200, most_knocks_per_s=50.0)
-    return Siege(scene, 1, evicts).run()
+    return run(scene, seeds, evicts=evicts)
 
 
-def print_eclipse(places: int) -> dict[str, list[float]]:
-    print(f"\n{places} places after an hour of siege. Peers stay for 20 minutes.")
+def print_eclipse(places: int, seeds: int) -> dict[str, list[float]]:
+    print(f"\n{places} places after an hour of siege, {seeds} times. Peers stay for 20 minutes.")
     print("Percent of the places that honest peers hold, and of newcomers served")
     print(f"{'share of all groups that attack':36s}" + "".join(f"{100 * s:8.0f}" for s in SHARES))
     lines: dict[str, list[float]] = {}
@@ -433,9 +435,9 @@ def print_eclipse(places: int) -> dict[str, list[float]]:
         ("eviction, idle hoarders", 0.0, True), ("eviction, imitators of work", 0.1, True),
         ("no eviction", 0.1, False),
     ):
-        found = [eclipse(places, share, work, evicts) for share in SHARES]
-        lines[name] = [100 * each.honest_places for each in found]
-        served = [100 * each.share_served for each in found]
+        found = [eclipse(places, share, work, evicts, seeds) for share in SHARES]
+        lines[name] = [100 * mean([each.honest_places for each in runs]) for runs in found]
+        served = [100 * mean([each.share_served for each in runs]) for runs in found]
         print(f"{name + ': held':36s}" + "".join(f"{each:8.0f}" for each in lines[name]))
         print(f"{name + ': served':36s}" + "".join(f"{each:8.0f}" for each in served))
     return lines
@@ -460,7 +462,7 @@ def plot(lines: dict[str, list[float]], path: Path) -> None:
     axes.set_ylabel("places held by honest peers after an hour (%)")
     axes.set_ylim(0, 100)
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(loc="lower left")
     figure.tight_layout()
     figure.savefig(path)
     print(f"chart: {path}")
@@ -523,7 +525,7 @@ def main() -> None:
     for places in sizes if options.fuzz else ():
         fine = print_fuzz(places, options.fuzz) and fine
     if options.eclipse or options.plot:
-        lines = print_eclipse(sizes[0])
+        lines = print_eclipse(sizes[0], options.seeds)
         if options.plot:
             plot(lines, options.plot)
     if options.million:

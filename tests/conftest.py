@@ -38,9 +38,12 @@ for _name in ("LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERAC
     os.environ.pop(_name, None)
 os.environ.update(COLUMNS="80", TERM="xterm-256color")
 
-# A busy machine would fail tests that limit the time of an example, or of making examples.
-hypothesis.settings.register_profile(
-    "rcmgr", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+# A busy machine would fail tests that limit the time of an example, or of making examples. Each run
+# has the same examples. Nightly runs try others, with --hypothesis-profile=random.
+_profile = hypothesis.settings(
+    deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], database=None)
+hypothesis.settings.register_profile("rcmgr", _profile, derandomize=True)
+hypothesis.settings.register_profile("random", _profile, derandomize=False)
 hypothesis.settings.load_profile("rcmgr")
 
 collect_ignore = list(NEED_LIBP2P) if MISSING else []

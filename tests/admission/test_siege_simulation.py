@@ -44,6 +44,6 @@ def test_without_eviction_a_hoarded_node_serves_nobody() -> None:
 
 
 def test_half_of_all_groups_do_not_eclipse_a_node() -> None:
-    result = simulation.eclipse(32, 0.5, 0.1, True)
-    assert result.honest_places > 0.5
-    assert result.share_served > 0.9
+    found = simulation.eclipse(32, 0.5, 0.1, evicts=True, seeds=3)
+    assert simulation.mean([each.honest_places for each in found]) > 0.5
+    assert min(each.share_served for each in found) > 0.9

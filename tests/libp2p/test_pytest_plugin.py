@@ -30,6 +30,18 @@ def test_all_managers_are_ours(tmp_path: Path) -> None:
     assert "rcmgr: 3 resource managers were made, all of them rcmgr's" in output
 
 
+@pytest.mark.parametrize(("arguments", "hardened"), [((), False), (("--rcmgr-harden",), True)])
+def test_hosts_are_hardened_on_demand(
+    tmp_path: Path, arguments: tuple[str, ...], hardened: bool
+) -> None:
+    run_pytest(tmp_path, f"""
+        from libp2p import new_host
+        def test_host():
+            host = new_host()
+            assert hasattr(host.get_network(), "_rcmgr_hardening") is {hardened}
+    """, *arguments)
+
+
 def test_a_manager_of_libp2p_is_reported(tmp_path: Path) -> None:
     (tmp_path / "conftest.py").write_text(  # pytest imports it before the plugin installs ours
         "from libp2p.rcmgr import ResourceManager\nkept = [ResourceManager]")

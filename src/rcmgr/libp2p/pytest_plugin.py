@@ -1,6 +1,7 @@
 """pytest -p rcmgr.pytest_plugin: run a py-libp2p project's own tests with our resource manager.
 
-The plugin installs ours before pytest collects the tests. At the end it reports the number of
+The plugin installs ours before pytest collects the tests. With --rcmgr-harden, every host is also
+hardened (see `rcmgr.libp2p.harden`). At the end it reports the number of
 managers that the tests made, in all workers of pytest-xdist.
 """
 
@@ -54,9 +55,10 @@ class _TestsOfOurName(MetaPathFinder):
 _finder = _TestsOfOurName()
 
 
-def pytest_addoption() -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
     """Place the finder: pytest calls this first, before it imports any conftest.py."""
     sys.meta_path.append(_finder)
+    parser.addoption("--rcmgr-harden", action="store_true", help="harden every py-libp2p host")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -65,13 +67,13 @@ def pytest_configure(config: pytest.Config) -> None:
         require("libp2p", "rcmgr.pytest_plugin", "libp2p")
     except ImportError as error:
         raise pytest.UsageError(str(error)) from None
-    config.add_cleanup(place_all(_placing()))
+    config.add_cleanup(place_all(_placing(config.getoption("rcmgr_harden"))))
 
 
-def _placing() -> Iterator[Undo]:
+def _placing(harden: bool) -> Iterator[Undo]:
     from libp2p.rcmgr.manager import ResourceManager as theirs
 
-    install()
+    install(harden=harden)
     yield uninstall
     from rcmgr.libp2p.dropin.manager import ResourceManager as ours
 
