@@ -215,7 +215,7 @@ def test_all_kinds_of_calls_at_once() -> None:
 
     def read(number: int) -> None:
         while len(done) < 5:
-            assert len(set(tracker.established_inbound)) <= 100
+            assert len(set(tracker.established_inbound)) <= 5  # one of each writer
             for peer, connections in tracker.established_per_peer.items():
                 assert connections
                 assert peer.startswith(b"peer")  # type: ignore[attr-defined]
@@ -223,7 +223,8 @@ def test_all_kinds_of_calls_at_once() -> None:
             assert snapshot.total_created - snapshot.total_closed == (
                 snapshot.pending_total + snapshot.established_total
             )
-            assert snapshot.oldest_pending_age is None or snapshot.oldest_pending_age >= 0
+            if snapshot.oldest_pending_age is not None:
+                assert snapshot.oldest_pending_age <= clock_now[0] / 1e9
             repr(tracker.pending_inbound)
 
     def meddle(number: int) -> None:
@@ -233,8 +234,9 @@ def test_all_kinds_of_calls_at_once() -> None:
             clock_now[0] += 1_000_000
             tracker.reconcile(set(), 0.001)
             tracker.add_bypass_peer(b"peer 1")
-            assert tracker.is_bypassed(b"peer 1") or turn
-            tracker.remove_bypass_peer(b"peer 1")
+            assert tracker.is_bypassed(b"peer 1")
+            assert tracker.remove_bypass_peer(b"peer 1")
+            assert not tracker.is_bypassed(b"peer 1")
             tracker.max_connections = turn % 12
             if turn % 50 == 0:
                 tracker.clear()

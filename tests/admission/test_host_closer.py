@@ -188,6 +188,7 @@ async def test_a_host_that_stops_meanwhile(manager: ResourceManager) -> None:
     connection = Connection(swarm, opened(manager))
     connection.closes = trio.sleep_forever
     await end(manager, connection, swarm, cancel=True)
+    assert room_of(manager).cut == 0
 
 
 async def test_one_that_does_not_go_is_cut(manager: ResourceManager) -> None:

@@ -145,7 +145,7 @@ async def test_a_handshake_that_fails(
     manager: ResourceManager, transport: str, direction: str, error: type[BaseException]
 ) -> None:
     if transport == "quic" and direction == "inbound":
-        return  # the swarm gets it after its handshake
+        pytest.skip("the swarm gets it after its handshake")
 
     async def handshake() -> None:
         assert counts(manager) == one("pending", direction)
@@ -183,7 +183,7 @@ async def test_denied_after_the_handshake(
 
 async def test_denied_before_the_handshake(transport: str, direction: str) -> None:
     if transport == "quic" and direction == "inbound":
-        return
+        pytest.skip("the swarm gets it after its handshake")
     limits = ConnectionLimits.from_dict({f"max_pending_{direction}": 0})
     manager = ResourceManager(connection_limits=limits)
     with pytest.raises(Refused):

@@ -179,7 +179,6 @@ def test_the_latest_denials_and_their_counts() -> None:
     assert len(log) == 3
     assert (log.total, log.inbound, log.outbound) == (6, 3, 2)
     assert [entry.inbound for entry in log.entries()] == [False, True, None]
-    assert all(0 <= entry.seconds_ago < 60 for entry in log.entries())
     assert log.entries()[0].error.connection_id == "c3"  # type: ignore[attr-defined]
     assert log.most_denied() == [(PEER, 5)]
     assert [error.limit for error in log] == [3, 4, 4]  # type: ignore[attr-defined]

@@ -6,6 +6,7 @@ import gc
 import logging
 import random
 import sys
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from types import SimpleNamespace
@@ -579,12 +580,22 @@ def test_scopes_in_a_garbage_cycle() -> None:
 
 
 def test_a_ledger_goes_with_its_last_handle() -> None:
-    ledger = Ledger()
+    class Limiter:
+        def __call__(self, scope: str, name: str | None, peer: object) -> None: ...
+
+    limiter = Limiter()
+    ledger = Ledger(limiter=limiter)  # type: ignore[arg-type]
+    gone = weakref.ref(limiter)  # the ledger alone keeps it
     stream = ledger.open_stream(PEER)
-    del ledger
+    del ledger, limiter
     stream.set_protocol("/x")
     stream.set_service("s")
+    assert stream.stat().streams_inbound == 1
     stream.close()
+    assert stream.closed
+    assert gone() is not None
+    del stream
+    assert gone() is None
 
 
 def test_clear_may_keep_what_a_view_of_the_system_reserved() -> None:
@@ -849,7 +860,7 @@ def test_threads_do_everything_at_once(clearing: bool) -> None:
                 view.set_limit(limit(conns=turn % 3) if turn % 3 else None)
             if clearing and turn % 20 == 0:
                 ledger.clear()
-            assert ledger.has_allowlisted_connection(b"peer 1") in (True, False)
+            ledger.has_allowlisted_connection(b"peer 1")
             assert len(ledger.peers()) <= 3
 
     def look(number: int) -> None:

@@ -88,7 +88,7 @@ async def test_simultaneous_dials_are_reported_once_each(transport: str) -> None
         for reported in (ours, theirs):
             lives = reported.lives
             await eventually(lambda lives=lives: all(life[-1] in ENDS for life in lives().values()))
-            assert all(len(life) == 3 for life in reported.lives().values())
+            assert {len(life) for life in reported.lives().values()} == {3}
 
 
 async def test_one_handler_observes_two_hosts(transport: str) -> None:

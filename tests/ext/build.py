@@ -29,7 +29,10 @@ def compiler() -> list[str] | None:
 
 @functools.cache
 def sanitizer_flags(folder: Path) -> list[str]:
-    """The flags for ASan and UBSan, if a program made with them links and starts."""
+    """The flags for ASan and UBSan, if a program made with them links and starts.
+
+    `test_the_c_tests_run_under_sanitizers` says where they do not.
+    """
     source = folder / "probe.c"
     source.write_text("int main(void) { return 0; }\n")
     command = compiler()

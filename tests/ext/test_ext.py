@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from build import EXT, HERE, run_c_test
+from build import EXT, HERE, compiler, run_c_test, sanitizer_flags
 
 SYSTEM = {"linux": "linux", "darwin": "macos"}.get(sys.platform, "unknown")
 SOURCES = {"test_rss": (f"rss_{SYSTEM}.c",)}
@@ -17,6 +17,16 @@ SOURCES = {"test_rss": (f"rss_{SYSTEM}.c",)}
 @pytest.mark.parametrize("name", sorted(path.stem for path in HERE.glob("test_*.c")))
 def test_c(name: str, tmp_path: Path) -> None:
     run_c_test(name, tmp_path, SOURCES.get(name, ()))
+
+
+def test_the_c_tests_run_under_sanitizers(tmp_path: Path) -> None:
+    """Elsewhere than in the CI on Linux, they may lack."""
+    if compiler() is None:
+        pytest.skip("no C compiler found")
+    flags = sanitizer_flags(tmp_path)
+    if not flags and not (sys.platform == "linux" and os.environ.get("CI")):
+        pytest.skip("the compiler here has no ASan or UBSan: the C tests run without them")
+    assert flags
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,8 @@ def test_a_wrong_value_names_its_field(field: str, value: Any, error: type[Excep
     with pytest.raises(error) as caught:
         PenaltyBox(**{field: value})
     text = str(caught.value)
-    assert field.split("_")[0] in text or "127.0.0.1/33" in text
+    names = ["127.0.0.1/33"] if value == ["127.0.0.1/33"] else [field, field.replace("_most", "")]
+    assert any(name in text for name in names)
 
 
 def test_exempt_networks_are_a_set() -> None:

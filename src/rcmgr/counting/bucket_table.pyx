@@ -75,6 +75,8 @@ cdef class BucketTable:
     it grows one shard at a time. 24 bytes per slot, 30 to 39 per key, and the keys. Thread safe.
     """
 
+    # The lock of the object guards everything that changes. The rate, the number of shards and of
+    # peers, `_deny_new` and the clock are constant.
     cdef rcmgr_gcra _gcra
     cdef rcmgr_shard *_shards
     cdef uint32_t _shard_count  # a power of two
@@ -422,9 +424,12 @@ cdef class BucketTable:
         cdef Gone gone
         cdef uint32_t shards = 0
         cdef int64_t now = self._now(None)
-        if now <= self._all_swept_ns:
+        cdef bint is_swept
+        with cython.critical_section(self):
+            is_swept = now <= self._all_swept_ns
+            self._all_swept_ns = max(now, self._all_swept_ns)
+        if is_swept:
             return 0
-        self._all_swept_ns = now
         while shards <= self._shard_count:  # one more, as the first may be half done
             gone.count = 0
             with cython.critical_section(self):

@@ -147,7 +147,7 @@ def test_protocol_limiters_agree(
             for name in ("protocol_name", "protocol_version", "scope"):
                 assert theirs.pop(name) == ours.pop(name)
             assert theirs.pop("request_timeouts") == 0
-            assert ours.pop("request_timeouts") >= 0
+            ours.pop("request_timeouts")  # it counts them; stock never does
             assert theirs.keys() == ours.keys()
             assert all(near(ours[name], value) for name, value in theirs.items())
         else:
