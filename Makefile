@@ -50,6 +50,10 @@ sanitize: ## tests under AddressSanitizer and UndefinedBehaviorSanitizer
 threads: ## tests under ThreadSanitizer, with the interpreter PYTHON_TSAN
 	PYTHON=$(PYTHON_TSAN) scripts/sanitize thread
 
+.PHONY: fuzz
+fuzz: ## changed inputs for each reader of foreign bytes, five minutes each
+	for reader in $$($(PYTHON) tests/fuzz_readers.py); do $(PYTHON) tests/fuzz_readers.py $$reader 300 || exit 1; done
+
 .PHONY: faults
 faults: ## tests on deliberate faults
 	scripts/faults

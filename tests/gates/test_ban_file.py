@@ -90,6 +90,7 @@ DAMAGE = [
     b'{"what": "192.0.2.9", "until": null, "by": []}',
     b'{"what": "192.0.2.9", "until": null, "reason": 5}',
     b'{"what": "192.0.2.9", "until": null, "times": 1e3}',
+    b'{"what": "192.0.2.9", "until": ' + b"9" * 400 + b"}",  # no float is so large
     b'{"what": "192.0.2.9", "until": 1e400}', b'{"what": "192.0.2.9", "until": ' + b"9" * 5000,
     b'{"what": "' + b"9" * 10_000 + b'", "until": null}',
 ]
@@ -106,6 +107,13 @@ def test_damage_costs_its_line_only(
         found = {each[0] for each in kept(path)} - {"192.0.2.9"}
     assert found == {"192.0.2.1", "192.0.2.2"}
     assert len(caplog.records) == bool(damage.strip())
+
+
+def test_the_last_line_counts_under_any_name_of_a_network() -> None:
+    lines = [b'{"what": "10.2.3.4/8", "until": null}', b'{"what": "10.0.0.0/8", "until": 0}']
+    assert read_bans(lines) == ([], 0)
+    bans, damaged = read_bans(lines[:1])
+    assert ([each.what for each in bans], damaged) == (["10.0.0.0/8"], 0)
 
 
 def test_a_line_that_was_cut_is_left_out(tmp_path: Path) -> None:

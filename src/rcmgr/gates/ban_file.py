@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from rcmgr.gates.bans import Ban, ban_subject
+from rcmgr.gates.bans import Ban, ban_subject, subject_text
 
 __all__ = ["BanFile", "read_bans"]
 
@@ -41,7 +41,7 @@ def read_bans(lines: Iterable[bytes]) -> tuple[list[Ban], int]:
     for line in lines:
         try:
             ban = _ban(json.loads(line), now)
-        except (ValueError, RecursionError):
+        except (ValueError, OverflowError, RecursionError):
             damaged += 1
             continue
         if ban.seconds_left > 0:
@@ -52,7 +52,7 @@ def read_bans(lines: Iterable[bytes]) -> tuple[list[Ban], int]:
 
 
 def _ban(values: Any, now: float) -> Ban:
-    """ValueError: a line of the file is no ban."""
+    """ValueError, OverflowError: a line of the file is no ban."""
     match values:
         case {"what": str(what), "until": int() | float() | None as until, **rest}:
             reason, by, times = rest.get("reason", ""), rest.get("by", _BY[0]), rest.get("times", 0)
@@ -63,8 +63,8 @@ def _ban(values: Any, now: float) -> Ban:
                 or type(times) is not int or not 0 <= times < 1 << 31
             ):
                 raise ValueError("not a ban")
-            ban_subject(what)
-            return Ban(what, left, reason, by, times)
+            # one name for each: another program may write 10.1.2.3/8
+            return Ban(subject_text(ban_subject(what)), left, reason, by, times)
     raise ValueError("not a ban")
 
 
