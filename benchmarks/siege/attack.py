@@ -85,11 +85,14 @@ ATTACKS = {
     "idle hoarders, 30 networks": Attack(hoard, 320, 30, pause_s=ONCE),
     "reconnecting hoarders": Attack(hoard, 320, 2, pause_s=0.5),
     "imitators, 2 networks": Attack(imitate, 320, 2, pause_s=0.5),
-    "silent sockets, 64": Attack(be_silent, 64, 1, has_identity=False),
-    "silent sockets, 400": Attack(be_silent, 400, 1, has_identity=False),
-    "sockets that hang up, 64": Attack(hang_up, 64, 1, has_identity=False, pause_s=0.02),
-    "slow handshakes, 64": Attack(be_slow, 64, 1, has_identity=False),
-    "handshakes, 64": Attack(shake_hands, 64, 1, pause_s=0.02),
+    **{
+        f"{name}, {workers}": Attack(
+            act, workers, 1, has_identity=act is shake_hands, pause_s=pause_s)
+        for workers in (64, 400)
+        for name, act, pause_s in (
+            ("silent sockets", be_silent, 0.0), ("sockets that hang up", hang_up, 0.02),
+            ("slow handshakes", be_slow, 0.0), ("handshakes", shake_hands, 0.02))
+    },
 }
 
 
