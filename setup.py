@@ -38,6 +38,9 @@ MODULES: dict[str, list[str]] = {
     "peers": [],
 }
 
+# compiled for size: they run only for a full node and for reports
+SMALL = {"rcmgr.admission.room", "rcmgr.counting.reading"}
+
 # Cython's own functions, compiled once. A copy in each module would make wheels 9 % larger.
 SHARED = "_cython"
 
@@ -62,10 +65,13 @@ class BuildExt(build_ext):
     """Choose the flags once the compiler is known."""
 
     def build_extensions(self) -> None:
-        msvc = self.compiler.compiler_type == "msvc"
         for extension in self.extensions:
-            extension.extra_compile_args += msvc_flags() if msvc else gcc_flags()
-            extension.extra_link_args += [] if msvc else gcc_link_flags()
+            if self.compiler.compiler_type == "msvc":
+                extension.extra_compile_args += msvc_flags()
+            else:
+                level = "-Os" if extension.name in SMALL else "-O3"
+                extension.extra_compile_args += gcc_flags(level)
+                extension.extra_link_args += gcc_link_flags()
         super().build_extensions()
 
 
@@ -73,9 +79,9 @@ def msvc_flags() -> list[str]:
     return ["/std:c11", "/Od" if DEBUG else "/O2", *(["/WX"] if WERROR else [])]
 
 
-def gcc_flags() -> list[str]:
+def gcc_flags(level: str) -> list[str]:
     flags = ["-std=c11", "-fvisibility=hidden"]
-    flags += ["-O0", "-g3", "-UNDEBUG"] if DEBUG else ["-O3", "-g0"]
+    flags += ["-O0", "-g3", "-UNDEBUG"] if DEBUG else [level, "-g0"]
     if SANITIZE:
         # CPython builds with -fwrapv, which would hide overflow from UBSan
         flags += [f"-fsanitize={SANITIZE}", "-fno-wrapv", "-fstrict-overflow", "-g"]
@@ -85,28 +91,22 @@ def gcc_flags() -> list[str]:
 
 
 def gcc_link_flags() -> list[str]:
-    if SANITIZE:
-        return [f"-fsanitize={SANITIZE}"]
-    # without the names of static functions
-    return ["-Wl,-s"] if sys.platform == "linux" and not DEBUG else []
+    strip = ["-Wl,-s"] if sys.platform == "linux" and not DEBUG else []
+    return [f"-fsanitize={SANITIZE}"] if SANITIZE else strip
 
 
 def extensions() -> list[Extension]:
-    macros = [("CYTHON_TRACE_NOGIL", "1"), ("CYTHON_USE_SYS_MONITORING", "0")]
-    modules = {
-        name: [f"src/rcmgr/{name.replace('.', '/')}.pyx", *more] for name, more in MODULES.items()}
+    tracing = [("CYTHON_TRACE_NOGIL", "1"), ("CYTHON_USE_SYS_MONITORING", "0")]
+    modules = {name: [f"src/rcmgr/{name.replace('.', '/')}.pyx", *c] for name, c in MODULES.items()}
+    modules[SHARED] = ["src/rcmgr/_cython.c"]
     return cythonize(
-        [
-            Extension(
-                f"rcmgr.{name}", sources, include_dirs=["ext"],
-                define_macros=macros if COVERAGE else [])
-            for name, sources in {**modules, SHARED: ["src/rcmgr/_cython.c"]}.items()
-        ],
+        [Extension(f"rcmgr.{name}", sources, include_dirs=["ext"],
+                   define_macros=tracing if COVERAGE else [])
+         for name, sources in modules.items()],
         shared_utility_qualified_name=f"rcmgr.{SHARED}",
         shared_utility_features_disabled=["MemoryView"],  # no module uses it
         compiler_directives=DIRECTIVES,
-        include_path=["src"],
-        build_dir=None if COVERAGE else "build/cython",
+        include_path=["src"], build_dir=None if COVERAGE else "build/cython",
         annotate="--annotate" in sys.argv,
     )
 
