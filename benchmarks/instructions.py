@@ -233,7 +233,8 @@ def main() -> int:
         tables[python] = {**known, **{name: round(value) for name, value in measured.items()}}
         BASELINE.write_text(json.dumps(tables, indent=2) + "\n")
     if options.check and not known:
-        print(f"no table for {python}: --record makes one")
+        print(f"no table for {python}: --record makes one from")
+        print(json.dumps({name: round(value) for name, value in measured.items()}))
         return 2
     return 1 if options.check and grown else 0
 

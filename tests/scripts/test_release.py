@@ -86,6 +86,15 @@ def test_a_dry_run_in_which_every_promise_holds(
         "sbom.cdx.json"]
 
 
+def test_a_dry_run_of_some_gates(
+    dist: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commands = Commands()
+    assert main(monkeypatch, commands, "--dry-run", "--dist", dist, "files", "tag") == 0
+    assert re.findall(r"^-- (\w+):", capsys.readouterr().out, re.M) == ["files", "tag"]
+    assert "scripts/wheels --no-tests" in commands.ran[0]
+
+
 @pytest.mark.parametrize(("gate", "command"), [
     ("build", "scripts/wheels --no-tests"),
     ("files", "scripts/check_dist"),
