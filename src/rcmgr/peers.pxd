@@ -10,7 +10,7 @@ cdef enum:
 
 
 cdef bytes digest_of(bytes peer)
-cdef object key_of_text(str text)
+cdef object key_of_object(object peer)  # `key_of`, for all except short bytes
 cpdef str bounded_name(str name)
 cpdef object peer_from_any(object peer)
 cpdef str peer_text(object peer)
@@ -18,13 +18,9 @@ cpdef str peer_text(object peer)
 
 cdef inline object key_of(object peer):
     """See `peer_key`. No Python code runs, except for text that is not in the cache."""
-    if type(peer) is not bytes:
-        if type(peer) is str:
-            return key_of_text(peer)
-        peer = getattr(peer, "_bytes", peer)
-        if type(peer) is not bytes:
-            return peer
-    return peer if PyBytes_GET_SIZE(peer) <= LONGEST_PEER else digest_of(<bytes>peer)
+    if type(peer) is bytes and PyBytes_GET_SIZE(peer) <= LONGEST_PEER:
+        return peer
+    return key_of_object(peer)
 
 
 cdef inline object kept_peer(object peer, object key):

@@ -7,6 +7,7 @@ digest, and a longer text is cut.
 """
 
 cimport cython
+from cpython.bytes cimport PyBytes_GET_SIZE
 
 __all__ = ["bounded_name", "bounded_peer", "peer_from_any", "peer_key", "peer_text"]
 
@@ -102,6 +103,15 @@ cdef bint is_peer_id(bytes peer):
 
 cdef object key_of_text(str text):
     return CACHE.key_of(text)
+
+
+cdef object key_of_object(object peer):
+    if type(peer) is str:
+        return key_of_text(peer)
+    peer = getattr(peer, "_bytes", peer)
+    if type(peer) is bytes and PyBytes_GET_SIZE(peer) > LONGEST_PEER:
+        return digest_of(<bytes>peer)
+    return peer
 
 
 cdef bytes digest_of(bytes peer):

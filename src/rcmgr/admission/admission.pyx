@@ -12,7 +12,7 @@ from cpython.unicode cimport PyUnicode_1BYTE_DATA, PyUnicode_New
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy
 
-from rcmgr.admission.room cimport makes_place
+from rcmgr.admission.room cimport concerns, makes_place
 from rcmgr.admission.task_connections cimport (
     TaskConnections, created_for_this_task, of_this_task,
 )
@@ -170,7 +170,8 @@ cdef class Admission:
                     if is_refusal(answer):
                         return answer
                     handle = taken = answer
-                    exempt = exempt or scopes.is_exempt(answer)
+                    if reserved:
+                        exempt = scopes.is_exempt(answer)
             if steps & STATES:
                 if makes_room:
                     self.room.before(self.tracker, state_limits, pending, peer, address)
@@ -181,7 +182,8 @@ cdef class Admission:
                 if is_refusal(answer):
                     return answer
                 handle = answer
-                if inbound and not repeated:
+                if inbound and not repeated and concerns(
+                        self.room, <ConnectionRecord>answer, address):
                     self.room.entered(<ConnectionRecord>answer, address)
             done = not repeated  # by another thread: then the connection holds what it had
             return handle

@@ -78,6 +78,7 @@ def is_inbound(direction):
 
 @cython.final
 @cython.no_gc
+@cython.freelist(64)
 @cython.binding(False)
 cdef class ConnectionScope:
     """ConnectionScope(tracker, record, *, only_pending)\n--\n

@@ -2,7 +2,7 @@ from libc.stdint cimport int64_t, uint64_t
 
 from rcmgr.admission.eviction cimport EvictionPolicy, PendingShares
 from rcmgr.counting._shared_words cimport rcmgr_read_word
-from rcmgr.counting.connection_tracker cimport ConnectionRecord, ConnectionWatcher
+from rcmgr.counting.connection_tracker cimport ConnectionRecord, ConnectionWatcher, ticket_of
 from rcmgr.counting.denials cimport DenialLog
 
 
@@ -54,3 +54,9 @@ cdef class Room(ConnectionWatcher):
 cdef inline bint makes_place(Room room) noexcept:
     """Whether the settings allow evictions, and a host can end connections."""
     return rcmgr_read_word(&room.active) != 0
+
+
+cdef inline bint concerns(Room room, ConnectionRecord record, object address) except -1:
+    """Whether `entered` has anything to note. Usually it has not, and a call costs more."""
+    return (
+        address is not None or ticket_of(record) != 0 or room.policy_now() is not None)

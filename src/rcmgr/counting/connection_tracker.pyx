@@ -917,15 +917,23 @@ cdef class ConnectionTracker:
     cdef inline uint64_t _changes(self) noexcept:
         return self._connections.changes + self._peers.changes
 
-    cdef ConnectionRecord _find(self, rcmgr_table *table, uint64_t hashed, object key, size_t *at):
+    cdef inline ConnectionRecord _find(
+            self, rcmgr_table *table, uint64_t hashed, object key, size_t *at):
         """The record with this id, or the first one of this peer, and its slot.
 
         None: there is no such record, and `at` is the slot for a new one.
         """
+        at[0] = rcmgr_table_home(table, hashed)
+        if not rcmgr_table_match(table, hashed, at):
+            return None
+        return self._compare(table, hashed, key, at)
+
+    cdef ConnectionRecord _compare(
+            self, rcmgr_table *table, uint64_t hashed, object key, size_t *at):
+        """The rest of `_find`, from a slot with this hash on."""
         cdef PyObject *held
         cdef uint64_t changes
         cdef bint same
-        at[0] = rcmgr_table_home(table, hashed)
         while rcmgr_table_match(table, hashed, at):
             held = <PyObject *>table.slots[at[0]].item
             # changes of both tables: another connection may become the first of its peer

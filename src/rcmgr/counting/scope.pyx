@@ -26,7 +26,7 @@ from enum import IntEnum
 from rcmgr.errors import ResourceScopeClosed
 
 from rcmgr.counting._scope cimport (
-    RCMGR_AMOUNTS, RCMGR_CONNS, RCMGR_CONNS_INBOUND, RCMGR_CONNS_OUTBOUND, RCMGR_FD, RCMGR_MEMORY,
+    RCMGR_CONNS, RCMGR_CONNS_INBOUND, RCMGR_CONNS_OUTBOUND, RCMGR_FD, RCMGR_MEMORY,
     RCMGR_PRIORITY_ALWAYS, RCMGR_RESOURCES, RCMGR_STREAMS, RCMGR_STREAMS_INBOUND,
     RCMGR_STREAMS_OUTBOUND, RCMGR_UNLIMITED, rcmgr_amounts, rcmgr_charge, rcmgr_give_back,
     rcmgr_is_nothing, rcmgr_limit, rcmgr_refusal, rcmgr_scope, rcmgr_scope_refuses,
@@ -151,9 +151,27 @@ cdef class Scope:
     cdef int start(self, Ledger ledger, int kind, const rcmgr_limit *limit) except -1:
         self.state.limit = limit
         self.kind = kind
-        if ledger.trace_allocations:
-            self.opened_at = caller()
         self.ledger = ledger
+        self.note_place()
+        return 0
+
+    @cython.final
+    cdef inline void begin(
+        self, Ledger ledger, int kind, const rcmgr_scope *charged, int direction, uint64_t number,
+    ) noexcept:
+        """Open a connection or a stream that holds the charged amounts. Locked."""
+        self.state = charged[0]
+        self.kind = kind
+        self.direction = direction
+        self.number = number
+        self.epoch = ledger.epoch
+        self.is_open = True
+        self.ledger = ledger
+
+    @cython.final
+    cdef inline int note_place(self) except -1:
+        if self.ledger.trace_allocations:
+            self.opened_at = caller()
         return 0
 
     # leaves, views and spans differ in these methods
@@ -191,12 +209,11 @@ cdef class Scope:
 
     @cython.final
     cdef bint live(self) noexcept:
-        cdef Scope scope = self
-        while scope is not None:
-            if not scope.is_open or scope.epoch != scope.ledger.epoch:
-                return False
-            scope = scope.enclosing()
-        return True
+        cdef Scope enclosing
+        if not self.is_open or self.epoch != self.ledger.epoch:
+            return False
+        enclosing = self.enclosing()
+        return enclosing is None or enclosing.live()
 
     @cython.final
     cdef Refusal refuse(self, rcmgr_refusal *why, int priority):
@@ -247,7 +264,7 @@ cdef class Scope:
                         scope.state.held.of[RCMGR_MEMORY] += size
                         scope = scope.enclosing()
                         scope.in_spans += size
-                    self.ledger.raise_peaks(True)
+                    self.ledger.raise_memory()
                 else:
                     refusal = base.refuse(&why, priority)
         if closed:
@@ -686,7 +703,11 @@ cdef class ConnScope(Scope):
                         self.peer_group = group
                         if network_share is not None:
                             self.network_share = network_share
-                        self.is_exempt = exempt
+                        if exempt != self.is_exempt:
+                            # the system or the allowlisted system got them just now
+                            self.is_exempt = exempt
+                            self.ledger.raise_memory()
+                            self.ledger.raise_connections()
                         group.exempt_connections += exempt
                     else:
                         refusal = self.ledger.refuse(
@@ -1175,18 +1196,32 @@ cdef class Ledger:
         if not rcmgr_charge(new, new_count, held, RCMGR_PRIORITY_ALWAYS, why):
             return False
         rcmgr_give_back(old, old_count, held)
-        self.raise_peaks()
         return True
 
-    cdef void raise_peaks(self, bint transient=False) noexcept:
-        raise_to(self.peaks, self.system_group.state.held.of)
-        if transient:
-            raise_to(self.transient_peaks, self.transient_group.state.held.of)
+    # Each raises only the peaks of the resources that its caller has taken.
 
-    cdef Refusal refuse(self, const rcmgr_refusal *why, Group blamed, int direction):
-        """Count and describe a refusal in which no handle asked."""
-        self.refusals[blamed.kind][why.resource][direction] += 1
-        return new_refusal(why, RCMGR_PRIORITY_ALWAYS, blamed, NO_KIND, 0, None)
+    cdef void raise_memory(self) noexcept:
+        raise_peak(self.peaks, self.system_group, RCMGR_MEMORY)
+        raise_peak(self.transient_peaks, self.transient_group, RCMGR_MEMORY)
+
+    cdef void raise_streams(self) noexcept:
+        raise_pair(self.peaks, self.system_group, RCMGR_STREAMS_INBOUND, RCMGR_STREAMS)
+        raise_pair(self.transient_peaks, self.transient_group, RCMGR_STREAMS_INBOUND, RCMGR_STREAMS)
+
+    cdef void raise_connections(self) noexcept:
+        raise_pair(self.peaks, self.system_group, RCMGR_CONNS_INBOUND, RCMGR_CONNS)
+        raise_pair(self.transient_peaks, self.transient_group, RCMGR_CONNS_INBOUND, RCMGR_CONNS)
+        raise_peak(self.peaks, self.system_group, RCMGR_FD)
+        raise_peak(self.transient_peaks, self.transient_group, RCMGR_FD)
+
+    cdef Refusal refuse(
+        self, const rcmgr_refusal *why, Group blamed, int direction, int leaf_kind=NO_KIND,
+        uint64_t leaf_number=0,
+    ):
+        """Count and describe a refusal in which no handle asked. blamed: None: the new leaf."""
+        cdef int kind = leaf_kind if blamed is None else blamed.kind
+        self.refusals[kind][why.resource][direction] += 1
+        return new_refusal(why, RCMGR_PRIORITY_ALWAYS, blamed, leaf_kind, leaf_number, None)
 
     cdef Refusal refuse_span(self, Scope span, const rcmgr_refusal *why, int priority):
         """As `refuse`, by a span that has limits."""
@@ -1217,16 +1252,16 @@ cdef class Ledger:
 
         reserved: charge the allowlisted scopes if the normal ones refuse.
         """
-        cdef rcmgr_scope *chain[LONGEST_CHAIN]
+        cdef rcmgr_scope *chain[3]
+        cdef rcmgr_scope leaf
         cdef rcmgr_amounts ask
         cdef rcmgr_refusal why, second
-        cdef object answer
-        cdef bint taken
-        cdef ConnScope scope = ConnScope.__new__(ConnScope)
-        scope.direction = INBOUND if inbound else OUTBOUND
-        scope.is_exempt = exempt
-        scope.start(self, CONN, &self.defaults[<int>CONN])
+        cdef Group group, system, blamed = None
+        cdef ConnScope scope = None
+        cdef Refusal refusal = None
         cdef Group kept = None
+        cdef int direction = INBOUND if inbound else OUTBOUND
+        cdef bint taken
         if peer is not None:
             peer = exact_peer(peer)
             if self.limiter is not None:
@@ -1234,32 +1269,52 @@ cdef class Ledger:
         memset(&ask, 0, sizeof(ask))
         ask.of[RCMGR_CONNS_INBOUND if inbound else RCMGR_CONNS_OUTBOUND] = 1
         ask.of[RCMGR_FD] = fd
+        memset(&leaf.held, 0, sizeof(leaf.held))
+        leaf.limit = &self.defaults[<int>CONN]
+        chain[0] = &leaf
         with cython.critical_section(self):
-            if peer is not None:
-                scope.peer_group = self.pinned(self.peer_groups, PEER, None, peer)
-            self.connections_opened += 1
-            scope.number = self.connections_opened
-            scope.epoch = self.epoch
-            taken = rcmgr_charge(chain, scope.chain(chain), &ask, RCMGR_PRIORITY_ALWAYS, &why)
-            if not taken and reserved:
-                scope.is_exempt = True
-                taken = rcmgr_charge(
-                    chain, scope.chain(chain), &ask, RCMGR_PRIORITY_ALWAYS, &second)
-                scope.is_exempt = taken or exempt  # the first refusal is the one to report
-            if taken:
-                scope.is_open = True
-                scope.network_share = network_share
-                if scope.peer_group is not None:
-                    scope.peer_group.exempt_connections += scope.is_exempt
-                self.raise_peaks(True)
-                answer = scope
+            if peer is None:
+                group = <Group>self.transient_of(exempt)
             else:
-                answer = scope.refuse(&why, RCMGR_PRIORITY_ALWAYS)
-                if scope.peer_group is not None:
-                    self.unpin(scope.peer_group)
+                group = self.pinned(self.peer_groups, PEER, None, peer)
+            system = <Group>self.system_of(exempt)
+            self.connections_opened += 1
+            chain[1], chain[2] = &group.state, &system.state
+            taken = rcmgr_charge(chain, 3, &ask, RCMGR_PRIORITY_ALWAYS, &why)
+            if not taken:
+                if why.place > 0:
+                    blamed = group if why.place == 1 else system
+                if reserved:
+                    if peer is None:
+                        group = <Group>self.transient_of(True)
+                    system = <Group>self.system_of(True)
+                    chain[1], chain[2] = &group.state, &system.state
+                    # the first refusal is the one to report
+                    exempt = taken = rcmgr_charge(
+                        chain, 3, &ask, RCMGR_PRIORITY_ALWAYS, &second)
+            if taken:
+                try:
+                    scope = ConnScope.__new__(ConnScope)
+                finally:
+                    if scope is None:
+                        rcmgr_give_back(chain, 3, &ask)
+                        self.unpin(group)
+                scope.begin(self, CONN, &leaf, direction, self.connections_opened)
+                scope.is_exempt = exempt
+                scope.network_share = network_share
+                if peer is not None:
+                    scope.peer_group = group
+                    group.exempt_connections += exempt
+                self.raise_connections()
+            else:
+                refusal = self.refuse(&why, blamed, direction, CONN, self.connections_opened)
+                self.unpin(group)
         if kept is not None:
             self.let_go(kept)
-        return answer
+        if refusal is not None:
+            return refusal
+        scope.note_place()
+        return scope
 
     def try_open_connection(self, inbound=True, bint fd=True, bint allowlisted=False, peer=None):
         """Charge a connection to transient and system: a `ConnScope`, or a `Refusal`.
@@ -1277,36 +1332,51 @@ cdef class Ledger:
 
     cdef object take_stream(self, object peer, bint inbound, bint exempt):
         """A StreamScope, or a Refusal."""
-        cdef rcmgr_scope *chain[LONGEST_CHAIN]
+        cdef rcmgr_scope *chain[4]
+        cdef rcmgr_scope leaf
         cdef rcmgr_amounts ask
         cdef rcmgr_refusal why
-        cdef object answer
-        cdef StreamScope scope = StreamScope.__new__(StreamScope)
-        peer = exact_peer(peer)
+        cdef Group group, transient, system, blamed = None
+        cdef StreamScope scope = None
+        cdef Refusal refusal = None
         cdef Group kept = None
+        cdef int direction = INBOUND if inbound else OUTBOUND
+        peer = exact_peer(peer)
         if self.limiter is not None:
             kept = self.kept(PEER, None, peer)
-        scope.direction = INBOUND if inbound else OUTBOUND
-        scope.is_exempt = exempt
-        scope.start(self, STREAM, &self.defaults[<int>STREAM])
         memset(&ask, 0, sizeof(ask))
         ask.of[RCMGR_STREAMS_INBOUND if inbound else RCMGR_STREAMS_OUTBOUND] = 1
+        memset(&leaf.held, 0, sizeof(leaf.held))
+        leaf.limit = &self.defaults[<int>STREAM]
+        chain[0] = &leaf
         with cython.critical_section(self):
-            scope.peer_group = self.pinned(self.peer_groups, PEER, None, peer)
+            group = self.pinned(self.peer_groups, PEER, None, peer)
+            transient, system = <Group>self.transient_of(exempt), <Group>self.system_of(exempt)
             self.streams_opened += 1
-            scope.number = self.streams_opened
-            scope.epoch = self.epoch
-            if rcmgr_charge(chain, scope.chain(chain), &ask, RCMGR_PRIORITY_ALWAYS, &why):
-                scope.is_open = True
-                scope.peer_group.streams_begun += inbound
-                self.raise_peaks(True)
-                answer = scope
+            chain[1], chain[2], chain[3] = &group.state, &transient.state, &system.state
+            if rcmgr_charge(chain, 4, &ask, RCMGR_PRIORITY_ALWAYS, &why):
+                try:
+                    scope = StreamScope.__new__(StreamScope)
+                finally:
+                    if scope is None:
+                        rcmgr_give_back(chain, 4, &ask)
+                        self.unpin(group)
+                scope.begin(self, STREAM, &leaf, direction, self.streams_opened)
+                scope.is_exempt = exempt
+                scope.peer_group = group
+                group.streams_begun += inbound
+                self.raise_streams()
             else:
-                answer = scope.refuse(&why, RCMGR_PRIORITY_ALWAYS)
-                self.unpin(scope.peer_group)
+                if why.place > 0:
+                    blamed = group if why.place == 1 else transient if why.place == 2 else system
+                refusal = self.refuse(&why, blamed, direction, STREAM, self.streams_opened)
+                self.unpin(group)
         if kept is not None:
             self.let_go(kept)
-        return answer
+        if refusal is not None:
+            return refusal
+        scope.note_place()
+        return scope
 
     def try_open_stream(self, peer, inbound=True, *, bint allowlisted=False):
         """Charge a stream to its peer, transient and system: a `StreamScope`, or a `Refusal`."""
@@ -1344,7 +1414,7 @@ cdef class Ledger:
             if rcmgr_charge(chain, 2, &ask, RCMGR_PRIORITY_ALWAYS, &why):
                 group.acquired[exempt][not inbound] += 1
                 group.streams_begun += inbound
-                self.raise_peaks()
+                self.raise_streams()
             else:
                 answer = self.refuse(
                     &why, group if why.place == 0 else system, INBOUND if inbound else OUTBOUND)
@@ -1864,14 +1934,16 @@ cdef int uncount(object ledger, Refusal refusal) except -1:
     return 0
 
 
-cdef void raise_to(int64_t *peaks, const int64_t *held) noexcept:
-    cdef int64_t streams = held[RCMGR_STREAMS_INBOUND] + held[RCMGR_STREAMS_OUTBOUND]
-    cdef int64_t conns = held[RCMGR_CONNS_INBOUND] + held[RCMGR_CONNS_OUTBOUND]
-    cdef int i
-    for i in range(<int>RCMGR_AMOUNTS):
-        peaks[i] = max(peaks[i], held[i])
-    peaks[RCMGR_STREAMS] = max(peaks[RCMGR_STREAMS], streams)
-    peaks[RCMGR_CONNS] = max(peaks[RCMGR_CONNS], conns)
+cdef inline void raise_peak(int64_t *peaks, Group group, int what) noexcept:
+    peaks[what] = max(peaks[what], group.state.held.of[what])
+
+
+cdef inline void raise_pair(int64_t *peaks, Group group, int inbound, int total) noexcept:
+    """The peaks of both directions, and of their sum."""
+    cdef const int64_t *held = group.state.held.of
+    raise_peak(peaks, group, inbound)
+    raise_peak(peaks, group, inbound + 1)
+    peaks[total] = max(peaks[total], held[inbound] + held[inbound + 1])
 
 
 cdef size_t count_of(dict groups) noexcept:
