@@ -65,12 +65,12 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _no_socket_of_a_host_stays(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[None]:
+def _no_socket_of_a_host_stays(request: pytest.FixtureRequest) -> Iterator[None]:
     if request.node.get_closest_marker("libp2p") is None:
         yield
         return
+    # as an argument it would keep pytest-run-parallel from running the tests without hosts
+    monkeypatch: pytest.MonkeyPatch = request.getfixturevalue("monkeypatch")
     opened: WeakSet[socket.socket] = WeakSet()
     init = socket.socket.__init__
 

@@ -60,6 +60,8 @@ def test_text_that_is_no_peer_id_is_its_own_key() -> None:
     no_peers = [
         "", "friend", "x" * 60, "Qm" + "0" * 44, "12D3Koo" + "l" * 45, "b" + "1" * 58,
         "k" + "-" * 58, "z" + "0" * 48, "b" + "a" * 58,
+        # digits of Python, not of base36
+        "k-" + "1" * 57, f"k+{texts(sha)[2][1:]}", f"k{texts(sha)[2][1:3]}_{texts(sha)[2][3:]}",
         *[text for value in (sha[:-1], sha + b"1", b"\x01\x71" + sha, b"\x00\x09" + sha[2:])
           for text in texts(value)[1:]],
         texts(sha)[1] * 2,

@@ -84,6 +84,8 @@ cdef bytes multibase_decoded(str text):
         return base64.b32decode(digits.upper() + "=" * (-len(digits) % 8))
     if text[0] == "z":
         return base58_decoded(digits)
+    if not (digits.isascii() and digits.isalnum()):
+        raise ValueError(digits)  # `int` takes signs, spaces and underscores
     number = int(digits, 36)
     zeros = len(digits) - len(digits.lstrip("0"))
     return bytes(zeros) + number.to_bytes((number.bit_length() + 7) // 8, "big")
