@@ -197,7 +197,7 @@ async def test_half_open_connections_meet_the_pending_limit() -> None:
             assert await honest.dial(node)
 
 
-@pytest.mark.parametrize("garbage", [b"", b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 4096])
+@pytest.mark.parametrize("garbage", [b"", b"GET / HTTP/1.1\r\n\r\n" * 8, b"\xff" * 4096])
 async def test_half_open_connections_end(garbage: bytes) -> None:
     """The swarm ends stalled handshakes by its time-out, and the others because of the garbage."""
     async with running_node(

@@ -85,7 +85,7 @@ async def test_handshakes_that_fail_give_their_slots_back() -> None:
         silent = [await trio.open_tcp_stream("127.0.0.1", node.port) for _ in range(2)]
         await eventually(lambda: swarm._inbound_limiter.borrowed_tokens == 2)
         await silent[0].aclose()
-        await silent[1].send_all(b"GET / HTTP/1.1\r\n\r\n")
+        await silent[1].send_all(b"GET / HTTP/1.1\r\n\r\n" * 8)
         await eventually(lambda: swarm._inbound_limiter.borrowed_tokens == 0)
         swarm.connection_config.inbound_upgrade_timeout = SHORT
         async with await trio.open_tcp_stream("127.0.0.1", node.port):

@@ -126,7 +126,7 @@ def test_installing_in_many_threads() -> None:
     from libp2p.rcmgr import manager
     theirs = [manager.ResourceManager]
     def work():
-        for _ in range(100):
+        for _ in range(25):
             rcmgr.install(); rcmgr.uninstall()
     threads = [threading.Thread(target=work) for _ in range(6)]
     [each.start() for each in threads]; [each.join() for each in threads]
