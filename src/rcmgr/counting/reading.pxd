@@ -27,4 +27,5 @@ cdef class Reading:
     cdef void put(self, Group group) noexcept
     cdef dict snapshot(self, bint peers)
     cdef list peer_stats(self)
+    cdef tuple peer_distribution(self, int what, tuple bounds)
     cdef list fullest(self, size_t most, bint peers)

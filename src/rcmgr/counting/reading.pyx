@@ -8,6 +8,7 @@ from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t
+from libc.string cimport memset
 
 from collections import namedtuple
 
@@ -22,6 +23,9 @@ from rcmgr.counting.groups cimport (
 from rcmgr.peers cimport peer_text
 
 __all__ = ["ScopeStat"]
+
+cdef enum:
+    MOST_BOUNDS = 64
 
 ScopeStat = namedtuple(
     "ScopeStat",
@@ -138,6 +142,32 @@ cdef class Reading:
             stat_of(&self.rows[i].held)
             for i in range(self.count) if (<Group>self.rows[i].group).kind == PEER
         ]
+
+    cdef tuple peer_distribution(self, int what, tuple bounds):
+        """How many peers hold how much of a resource: a list by bucket, and the sum.
+
+        Zeros do not count. bounds: the upper bounds of the buckets, in order, at most 64.
+        """
+        cdef int64_t upper[MOST_BOUNDS]
+        cdef int64_t counts[MOST_BOUNDS + 1]
+        cdef int64_t held, total = 0
+        cdef Py_ssize_t at, last = len(bounds)
+        cdef size_t i
+        if last > MOST_BOUNDS:
+            raise ValueError(f"a histogram has at most {MOST_BOUNDS} bounds, not {last}")
+        for at in range(last):
+            upper[at] = bounds[at]
+        memset(counts, 0, sizeof(counts))
+        for i in range(self.count):
+            held = self.rows[i].held.of[what]
+            if held == 0 or (<Group>self.rows[i].group).kind != PEER:
+                continue
+            at = 0
+            while at < last and held > upper[at]:
+                at += 1
+            counts[at] += 1
+            total += held
+        return [counts[at] for at in range(last + 1)], total
 
     cdef list fullest(self, size_t most, bint peers):
         cdef size_t i, place
