@@ -58,6 +58,10 @@ fuzz: ## changed inputs for each reader of foreign bytes, five minutes each
 faults: ## tests on deliberate faults
 	scripts/faults
 
+.PHONY: coverage
+coverage: ## lines of C that the tests run
+	scripts/coverage
+
 .PHONY: upstream
 upstream: ## libp2p's own tests, on our resource manager
 	.ci/run upstream

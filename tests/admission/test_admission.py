@@ -296,3 +296,32 @@ def test_a_slowed_address_is_asked_once_for_each_connection() -> None:
     assert pending is not None
     assert established is not None
     assert manager.open_connection(None, "192.0.2.1", "inbound") is None
+
+
+@pytest.mark.parametrize(("quic", "descriptors"), [(True, 0), (False, 1)])
+def test_a_dial_over_quic_gives_its_descriptor_back(quic: bool, descriptors: int) -> None:
+    """All QUIC connections share one socket. The swarm reports them before it opens a scope."""
+    manager = ResourceManager()
+    kept: list[Any] = [manager.open_connection(None, ADDRESS, "outbound")]
+    assert manager.ledger.system().stat().fd == 1
+    if not quic:
+        kept.append(manager.open_connection(PEER, ADDRESS, "outbound"))
+    assert manager._admission.report_established("id", PEER, False, ADDRESS)
+    if quic:
+        kept.append(manager.open_connection(PEER, ADDRESS, "outbound"))
+    assert all(kept)
+    assert manager.ledger.system().stat().fd == descriptors
+    kept[-1].close()
+    assert manager.ledger.system().stat().fd == 0
+
+
+@pytest.mark.parametrize("inbound", [True, False])
+def test_a_connection_that_begins_established_has_no_descriptor(inbound: bool) -> None:
+    """QUIC connections are not pending first, as all others are."""
+    manager = ResourceManager()
+    assert manager._admission.report_established("id", PEER, inbound, ADDRESS)
+    kept = manager.open_connection(OTHER, ADDRESS, "inbound" if inbound else "outbound")
+    assert kept is not None
+    assert manager.ledger.system().stat().fd == 0
+    assert manager.acquire_connection(b"counted", ADDRESS, "inbound")
+    assert manager.ledger.system().stat().fd == 1

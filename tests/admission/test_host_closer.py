@@ -125,6 +125,21 @@ async def test_a_connection_is_found_by_its_record(manager: ResourceManager) -> 
         assert closer.find(scopes[1].record) is second
 
 
+async def test_another_event_loop_finds_nothing(manager: ResourceManager) -> None:
+    swarm = Swarm()
+    async with trio.open_nursery() as nursery:
+        closer = await closer_of(swarm, manager, nursery)
+        scope = opened(manager)
+        connection = Connection(swarm, scope)
+
+        async def find() -> Any:
+            return closer.find(scope.record)
+
+        assert await trio.to_thread.run_sync(trio.run, find) is None
+        assert await trio.to_thread.run_sync(closer.find, scope.record) is None
+        assert closer.find(scope.record) is connection
+
+
 async def test_protected_and_tagged_peers_are_not_found(manager: ResourceManager) -> None:
     swarm = Swarm()
     async with trio.open_nursery() as nursery:

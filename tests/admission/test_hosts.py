@@ -104,6 +104,35 @@ def test_young_connections_stay(manager: ResourceManager, hosts: list[Caller]) -
         two.reconcile(-1)
 
 
+def test_the_age_of_a_connection_is_in_seconds() -> None:
+    now = [10**15]
+    manager = ResourceManager()
+    tracker = ConnectionTracker(clock=lambda: now[0])
+    hosts = Hosts(tracker)
+    lifecycle = ConnectionLifecycleManager(tracker, ConnectionLimits())
+    one, two = Caller(manager), Caller(manager)
+    for caller, name in ((one, "a"), (two, "b")):
+        hosts.reconcile(caller, set(), 0.0)
+        finish(lifecycle.handle_established_inbound_connection(name, PEER))
+        hosts.note_report(name)
+    now[0] += 29 * 10**9
+    assert hosts.reconcile(two, set(), 30.0) == 0
+    now[0] += 10**9 + 1000
+    assert hosts.reconcile(two, set(), 30.0) == 1
+
+
+def test_connections_of_a_host_that_is_gone(manager: ResourceManager) -> None:
+    """An unknown caller owns them."""
+    one, two = Caller(manager), Caller(manager)
+    one.connect("a")
+    two.connect("b")
+    del two
+    gc.collect()
+    assert one.reconcile() == 0
+    assert manager.connection_lifecycle.reconcile_live_connections(set(), 0.0) == 1
+    assert ids(manager) == {"a"}
+
+
 def test_an_id_that_another_host_uses_again(
     manager: ResourceManager, hosts: list[Caller]
 ) -> None:

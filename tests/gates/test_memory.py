@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import pickle
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,18 @@ def test_pressure_refuses_new_peers() -> None:
         assert limits.excess() is None
     without_a_limit = limits_of(memory, max_pressure=10, pressure=lambda: 50.0)
     assert without_a_limit.excess(new_peer=True) is not None
+
+
+def test_pressure_is_read_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds, pressures = [1000.0], [50.0, 5.0]
+    monkeypatch.setattr(time, "monotonic", lambda: seconds[0])
+    limits = limits_of(Memory(10), 1_000, max_pressure=10, pressure=lambda: pressures.pop(0))
+    for _ in range(3):
+        assert limits.excess(new_peer=True) is not None
+    seconds[0] += 1.0
+    for _ in range(3):
+        assert limits.excess(new_peer=True) is None
+    assert pressures == []
 
 
 def test_unknown_memory_never_denies() -> None:

@@ -275,6 +275,38 @@ def test_the_fullest_networks() -> None:
     assert subnets.fullest(0) == []
 
 
+def test_a_network_above_its_limit_of_zero_is_the_fullest() -> None:
+    subnets = SubnetLimiter(SubnetLimits(ipv4=((32, 5),)))
+    for address in ("192.0.2.1", "192.0.2.1", "203.0.113.1"):
+        assert subnets.try_add(ip(address)) is None
+    subnets.limits = SubnetLimits(ipv4=((32, 5),), overrides={"203.0.113.0/24": 0})
+    assert [(str(network), *rest) for network, *rest in subnets.fullest(2)] == [
+        ("203.0.113.0/24", 1, 0), ("192.0.2.1/32", 2, 5)]
+
+
+def test_the_first_full_network_is_named() -> None:
+    subnets = SubnetLimiter(SubnetLimits(ipv4=((32, 1), (24, 1))))
+    assert subnets.try_add(ip("192.0.2.1")) is None
+    full = subnets.try_add(ip("192.0.2.1"))
+    assert full is not None
+    assert str(full[0]) == "192.0.2.1/32"
+
+
+def test_a_malformed_address_has_a_direction() -> None:
+    entrance = gate()
+    for inbound in (True, False, False):
+        assert not entrance.try_enter("no/address", inbound)
+    assert (entrance.refused_by_number, entrance.refused_outbound) == (3, 2)
+
+
+def test_new_limits_apply_to_the_proof_of_addresses() -> None:
+    entrance = AddressGate(SubnetLimits(ipv4=((32, 8),)), None, clock=Clock())
+    assert not entrance.verify_source_address("192.0.2.1")
+    entrance.set_limits(SubnetLimits(ipv4=((32, 2),)), None)
+    proofs = [entrance.verify_source_address("192.0.2.2") for _ in range(3)]
+    assert proofs == [False, True, True]
+
+
 def test_closing_a_share_never_waits() -> None:
     """The garbage collector may close a share in a thread that holds the lock."""
     gate = AddressGate(SubnetLimits(ipv4=((32, 2),)), None, Allowlist())

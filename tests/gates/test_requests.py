@@ -96,6 +96,28 @@ def test_peers_operations_costs_and_the_overall_rate() -> None:
     assert stats["tracked_peers"] == 4
 
 
+def test_a_denial_names_the_rate_that_refused() -> None:
+    denials = DenialLog()
+    limiter = ProtocolRateLimiter(
+        "/test/1", RateLimits(default=Rate(1.0, 1), overall=Rate(2.0, 2)), denials=denials,
+        clock=Clock())
+    for peer in (PEER, PEER, OTHER, b"third"):
+        limiter.check_peer_rate_limit(peer)
+    first, second = denials
+    assert (first.refill_rate, first.burst, first.limited_by) == (1.0, 1, "default")
+    assert (second.refill_rate, second.burst, second.limited_by) == (2.0, 2, "overall")
+
+
+def test_most_denials_of_all_operations_come_first() -> None:
+    limiter = ProtocolRateLimiter(
+        "/test/1", RateLimits(Rate(0.001, 1), {"op": Rate(0.001, 1)}), clock=Clock())
+    for peer, operation, denials in ((PEER, "a", 1), (OTHER, "op", 3), (b"third", "op", 2)):
+        for _ in range(1 + denials):
+            limiter.check_peer_rate_limit(peer, operation)
+    assert limiter.get_protocol_stats()["most_denied"] == [
+        (peer_text(OTHER), "op", 3), (peer_text(b"third"), "op", 2), (peer_text(PEER), None, 1)]
+
+
 def test_a_denial_by_one_takes_nothing_from_the_other() -> None:
     limiter = ProtocolRateLimiter(
         "/test/1", RateLimits(default=Rate(1.0, 2), overall=Rate(1.0, 3)), clock=Clock())
@@ -126,7 +148,9 @@ def test_exempt_peers() -> None:
     assert limiter.retry_after(PEER) == 0
     limiter.remove_exempt_peer(PEER)
     assert [limiter.check_peer_rate_limit(PEER) for _ in range(2)] == [True, False]
+    assert limiter.retry_after(PEER) == pytest.approx(1.0, abs=1e-3)
     limiter.add_exempt_peer(PEER)
+    assert limiter.retry_after(PEER) == 0
     assert limiter.check_peer_rate_limit(PEER)
     assert limiter.get_protocol_stats()["exempted"] == 11
 
