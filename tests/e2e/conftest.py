@@ -8,6 +8,7 @@ from rcmgr.libp2p import report_remote_addresses
 from rcmgr.libp2p.guard.bounded_muxers import bounded_muxers
 from rcmgr.libp2p.guard.quic_listeners import single_refusals
 from rcmgr.libp2p.guard.quic_retry import quic_retries
+from rcmgr.libp2p.guard.quic_shares import quic_shares
 from rcmgr.libp2p.guard.remote_addresses import address_hooks
 from rcmgr.libp2p.guard.reset_codes import reset_codes
 
@@ -29,6 +30,8 @@ def remote_addresses() -> Iterator[None]:
 def _process_as_it_was() -> Iterator[None]:
     """Remove hooks on the whole process that a test left in place."""
     yield
-    for hooks in (address_hooks, bounded_muxers, quic_retries, reset_codes, single_refusals):
+    for hooks in (
+        address_hooks, bounded_muxers, quic_retries, quic_shares, reset_codes, single_refusals
+    ):
         hooks._users.clear()
         hooks._remove()

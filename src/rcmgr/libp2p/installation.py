@@ -138,6 +138,7 @@ def _guarding_hosts(hardened: bool) -> Iterator[Undo]:
     from rcmgr.libp2p.guard.inbound_slots import free_inbound_slots
     from rcmgr.libp2p.guard.quic_listeners import single_refusals
     from rcmgr.libp2p.guard.quic_retry import quic_retries
+    from rcmgr.libp2p.guard.quic_shares import quic_shares
     from rcmgr.manager import ResourceManager
 
     def guard(host: Any) -> Hardening | None:
@@ -157,6 +158,7 @@ def _guarding_hosts(hardened: bool) -> Iterator[Undo]:
             guard(host)
 
     yield single_refusals.use()
+    yield quic_shares.use()
     yield quic_retries.use()
     yield hook_new(BasicHost, guard_if_ours).undo
 

@@ -13,6 +13,7 @@ from rcmgr.libp2p.guard.offences import charge_silent_streams
 from rcmgr.libp2p.guard.paced_dials import pace_dials
 from rcmgr.libp2p.guard.quic_listeners import single_refusals
 from rcmgr.libp2p.guard.quic_retry import quic_retries
+from rcmgr.libp2p.guard.quic_shares import quic_shares
 from rcmgr.libp2p.guard.remote_addresses import report_remote_addresses
 from rcmgr.libp2p.guard.stream_limits import limit_streams
 from rcmgr.libp2p.guard.stream_scopes import manager_of
@@ -50,6 +51,7 @@ class Hardening:
         yield bounded_muxers.use()
         yield single_refusals.use()
         yield quic_retries.use()
+        yield quic_shares.use()
         yield gate_accepts(self._swarm)
         yield admit_allowed_peers(self._swarm)
         yield free_inbound_slots(self._swarm)
