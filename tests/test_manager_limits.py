@@ -231,3 +231,11 @@ def test_limits_are_refused_whole() -> None:
     undo()
     manager.node_limits = NodeLimits()
     assert manager.node_limits == NodeLimits()
+
+
+def test_dials_take_nothing_from_the_rate_of_a_peer() -> None:
+    manager = ResourceManager(NodeLimits(peer_rates=PeerRates(Rate(0.001, 1))))
+    dials = [manager.open_connection(b"peer", direction="outbound") for _ in range(3)]
+    assert None not in dials
+    inbound = [manager.open_connection(b"peer") for _ in range(2)]
+    assert [each is not None for each in inbound] == [True, False]

@@ -206,6 +206,26 @@ def fill_from(manager: ResourceManager, first: int, places: int) -> list[Connect
     return scopes
 
 
+def test_the_limits_of_hosts_are_added_up() -> None:
+    manager = ResourceManager(NodeLimits())
+    room = manager._admission.room
+    leave, _ = [room.add_host(Host(most_inbound=most)) for most in (3, 5)]
+    connect(manager, 1)
+    assert room.places == 8
+    leave()
+    assert room.is_active
+    connect(manager, 2)
+    assert room.places == 5
+
+
+def test_a_group_is_a_network_of_either_version() -> None:
+    room = Room(DenialLog())
+    room.settings = Eviction(ipv4_prefix=8, ipv6_prefix=64)
+    assert room.group("10.1.0.1") == room.group("10.2.0.1") != room.group("11.1.0.1")
+    assert room.group("2001:db8:0:1::1") == room.group("2001:db8:0:1::2")
+    assert room.group("2001:db8:0:1::1") != room.group("2001:db8:0:2::1")
+
+
 def test_protected_connections_stay() -> None:
     manager, host = guarded()
     kept = fill(manager)

@@ -226,6 +226,14 @@ def test_both_or_neither() -> None:
     assert table.get_available_tokens(b"c") == 3
 
 
+def test_the_callers_time_holds_for_both() -> None:
+    clock = Clock()
+    table, overall = BucketTable(9, 1.0, clock=clock), TokenBucket(1, 1.0, clock=clock)
+    assert table.try_consume_both(b"a", overall, now_ns=clock.now) is None
+    assert table.try_consume_both(b"a", overall, now_ns=clock.now) == "overall"
+    assert table.try_consume_both(b"a", overall, now_ns=clock.now + SECOND) is None
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
