@@ -19,10 +19,10 @@
  *      group has a whole turn more, a third of the grace is enough. The one with the most turns goes,
  *      and the youngest if several have them.
  *
- * Rules 1 to 3 spare every connection during its grace. A group with RCMGR_OFTEN turns has no grace
- * against newcomers of other groups. They spare the `most_best` connections with
+ * Rules 1 to 3 spare every connection during its grace. They spare the `most_best` connections with
  * the most useful work, and as many with the lowest latency. One group has at most a quarter of
  * these places. They spare the last connection of one group in sixteen, which the keyed hash picks.
+ * Newcomers of other groups need not wait for the grace of a group with RCMGR_OFTEN turns.
  *
  * A budget limits how many places newcomers take in a second. Half of it is kept for groups with less
  * than one turn. A group with RCMGR_OFTEN turns may replace its own connections only. All such groups
@@ -461,16 +461,20 @@ static inline void rcmgr_eviction_promote(rcmgr_eviction *e, rcmgr_member *m)
 
 /* -- the choice ------------------------------------------------------------------------------ */
 
-static inline bool rcmgr_comes_often(const rcmgr_eviction *e, uint64_t hash, int64_t now)
+static inline bool rcmgr_is_often(const rcmgr_eviction *e, int64_t debt)
 {
-    return rcmgr_turns_debt(&e->turns, hash, now) >= RCMGR_OFTEN * e->turns.turn_ns;
+    return debt >= RCMGR_OFTEN * e->turns.turn_ns;
 }
 
-/* How long a connection of a group is left alone by newcomers of other groups. */
-static inline int64_t rcmgr_grace_of(const rcmgr_eviction *e, const rcmgr_netgroup *group,
-                                     int64_t now)
+static inline bool rcmgr_comes_often(const rcmgr_eviction *e, uint64_t hash, int64_t now)
 {
-    return rcmgr_comes_often(e, group->hash, now) ? 0 : e->grace_ns;
+    return rcmgr_is_often(e, rcmgr_turns_debt(&e->turns, hash, now));
+}
+
+/* How long newcomers of other groups leave a connection of a group with this debt alone. */
+static inline int64_t rcmgr_grace_of(const rcmgr_eviction *e, int64_t debt)
+{
+    return rcmgr_is_often(e, debt) ? 0 : e->grace_ns;
 }
 
 static inline bool rcmgr_is_spared(const rcmgr_member *m, int64_t grace, int64_t now)
@@ -501,7 +505,7 @@ static inline rcmgr_member *rcmgr_of_crowd(const rcmgr_eviction *e, uint32_t own
         if (group->size <= 2 * ((uint64_t)own + 1))
             return NULL;
         bool large = group->size > e->crowd;
-        int64_t grace = rcmgr_grace_of(e, group, now);
+        int64_t grace = rcmgr_grace_of(e, rcmgr_turns_debt(&e->turns, group->hash, now));
         rcmgr_member *m = rcmgr_youngest_of_group(e, group, RCMGR_UNPROVEN, !large, grace, now);
         if (m == NULL && large)
             m = rcmgr_youngest_of_group(e, group, RCMGR_PROVEN, false, grace, now);
@@ -524,10 +528,12 @@ static inline rcmgr_member *rcmgr_of_own_group(const rcmgr_eviction *e,
 static inline rcmgr_member *rcmgr_of_unproven(const rcmgr_eviction *e, int64_t debt, int64_t now)
 {
     rcmgr_member *m = e->levels[RCMGR_UNPROVEN].last;
-    for (int seen = 0; m != NULL && seen < RCMGR_UNPROVEN_SEEN; seen++, m = m->before)
-        if (!rcmgr_is_spared(m, rcmgr_grace_of(e, m->seat.group, now), now)
-            && rcmgr_is_junior(e, m) && rcmgr_debt_of(e, m, now) >= debt)
+    for (int seen = 0; m != NULL && seen < RCMGR_UNPROVEN_SEEN; seen++, m = m->before) {
+        int64_t its = rcmgr_debt_of(e, m, now);
+        if (its >= debt && rcmgr_is_junior(e, m)
+            && !rcmgr_is_spared(m, rcmgr_grace_of(e, its), now))
             return m;
+    }
     return NULL;
 }
 
@@ -542,7 +548,7 @@ static inline rcmgr_member *rcmgr_of_probation(const rcmgr_eviction *e,
         if (only != NULL && m->seat.group != only)
             continue;
         int64_t age = now - m->born_ns, its = rcmgr_debt_of(e, m, now);
-        int64_t grace = only != NULL ? e->grace_ns : rcmgr_grace_of(e, m->seat.group, now);
+        int64_t grace = only != NULL ? e->grace_ns : rcmgr_grace_of(e, its);
         bool worse = age >= grace ? its >= debt
             : age >= grace / 3 && its >= debt + e->turns.turn_ns;
         if (worse && (chosen == NULL || its >= most)) {
@@ -573,7 +579,7 @@ static inline rcmgr_member *rcmgr_eviction_choose(const rcmgr_eviction *e, uint6
                                                   int *rule)
 {
     int64_t debt = rcmgr_turns_debt(&e->turns, hash, now);
-    bool often = rcmgr_comes_often(e, hash, now);
+    bool often = rcmgr_is_often(e, debt);
     int64_t most = debt < e->turns.turn_ns ? e->burst_ns : e->burst_ns / 2;
     *rule = RCMGR_NO_RATE;
     if (!rcmgr_may_spend(e->spent_until_ns, e->interval_ns, most, now)

@@ -48,8 +48,7 @@ def sources(node: Node) -> list[str]:
 async def test_one_network_displaces_its_own_handshakes(
     evicts: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if evicts:
-        monkeypatch.setattr(quic_shares, "_MOST", 20)
+    monkeypatch.setattr(quic_shares, "_MOST", 20)
     async with running_node("quic", evicting=evicts) as node, running_node("quic") as peer:
         harden(node.host)
         for source in HONEST:

@@ -1,8 +1,8 @@
 """pytest -p rcmgr.pytest_plugin: run a py-libp2p project's own tests with our resource manager.
 
 The plugin installs ours before pytest collects the tests. With --rcmgr-harden, every host is also
-hardened (see `rcmgr.libp2p.harden`). At the end it reports the number of
-managers that the tests made, in all workers of pytest-xdist.
+hardened (see `rcmgr.libp2p.harden`). At the end it reports the number of managers that the tests
+made, in all workers of pytest-xdist.
 """
 
 from __future__ import annotations

@@ -34,13 +34,11 @@ async def _make_room(
 
 def _oldest_of_largest_group(room: Room, registry: Any) -> bytes:
     addresses = registry._connection_id_to_addr
-    groups = {
+    groups: dict[bytes, bytes | None] = {  # in the order in which they came
         each: room.group(addresses[each][0]) if each in addresses else None
         for each in registry._pending}
     [(largest, _)] = Counter(groups.values()).most_common(1)
-    of_group = (each for each, group in groups.items() if group == largest)
-    oldest: bytes = min(of_group, key=registry._pending_created_at.__getitem__)
-    return oldest
+    return next(each for each, group in groups.items() if group == largest)
 
 
 def _placing() -> Iterator[Undo]:
