@@ -1,0 +1,175 @@
+"""rcmgr, go-libp2p, rust-libp2p and governor at the same work, in one run.
+
+    python -m benchmarks.peers [--works WORK ...] [--sizes 1000,100000] [--rounds N] [--json]
+
+Nanoseconds for each piece of work, in processor time of its thread, the fastest of many rounds.
+Each program runs in a separate process, and they work by turns. So many peers are connected, one
+connection each. A round works on all of them in random order. works.py says what each program does.
+
+"floor" is a Python loop that only reads each peer id, and calls three functions that do nothing.
+The column `native` is rcmgr's time divided by that of the fastest native program. The column
+`floor` is its time divided by the sum of floor and native program. `bytes` is the memory for each
+connected peer, or each key: resident memory in Python and Rust, the live heap in Go. A program is
+left out, with the reason, where its toolchain is not installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import subprocess
+import sys
+import tempfile
+from array import array
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from benchmarks.peers import programs
+from benchmarks.peers.ours import ID_LENGTH
+from benchmarks.peers.works import NATIVE, WORKS
+from benchmarks.verdict import ROOT
+
+ROUNDS = 9
+LEAST, MOST = 20_000, 200_000  # pieces of work in a round
+MANY_PEERS = 100_000  # fewer take too little memory to measure it
+ID_PREFIX = bytes.fromhex("002408011220")  # the start of the id of an Ed25519 key
+
+COMMANDS: dict[str, Callable[[], list[str]]] = {
+    "rcmgr": programs.python, "floor": programs.python, "go": programs.go, "rust": programs.rust}
+
+
+@dataclass
+class Result:
+    """Figures of one implementation. The last three are those of rcmgr only."""
+
+    work: str
+    size: int
+    implementation: str
+    nanoseconds: float = math.inf
+    bytes: float | None = None
+    of_native: float | None = None
+    of_floor: float | None = None
+
+
+def write_files(folder: Path, size: int) -> list[str]:
+    """The peer ids, and the order in which a round works on them."""
+    draw = random.Random(size)
+    peers, order = folder / "peers", folder / "order"
+    with peers.open("wb") as file:
+        for _ in range(size):
+            file.write(ID_PREFIX + draw.randbytes(ID_LENGTH - len(ID_PREFIX)))
+    indices: list[int] = []
+    while len(indices) < max(LEAST, min(size, MOST)):
+        indices += draw.sample(range(size), size)
+    order.write_bytes(array("I", indices[:max(LEAST, min(size, MOST))]).tobytes())
+    return [str(peers), str(order)]
+
+
+@contextmanager
+def started(command: list[str]) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(
+        command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def answer(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line:
+        raise RuntimeError(f"{process.args} ended with status {process.wait()}")
+    return line
+
+
+def measure(name: str, size: int, rounds: int, commands: dict[str, list[str]]) -> list[Result]:
+    work = WORKS[name]
+    results = [
+        Result(name, size, each) for each in work.implementations() if each in commands]
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        files = write_files(folder, size)
+        running = []
+        for result in results:
+            each = result.implementation
+            theirs = "floor" if each == "floor" else work.names.get(each, name)
+            process = stack.enter_context(started([*commands[each], theirs, *files]))
+            running.append((process, result))
+        for process, result in running:
+            held = float(answer(process).split()[1])
+            if work.holds and size >= MANY_PEERS and result.implementation != "floor":
+                result.bytes = held
+        for _ in range(rounds):
+            for process, result in running:
+                assert process.stdin is not None
+                process.stdin.write("\n")
+                process.stdin.flush()
+                result.nanoseconds = min(result.nanoseconds, float(answer(process)))
+            running.reverse()
+    compare(results)
+    return results
+
+
+def compare(results: list[Result]) -> None:
+    by_name = {each.implementation: each.nanoseconds for each in results}
+    native = min((by_name[each] for each in NATIVE if each in by_name), default=None)
+    if native:
+        results[0].of_native = by_name["rcmgr"] / native
+        if "floor" in by_name:
+            results[0].of_floor = by_name["rcmgr"] / (by_name["floor"] + native)
+
+
+HEAD = f"{'work':<20}{'peers':>9}  {'':<8}{'ns':>8}{'native':>8}{'floor':>7}{'bytes':>7}"
+
+
+def line(result: Result) -> str:
+    native, floor = (
+        "" if each is None else f"{each:.2f}" for each in (result.of_native, result.of_floor))
+    held = "" if result.bytes is None else f"{result.bytes:.0f}"
+    return (f"{result.work:<20}{result.size:>9,}  {result.implementation:<8}"
+            f"{result.nanoseconds:>8,.0f}{native:>8}{floor:>7}{held:>7}")
+
+
+def available() -> tuple[dict[str, list[str]], dict[str, str]]:
+    """The command of each implementation, and why others are missing."""
+    commands, missing = {}, {}
+    for name, command in COMMANDS.items():
+        try:
+            commands[name] = command()
+        except programs.MissingProgramError as error:
+            missing[name] = str(error)
+    return commands, missing
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--works", nargs="+", choices=list(WORKS), default=list(WORKS))
+    parser.add_argument("--sizes", default="1000,100000", help="default 1000,100000")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"default {ROUNDS}")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    commands, missing = available()
+    for name, reason in missing.items():
+        print(f"{name}: not measured, because {reason}", file=sys.stderr)
+    if not options.json:
+        print(HEAD)
+    results = []
+    for name in options.works:
+        for size in map(int, options.sizes.split(",")):
+            for each in measure(name, size, options.rounds, commands):
+                results.append(each)
+                if not options.json:
+                    print(line(each), flush=True)
+    if options.json:
+        json.dump([asdict(each) for each in results], sys.stdout)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
