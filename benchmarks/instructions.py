@@ -1,14 +1,16 @@
 """The instructions that the hot paths take, and their growth.
 
-    python benchmarks/instructions.py [--check | --record] [NAME ...]
+    python benchmarks/instructions.py [--check [--base PYTHON] | --record] [NAME ...]
 
 Callgrind counts instructions, so that the noise of a shared machine does not matter. It does not
 see system calls. Each figure is a run of many operations minus a run without operations, divided by
 their number. The counts differ between builds of Python: `instructions.json` has a table for each.
 
---check: exit status 1 if an operation takes 2 % more than its entry, and 2 without a table for this
-Python. --record: write the counts to the table. Commit them with the change that caused them. Needs
-valgrind.
+--check: exit status 1 if an operation takes 2 % more than its entry, and 2 without an entry.
+--base: count with the rcmgr of this interpreter too, and compare with these counts, not with the
+table. It is a build of the commit that recorded the table, so that the check means the same for
+each Python and compiler. --record: write the counts to the table. Commit them with the change that
+caused them. Needs valgrind.
 """
 
 from __future__ import annotations
@@ -183,12 +185,16 @@ WORK: dict[str, Callable[[], Run]] = {
 }
 
 
-def count(name: str, times: int) -> int:
+def count(name: str, times: int, python: str = sys.executable) -> int:
+    # The rcmgr of another interpreter is the one installed there.
+    environment = {
+        name: value for name, value in os.environ.items()
+        if name != "PYTHONPATH" or python == sys.executable}
     with tempfile.NamedTemporaryFile() as profile:
         done = subprocess.run(
             ["valgrind", "--tool=callgrind", f"--callgrind-out-file={profile.name}",
-             sys.executable, __file__, "--run", str(times), name],
-            env={**os.environ, "PYTHONHASHSEED": "0"}, capture_output=True, text=True, check=False,
+             python, __file__, "--run", str(times), name],
+            env={**environment, "PYTHONHASHSEED": "0"}, capture_output=True, text=True, check=False,
         )
     found = re.search(r"Collected : (\d+)", done.stderr)
     if done.returncode or found is None:
@@ -196,8 +202,14 @@ def count(name: str, times: int) -> int:
     return int(found.group(1))
 
 
-def instructions(name: str) -> float:
-    return (count(name, OPERATIONS) - count(name, 0)) / OPERATIONS
+def instructions(name: str, python: str = sys.executable) -> float:
+    return (count(name, OPERATIONS, python) - count(name, 0, python)) / OPERATIONS
+
+
+def measure(names: list[str], python: str = sys.executable) -> dict[str, float]:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        counts = pool.map(partial(instructions, python=python), names)
+        return dict(zip(names, counts, strict=True))
 
 
 def main() -> int:
@@ -206,9 +218,12 @@ def main() -> int:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--check", action="store_true")
     what.add_argument("--record", action="store_true")
+    parser.add_argument("--base", metavar="PYTHON", help="compare with the rcmgr installed there")
     parser.add_argument("--run", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     names = options.names or list(WORK)
+    if options.base and options.record:
+        parser.error("--record writes the table that --base does not read")
     if unknown := set(names) - set(WORK):
         parser.error(f"unknown operation {', '.join(sorted(unknown))}, known are {list(WORK)}")
     if options.run is not None:
@@ -218,9 +233,8 @@ def main() -> int:
         parser.error("valgrind is not installed")
     tables = json.loads(BASELINE.read_text())
     python = f"{sys.version.split(' (')[0]}, {platform.python_compiler()}, {platform.machine()}"
-    known = tables.get(python, {})
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        measured = dict(zip(names, pool.map(instructions, names), strict=True))
+    known = measure(names, options.base) if options.base else tables.get(python, {})
+    measured = measure(names)
     grown = 0
     for name, value in measured.items():
         line = f"{name:<42}{value:>9,.0f}"
@@ -232,9 +246,8 @@ def main() -> int:
     if options.record:
         tables[python] = {**known, **{name: round(value) for name, value in measured.items()}}
         BASELINE.write_text(json.dumps(tables, indent=2) + "\n")
-    if options.check and not known:
-        print(f"no table for {python}: --record makes one from")
-        print(json.dumps({name: round(value) for name, value in measured.items()}))
+    if options.check and (unknown := set(names) - set(known)):
+        print(f"no entry for {python}: {', '.join(sorted(unknown))}. Use --base or --record.")
         return 2
     return 1 if options.check and grown else 0
 

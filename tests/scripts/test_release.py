@@ -63,8 +63,44 @@ def dist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     make_dist(tmp_path / "dist")
     monkeypatch.setattr(release, "make_environment", lambda python, folder: f"python in {folder}")
     monkeypatch.setattr(release, "install", lambda python, dist, extra: None)
+    monkeypatch.setattr(release, "prepare", lambda tree: tree)
     monkeypatch.setenv("RCMGR_TSAN_PYTHON", "python3.13t")
+    recorded = tmp_path / "recorded"
+    recorded.mkdir()
+    (recorded / "rcmgr-1.2.0-cp311-cp311-linux_x86_64.whl").write_text("a wheel")
+    monkeypatch.setenv("RCMGR_RECORDED", str(recorded))
     return tmp_path / "dist"
+
+
+@pytest.fixture
+def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A clone with a version, a fragment for the changelog, and recorded instructions."""
+    folder = tmp_path / "clone"
+    for name, text in {
+        "pyproject.toml": (ROOT / "pyproject.toml").read_text(),
+        "CHANGELOG.md": "# Changes\n\n<!-- towncrier release notes start -->\n",
+        "changes/README.md": "How to write one.\n", "changes/+new.added.md": "Something new.\n",
+        "src/rcmgr/__init__.py": '__version__ = "1.2.0"\n',
+        "benchmarks/instructions.json": "{}\n",
+    }.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    (folder / "a file of nobody").write_text("")
+    monkeypatch.setattr(release, "ROOT", folder)
+    git(folder, "init", "--quiet")
+    commit(folder, "Record", "pyproject.toml", "CHANGELOG.md", "changes", "src", "benchmarks")
+    return folder
+
+
+def git(folder: Path, *arguments: str) -> None:
+    subprocess.run(
+        ["git", "-c", "user.name=a", "-c", "user.email=a@example.com", *arguments], cwd=folder,
+        check=True)
+
+
+def commit(folder: Path, subject: str, *names: str) -> None:
+    git(folder, "add", *names)
+    git(folder, "commit", "--quiet", "--message", subject)
 
 
 def main(monkeypatch: pytest.MonkeyPatch, commands: Commands, *arguments: str | Path) -> int:
@@ -104,7 +140,7 @@ def test_a_dry_run_of_some_gates(
     ("sanitizers", "scripts/sanitize"),
     ("threads", "scripts/sanitize thread"),
     ("upstream", "scripts/upstream_tests --more"),
-    ("instructions", "benchmarks/instructions.py --check"),
+    ("instructions", "benchmarks/instructions.py --check --base"),
     *(("ratios", f"{module} --check") for module in release.BENCHMARKS),
     ("describe", "cyclonedx_py"),
 ])
@@ -149,6 +185,62 @@ def test_no_interpreter_for_the_gate_about_threads(
     monkeypatch.delenv("RCMGR_TSAN_PYTHON")
     assert main(monkeypatch, Commands(), "threads", "--dist", dist) == 1
     assert "no release: threads: RCMGR_TSAN_PYTHON is not set" in capsys.readouterr().out
+
+
+def test_a_dry_run_writes_the_changelog_in_a_copy(clone: Path, tmp_path: Path) -> None:
+    pytest.importorskip("towncrier", reason="towncrier is not installed (extra: dist)")
+    tree = release.prepare(tmp_path / "prepared")
+    assert "## 1.2.0 (" in (tree / "CHANGELOG.md").read_text()
+    assert "Something new." in (tree / "CHANGELOG.md").read_text()
+    assert [each.name for each in (tree / "changes").iterdir()] == ["README.md"]
+    assert not (tree / "a file of nobody").exists()
+    assert (clone / "changes" / "+new.added.md").exists()
+
+
+def test_a_fragment_of_no_known_kind(clone: Path, tmp_path: Path) -> None:
+    pytest.importorskip("towncrier", reason="towncrier is not installed (extra: dist)")
+    (clone / "changes" / "+new.feature.md").write_text("Something else.\n")
+    commit(clone, "Add a feature", "changes")
+    with pytest.raises(subprocess.CalledProcessError, match="towncrier"):
+        release.prepare(tmp_path / "prepared")
+
+
+def test_the_fragments_have_known_kinds() -> None:
+    kinds = re.findall(r'directory = "(\w+)", name', (ROOT / "pyproject.toml").read_text())
+    for each in release.fragments(ROOT):
+        assert re.fullmatch(rf"(\d+|\+[a-z0-9-]+)\.({'|'.join(kinds)})\.md", each.name)
+
+
+def test_instructions_are_compared_with_the_commit_that_recorded_them(
+    clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = Commands()
+    monkeypatch.setattr(release, "run", commands)
+    source = clone / "src" / "rcmgr" / "__init__.py"
+    source.write_text('__version__ = "1.3.0"\n')
+    commit(clone, "Change", "src")
+    release.build_recorded(tmp_path)
+    built = tmp_path / "recorded-sources"
+    assert "1.2.0" in (built / "src" / "rcmgr" / "__init__.py").read_text()
+    assert commands.ran[0].endswith(f"--wheel-dir {tmp_path / 'recorded-wheel'} {built}")
+
+
+def test_a_shallow_clone_does_not_know_what_was_recorded(
+    clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit(clone, "Add a file", "a file of nobody")
+    git(tmp_path, "clone", "--quiet", "--depth=1", f"file://{clone}", "shallow")
+    monkeypatch.setattr(release, "ROOT", tmp_path / "shallow")
+    with pytest.raises(release.Missed, match="shallow"):
+        release.build_recorded(tmp_path)
+
+
+def test_no_wheel_of_the_recorded_commit(
+    dist: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RCMGR_RECORDED", str(dist / "elsewhere"))
+    assert main(monkeypatch, Commands(), "instructions", "--dist", dist) == 1
+    assert "no release: instructions: " in capsys.readouterr().out
 
 
 def test_two_source_distributions(
