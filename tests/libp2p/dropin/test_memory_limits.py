@@ -235,6 +235,8 @@ def test_a_system_memory_that_is_nonsense_never_refuses(
         total, available, percent = numbers.values()
 
     monkeypatch.setattr("psutil.virtual_memory", Memory)
+    # The cache of libp2p would show these numbers to other tests for a second.
+    monkeypatch.setattr("libp2p.rcmgr.memory_stats._global_memory_cache", None)
     limits = MemoryConnectionLimits(max_system_memory_percent=60.0)
     manager = ResourceManager(memory_limits=limits)
     with warnings.catch_warnings():
