@@ -7,7 +7,7 @@ nothing.
 cimport cython
 from cpython.bytes cimport PyBytes_CheckExact
 from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree
-from cpython.object cimport Py_EQ, PyObject_Hash, PyObject_RichCompareBool
+from cpython.object cimport Py_EQ, PyObject_RichCompareBool
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport INT64_MIN, int64_t, uint16_t, uint32_t, uint64_t
 
@@ -19,6 +19,7 @@ from rcmgr.counting._gcra cimport (
     rcmgr_shard_find_full, rcmgr_shard_find_fullest, rcmgr_shard_home, rcmgr_shard_match,
     rcmgr_shard_move, rcmgr_shard_put, rcmgr_shard_remove, rcmgr_shard_wanted_slots,
 )
+from rcmgr.counting._hash cimport PyObject_Hash
 from rcmgr.counting.token_bucket cimport TokenBucket, amount_of, gcra_of, seconds, time_of
 from rcmgr.peers cimport key_of
 

@@ -11,7 +11,7 @@ cimport cython
 from cpython.dict cimport PyDict_Contains, PyDict_Size
 from cpython.long cimport PyLong_AsLongLong
 from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree
-from cpython.object cimport Py_EQ, PyObject, PyObject_Hash, PyObject_RichCompareBool
+from cpython.object cimport Py_EQ, PyObject, PyObject_RichCompareBool
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memset
@@ -26,6 +26,7 @@ from rcmgr.counting._connection_counts cimport (
     rcmgr_entry_set, rcmgr_entry_state, rcmgr_leave, rcmgr_raise_peak, rcmgr_refusing_limit,
     rcmgr_since_ns,
 )
+from rcmgr.counting._hash cimport PyObject_Hash
 from rcmgr.counting._shared_words cimport rcmgr_lock_shortly, rcmgr_unlock_shortly
 from rcmgr.peers cimport kept_peer, key_of as peer_key
 from rcmgr.counting._pointer_table cimport (
@@ -585,7 +586,7 @@ cdef class ConnectionTracker:
 
     def denied_count(self, kind):
         """How often a ConnectionLimitKind (or its value) has refused."""
-        cdef int limit = LIMIT_KINDS.index(ConnectionLimitKind(kind))
+        cdef Py_ssize_t limit = LIMIT_KINDS.index(ConnectionLimitKind(kind))
         cdef int64_t times
         with cython.critical_section(self):
             times = self._counts.denied[limit]

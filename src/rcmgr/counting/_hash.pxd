@@ -1,0 +1,7 @@
+"""The hash of an object, all 64 bits of it.
+
+Cython's own declaration returns `long`, which has 32 bits on Windows.
+"""
+
+cdef extern from "Python.h":
+    Py_hash_t PyObject_Hash(object key) except? -1
