@@ -1,4 +1,4 @@
-"""Mark the tests that need libp2p, and skip them where it is not installed.
+"""Mark the tests that need libp2p, and skip those that need what this machine lacks.
 
 A test without libp2p fails if it leaves a socket open. Py-libp2p leaves sockets open when a host
 stops, as those of its QUIC listeners. They are closed after each test with hosts, so that the
@@ -32,6 +32,8 @@ try:
     MISSING = ""
 except ImportError as error:
     MISSING = str(error)
+OTHER_LOOPBACK = "127.77.0.1"
+"""Linux and Windows have all of 127.0.0.0/8. macOS has 127.0.0.1 alone."""
 
 # A test that needs another terminal says so. COLUMNS counts before the size of a real terminal.
 for _name in ("LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
@@ -105,3 +107,9 @@ def pytest_timeout_set_timer(settings: Any) -> Iterator[None]:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if MISSING and item.get_closest_marker("libp2p"):
         pytest.skip(MISSING)
+    if item.get_closest_marker("loopback"):
+        with socket.socket() as trial:
+            try:
+                trial.bind((OTHER_LOOPBACK, 0))
+            except OSError as error:
+                pytest.skip(f"this machine lacks the loopback address {OTHER_LOOPBACK}: {error}")

@@ -36,6 +36,7 @@ async def garbage(node: Node, times: int, host: str = "127.0.0.1") -> None:
         socket.close()
 
 
+@pytest.mark.loopback
 @pytest.mark.parametrize("hardened", [False, True])
 async def test_failed_handshakes_ban_their_address_alone(hardened: bool) -> None:
     async with running_node(node_limits=LIMITS) as node, running_node() as honest:

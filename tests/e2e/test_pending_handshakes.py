@@ -39,6 +39,7 @@ async def test_newcomers_over_ipv6_get_in() -> None:
         assert node.manager.connection_tracker.snapshot().peak_pending_inbound <= PLACES
 
 
+@pytest.mark.loopback
 async def test_a_newcomer_of_another_address_takes_a_place_at_once() -> None:
     patient = replace(BY_STATE, eviction=Eviction(pending_grace_s=60, pending_patience_s=60))
     async with guarded_node(patient) as node, silent(node, PLACES):
@@ -89,6 +90,7 @@ async def test_real_handshakes_wait_for_each_other() -> None:
         assert node.manager.connection_tracker.snapshot().peak_pending_inbound <= PLACES
 
 
+@pytest.mark.loopback
 async def test_the_end_of_a_handshake_is_told() -> None:
     async with guarded_node() as node:
         events: list[Any] = []

@@ -44,6 +44,7 @@ def sources(node: Node) -> list[str]:
     return [registry._connection_id_to_addr[each][0] for each in registry._pending]
 
 
+@pytest.mark.loopback
 @pytest.mark.parametrize("evicts", [True, False])
 async def test_one_network_displaces_its_own_handshakes(
     evicts: bool, monkeypatch: pytest.MonkeyPatch

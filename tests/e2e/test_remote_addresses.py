@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 import trio
@@ -68,48 +69,67 @@ def test_a_circuit_has_no_address() -> None:
     assert swarm.extract_ip_from_multiaddr(circuit) is None
 
 
+LIMITED = NodeLimits(subnets=SubnetLimits(
+    ipv4=((32, 2),), ipv6=((128, 2),), overrides={"127.0.0.9/32": 1}))
+
+
+@asynccontextmanager
+async def connections_to(
+    node: Node, address: str
+) -> AsyncIterator[Callable[..., Awaitable[trio.SocketStream]]]:
+    """A function that connects to the node, from another address if it gets one."""
+    async with AsyncExitStack() as stack:
+
+        async def connect(source: str | None = None) -> trio.SocketStream:
+            stream = await trio.open_tcp_stream(address, node.port, local_address=source)
+            stack.push_async_callback(stream.aclose)
+            return stream
+
+        yield connect
+    await eventually(lambda: node.counts == (0, 0, 0, 0))
+    subnets = node.manager.addresses and node.manager.addresses.subnets
+    assert subnets is not None
+    assert len(subnets) == subnets.over_released == 0
+
+
+async def is_cut(stream: trio.SocketStream) -> bool:
+    with trio.move_on_after(PATIENCE_S):
+        try:
+            while await stream.receive_some():
+                pass
+        except trio.BrokenResourceError:
+            pass
+        return True
+    return False
+
+
 @pytest.mark.parametrize(("listen", "address"), [
     ("/ip4/0.0.0.0/tcp/0", "127.0.0.1"), ("/ip6/::1/tcp/0", "::1")])
 async def test_connections_of_one_address_are_limited(listen: str, address: str) -> None:
-    limits = NodeLimits(subnets=SubnetLimits(
-        ipv4=((32, 2),), ipv6=((128, 2),), overrides={"127.0.0.9/32": 1}))
-    async with running_node(node_limits=limits, listen=listen) as node:
-        async with AsyncExitStack() as stack:
+    async with (
+        running_node(node_limits=LIMITED, listen=listen) as node,
+        connections_to(node, address) as connect,
+    ):
+        for _ in range(2):
+            await connect()
+        await eventually(lambda: node.counts[0] == 2)
+        assert await is_cut(await connect())
+        denied = node.manager.get_stats()["denied"]
+        assert denied == {"address_connections": 1}
+        assert address in str(node.manager.last_denial)
 
-            async def connect(source: str | None = None) -> trio.SocketStream:
-                stream = await trio.open_tcp_stream(
-                    address, node.port, local_address=source)
-                stack.push_async_callback(stream.aclose)
-                return stream
 
-            async def is_cut(stream: trio.SocketStream) -> bool:
-                with trio.move_on_after(PATIENCE_S):
-                    try:
-                        while await stream.receive_some():
-                            pass
-                    except trio.BrokenResourceError:
-                        pass
-                    return True
-                return False
-
-            for _ in range(2):
-                await connect()
-            await eventually(lambda: node.counts[0] == 2)
-            assert await is_cut(await connect())
-            denied = node.manager.get_stats()["denied"]
-            assert denied == {"address_connections": 1}
-            assert address in str(node.manager.last_denial)
-            if address == "127.0.0.1":
-                # another address has another limit, and 127.0.0.9 that of its override
-                await connect("127.0.0.2")
-                await eventually(lambda: node.counts[0] == 3)
-                await connect("127.0.0.9")
-                await eventually(lambda: node.counts[0] == 4)
-                assert await is_cut(await connect("127.0.0.9"))
-        await eventually(lambda: node.counts == (0, 0, 0, 0))
-        subnets = node.manager.addresses and node.manager.addresses.subnets
-        assert subnets is not None
-        assert len(subnets) == subnets.over_released == 0
+@pytest.mark.loopback
+async def test_each_address_has_its_own_limit_or_that_of_its_override() -> None:
+    async with (
+        running_node(node_limits=LIMITED, listen="/ip4/0.0.0.0/tcp/0") as node,
+        connections_to(node, "127.0.0.1") as connect,
+    ):
+        for count, source in enumerate(("127.0.0.1", "127.0.0.1", "127.0.0.2", "127.0.0.9"), 1):
+            await connect(source)
+            await eventually(lambda count=count: node.counts[0] == count)
+        assert await is_cut(await connect("127.0.0.9"))
+        assert await is_cut(await connect("127.0.0.1"))
 
 
 async def test_an_allowlisted_peer_gets_in_when_the_system_is_full(transport: str) -> None:

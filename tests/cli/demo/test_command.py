@@ -177,6 +177,7 @@ def was_attacked(output: str) -> bool:
         and summary["newcomers"]["came"] > 0)
 
 
+@pytest.mark.loopback
 def test_the_limits_hold_and_everything_is_given_back(family: Family) -> None:
     done = run_until(was_attacked, family, "--json")
     assert was_attacked(done.stdout), done.stdout
@@ -260,6 +261,7 @@ def test_a_table_in_a_terminal(family: Family, columns: int) -> None:
     assert "Exit status 0." in last
 
 
+@pytest.mark.loopback
 def test_ctrl_c_ends_the_attack_and_still_sums_up(family: Family) -> None:
     terminal = Terminal(family, "--seconds", "600")
     terminal.see("under attack for 1 of")

@@ -49,6 +49,7 @@ async def test_stay_is_false_when_the_host_closes(autojump_clock: Any) -> None:
     assert conn.closes == 1
 
 
+@pytest.mark.loopback
 async def test_a_peer_dials_from_the_address_that_it_gets() -> None:
     async with running_node() as node:
         visit = Visit("127.0.0.1", node.port, node.id.to_base58())

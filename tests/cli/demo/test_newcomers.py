@@ -26,6 +26,7 @@ def reports(monkeypatch: pytest.MonkeyPatch) -> Reports:
     return found
 
 
+@pytest.mark.loopback
 async def test_a_newcomer_that_gets_an_answer_was_served(reports: Reports) -> None:
     async with running_node() as node:
         await newcomers.come(
@@ -48,6 +49,7 @@ async def test_a_newcomer_tries_again_until_it_gives_up(
     assert visit.tried >= 2
 
 
+@pytest.mark.loopback
 async def test_newcomers_come_from_many_networks(
     reports: Reports, monkeypatch: pytest.MonkeyPatch, autojump_clock: Any
 ) -> None:
