@@ -1,4 +1,4 @@
-"""The hash of an object, all 64 bits of it.
+"""The hash of an object, with all its 64 bits.
 
 Cython's own declaration returns `long`, which has 32 bits on Windows.
 """
