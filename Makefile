@@ -29,6 +29,10 @@ lint: ## linters and type checkers
 prose: ## find sentences that are hard to read
 	scripts/prose
 
+.PHONY: docs
+docs: ## build the site in build/docs
+	$(PYTHON) -m sphinx -W --keep-going -q docs build/docs
+
 .PHONY: check
 check: ## all that has to pass before a change lands
 	.ci/run

@@ -2,7 +2,7 @@
 
 The names are those of go-libp2p: `test_ResourceManager` is `TestResourceManager` in Python. Counts
 of references are not translated, because they are inside. DIFFERENT has the tests that have no
-counterpart here, and `docs/scopes.md` explains them.
+counterpart here, and `docs/coming-from-go.md` explains them.
 """
 
 from __future__ import annotations
@@ -709,7 +709,7 @@ def test_every_test_of_go_libp2p_is_here_or_different_on_purpose() -> None:
     }
     for name in GO_TESTS - DIFFERENT.keys() - elsewhere:
         assert f"def test_{name.removeprefix('Test')}(" in text, name
-    docs = (Path(__file__).parents[1] / "docs/scopes.md").read_text()
+    docs = (Path(__file__).parents[1] / "docs/coming-from-go.md").read_text()
     for name in DIFFERENT:
         assert f"`{name}`" in docs, name
 

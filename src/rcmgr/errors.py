@@ -67,7 +67,12 @@ def printable_name(name: object) -> str:
 
 
 class ConnectionLimitKind(str, Enum):
-    """The connection limit that refused. Messages, stats and metrics use the value as its name."""
+    """The connection limit that refused. Messages, stats and metrics use the value as its name.
+
+    PENDING_INBOUND, PENDING_OUTBOUND, ESTABLISHED_INBOUND, ESTABLISHED_OUTBOUND,
+    ESTABLISHED_PER_PEER, ESTABLISHED_TOTAL: the fields of `ConnectionLimits`.
+    CONNECTIONS: `max_connections` of a `ConnectionTracker`: pending and established together.
+    """
 
     PENDING_INBOUND = "pending_inbound"
     PENDING_OUTBOUND = "pending_outbound"
@@ -76,7 +81,6 @@ class ConnectionLimitKind(str, Enum):
     ESTABLISHED_PER_PEER = "established_per_peer"
     ESTABLISHED_TOTAL = "established_total"
     CONNECTIONS = "connections"
-    """`max_connections` of a `ConnectionTracker`: pending and established together."""
 
 
 class _LimitRoot(Exception):
@@ -93,10 +97,15 @@ class ResourceLimitExceeded(_LimitRoot):
     The base class of every denial. `except libp2p.rcmgr.exceptions.ResourceLimitExceeded` catches
     it. Subclasses are dataclasses whose fields say what happened. The message is made when it is
     read. They can be pickled.
+
+    category: "connection", "stream", "memory" or "rate": the thing that was refused.
+    code: a short name of the limit, for programs. setting: the setting that would allow more.
+    connection_id, peer_id, address: the request came from them; None: unknown.
+    scope_name, resource_type, requested, available: libp2p's attributes, with values of a scope.
+        None: another kind of limit refused.
     """
 
     category: ClassVar[str] = "resource"
-    """The thing that was refused: "connection", "stream", "memory" or "rate"."""
 
     _is_brief_without_subject = True
     """Whether the text is only the first sentence if no peer, connection and address is known."""
@@ -126,6 +135,7 @@ class ResourceLimitExceeded(_LimitRoot):
 
     @property
     def message(self) -> str:
+        """The text, as an attribute of libp2p's class."""
         return str(self)
 
     @property
@@ -572,6 +582,7 @@ class ResourceScopeClosed(_ClosedRoot):
 
     @property
     def message(self) -> str:
+        """The text, as an attribute of libp2p's class."""
         return str(self)
 
     def __str__(self) -> str:

@@ -2,8 +2,8 @@
 
 tests/data/go_libp2p_histories.json holds the limits and the steps. A step is a request, its error
 ("" for success), and the amounts of each scope if they changed. The histories leave out where rcmgr
-differs on purpose (see docs/scopes.md): closed scopes, over-releases, reservations of 0 bytes, and
-the allowlist.
+differs on purpose (see docs/coming-from-go.md): closed scopes, over-releases, reservations of 0
+bytes, and the allowlist.
 """
 
 from __future__ import annotations

@@ -237,7 +237,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.skipif(not (ROOT / "docs").exists(), reason="only in a checkout")
-@pytest.mark.parametrize("page", ["README.md", "docs/limits-file.md"])
+@pytest.mark.parametrize("page", ["docs/deploy.md", "docs/limits-file.md"])
 def test_the_files_in_the_docs_are_read(page: str) -> None:
     text = (ROOT / page).read_text().partition("<!-- scaling -->")[0]
     blocks = re.findall(r"^```toml\n(.*?)^```", text, re.M | re.S)

@@ -108,6 +108,7 @@ cdef class ConnectionScope:
 
     @property
     def connection_id(self):
+        """Its id in the tracker; None: it counts in no state."""
         return None if self._record is None else trackers.id_of(self._record)
 
     @property

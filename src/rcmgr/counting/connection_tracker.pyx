@@ -49,7 +49,11 @@ __all__ = [
 
 
 class ConnectionKind(str, Enum):
-    """The counts that `ConnectionTracker.get_connection_count` returns."""
+    """The counts that `ConnectionTracker.get_connection_count` returns.
+
+    PENDING_INBOUND, PENDING_OUTBOUND, ESTABLISHED_INBOUND, ESTABLISHED_OUTBOUND: one state.
+    ESTABLISHED_TOTAL, PENDING_TOTAL: both directions together.
+    """
 
     PENDING_INBOUND = "pending_inbound"
     PENDING_OUTBOUND = "pending_outbound"
@@ -148,6 +152,7 @@ cdef class ConnectionRecord:
 
     @property
     def connection_id(self):
+        """The id, as the caller gave it."""
         return id_of(self)
 
     @property
@@ -181,10 +186,12 @@ cdef class ConnectionRecord:
 
     @property
     def is_pending(self):
+        """Whether its handshake is under way."""
         return is_pending(self)
 
     @property
     def is_established(self):
+        """Whether its handshake is done, and it has not ended."""
         return is_established(self)
 
     @property
@@ -488,6 +495,7 @@ cdef class ConnectionTracker:
         return present
 
     def is_bypassed(self, peer_id):
+        """Whether no limit counts new connections of this peer. TypeError: as for `bypass_peer`."""
         return peer_key(peer_id) in self._bypass
 
     @property

@@ -198,6 +198,7 @@ cdef class DenialLog:
     forgets the half with the fewest denials. So a flood of made-up peers takes no memory and hides
     no persistent peer. All addresses of one IPv6 /64 network count together.
 
+    total: denials since the start. inbound, outbound: those that have a direction.
     clock: returns monotonic nanoseconds; default the system's coarse clock (steps of a few ms).
     """
 
@@ -358,7 +359,7 @@ cdef class DenialLog:
         return None if entry is None else (<_Entry>entry).error()
 
     def entries(self):
-        """The latest denials as `DenialEntry`s, oldest first."""
+        """The latest denials, each a `DenialEntry`, oldest first."""
         cdef int64_t now = self.now()
         return [
             DenialEntry(

@@ -56,11 +56,13 @@ __all__ = [
 
 class Priority(IntEnum):
     """How much of a memory limit a reservation may fill: (1 + priority) / 256. Any int of 0 to 255.
+
+    LOW: 40 %. MEDIUM: 60 %. HIGH: 80 %. ALWAYS: the whole limit.
     """
 
-    LOW = 101  # 40 %
-    MEDIUM = 152  # 60 %
-    HIGH = 203  # 80 %
+    LOW = 101
+    MEDIUM = 152
+    HIGH = 203
     ALWAYS = RCMGR_PRIORITY_ALWAYS
 
 
@@ -1527,18 +1529,23 @@ cdef class Ledger:
         return self.view(TRANSIENT, None, None)
 
     def allowlisted_system(self):
+        """A view of the system scope of peers on the allowlist."""
         return self.view(ALLOWLISTED_SYSTEM, None, None)
 
     def allowlisted_transient(self):
+        """A view of the transient scope of peers on the allowlist."""
         return self.view(ALLOWLISTED_TRANSIENT, None, None)
 
     def peer(self, peer):
+        """A view of a peer. Memory is charged to it and the system. TypeError: not a peer id."""
         return self.view(PEER, None, exact_peer(peer))
 
     def protocol(self, protocol):
+        """A view of a protocol. Memory is charged to it and the system. TypeError: not a name."""
         return self.view(PROTOCOL, exact_name("protocol", protocol), None)
 
     def service(self, service):
+        """A view of a service. Memory is charged to it and the system. TypeError: not a name."""
         return self.view(SERVICE, exact_name("service", service), None)
 
     def protocol_peer(self, protocol, peer):

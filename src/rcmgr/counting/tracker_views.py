@@ -182,8 +182,10 @@ class TrackerSnapshot:
 
     @property
     def pending_total(self) -> int:
+        """Pending connections, both directions together."""
         return self.pending_inbound + self.pending_outbound
 
     @property
     def established_total(self) -> int:
+        """Established connections, both directions together."""
         return self.established_inbound + self.established_outbound

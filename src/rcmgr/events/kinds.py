@@ -25,7 +25,10 @@ __all__ = [
 
 
 class Endpoint(Enum):
-    """Which side of a connection this node is."""
+    """Which side of a connection this node is.
+
+    DIALER: it dialled. LISTENER: it accepted.
+    """
 
     DIALER = "dialer"
     LISTENER = "listener"
@@ -65,7 +68,10 @@ class EstablishedInboundConnectionEvent(AddressedEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PendingOutboundConnectionEvent(ConnectionLifecycleEvent):
-    """This node dials these addresses. py-libp2p dials one at a time: an event for each."""
+    """This node dials these addresses. py-libp2p dials one at a time: an event for each.
+
+    addresses: multiaddrs. endpoint: always the dialer.
+    """
 
     addresses: list[Any] = field(default_factory=list)
     endpoint: Endpoint = Endpoint.DIALER
@@ -73,7 +79,10 @@ class PendingOutboundConnectionEvent(ConnectionLifecycleEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EstablishedOutboundConnectionEvent(AddressedEvent):
-    """A dial succeeded."""
+    """A dial succeeded.
+
+    endpoint: always the dialer.
+    """
 
     endpoint: Endpoint = Endpoint.DIALER
 
@@ -104,7 +113,7 @@ class ConnectionDeniedEvent(AddressedEvent):
     """A limit refused the connection.
 
     error: names the limit; None: the manager gives no reason (a closed one, or py-libp2p's own).
-    remote_addr: for a dial, the address that was dialled.
+    remote_addr: for a dial, the address that was dialled. endpoint: which side this node was.
     """
 
     error: ResourceLimitExceeded | None = None
@@ -115,6 +124,7 @@ class ConnectionDeniedEvent(AddressedEvent):
 class DialFailedEvent(ConnectionLifecycleEvent):
     """A dial failed, and no limit refused it.
 
+    addresses: multiaddrs that were dialled.
     reason: one of these:
 
         * "timed out", "wrong peer id", "handshake failed", "duplicate", "host shutdown", "failed";
@@ -133,7 +143,10 @@ class DialFailedEvent(ConnectionLifecycleEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListenFailedEvent(AddressedEvent):
-    """An inbound connection failed in its handshake. reason: as for `DialFailedEvent`."""
+    """An inbound connection failed in its handshake.
+
+    reason, error: as for `DialFailedEvent`.
+    """
 
     reason: str = ""
     error: str = ""

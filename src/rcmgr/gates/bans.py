@@ -32,7 +32,7 @@ class Ban:
     """A ban that is in force.
 
     what: the peer as base58 text, the address, or the network ("192.0.2.0/24").
-    seconds_left: inf: until `unban`.
+    seconds_left: inf: until `unban`. reason: for people.
     by: "operator" (`ResourceManager.ban`) or "penalty box".
     times: how often the penalty box has banned this offender, this time included.
     """

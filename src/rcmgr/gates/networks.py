@@ -1,7 +1,7 @@
 """Limits on the connections of one network: how many at once, and how often.
 
-Rules and defaults are go-libp2p's (conn_limiter.go, conn_rate_limiter.go). docs/scopes.md has the
-differences and their reasons.
+Rules and defaults are go-libp2p's (conn_limiter.go, conn_rate_limiter.go).
+docs/coming-from-go.md has the differences and their reasons.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ class AddressRefusal(NamedTuple):
     def to_error(
         self, connection_id: Hashable | None = None, peer_id: Hashable | None = None
     ) -> ResourceLimitExceeded:
+        """The error for a reader."""
         if self.network is None:
             return AddressLimitExceeded(
                 self.address, "", 0, 0, connection_id=connection_id, peer_id=peer_id)

@@ -25,6 +25,8 @@ class Offence(Enum):
 
     After a handshake, the peer pays in full and its address a fifth, because honest peers may
     share the address.
+
+    HANDSHAKE, RATE, DENIED, NO_PROTOCOL, WINDOW: docs/bans.md has a table of them.
     """
 
     HANDSHAKE = ("failed handshakes", 4, 0)

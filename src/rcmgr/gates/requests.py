@@ -204,6 +204,7 @@ class ProtocolRateLimiter:
         self._denied_overall = self._denied_by_network = 0
 
     def add_exempt_peer(self, peer_id: Hashable) -> None:
+        """Let requests of this peer pass without a count."""
         self._exempt.add(peer_key(peer_id))
 
     def remove_exempt_peer(self, peer_id: Hashable) -> None:

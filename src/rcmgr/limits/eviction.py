@@ -37,13 +37,14 @@ class Eviction:
         progress, is left alone.
     waiting_s: seconds for which an accepted connection may wait for a pending place. 0: none waits.
 
+    WORDS: values of the fields by the word that a file may have in place of the section.
+
     Times are above 0 and at most a year, and shares above 0 and at most 1.
     TypeError, ValueError: a field has a wrong value; the message names it.
     """
 
     WORDS: ClassVar[dict[str, dict[str, Any]]] = {
         "on": {"enabled": True}, "off": {"enabled": False}}
-    """Values of the fields by the word that a file may have in place of the section."""
 
     enabled: bool = True
     ipv4_prefix: int = 16

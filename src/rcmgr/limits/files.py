@@ -37,8 +37,9 @@ _NO_CHANGES: Final = PartialLimits()
 class LimitsFile:
     """The contents of a file. `build` turns them into limits.
 
-    sections: the sections of the file, by the names of the fields of `NodeLimits`. `connections`
-        and `memory` are dicts of the values that the file names. The others are whole values, or
+    scopes: the limits of scopes.
+    sections: the other sections, by the names of the fields of `NodeLimits`. `connections` and
+        `memory` are dicts of the values that the file names. The others are whole values, or
         None: no limit.
     """
 
@@ -121,6 +122,7 @@ class LimitsFile:
         return tree
 
     def to_json(self) -> str:
+        """The tree of `to_dict` as indented JSON."""
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
 
     def to_toml(self) -> str:

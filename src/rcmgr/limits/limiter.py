@@ -35,15 +35,19 @@ class Limiter:
     """
 
     def system_limits(self) -> Limit | None:
+        """The whole node."""
         return None
 
     def transient_limits(self) -> Limit | None:
+        """Connections in their handshake, and streams without a protocol."""
         return None
 
     def allowlisted_system_limits(self) -> Limit | None:
+        """The whole node, for peers on the allowlist."""
         return None
 
     def allowlisted_transient_limits(self) -> Limit | None:
+        """The same as `transient_limits`, for peers on the allowlist."""
         return None
 
     def service_limits(self, service: str) -> Limit | None:

@@ -46,6 +46,7 @@ class ResourceLimits:
 
     @property
     def max_memory_bytes(self) -> int | None:
+        """`max_memory_mb` in bytes; None: no limit."""
         return None if self.max_memory_mb is None else self.max_memory_mb * _MIB
 
     @classmethod
@@ -126,4 +127,5 @@ class ConnectionRateLimits:
         return cls(addresses, per_peer, *table)
 
     def applied_to(self, limits: NodeLimits) -> NodeLimits:
+        """`limits` with these rates."""
         return replace(limits, rates=self.addresses, peer_rates=self.peers)

@@ -37,6 +37,7 @@ class Rate:
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
+        """Both fields by name, ready for JSON (an infinite rate is inf)."""
         return {"refill_rate": self.refill_rate, "burst": self.burst}
 
 

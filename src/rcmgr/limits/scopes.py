@@ -70,6 +70,7 @@ class Limit:
     """The limits of one scope: 0 to 2**63 - 1 of each, or None: no limit. 0 admits nothing.
 
     streams, conns: both directions together. fd: file descriptors. memory: bytes.
+    streams_inbound, streams_outbound, conns_inbound, conns_outbound: one direction alone.
 
     TypeError, ValueError: a field has a wrong value; the message names both.
     """
@@ -88,9 +89,11 @@ class Limit:
             _check(each.name, getattr(self, each.name))
 
     def to_dict(self) -> dict[str, int | None]:
+        """All eight limits by name, ready for JSON; None: no limit."""
         return {each.name: getattr(self, each.name) for each in fields(self)}
 
     def to_partial(self) -> PartialLimit:
+        """A partial limit that leaves nothing open."""
         return PartialLimit(**self.to_dict())
 
 
@@ -100,7 +103,11 @@ NOTHING: Final = Limit(0, 0, 0, 0, 0, 0, 0, 0)
 @suggests_arguments
 @dataclass(frozen=True, slots=True)
 class PartialLimit:
-    """A `Limit` that leaves the fields with `DEFAULT` as they were."""
+    """A `Limit` that leaves the fields with `DEFAULT` as they were.
+
+    streams, streams_inbound, streams_outbound, conns, conns_inbound, conns_outbound, fd, memory: as
+        in `Limit`.
+    """
 
     streams: int | Default | None = DEFAULT
     streams_inbound: int | Default | None = DEFAULT
@@ -136,6 +143,7 @@ class PartialLimit:
 
     @property
     def is_default(self) -> bool:
+        """Whether it leaves all eight limits open."""
         return all(getattr(self, each.name) is DEFAULT for each in fields(self))
 
 
@@ -144,7 +152,8 @@ class PartialLimit:
 class LimitIncrease:
     """How much a limit grows per GiB of memory.
 
-    fd_fraction: the fraction of the file descriptors, 0 to 1.
+    streams, streams_inbound, streams_outbound, conns, conns_inbound, conns_outbound: numbers.
+    memory: bytes. fd_fraction: the fraction of the file descriptors, 0 to 1.
     """
 
     streams: int = 0
@@ -168,7 +177,10 @@ class LimitIncrease:
 @suggests_arguments
 @dataclass(frozen=True, slots=True)
 class ScalingLimit:
-    """A limit for the smallest machine, and how it grows."""
+    """A limit for the smallest machine, and how it grows.
+
+    base: the limit up to 128 MiB of memory. increase: what each GiB adds.
+    """
 
     base: Limit = NOTHING
     increase: LimitIncrease = LimitIncrease()

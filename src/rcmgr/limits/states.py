@@ -21,6 +21,8 @@ class ConnectionLimits:
     or None: no limit. A limit of n refuses while n connections exist, so 0 admits nothing.
     Connections of bypassed peers do not count. `with_...` methods return a changed copy.
 
+    max_pending_inbound, max_pending_outbound: connections before the end of their handshake.
+    max_established_inbound, max_established_outbound: connections after it.
     max_established_per_peer: inbound and outbound connections of one peer together.
     max_established_total: inbound and outbound connections of all peers together.
 
@@ -39,21 +41,27 @@ class ConnectionLimits:
             check_limit(field.name, getattr(self, field.name))
 
     def with_max_pending_inbound(self, limit: int | None) -> ConnectionLimits:
+        """A copy with this limit; None: no limit."""
         return replace(self, max_pending_inbound=limit)
 
     def with_max_pending_outbound(self, limit: int | None) -> ConnectionLimits:
+        """A copy with this limit; None: no limit."""
         return replace(self, max_pending_outbound=limit)
 
     def with_max_established_inbound(self, limit: int | None) -> ConnectionLimits:
+        """A copy with this limit; None: no limit."""
         return replace(self, max_established_inbound=limit)
 
     def with_max_established_outbound(self, limit: int | None) -> ConnectionLimits:
+        """A copy with this limit; None: no limit."""
         return replace(self, max_established_outbound=limit)
 
     def with_max_established_per_peer(self, limit: int | None) -> ConnectionLimits:
+        """A copy with this limit; None: no limit."""
         return replace(self, max_established_per_peer=limit)
 
     def with_max_established_total(self, limit: int | None) -> ConnectionLimits:
+        """A copy with this limit; None: no limit."""
         return replace(self, max_established_total=limit)
 
     @classmethod

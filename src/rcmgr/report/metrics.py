@@ -95,6 +95,7 @@ class MetricsCollector(Collector):
         self._is_one_of_several = instance is not None
 
     def collect(self) -> Iterator[Metric]:
+        """The families of all nodes, read at this moment."""
         families: dict[str, Metric] = {}
         for instance, node in self._nodes.items():
             for family in node.collect():

@@ -182,6 +182,7 @@ class ScopedStreams:
         return granted
 
     def end(self, granted: _Granted) -> None:
+        """Give the scopes of a stream back. The stream calls this once, at its end."""
         granted.scope.close()
         self._count -= 1
         self._unhook_if_unused()
