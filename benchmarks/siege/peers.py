@@ -19,7 +19,7 @@ from libp2p.protocol_muxer.multiselect_client import MultiselectClient
 from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
 from multiaddr import Multiaddr
 
-__all__ = ["Peer", "Target"]
+__all__ = ["Peer", "Target", "open_ping", "ping"]
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,18 @@ async def _reset_streams(muxed: Any) -> None:
         await stream.reset()
 
 
+async def open_ping(muxed: Any) -> Any:
+    """A stream whose other end answers pings."""
+    stream = await muxed.open_stream()
+    await MultiselectClient().select_one_of([PING], MultiselectCommunicator(stream))
+    return stream
+
+
 async def ping(muxed: Any) -> float:
     """Seconds that one ping on a new stream takes, its negotiation included."""
     began = trio.current_time()
-    stream = await muxed.open_stream()
+    stream = await open_ping(muxed)
     try:
-        await MultiselectClient().select_one_of([PING], MultiselectCommunicator(stream))
         sent = secrets.token_bytes(32)
         await stream.write(sent)
         received = b""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 pytest.importorskip("libp2p")
 
 from benchmarks.peers import __main__ as peers
-from benchmarks.peers import ours, programs
+from benchmarks.peers import accept, ours, programs
 from benchmarks.peers.works import WORKS
 
 SOURCES = Path(peers.__file__).parent
@@ -78,3 +79,15 @@ def test_a_failed_build_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     with pytest.raises(programs.MissingProgramError, match="go failed: no such module"):
         programs.go()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the flood waits with epoll")
+@pytest.mark.parametrize("kind", ["c", "harden"])
+async def test_a_full_node_refuses_a_flood(kind: str) -> None:
+    result = await accept.measure(kind, 200, 0.5)
+    assert result.refused_per_second > 0
+    assert result.microseconds > 0
+    if kind == "harden":
+        assert result.answered
+        assert result.calm_ms is not None
+        assert result.flooded_ms is not None
