@@ -18,6 +18,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "prefetch.h"
+
 typedef struct {
     uint64_t hash; /* mixed */
     void *item;    /* NULL: free */
@@ -25,10 +27,9 @@ typedef struct {
 
 typedef struct {
     rcmgr_slot *slots;
-    size_t mask;     /* slots - 1, a power of two less one; one slot at least is free */
+    size_t count; /* slots: 2**n or 3 * 2**n. At least one is free. */
     size_t used;
     uint64_t changes; /* how often an item was added or removed */
-    unsigned shift;  /* the highest bits of a hash are its first slot */
 } rcmgr_table;
 
 enum { RCMGR_TABLE_MIN_SLOTS = 8 };
@@ -38,14 +39,21 @@ static inline uint64_t rcmgr_table_mix(int64_t hash)
     return (uint64_t)hash * UINT64_C(0x9E3779B97F4A7C15); /* 2**64 / golden ratio */
 }
 
+/* The first slot of a hash: its highest bits choose. */
 static inline size_t rcmgr_table_home(const rcmgr_table *t, uint64_t hash)
 {
-    return (size_t)(hash >> t->shift);
+    return (size_t)(((hash >> 32) * t->count) >> 32);
 }
 
 static inline size_t rcmgr_table_after(const rcmgr_table *t, size_t at)
 {
-    return (at + 1) & t->mask;
+    return at + 1 == t->count ? 0 : at + 1;
+}
+
+/* How many steps lead from one slot to another. */
+static inline size_t rcmgr_table_steps(const rcmgr_table *t, size_t from, size_t to)
+{
+    return to >= from ? to - from : to + t->count - from;
 }
 
 /* Search from slot `*at`. True: it is now a slot with this hash. False: the free slot that ends it. */
@@ -58,6 +66,30 @@ static inline bool rcmgr_table_match(const rcmgr_table *t, uint64_t hash, size_t
     }
     return false;
 }
+
+/* A search for `hash` follows soon: ask for the slot where it begins, and, when the slot has had time
+ * to arrive, for the item. A caller need not hold the table's lock, because a GIL is one. Without a GIL
+ * another thread could move the table meanwhile, so then they do nothing. */
+#if defined(Py_GIL_DISABLED)
+
+static inline void rcmgr_table_expect(const rcmgr_table *t, uint64_t hash) { (void)t, (void)hash; }
+static inline void rcmgr_table_expect_item(const rcmgr_table *t, uint64_t hash) { (void)t, (void)hash; }
+
+#else
+
+static inline void rcmgr_table_expect(const rcmgr_table *t, uint64_t hash)
+{
+    rcmgr_prefetch(&t->slots[rcmgr_table_home(t, hash)]);
+}
+
+static inline void rcmgr_table_expect_item(const rcmgr_table *t, uint64_t hash)
+{
+    size_t at = rcmgr_table_home(t, hash);
+    if (rcmgr_table_match(t, hash, &at))
+        rcmgr_prefetch_object(t->slots[at].item);
+}
+
+#endif
 
 /* `at` is the free slot where a search for `hash` ended. */
 static inline void rcmgr_table_put(rcmgr_table *t, size_t at, uint64_t hash, void *item)
@@ -77,7 +109,7 @@ static inline void rcmgr_table_remove(rcmgr_table *t, size_t at)
         if (t->slots[at].item == NULL)
             break;
         size_t home = rcmgr_table_home(t, t->slots[at].hash);
-        if (((at - home) & t->mask) >= ((at - gap) & t->mask)) {
+        if (rcmgr_table_steps(t, home, at) >= rcmgr_table_steps(t, gap, at)) {
             t->slots[gap] = t->slots[at];
             gap = at;
         }
@@ -87,27 +119,30 @@ static inline void rcmgr_table_remove(rcmgr_table *t, size_t at)
     t->changes++;
 }
 
-/* How many slots the table should have. Twice as many if the next item would fill more than three
- * quarters. A quarter if the items fill less than a sixteenth. Otherwise as many as now. */
+/* How many slots the table should have. A half or a third more if the next item would fill more than
+ * four fifths. A quarter if the items fill less than a sixteenth. Otherwise as many as now. So a large
+ * table has 20 to 30 bytes for each item. */
 static inline size_t rcmgr_table_wanted_slots(const rcmgr_table *t)
 {
-    size_t slots = t->slots == NULL ? 0 : t->mask + 1;
-    if (t->used >= slots - slots / 4)
-        return slots == 0 ? RCMGR_TABLE_MIN_SLOTS : 2 * slots;
+    size_t slots = t->slots == NULL ? 0 : t->count;
+    if (5 * (t->used + 1) > 4 * slots) {
+        if (slots == 0)
+            return RCMGR_TABLE_MIN_SLOTS;
+        return slots + ((slots & (slots - 1)) == 0 ? slots / 2 : slots / 3);
+    }
     if (slots > RCMGR_TABLE_MIN_SLOTS && t->used < slots / 16)
         return slots / 4 > RCMGR_TABLE_MIN_SLOTS ? slots / 4 : RCMGR_TABLE_MIN_SLOTS;
     return slots;
 }
 
-/* Move all items to `count` zeroed slots, a power of two. Returns the old slots. */
+/* Move all items to `count` zeroed slots: a number that rcmgr_table_wanted_slots gave. Returns the old
+ * slots. */
 static inline rcmgr_slot *rcmgr_table_move(rcmgr_table *t, rcmgr_slot *slots, size_t count)
 {
     rcmgr_slot *old = t->slots;
-    size_t old_count = old == NULL ? 0 : t->mask + 1;
+    size_t old_count = old == NULL ? 0 : t->count;
     t->slots = slots;
-    t->mask = count - 1;
-    for (t->shift = 64; count > 1; count /= 2)
-        t->shift--;
+    t->count = count;
     for (size_t i = 0; i < old_count; i++) {
         if (old[i].item == NULL)
             continue;

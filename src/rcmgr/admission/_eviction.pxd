@@ -6,7 +6,7 @@ from libc.string cimport memset
 
 from rcmgr.counting._pointer_table cimport (
     rcmgr_slot, rcmgr_table, rcmgr_table_after, rcmgr_table_home, rcmgr_table_match,
-    rcmgr_table_move, rcmgr_table_put, rcmgr_table_remove, rcmgr_table_wanted_slots,
+    rcmgr_table_put, rcmgr_table_remove, table_fit,
 )
 
 
@@ -222,19 +222,6 @@ cdef inline void pool_free(SeatPool *pool) noexcept:
 
 # -- tables by hash: groups and addresses -------------------------------------------------------
 
-cdef inline bint table_fit(rcmgr_table *table) noexcept:
-    """Have room for one more item, and not much spare room. False: no memory is left."""
-    cdef size_t wanted = rcmgr_table_wanted_slots(table)
-    cdef rcmgr_slot *slots
-    if table.slots is not NULL and wanted == table.mask + 1:
-        return True
-    slots = <rcmgr_slot *>PyMem_RawCalloc(wanted, sizeof(rcmgr_slot))
-    if slots is not NULL:
-        PyMem_RawFree(rcmgr_table_move(table, slots, wanted))
-        return True
-    return table.slots is not NULL and wanted <= table.mask + 1
-
-
 cdef inline void *table_find(const rcmgr_table *table, uint64_t hash, size_t *at) noexcept:
     """The item with this hash, or NULL and the slot where it belongs."""
     at[0] = 0
@@ -270,7 +257,7 @@ cdef inline void table_free(rcmgr_table *table) noexcept:
     cdef size_t at
     if table.slots is NULL:
         return
-    for at in range(table.mask + 1):
+    for at in range(table.count):
         PyMem_RawFree(table.slots[at].item)
     PyMem_RawFree(table.slots)
     memset(table, 0, sizeof(rcmgr_table))

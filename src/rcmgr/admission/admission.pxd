@@ -53,6 +53,7 @@ cdef class Admission:
     cdef bint reuses_ids
     cdef uint64_t ids_made
 
+    cdef uint64_t expected(self, object peer) except? 0
     cdef object establish(self, object peer, bint inbound, object address)
     cdef object admit(
         self, int steps, ConnectionRecord known, object connection_id, object peer,

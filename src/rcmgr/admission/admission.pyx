@@ -20,6 +20,7 @@ from rcmgr.counting cimport connection_tracker as trackers, scope as scopes
 from rcmgr.counting._connection_counts cimport RCMGR_PENDING_INBOUND
 from rcmgr.counting.connection_tracker cimport ConnectionRecord
 from rcmgr.counting.denials cimport DenialLog
+from rcmgr.counting.groups cimport hash_of
 from rcmgr.counting.memory_stats cimport is_fine as memory_is_fine
 from rcmgr.peers cimport key_of as peer_key
 
@@ -251,6 +252,21 @@ cdef class Admission:
 
     # -- what calls ask ------------------------------------------------------------------------
 
+    cdef inline uint64_t expected(self, object peer) except? 0:
+        """Ask the processor for the memory of a peer. Returns the hash of the peer's key, or 0.
+
+        With many peers, a decision is mostly a wait for memory. The places in the two tables do not
+        depend on each other, so both arrive in the time of one.
+        """
+        cdef uint64_t hashed
+        key = peer_key(peer)
+        if type(key) is not bytes or self.ledger is None:
+            return 0
+        hashed = hash_of(key)
+        trackers.expect_peer(self.tracker, hashed, False)
+        scopes.expect_peer(self.ledger, hashed, False)
+        return hashed
+
     cdef object establish(self, object peer, bint inbound, object address):
         """A connection whose handshake is done: its ConnectionRecord, or a refusal.
 
@@ -259,6 +275,7 @@ cdef class Admission:
         pending one.
         """
         cdef ConnectionRecord known = None
+        cdef uint64_t hashed = self.expected(peer)
         cdef TaskConnections here = of_this_task()
         if here is not None:
             known = here.take_established(self.tracker, peer, inbound, True)
@@ -266,6 +283,9 @@ cdef class Admission:
                 return self.admit(
                     TAKE_OVER, known, trackers.id_of(known), peer, inbound, address)
             known = here.latest_pending(self.tracker, inbound)
+        if hashed != 0:
+            trackers.expect_peer(self.tracker, hashed, True)
+            scopes.expect_peer(self.ledger, hashed, True)
         record = self.admit(
             ESTABLISH, known, None if known is None else trackers.id_of(known), peer, inbound,
             address)

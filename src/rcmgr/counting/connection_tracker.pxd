@@ -88,6 +88,8 @@ cdef void note_endpoint(ConnectionRecord record, object address) noexcept  # the
 cdef object admit(
     object tracker, object connection_id, object peer_id, int state, object limits, object held,
     bint exempt, bint reserved, bint reported, bint *repeated)
+# As `scope.expect_peer`, for the peer's first connection.
+cdef void expect_peer(object tracker, uint64_t hashed, bint slot_is_here) noexcept
 # Pending connections in a direction that no limit counts.
 cdef int64_t exempt_pending(object tracker, bint inbound) except -1
 cdef object code_of(Denial denial)

@@ -10,7 +10,7 @@ from enum import Enum
 cimport cython
 from cpython.dict cimport PyDict_Contains, PyDict_Size
 from cpython.long cimport PyLong_AsLongLong
-from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree
+from cpython.mem cimport PyMem_RawFree
 from cpython.object cimport Py_EQ, PyObject, PyObject_RichCompareBool
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t, uint64_t
@@ -27,12 +27,13 @@ from rcmgr.counting._connection_counts cimport (
     rcmgr_since_ns,
 )
 from rcmgr.counting._hash cimport PyObject_Hash
+from rcmgr.counting._prefetch cimport rcmgr_prefetch_object
 from rcmgr.counting._shared_words cimport rcmgr_lock_shortly, rcmgr_unlock_shortly
 from rcmgr.peers cimport kept_peer, key_of as peer_key
 from rcmgr.counting._pointer_table cimport (
-    rcmgr_slot, rcmgr_table, rcmgr_table_after, rcmgr_table_home, rcmgr_table_match,
-    rcmgr_table_mix, rcmgr_table_move, rcmgr_table_put, rcmgr_table_remove,
-    rcmgr_table_wanted_slots,
+    rcmgr_table, rcmgr_table_after, rcmgr_table_expect, rcmgr_table_expect_item,
+    rcmgr_table_home, rcmgr_table_match, rcmgr_table_mix, rcmgr_table_put, rcmgr_table_remove,
+    table_fit,
 )
 
 from rcmgr.counting.tracker_views import BypassView, PeerView, StateView, TrackerSnapshot
@@ -319,7 +320,7 @@ cdef class ConnectionTracker:
     def __dealloc__(self):
         cdef size_t at
         if self._connections.slots is not NULL:
-            for at in range(self._connections.mask + 1):
+            for at in range(self._connections.count):
                 if self._connections.slots[at].item is not NULL:
                     rcmgr_close_entry(
                         &(<ConnectionRecord>self._connections.slots[at].item).entry)
@@ -935,6 +936,7 @@ cdef class ConnectionTracker:
         at[0] = rcmgr_table_home(table, hashed)
         if not rcmgr_table_match(table, hashed, at):
             return None
+        rcmgr_prefetch_object(table.slots[at[0]].item)
         return self._compare(table, hashed, key, at)
 
     cdef ConnectionRecord _compare(
@@ -964,7 +966,7 @@ cdef class ConnectionTracker:
 
     cdef inline bint _is_at(self, ConnectionRecord record, size_t at) noexcept:
         cdef rcmgr_table *table = &self._connections
-        return at <= table.mask and table.slots[at].item is <void *>record
+        return at < table.count and table.slots[at].item is <void *>record
 
     cdef bint _slot_of(self, ConnectionRecord record, size_t *at) except -1:
         """Find the slot of this record. False: the tracker does not have it."""
@@ -977,16 +979,7 @@ cdef class ConnectionTracker:
 
     cdef inline int _fit(self, rcmgr_table *table) except -1:
         """Make room for one more record, or shrink a table that is mostly empty."""
-        cdef size_t wanted = rcmgr_table_wanted_slots(table)
-        if table.slots is NULL or wanted != table.mask + 1:
-            self._resize(table, wanted)
-        return 0
-
-    cdef int _resize(self, rcmgr_table *table, size_t wanted) except -1:
-        cdef rcmgr_slot *slots = <rcmgr_slot *>PyMem_RawCalloc(wanted, sizeof(rcmgr_slot))
-        if slots is not NULL:
-            PyMem_RawFree(rcmgr_table_move(table, slots, wanted))
-        elif table.slots is NULL or wanted > table.mask + 1:
+        if not table_fit(table):
             raise MemoryError
         return 0
 
@@ -1092,7 +1085,7 @@ cdef class ConnectionTracker:
             while len(records) != <Py_ssize_t>table.used:
                 # a new list may start the garbage collector, which may run any code
                 records = [None] * <Py_ssize_t>table.used
-            for at in range(table.mask + 1):
+            for at in range(table.count):
                 if table.slots[at].item is not NULL:
                     records[n] = <ConnectionRecord>table.slots[at].item
                     n += 1
@@ -1127,10 +1120,12 @@ cdef object admit(
     cdef bint established = state >= RCMGR_ESTABLISHED_INBOUND
     cdef object key = None
     cdef uint64_t peer_hashed = 0, hashed = hash_of(connection_id)
-    cdef int64_t now = self._now()
+    cdef int64_t now
     cdef ConnectionRecord record = None
     cdef Verdict verdict
     repeated[0] = False
+    rcmgr_table_expect(&self._connections, hashed)
+    now = self._now()
     if peer_id is not None:
         key = peer_key(peer_id)
         peer_id = kept_peer(peer_id, key)
@@ -1142,6 +1137,7 @@ cdef object admit(
         raise ValueError(f"peer_id of an established connection is missing: {connection_id!r}")
     else:
         peer_hashed = hash_of(key)
+        rcmgr_table_expect(&self._peers, peer_hashed)
     if self._reuse_ids:
         self._end_former(connection_id, hashed, key, state, limits)
     with cython.critical_section(self):
@@ -1234,6 +1230,14 @@ cdef void note_endpoint(ConnectionRecord record, object address) noexcept:
     if record.endpoint is None:
         record.endpoint = address
     rcmgr_unlock_shortly(<PyObject *>record)
+
+
+cdef void expect_peer(object tracker, uint64_t hashed, bint slot_is_here) noexcept:
+    cdef rcmgr_table *table = &(<ConnectionTracker>tracker)._peers
+    if slot_is_here:
+        rcmgr_table_expect_item(table, hashed)
+    else:
+        rcmgr_table_expect(table, hashed)
 
 
 cdef dict exempt_peers(object tracker):

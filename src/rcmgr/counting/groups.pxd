@@ -1,9 +1,12 @@
 """For our other compiled modules: the kinds of scopes, groups, and refusals."""
 
+from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 cimport cython
 
+from rcmgr.counting._hash cimport PyObject_Hash
+from rcmgr.counting._pointer_table cimport rcmgr_table, rcmgr_table_mix
 from rcmgr.counting._scope cimport rcmgr_limit, rcmgr_refusal, rcmgr_scope
 
 
@@ -50,6 +53,30 @@ cdef class GroupLimit:
     cdef int origin
 
 
+cdef class Group
+
+
+# The groups of one kind by name or peer, or the shares of one group by peer. The lock of the
+# ledger guards it.
+@cython.final
+cdef class GroupTable:
+    cdef rcmgr_table table
+
+
+cdef inline uint64_t hash_of(object key) except? 0:
+    """The hash of a key in a table: exact bytes, str or int."""
+    return rcmgr_table_mix(PyObject_Hash(key))
+
+
+# Borrowed. NULL: there is no such group.
+cdef PyObject *find(GroupTable groups, object key, uint64_t hashed) noexcept
+# The group with the key of this one. It is this one, newly added, unless the table had another.
+# It may raise MemoryError.
+cdef Group found_or_added(GroupTable groups, Group group, uint64_t hashed)
+cdef void remove(GroupTable groups, Group group) noexcept
+cdef list groups_in(GroupTable groups)
+
+
 # The lock of the ledger guards what changes: everything but the kind, the name and the peer.
 @cython.final
 cdef class Group:
@@ -57,7 +84,7 @@ cdef class Group:
     cdef GroupLimit limit  # keeps state.limit alive; None: state.limit is a ledger's default
     cdef object name       # the service or protocol; None: neither
     cdef object peer       # None: the group is no peer and no peer's share
-    cdef dict shares       # the peers' shares of a service or protocol; None: it never had one
+    cdef GroupTable shares  # the peers' shares of a service or protocol; None: it never had one
     cdef Group whole       # the service or protocol of a share, which pins it
     cdef uint64_t pins
     cdef uint64_t acquired[2][2]      # a peer's streams without a handle: [exempt][outbound]
@@ -65,7 +92,8 @@ cdef class Group:
     cdef uint32_t streams_begun       # a peer's inbound streams since it has been here
     cdef int kind
 
-    cdef str text(self)
+
+cdef str text_of(Group group)  # its name, for people
 
 
 @cython.final

@@ -1,8 +1,17 @@
 """The groups that scopes are charged to, their names, and what a refusal says."""
 
 cimport cython
+from cpython.mem cimport PyMem_RawFree
+from cpython.object cimport Py_EQ, PyObject, PyObject_RichCompareBool
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t, uint64_t
+from libc.string cimport memset
 
+from rcmgr.counting._pointer_table cimport (
+    rcmgr_table, rcmgr_table_after, rcmgr_table_home, rcmgr_table_match, rcmgr_table_put,
+    rcmgr_table_remove, table_fit,
+)
+from rcmgr.counting._prefetch cimport rcmgr_prefetch_object
 from rcmgr.counting._scope cimport (
     RCMGR_MEMORY, RCMGR_RESOURCES, RCMGR_STREAMS, RCMGR_STREAMS_INBOUND, RCMGR_STREAMS_OUTBOUND,
     RCMGR_UNLIMITED, rcmgr_refusal,
@@ -61,15 +70,102 @@ cdef class Group:
     It is in its table while `pins` > 0. The groups that exist once have no pins.
     """
 
-    cdef str text(self):
-        cdef str text = KIND_NAMES[self.kind]
-        if self.kind == PEER:
-            return f"peer:{peer_text(self.peer)}"
-        if self.name is not None:
-            text = f"{text.partition('-')[0]}:{self.name}"
-            if self.peer is not None:
-                text = f"{text}.peer:{peer_text(self.peer)}"
-        return text
+
+cdef str text_of(Group group):
+    cdef str text = KIND_NAMES[group.kind]
+    if group.kind == PEER:
+        return f"peer:{peer_text(group.peer)}"
+    if group.name is not None:
+        text = f"{text.partition('-')[0]}:{group.name}"
+        if group.peer is not None:
+            text = f"{text}.peer:{peer_text(group.peer)}"
+    return text
+
+
+@cython.final
+@cython.no_gc
+cdef class GroupTable:
+    """Groups by key: the name, or the peer if they have one."""
+
+    def __cinit__(self):
+        memset(&self.table, 0, sizeof(rcmgr_table))
+        if not table_fit(&self.table):
+            raise MemoryError
+
+    def __dealloc__(self):
+        cdef size_t at
+        if self.table.slots is NULL:
+            return
+        for at in range(self.table.count):
+            if self.table.slots[at].item is not NULL:
+                Py_DECREF(<Group>self.table.slots[at].item)
+        PyMem_RawFree(self.table.slots)
+
+    def __len__(self):
+        return self.table.used
+
+
+cdef inline object key_of(PyObject *group):
+    return (<Group>group).name if (<Group>group).peer is None else (<Group>group).peer
+
+
+cdef inline PyObject *search(
+    GroupTable groups, object key, uint64_t hashed, size_t *at,
+) noexcept:
+    """The group, borrowed, and its place. NULL: the table lacks it, and `at` is its place."""
+    cdef rcmgr_table *table = &groups.table
+    cdef PyObject *group
+    at[0] = rcmgr_table_home(table, hashed)
+    while rcmgr_table_match(table, hashed, at):
+        group = <PyObject *>table.slots[at[0]].item
+        rcmgr_prefetch_object(group)
+        # the types of keys are exact: this runs no Python code, and cannot fail
+        if PyObject_RichCompareBool(key_of(group), key, Py_EQ) > 0:
+            return group
+        at[0] = rcmgr_table_after(table, at[0])
+    return NULL
+
+
+cdef PyObject *find(GroupTable groups, object key, uint64_t hashed) noexcept:
+    cdef size_t at
+    return search(groups, key, hashed, &at)
+
+
+cdef Group found_or_added(GroupTable groups, Group group, uint64_t hashed):
+    cdef size_t at
+    cdef PyObject *found
+    if not table_fit(&groups.table):
+        raise MemoryError
+    found = search(groups, key_of(<PyObject *>group), hashed, &at)
+    if found is not NULL:
+        return <Group>found
+    Py_INCREF(group)
+    rcmgr_table_put(&groups.table, at, hashed, <void *>group)
+    return group
+
+
+cdef void remove(GroupTable groups, Group group) noexcept:
+    """It must be in the table."""
+    cdef rcmgr_table *table = &groups.table
+    cdef size_t at
+    search(groups, key_of(<PyObject *>group), hash_of(key_of(<PyObject *>group)), &at)
+    rcmgr_table_remove(table, at)
+    Py_DECREF(group)
+
+
+cdef list groups_in(GroupTable groups):
+    """Making the list may start the garbage collector, which runs other code."""
+    cdef rcmgr_table *table = &groups.table
+    cdef list found = []
+    cdef size_t at
+    cdef Py_ssize_t n = 0
+    while <size_t>len(found) != table.used:
+        found = [None] * <Py_ssize_t>table.used
+    for at in range(table.count):
+        if table.slots[at].item is not NULL:
+            found[n] = <Group>table.slots[at].item
+            n += 1
+    return found
 
 
 @cython.final
@@ -93,14 +189,14 @@ cdef class Refusal:
         """Name of the scope that refused."""
         if self.spans is not None and self.spans[1] is not None:
             return self.spans[1]
-        return self.leaf() if self.blamed is None else self.blamed.text()
+        return self.leaf() if self.blamed is None else text_of(self.blamed)
 
     @property
     def asked_by(self):
         """Name of the scope that asked. None: a move to another group, or a counted stream."""
         if self.spans is not None:
             return self.spans[0]
-        return self.leaf() if self.view_group is None else self.view_group.text()
+        return self.leaf() if self.view_group is None else text_of(self.view_group)
 
     @property
     def code(self):

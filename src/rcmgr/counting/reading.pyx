@@ -18,7 +18,7 @@ from rcmgr.counting._scope cimport (
 )
 from rcmgr.counting.groups cimport (
     DIRECTION_NAMES, KIND_NAMES, LIMIT_NAMES, PEER, PROTOCOL, PROTOCOL_PEER, RESOURCE_FIELDS,
-    RESOURCE_TEXTS, SERVICE, SERVICE_PEER, Group,
+    RESOURCE_TEXTS, SERVICE, SERVICE_PEER, Group, text_of,
 )
 from rcmgr.peers cimport peer_text
 
@@ -195,7 +195,7 @@ cdef class Reading:
         for _, row, resource in found:
             i, what = row, resource
             shown.append((
-                (<Group>self.rows[i].group).text(), RESOURCE_FIELDS[what],
+                text_of(<Group>self.rows[i].group), RESOURCE_FIELDS[what],
                 used_of(&self.rows[i], what), self.rows[i].limit.of[what],
             ))
         return shown

@@ -5,13 +5,16 @@ with a `close()`. The ConnScope holds it from then on, and closes it when it is 
 refusal or an exception leaves it to the caller.
 """
 
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from rcmgr.counting.groups cimport Refusal
 
 cdef object try_open_connection(
     object ledger, bint inbound, bint fd, bint exempt, bint reserved, object peer,
     object network_share)
+# A decision about a peer follows soon: ask the processor for its place in the table, and later for
+# its group. hashed: `groups.hash_of` its key.
+cdef void expect_peer(object ledger, uint64_t hashed, bint slot_is_here) noexcept
 cdef bint is_exempt(object scope) except -1
 # Give back the file descriptor of a connection that turns out to use no own one.
 cdef int give_descriptor(object scope) except -1

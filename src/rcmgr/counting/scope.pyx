@@ -13,7 +13,6 @@ collector does not know groups and handles: making one cannot run a finalizer un
 """
 
 cimport cython
-from cpython.dict cimport PyDict_GetItemWithError, PyDict_SetDefault
 from cpython.number cimport PyNumber_Index
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -25,6 +24,9 @@ from enum import IntEnum
 
 from rcmgr.errors import ResourceScopeClosed
 
+from rcmgr.counting._pointer_table cimport (
+    rcmgr_table, rcmgr_table_expect, rcmgr_table_expect_item,
+)
 from rcmgr.counting._scope cimport (
     RCMGR_CONNS, RCMGR_CONNS_INBOUND, RCMGR_CONNS_OUTBOUND, RCMGR_FD, RCMGR_MEMORY,
     RCMGR_PRIORITY_ALWAYS, RCMGR_RESOURCES, RCMGR_STREAMS, RCMGR_STREAMS_INBOUND,
@@ -34,9 +36,9 @@ from rcmgr.counting._scope cimport (
 from rcmgr.counting.groups cimport (
     ALLOWLISTED_SYSTEM, ALLOWLISTED_TRANSIENT, BY_LIMITER, BY_SET_LIMIT, CONN, DIRECTIONS,
     FIXED_KINDS, INBOUND, KINDS, LIMIT_NAMES, NO_KIND, OUTBOUND, PEER, PROTOCOL, PROTOCOL_PEER,
-    RESOURCE_FIELDS, SERVICE, SERVICE_PEER, STREAM, SYSTEM, TRANSIENT, Group, GroupLimit, Refusal,
-    leaf_name, new_group,
-    new_refusal, read_limit,
+    RESOURCE_FIELDS, SERVICE, SERVICE_PEER, STREAM, SYSTEM, TRANSIENT, Group, GroupLimit,
+    GroupTable, Refusal, find as find_group, found_or_added, groups_in, hash_of, leaf_name,
+    new_group, new_refusal, read_limit, remove as remove_group, text_of,
 )
 from rcmgr.counting.reading cimport (
     Reading, refused_by_direction, refused_by_kind, stat_of,
@@ -354,7 +356,7 @@ cdef class Scope:
             return f"{enclosing.name}.span-{self.number}"
         if self.ledger is None:
             return "scope"
-        return leaf_name(self.kind, self.number) if viewed is None else viewed.text()
+        return leaf_name(self.kind, self.number) if viewed is None else text_of(viewed)
 
     @property
     def closed(self):
@@ -675,6 +677,7 @@ cdef class ConnScope(Scope):
         peer = exact_peer(peer)
         if self.ledger is None:
             raise ResourceScopeClosed("scope")
+        cdef uint64_t hashed = hash_of(peer)
         cdef Group kept = None
         if self.ledger.limiter is not None:
             kept = self.ledger.kept(PEER, None, peer)
@@ -682,7 +685,7 @@ cdef class ConnScope(Scope):
             closed = not self.live()
             attached = self.peer_group is not None
             if not closed and not attached:
-                group = self.ledger.pinned(self.ledger.peer_groups, PEER, None, peer)
+                group = self.ledger.pinned(self.ledger.peer_groups, PEER, None, peer, hashed)
                 # making the group may have let another thread in, on builds with a GIL never
                 closed = not self.live()
                 attached = self.peer_group is not None
@@ -846,7 +849,7 @@ cdef class StreamScope(Scope):
         cdef Group group, share
         cdef bint closed
         cdef str misplaced = None
-        cdef dict table
+        cdef GroupTable table
         cdef int share_kind = PROTOCOL_PEER if kind == PROTOCOL else SERVICE_PEER
         name = exact_name("protocol" if kind == PROTOCOL else "service", name)
         if self.ledger is None:
@@ -862,8 +865,9 @@ cdef class StreamScope(Scope):
                     table = self.ledger.protocol_groups
                 else:
                     table = self.ledger.service_groups
-                group = self.ledger.pinned(table, kind, name, None)
-                share = self.ledger.pinned_share(group, share_kind, self.peer_group.peer)
+                group = self.ledger.pinned(table, kind, name, None, hash_of(name))
+                share = self.ledger.pinned_share(
+                    group, share_kind, self.peer_group.peer, hash_of(self.peer_group.peer))
                 # making the dict of shares may have run the garbage collector, and other code
                 closed = not self.live()
                 misplaced = self.misplaced(kind)
@@ -918,7 +922,7 @@ cdef class Ledger:
 
     # The lock of the ledger guards its fields and groups. The first four are constant.
     cdef Group system_group, transient_group, allowlisted_system_group, allowlisted_transient_group
-    cdef dict peer_groups, protocol_groups, service_groups
+    cdef GroupTable peer_groups, protocol_groups, service_groups
     cdef rcmgr_limit defaults[KINDS]
     cdef list named      # by Kind: limits of particular services, protocols, peers
     cdef dict overrides  # (kind, name, peer) -> GroupLimit, by `set_limit`
@@ -957,7 +961,8 @@ cdef class Ledger:
             self.defaults[kind] = NO_LIMIT
         self.debug = sys.flags.dev_mode if debug is None else debug
         self.trace_allocations = trace_allocations
-        self.peer_groups, self.protocol_groups, self.service_groups = {}, {}, {}
+        self.peer_groups, self.protocol_groups = GroupTable(), GroupTable()
+        self.service_groups = GroupTable()
         self.named = [{} for _ in range(<int>KINDS)]
         self.overrides, self.own_limits, self.places = {}, {}, {}
         self.system_group = self.bound_group(SYSTEM, None, None)
@@ -1079,9 +1084,11 @@ cdef class Ledger:
                     given = self.remembered_limit(kind, name, peer)
                     with cython.critical_section(self):
                         if whole is None:
-                            group = self.pinned(self.table_of(kind), kind, name, peer)
+                            group = self.pinned(
+                                self.table_of(kind), kind, name, peer,
+                                hash_of(name if peer is None else peer))
                         elif self.found(whole_kind, name, None) is whole:
-                            group = self.pinned_share(whole, kind, peer)
+                            group = self.pinned_share(whole, kind, peer, hash_of(peer))
                         # otherwise `clear` has forgotten it meanwhile
                         if group is not None and group.pins == 1 and given is not None:
                             self.bind(group, <GroupLimit>given)
@@ -1096,7 +1103,7 @@ cdef class Ledger:
                 self.unpin(group)
         return 0
 
-    cdef dict table_of(self, int kind):
+    cdef GroupTable table_of(self, int kind):
         if kind == PEER:
             return self.peer_groups
         if kind == PROTOCOL or kind == PROTOCOL_PEER:
@@ -1105,35 +1112,42 @@ cdef class Ledger:
 
     cdef Group found(self, int kind, object name, object peer):
         """The group of this key; None: it does not exist."""
-        cdef Group group = self.table_of(kind).get(peer if kind == PEER else name)
-        if kind != PROTOCOL_PEER and kind != SERVICE_PEER:
-            return group
-        return None if group is None or group.shares is None else group.shares.get(peer)
+        cdef object key = peer if kind == PEER else name
+        cdef PyObject *found = find_group(self.table_of(kind), key, hash_of(key))
+        if found != NULL and (kind == PROTOCOL_PEER or kind == SERVICE_PEER):
+            if (<Group>found).shares is None:
+                return None
+            found = find_group((<Group>found).shares, peer, hash_of(peer))
+        return None if found == NULL else <Group>found
 
-    cdef Group pinned(self, dict table, int kind, object name, object peer):
+    cdef Group pinned(
+        self, GroupTable table, int kind, object name, object peer, uint64_t hashed,
+    ):
         """The group of this key, for the caller to `unpin`. Making it may run other code."""
-        cdef object key = name if peer is None else peer
-        cdef PyObject *found = PyDict_GetItemWithError(table, key)
+        cdef PyObject *found = find_group(table, name if peer is None else peer, hashed)
         cdef Group group
         if found != NULL:
             group = <Group>found
         else:
             # if other code made one in the meantime, take that one
-            group = <Group>PyDict_SetDefault(table, key, self.bound_group(kind, name, peer))
+            group = found_or_added(table, self.bound_group(kind, name, peer), hashed)
         group.pins += 1
         return group
 
-    cdef Group pinned_share(self, Group whole, int kind, object peer):
+    cdef Group pinned_share(self, Group whole, int kind, object peer, uint64_t hashed):
         """As `pinned`, of a protocol or service that is pinned."""
+        cdef PyObject *found
         cdef Group share
         if whole.shares is None:
-            shares = {}
+            shares = GroupTable()
             if whole.shares is None:
                 whole.shares = shares
-        share = <Group>whole.shares.get(peer)
-        if share is None:
-            fresh = self.bound_group(kind, whole.name, peer)
-            share = <Group>PyDict_SetDefault(whole.shares, peer, fresh)
+        found = find_group(whole.shares, peer, hashed)
+        if found != NULL:
+            share = <Group>found
+        else:
+            share = found_or_added(
+                whole.shares, self.bound_group(kind, whole.name, peer), hashed)
             if share.whole is None:
                 share.whole = whole
                 whole.pins += 1
@@ -1148,11 +1162,11 @@ cdef class Ledger:
         if group.pins > 0:
             return
         if group.kind == PEER:
-            del self.peer_groups[group.peer]
+            remove_group(self.peer_groups, group)
         elif group.kind == PROTOCOL:
-            del self.protocol_groups[group.name]
+            remove_group(self.protocol_groups, group)
         elif whole is not None:
-            del whole.shares[group.peer]
+            remove_group(whole.shares, group)
             group.whole = None
             self.unpin(whole)
         # services stay: they are few, and this program names them
@@ -1263,9 +1277,11 @@ cdef class Ledger:
         cdef Refusal refusal = None
         cdef Group kept = None
         cdef int direction = INBOUND if inbound else OUTBOUND
+        cdef uint64_t hashed = 0
         cdef bint taken
         if peer is not None:
             peer = exact_peer(peer)
+            hashed = hash_of(peer)
             if self.limiter is not None:
                 kept = self.kept(PEER, None, peer)
         memset(&ask, 0, sizeof(ask))
@@ -1278,7 +1294,7 @@ cdef class Ledger:
             if peer is None:
                 group = <Group>self.transient_of(exempt)
             else:
-                group = self.pinned(self.peer_groups, PEER, None, peer)
+                group = self.pinned(self.peer_groups, PEER, None, peer, hashed)
             system = <Group>self.system_of(exempt)
             self.connections_opened += 1
             chain[1], chain[2] = &group.state, &system.state
@@ -1344,6 +1360,7 @@ cdef class Ledger:
         cdef Group kept = None
         cdef int direction = INBOUND if inbound else OUTBOUND
         peer = exact_peer(peer)
+        cdef uint64_t hashed = hash_of(peer)
         if self.limiter is not None:
             kept = self.kept(PEER, None, peer)
         memset(&ask, 0, sizeof(ask))
@@ -1352,7 +1369,7 @@ cdef class Ledger:
         leaf.limit = &self.defaults[<int>STREAM]
         chain[0] = &leaf
         with cython.critical_section(self):
-            group = self.pinned(self.peer_groups, PEER, None, peer)
+            group = self.pinned(self.peer_groups, PEER, None, peer, hashed)
             transient, system = <Group>self.transient_of(exempt), <Group>self.system_of(exempt)
             self.streams_opened += 1
             chain[1], chain[2], chain[3] = &group.state, &transient.state, &system.state
@@ -1403,13 +1420,14 @@ cdef class Ledger:
         cdef Group group, system
         cdef object answer = True
         peer = exact_peer(peer)
+        cdef uint64_t hashed = hash_of(peer)
         cdef Group kept = None
         if self.limiter is not None:
             kept = self.kept(PEER, None, peer)
         memset(&ask, 0, sizeof(ask))
         ask.of[RCMGR_STREAMS_INBOUND if inbound else RCMGR_STREAMS_OUTBOUND] = 1
         with cython.critical_section(self):
-            group = self.pinned(self.peer_groups, PEER, None, peer)
+            group = self.pinned(self.peer_groups, PEER, None, peer, hashed)
             system = <Group>self.system_of(exempt)
             self.streams_opened += 1
             chain[0], chain[1] = &group.state, &system.state
@@ -1441,10 +1459,11 @@ cdef class Ledger:
         cdef Group group
         cdef bint given = False, exempt
         peer = exact_peer(peer)
+        cdef uint64_t hashed = hash_of(peer)
         memset(&what, 0, sizeof(what))
         what.of[RCMGR_STREAMS_INBOUND if inbound else RCMGR_STREAMS_OUTBOUND] = 1
         with cython.critical_section(self):
-            found = PyDict_GetItemWithError(self.peer_groups, peer)
+            found = find_group(self.peer_groups, peer, hashed)
             if found != NULL:
                 group = <Group>found
                 exempt = group.acquired[False][not inbound] == 0
@@ -1472,8 +1491,9 @@ cdef class Ledger:
         cdef int64_t taken
         cdef int exempt, outbound
         peer = exact_peer(peer)
+        cdef uint64_t hashed = hash_of(peer)
         with cython.critical_section(self):
-            found = PyDict_GetItemWithError(self.peer_groups, peer)
+            found = find_group(self.peer_groups, peer, hashed)
             if found != NULL:
                 group = <Group>found
                 for exempt in range(2):
@@ -1501,18 +1521,21 @@ cdef class Ledger:
         view.start(self, kind, &NO_LIMIT)
         with cython.critical_section(self):
             if kind == PEER:
-                view.group = self.pinned(self.peer_groups, PEER, None, peer)
+                view.group = self.pinned(
+                    self.peer_groups, PEER, None, peer, hash_of(peer))
             elif kind == PROTOCOL or kind == PROTOCOL_PEER:
-                view.group = self.pinned(self.protocol_groups, PROTOCOL, name, None)
+                view.group = self.pinned(
+                    self.protocol_groups, PROTOCOL, name, None, hash_of(name))
             elif kind == SERVICE or kind == SERVICE_PEER:
-                view.group = self.pinned(self.service_groups, SERVICE, name, None)
+                view.group = self.pinned(
+                    self.service_groups, SERVICE, name, None, hash_of(name))
             elif kind == SYSTEM or kind == ALLOWLISTED_SYSTEM:
                 view.group = <Group>self.system_of(kind == ALLOWLISTED_SYSTEM)
             else:
                 view.group = <Group>self.transient_of(kind == ALLOWLISTED_TRANSIENT)
             if kind == PROTOCOL_PEER or kind == SERVICE_PEER:
                 whole = view.group
-                view.group = self.pinned_share(whole, kind, peer)
+                view.group = self.pinned_share(whole, kind, peer, hash_of(peer))
                 self.unpin(whole)  # the share pins it
             view.epoch = self.epoch
             view.is_open = True
@@ -1610,7 +1633,7 @@ cdef class Ledger:
             own = read_limit(limit)
             own.origin = BY_SET_LIMIT
         elif group.kind < FIXED_KINDS:
-            raise TypeError(f"{group.text()} has no default limit to go back to")
+            raise TypeError(f"{text_of(group)} has no default limit to go back to")
         elif self.limiter is not None:
             given = self.given_limit(group.kind, group.name, group.peer)
         with cython.critical_section(self):
@@ -1637,8 +1660,9 @@ cdef class Ledger:
         cdef PyObject *found
         cdef bint has_one = False
         peer = exact_peer(peer)
+        cdef uint64_t hashed = hash_of(peer)
         with cython.critical_section(self):
-            found = PyDict_GetItemWithError(self.peer_groups, peer)
+            found = find_group(self.peer_groups, peer, hashed)
             if found != NULL:
                 has_one = (<Group>found).exempt_connections > 0
         return has_one
@@ -1646,20 +1670,21 @@ cdef class Ledger:
     def peers(self):
         """Keys of the peers that hold something or are viewed, in order."""
         with cython.critical_section(self):
-            keys = list(self.peer_groups)
+            groups = groups_in(self.peer_groups)
+        keys = [(<Group>group).peer for group in groups]
         return sorted(keys, key=lambda key: (type(key).__name__, key))
 
     def protocols(self):
         """The protocols in use or viewed, in order."""
         with cython.critical_section(self):
-            keys = list(self.protocol_groups)
-        return sorted(keys)
+            groups = groups_in(self.protocol_groups)
+        return sorted([(<Group>group).name for group in groups])
 
     def services(self):
         """The services that were used or viewed since the start, in order."""
         with cython.critical_section(self):
-            keys = list(self.service_groups)
-        return sorted(keys)
+            groups = groups_in(self.service_groups)
+        return sorted([(<Group>group).name for group in groups])
 
     @property
     def refused(self):
@@ -1783,7 +1808,7 @@ cdef class Ledger:
 
     cdef size_t group_count(self) noexcept:
         return (
-            <size_t>FIXED_KINDS + <size_t>len(self.peer_groups) + count_of(self.protocol_groups)
+            <size_t>FIXED_KINDS + self.peer_groups.table.used + count_of(self.protocol_groups)
             + count_of(self.service_groups)
         )
 
@@ -1795,8 +1820,8 @@ cdef class Ledger:
         streams continue. Peaks and counts of refusals stay.
         """
         cdef Group group, share
-        cdef tuple tables = ({}, {}, {}), fixed
-        cdef dict protocols, services, _peers
+        cdef tuple tables = (GroupTable(), GroupTable(), GroupTable()), fixed
+        cdef GroupTable protocols, services, peers
         cdef int64_t kept = 0
         cdef int exempt
         if keep is not None and keep.group is not self.system_group:
@@ -1812,9 +1837,9 @@ cdef class Ledger:
                 keep.epoch += 1
             for group in fixed:
                 memset(&group.state.held, 0, sizeof(group.state.held))
-            _peers, self.peer_groups = self.peer_groups, <dict>tables[0]
-            protocols, self.protocol_groups = self.protocol_groups, <dict>tables[1]
-            services, self.service_groups = self.service_groups, <dict>tables[2]
+            peers, self.peer_groups = self.peer_groups, <GroupTable>tables[0]
+            protocols, self.protocol_groups = self.protocol_groups, <GroupTable>tables[1]
+            services, self.service_groups = self.service_groups, <GroupTable>tables[2]
             self.epoch += 1
             memset(self.memory_of_connections, 0, sizeof(self.memory_of_connections))
             self.connection_bytes = 0
@@ -1822,22 +1847,22 @@ cdef class Ledger:
                 keep.state.held.of[RCMGR_MEMORY] = kept
                 keep.group.state.held.of[RCMGR_MEMORY] = kept
         with cython.critical_section(self):
-            for group in _peers.values():
+            for group in groups_in(peers):
                 for exempt in range(2):
                     self.forgotten_streams += (
                         <int64_t>group.acquired[exempt][False] + group.acquired[exempt][True])
         for table in (protocols, services):
-            for group in (<dict>table).values():
+            for group in groups_in(<GroupTable>table):
                 if group.shares is not None:
-                    for share in group.shares.values():
+                    for share in groups_in(group.shares):
                         share.whole = None  # a cycle that the garbage collector cannot see
                     group.shares = None
 
     def __repr__(self):
         cdef Py_ssize_t peers, protocols, services
         with cython.critical_section(self):
-            peers, protocols = len(self.peer_groups), len(self.protocol_groups)
-            services = len(self.service_groups)
+            peers, protocols = self.peer_groups.table.used, self.protocol_groups.table.used
+            services = self.service_groups.table.used
         return (
             f"Ledger({self.system().stat()}, {peers} peers, {protocols} protocols, "
             f"{services} services)"
@@ -1849,6 +1874,14 @@ cdef object try_open_connection(
     object network_share,
 ):
     return (<Ledger?>ledger).take_connection(inbound, fd, exempt, reserved, peer, network_share)
+
+
+cdef void expect_peer(object ledger, uint64_t hashed, bint slot_is_here) noexcept:
+    cdef rcmgr_table *table = &(<Ledger>ledger).peer_groups.table
+    if slot_is_here:
+        rcmgr_table_expect_item(table, hashed)
+    else:
+        rcmgr_table_expect(table, hashed)
 
 
 cdef bint is_exempt(object scope) except -1:
@@ -1965,28 +1998,33 @@ cdef inline void raise_pair(int64_t *peaks, Group group, int inbound, int total)
     peaks[total] = max(peaks[total], held[inbound] + held[inbound + 1])
 
 
-cdef size_t count_of(dict groups) noexcept:
+cdef size_t count_of(GroupTable groups) noexcept:
     """How many groups, with the shares of each."""
-    cdef size_t count = len(groups)
+    cdef size_t at, count = groups.table.used
     cdef Group group
-    for group in groups.values():
-        if group.shares is not None:
-            count += len(group.shares)
+    for at in range(groups.table.count):
+        if groups.table.slots[at].item is not NULL:
+            group = <Group>groups.table.slots[at].item
+            if group.shares is not None:
+                count += group.shares.table.used
     return count
 
 
-cdef int gather(dict groups, list everything) except -1:
+cdef int gather(GroupTable groups, list everything) except -1:
     cdef Group group
-    for group in groups.values():
+    for group in groups_in(groups):
         everything.append(group)
         if group.shares is not None:
             gather(group.shares, everything)
     return 0
 
 
-cdef void put_all(Reading reading, dict groups) noexcept:
+cdef void put_all(Reading reading, GroupTable groups) noexcept:
     cdef Group group
-    for group in groups.values():
-        reading.put(group)
-        if group.shares is not None:
-            put_all(reading, group.shares)
+    cdef size_t at
+    for at in range(groups.table.count):
+        if groups.table.slots[at].item is not NULL:
+            group = <Group>groups.table.slots[at].item
+            reading.put(group)
+            if group.shares is not None:
+                put_all(reading, group.shares)
