@@ -7,14 +7,17 @@ import os
 import re
 import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import psutil
 import pytest
@@ -233,6 +236,35 @@ def test_plain_lines_in_a_pipe(family: Family) -> None:
     assert len(lines) >= 2
     assert re.search(r"^half-open: \d+ tries, \d+ refused$", done.stdout, re.MULTILINE)
     assert "1 attacker, 2 s" in done.stdout
+
+
+def test_metrics_are_served_during_the_attack(family: Family) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    page = ""
+
+    def is_served() -> bool:
+        nonlocal page
+        with suppress(OSError), urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+            page = answer.read().decode()
+        return "rcmgr_denials_total{" in page
+
+    running = start(family, "--metrics", str(port), "--plain", "--seconds", "60")
+    until(is_served, "metrics of denials")
+    running.send_signal(signal.SIGINT)
+    running.communicate(timeout=PATIENCE)
+    taken = run(family, "--stock", "--metrics", str(port))
+    assert taken.returncode == 2
+    assert "--stock and --metrics exclude each other" in taken.stderr
+
+
+def test_a_port_that_is_taken(family: Family) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        done = run(family, "--metrics", str(port), "--plain")
+    assert done.returncode == 3
+    assert f"could not start: no metrics at port {port}: " in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_without_attackers_it_is_quiet(family: Family) -> None:

@@ -83,6 +83,10 @@ def finite(_context: click.Context, _parameter: click.Parameter, value: float) -
     metavar="FILE",
     help="Limits of the host.",
 )
+@click.option(
+    "--metrics", "metrics_port", type=click.IntRange(1, 65535), metavar="PORT",
+    help="Serve metrics for Prometheus at this port.",
+)
 @click.option("--stock", is_flag=True, help="Guard the host with py-libp2p's libp2p.rcmgr.")
 @click.option("--plain", is_flag=True, help="Print lines instead of a table. Default in a pipe.")
 @click.option(
@@ -92,22 +96,26 @@ def demo(
     seconds: float,
     attackers: int,
     limits_file: Path | None,
+    metrics_port: int | None,
     stock: bool,
     plain: bool,
     as_json: bool,
 ) -> None:
     if plain and as_json:
         raise click.UsageError("--plain and --json exclude each other.")
+    if stock and metrics_port is not None:
+        raise click.UsageError("--stock and --metrics exclude each other.")
     limits = DEMO_LIMITS if limits_file is None else read_limits(limits_file)
     try:
-        status = run_demo(seconds, attackers, limits, stock, plain, as_json)
+        status = run_demo(seconds, attackers, limits, stock, plain, as_json, metrics_port)
     except KeyboardInterrupt:  # before the scenario handles signals
         status = BY_SIGNAL + 2
     raise SystemExit(status)
 
 
 def run_demo(
-    seconds: float, attackers: int, limits: NodeLimits, stock: bool, plain: bool, as_json: bool
+    seconds: float, attackers: int, limits: NodeLimits, stock: bool, plain: bool, as_json: bool,
+    metrics_port: int | None = None,
 ) -> int:
     """Run the demo, print it, and return the exit status."""
     try:
@@ -123,7 +131,7 @@ def run_demo(
     from .visit import mute_libp2p
 
     mute_libp2p()
-    options = DemoOptions(seconds, attackers, limits, stock)
+    options = DemoOptions(seconds, attackers, limits, stock, metrics_port)
     with screen_for(plain=plain, as_json=as_json) as screen:
         try:
             run = trio.run(run_scenario, options, screen.show)

@@ -26,13 +26,15 @@ class MeasuredRcmgr:
 
     title = "rcmgr"
 
-    def __init__(self, limits: NodeLimits) -> None:
+    def __init__(self, limits: NodeLimits, metrics_port: int | None = None) -> None:
         self._process = ProcessMemory(limits.memory)
         self.memory_admitted = 0
         self._most_of_peer = 0
         self._status: StatusServer | None = None
         self._status_error = "the host does not run"
         self.manager = ResourceManager(limits)
+        self._metrics = (
+            None if metrics_port is None else self.manager.serve_metrics(metrics_port))
 
     def attach(self, host: IHost) -> None:
         harden(host)
@@ -42,8 +44,9 @@ class MeasuredRcmgr:
             self._status_error = str(error)
 
     def close(self) -> None:
-        if self._status is not None:
-            self._status.close()
+        for server in (self._status, self._metrics):
+            if server is not None:
+                server.close()
 
     def rows(self) -> list[Row]:
         tracker = self.manager.connection_tracker

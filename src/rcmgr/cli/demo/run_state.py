@@ -23,6 +23,7 @@ class DemoOptions:
     attackers: int
     limits: NodeLimits
     stock: bool
+    metrics_port: int | None = None
 
 
 @dataclass(frozen=True)

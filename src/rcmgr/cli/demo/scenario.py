@@ -50,9 +50,11 @@ async def run_scenario(options: DemoOptions, show: Callable[[Run], None]) -> Run
     CannotStart: the host or a visitor did not start. OSError: `show` could not print.
     """
     view = SwarmView()
-    manager = (
-        MeasuredStock(options.limits, view) if options.stock else MeasuredRcmgr(options.limits)
-    )
+    try:
+        manager = MeasuredStock(options.limits, view) if options.stock else MeasuredRcmgr(
+            options.limits, options.metrics_port)
+    except OSError as error:
+        raise CannotStart(f"no metrics at port {options.metrics_port}: {error}") from None
     run = Run(options, manager, view)
     run.attackers = [Visitor(ATTACKS[i % len(ATTACKS)]) for i in range(options.attackers)]
     attack = trio.CancelScope()
