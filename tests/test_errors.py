@@ -477,6 +477,7 @@ def test_the_base_class_as_a_dict() -> None:
     assert ResourceLimitExceeded("full").to_dict() == {
         "code": "resource", "category": "resource", "setting": "the limits of the ResourceManager",
         "message": "full; see the limits of the ResourceManager",
+        "documentation": ResourceLimitExceeded("full").documentation,
     }
 
 

@@ -58,6 +58,17 @@ def undocumented(module: ModuleType) -> Iterator[str]:
                 yield f"{name}.{member}"
 
 
+def test_every_error_links_to_a_section_of_the_page_of_error_codes() -> None:
+    titles = re.findall(r"^#+ (.*)", (DOCS / "error-codes.md").read_text(), re.M)
+    anchors = {title.lower().replace(" ", "-") for title in titles}
+    kinds = [
+        each for each in vars(errors).values()
+        if inspect.isclass(each) and issubclass(each, errors.ResourceLimitExceeded)]
+    assert len({each._section for each in kinds}) >= 8
+    assert {each._section for each in kinds} <= anchors
+    assert errors.ResourceLimitExceeded().documentation.endswith("docs/error-codes.md#error-codes")
+
+
 def test_the_page_of_error_codes_has_every_code() -> None:
     codes = {f"connection.{kind.value}" for kind in ConnectionLimitKind}
     codes |= {

@@ -43,6 +43,7 @@ __all__ = [
 ]
 
 _UPSTREAM = "libp2p.rcmgr.exceptions"
+_PAGE = "https://github.com/rcmgr/rcmgr/blob/main/docs/error-codes.md"
 _MOST_CHARACTERS = 160
 
 
@@ -106,6 +107,7 @@ class ResourceLimitExceeded(_LimitRoot):
     """
 
     category: ClassVar[str] = "resource"
+    _section: ClassVar[str] = "error-codes"
 
     _is_brief_without_subject = True
     """Whether the text is only the first sentence if no peer, connection and address is known."""
@@ -183,6 +185,11 @@ class ResourceLimitExceeded(_LimitRoot):
         return "the limits of the ResourceManager"
 
     @property
+    def documentation(self) -> str:
+        """The address of the documentation of this kind of denial."""
+        return f"{_PAGE}#{self._section}"
+
+    @property
     def peer(self) -> str | None:
         """The peer that was refused, as base58 text; None: unknown."""
         peer = getattr(self, "peer_id", None)
@@ -200,6 +207,7 @@ class ResourceLimitExceeded(_LimitRoot):
             "category": self.category,
             "message": self.explanation,
             "setting": self.setting,
+            "documentation": self.documentation,
             **values,
         }
 
@@ -226,6 +234,7 @@ class ConnectionLimitExceeded(ResourceLimitExceeded):
     address: str | None = None
 
     category = resource_type = "connection"
+    _section = "connections-by-state"
 
     @property
     def code(self) -> str:
@@ -257,6 +266,7 @@ class ConnectionEvicted(ResourceLimitExceeded):
     address: str | None = None
 
     category = resource_type = "connection"
+    _section = "evictions"
     code = "connection.evicted"
     _is_brief_without_subject = False
 
@@ -285,6 +295,7 @@ class AddressLimitExceeded(ResourceLimitExceeded):
     peer_id: Hashable | None = None
 
     category = resource_type = "connection"
+    _section = "addresses"
     code = "connection.address"
     _is_brief_without_subject = False
 
@@ -347,6 +358,7 @@ class ScopeLimitExceeded(ResourceLimitExceeded):
         self.available = max(0, self.limit - self.current)
 
     category = "connection"
+    _section = "scopes"
     _is_brief_without_subject = False
 
     @property
@@ -452,6 +464,7 @@ class MemoryUsageLimitExceeded(ResourceLimitExceeded):
     address: str | None = None
 
     category = resource_type = "memory"
+    _section = "memory-of-the-process"
     code = "memory.process"
 
     @property
@@ -496,6 +509,7 @@ class RateLimitExceeded(ResourceLimitExceeded):
     connection_id: Hashable | None = None
 
     category = resource_type = "rate"
+    _section = "rates"
     _is_brief_without_subject = False
 
     @property
@@ -552,6 +566,7 @@ class Banned(ResourceLimitExceeded):
     address: str | None = None
 
     category = resource_type = "connection"
+    _section = "bans"
     code = "connection.banned"
     _is_brief_without_subject = False
 

@@ -17,6 +17,7 @@ from rcmgr.report.explain import explain
 
 PEER = b"\x12\x20" + b"p" * 32
 TEXT = "QmVuZp8s9f1Pk1DnS1tfFPFDARrGR95mTXf1fMDjRQt1CB"
+LINK = "The setting of each code: https://github.com/rcmgr/rcmgr/blob/main/docs/error-codes.md"
 
 
 def test_an_idle_node_is_at_no_limit() -> None:
@@ -50,6 +51,7 @@ def test_the_text_of_a_full_node() -> None:
         "ResourceLimits.max_connections (ConcreteLimits.system.conns)",
         "Peers denied most:",
         f"  7 times {TEXT}",
+        LINK,
     ]
 
 
@@ -74,6 +76,7 @@ def test_denials_of_many_peers_take_one_line() -> None:
         "Nothing is at its limit.",
         "Denied since the start: 300, 300 inbound, 0 outbound. Of the last 256:",
         "  256 by stream.peer.streams: see ConcreteLimits.peer_default.streams",
+        LINK,
     ]
 
 
@@ -110,7 +113,8 @@ def test_names_that_peers_choose_are_escaped() -> None:
     assert "/evil\\x1b]0;owned\\x07\\nNothing" in text
     assert "peer\\x1b[2J\\n" in text
     assert all(each.isprintable() for each in text.replace("\n", ""))
-    assert [line[:2] for line in text.splitlines()] == ["At", "  ", "De", "  ", "Pe", "  "]
+    assert [line[:2] for line in text.splitlines()] == [
+        "At", "  ", "De", "  ", "Pe", "  ", "Th"]
     assert len(text) < 3000
 
 

@@ -89,6 +89,7 @@ def _what_was_denied(node: Node) -> Iterator[str]:
     yield from _denied_most(
         "Peers", [(peer_text(peer), times) for peer, times in log.most_denied(_MOST_NAMES)])
     yield from _denied_most("Addresses", log.most_denied_addresses(_MOST_NAMES))
+    yield f"The setting of each code: {error.documentation.partition('#')[0]}"
 
 
 def _denied_most(what: str, denied: list[tuple[str, int]]) -> Iterator[str]:
