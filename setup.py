@@ -23,6 +23,7 @@ SYSTEMS = {"linux": "linux", "darwin": "macos", "win32": "windows"}
 # module of rcmgr -> the C files it is linked with (headers of ext/ need no entry)
 MODULES: dict[str, list[str]] = {
     "admission.admission": [],
+    "admission.door": [],
     "admission.eviction": [],
     "admission.manager_base": [],
     "admission.room": [],
@@ -32,6 +33,7 @@ MODULES: dict[str, list[str]] = {
     "counting.denials": [],
     "counting.memory_stats": [f"ext/rss_{SYSTEMS.get(sys.platform, 'unknown')}.c"],
     "counting.groups": [],
+    "counting.prefix_table": [],
     "counting.reading": [],
     "counting.scope": [],
     "counting.token_bucket": [],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar, copy_context
@@ -199,6 +200,50 @@ async def test_no_error_is_made_without_an_observer(monkeypatch: pytest.MonkeyPa
         for _ in range(3):
             assert await is_closed(node)
         assert node.manager.denials.total == 3
+
+
+async def test_a_flood_is_refused_in_batches_and_counted_one_by_one() -> None:
+    """The first refusals end as usual. Then the kernel keeps nothing: the others are reset."""
+    times = 200
+    async with hardened_node(limits=ONE) as node:
+        node.manager.ban("127.0.0.0/8")
+        ends: Counter[str] = Counter()
+
+        async def knock() -> None:
+            try:
+                async with await trio.open_tcp_stream("127.0.0.1", node.port) as stream:
+                    ends["closed" if await stream.receive_some(1) == b"" else "data"] += 1
+            except (OSError, trio.BrokenResourceError):
+                ends["reset"] += 1
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(times):
+                nursery.start_soon(knock)
+        assert ends.total() == times
+        assert ends["closed"] > 0
+        assert ends["reset"] > times // 2
+        assert ends["data"] == 0
+        assert node.manager.get_stats()["denied"] == {"ban": times}
+        assert node.manager.denials.most_denied_addresses() == [("127.0.0.1", times)]
+        node.manager.unban("127.0.0.0/8")
+        assert not await is_closed(node, SHORT)
+
+
+async def test_the_node_goes_on_after_it_had_no_descriptors(
+    caplog: pytest.LogCaptureFixture
+) -> None:
+    resource = pytest.importorskip("resource")
+    async with hardened_node() as node, running_node() as peer:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        client = trio.socket.socket()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+        try:
+            await client.connect(("127.0.0.1", node.port))
+            await eventually(lambda: "accept returned EMFILE" in caplog.text)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        client.close()
+        assert await peer.dial(node)
 
 
 async def test_undoing() -> None:

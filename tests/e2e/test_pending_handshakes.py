@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +13,10 @@ from silent_peers import BY_SCOPE, BY_STATE, PLACES, guarded_node, silent
 
 from rcmgr import ConnectionDeniedEvent, ConnectionEvicted, Eviction, ListenFailedEvent, NodeLimits
 from rcmgr.libp2p import observe
+
+PATIENT = replace(BY_STATE, eviction=Eviction(
+    pending_grace_s=LONG, pending_patience_s=LONG, waiting_s=LONG))
+"""No handshake makes room, and sockets wait long."""
 
 
 @pytest.mark.parametrize("limits", [BY_STATE, BY_SCOPE])
@@ -72,11 +76,36 @@ async def test_sockets_that_hang_up_cost_no_place() -> None:
         assert node.manager.connection_tracker.snapshot().peak_pending_inbound <= PLACES
 
 
+async def ends(stream: trio.SocketStream) -> bool:
+    """Whether the node hangs up."""
+    with trio.fail_after(PATIENCE_S), suppress(trio.BrokenResourceError):
+        while await stream.receive_some():
+            pass
+    return True
+
+
+async def test_banned_sockets_do_not_wait_for_a_place() -> None:
+    async with guarded_node(PATIENT) as node, silent(node, PLACES):
+        await eventually(lambda: node.count("pending_inbound") == PLACES)
+        node.manager.ban("127.77.0.1")
+        async with silent(node, 3, "127.77.0.1") as banned:
+            assert all([await ends(each) for each in banned])
+        assert node.manager.denied_by_limit()["ban"] == 3
+
+
+async def test_a_listener_ends_while_sockets_wait() -> None:
+    async with guarded_node(PATIENT) as node, silent(node, PLACES):
+        await eventually(lambda: node.count("pending_inbound") == PLACES)
+        async with silent(node, PLACES) as waiting:
+            for listener in list(node.host.get_network().listeners.values()):
+                await listener.close()
+            assert all([await ends(each) for each in waiting])
+        assert node.manager.denials.total == 0
+
+
 async def test_real_handshakes_wait_for_each_other() -> None:
     """Three times as many as there are places, all of one address."""
-    patient = replace(BY_STATE, eviction=Eviction(
-        pending_grace_s=LONG, pending_patience_s=LONG, waiting_s=LONG))
-    async with guarded_node(patient) as node, AsyncExitStack() as stack:
+    async with guarded_node(PATIENT) as node, AsyncExitStack() as stack:
         peers = [await stack.enter_async_context(running_node()) for _ in range(3 * PLACES)]
 
         async def dial(peer: Node) -> None:

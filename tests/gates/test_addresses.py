@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from libp2p_values import Multiaddr
 
-from rcmgr.gates.addresses import Allowlist, PrefixTable, endpoint_of
+from rcmgr.counting.prefix_table import PrefixTable
+from rcmgr.gates.addresses import Allowlist, endpoint_of
 from rcmgr.limits.networks import Network, packed_ip
 from rcmgr.manager import ResourceManager
 

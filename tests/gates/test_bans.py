@@ -212,3 +212,24 @@ def test_a_slowed_address_is_banned_with_its_network(bans: Bans) -> None:
     bans.add(ban_subject("192.0.2.0/24"), 60)
     assert refuses(bans, None, "192.0.2.1")
     assert refuses(bans, None, "192.0.2.1", inbound=False)
+
+
+def test_shut_out_without_a_refusal(bans: Bans, clock: Clock) -> None:
+    """The question changes nothing: no count, no token of a slowed network, no ban."""
+    assert not bans.shuts_out("192.0.2.1")
+    bans.add(ban_subject("192.0.2.0/24"), 10)
+    bans.add(ban_subject("198.51.100.0/24"), None, by="penalty box", times=1, slows=True)
+    bans.add(ban_subject(PEER), None)
+    for _ in range(2):
+        assert bans.shuts_out("192.0.2.1")
+        assert bans.shuts_out("/ip4/192.0.2.9/tcp/1")
+        assert not bans.shuts_out("198.51.100.1")  # one a second may ask
+        assert not bans.shuts_out("203.0.113.1")
+        assert not bans.shuts_out("no address")
+        assert not bans.shuts_out("")
+    assert bans.refused == 0
+    assert not refuses(bans, None, "198.51.100.1")
+    assert bans.shuts_out("198.51.100.2")
+    clock.now += 11 * S
+    assert not bans.shuts_out("192.0.2.1")
+    assert not bans.shuts_out("198.51.100.2")

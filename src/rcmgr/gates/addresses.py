@@ -7,23 +7,21 @@ import threading
 from collections.abc import Hashable, Iterable
 from functools import lru_cache
 from itertools import pairwise
-from typing import Final, Generic, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
-from rcmgr.limits.networks import Network, packed_ip, prefix_of, unmapped
+from rcmgr.counting.prefix_table import PrefixTable
+from rcmgr.limits.networks import Network, packed_ip, unmapped
 from rcmgr.peers import peer_key
 
 __all__ = [
     "LONGEST_ADDRESS",
     "Allowlist",
     "Endpoint",
-    "PrefixTable",
     "endpoint_of",
     "ip_from_any",
     "parse_address",
     "parse_entry",
 ]
-
-T = TypeVar("T")
 
 
 class Endpoint(NamedTuple):
@@ -83,8 +81,8 @@ def _parsed(text: str) -> Endpoint:
 
 def endpoint_of(address: object) -> Endpoint:
     """As `parse_address`; without an IP and a peer if that raises."""
-    try:
-        return parse_address(address)
+    try:  # `parse_address` in place, as a flood of refusals waits for it
+        return _parsed(address if type(address) is str else _address_text(address))
     except (TypeError, ValueError):
         return Endpoint(None, None)
 
@@ -138,58 +136,6 @@ def _ip_of_host(text: str) -> bytes | None:
 def _specified(ip: bytes | None) -> bytes | None:
     # py-libp2p's swarm reports 0.0.0.0 for an address that it does not know
     return ip if ip is not None and any(ip) else None
-
-
-class PrefixTable(Generic[T]):
-    """Values by network. A look-up costs one dict access per prefix length in use, not per network.
-
-    Keys are bytes, because strangers choose addresses, and the hash of bytes is keyed. A look-up
-    takes no lock.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        # by family: (prefix length, networks of that length), longest first
-        self._tables: dict[bool, tuple[tuple[int, dict[bytes, T]], ...]] = {True: (), False: ()}
-
-    def set(self, network: Network, value: T) -> None:
-        with self._lock:
-            tables = self._tables[network.is_ipv4]
-            for bits, values in tables:
-                if bits == network.bits:
-                    values[network.prefix] = value
-                    return
-            added = (*tables, (network.bits, {network.prefix: value}))
-            self._tables[network.is_ipv4] = tuple(sorted(added, key=lambda each: -each[0]))
-
-    def remove(self, network: Network) -> None:
-        """KeyError: the network has no value."""
-        with self._lock:
-            tables = self._tables[network.is_ipv4]
-            for bits, values in tables:
-                if bits == network.bits:
-                    del values[network.prefix]
-                    if not values:
-                        self._tables[network.is_ipv4] = tuple(
-                            each for each in tables if each[0] != bits
-                        )
-                    return
-        raise KeyError(str(network))
-
-    def longest(self, ip: bytes) -> tuple[int, T] | None:
-        """Length and value of the longest prefix of an address, or None."""
-        for bits, values in self._tables[len(ip) == 4]:
-            value = values.get(prefix_of(ip, bits))
-            if value is not None:
-                return bits, value
-        return None
-
-    def matching(self, ip: bytes) -> Iterable[tuple[int, T]]:
-        """Length and value of every prefix of an address, longest first."""
-        for bits, values in self._tables[len(ip) == 4]:
-            value = values.get(prefix_of(ip, bits))
-            if value is not None:
-                yield bits, value
 
 
 class Allowlist:

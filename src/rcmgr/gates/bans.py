@@ -10,9 +10,10 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, Protocol
 
+from rcmgr.counting.prefix_table import PrefixTable
 from rcmgr.counting.token_bucket import TokenBucket
 from rcmgr.errors import Banned, shortened
-from rcmgr.gates.addresses import PrefixTable, endpoint_of, parse_entry
+from rcmgr.gates.addresses import endpoint_of, parse_entry
 from rcmgr.limits.checks import check_number
 from rcmgr.limits.networks import Network
 from rcmgr.peers import peer_key, peer_text
@@ -22,6 +23,7 @@ __all__ = ["Ban", "BanRefusal", "Bans", "Subject", "ban_subject"]
 _MOST_BANS: Final = 10_000
 _MOST_SECONDS: Final = 100 * 366 * 86_400.0
 _MOST_CHARACTERS: Final = 200
+_LONGEST_TEXT: Final = 100  # of an address that needs no `shortened`
 
 Subject = Network | Hashable
 """The network, or the key of the peer, that a ban is about."""
@@ -215,26 +217,39 @@ class Bans:
 
         peer, address: None: not to be asked about. The penalty box refuses no outbound connection.
         """
-        self._end_old()
+        now = self._now()
+        if self._ends and self._ends[0][0] <= now:
+            self._end_old()
         if peer is not None:
             entry = self.entries.get(peer_key(peer))
             if entry is not None and (inbound or entry.by == "operator"):
-                return self._refused(entry, address)
+                return self._refused(entry, address, now)
         if address is not None:
             ip = endpoint_of(address).ip
             for _, entry in () if ip is None else self._networks.matching(ip):
                 if not inbound and entry.by != "operator":
                     continue
                 if entry.trickle is None or not entry.trickle.try_consume():
-                    return self._refused(entry, address)
+                    return self._refused(entry, address, now)
         return True
 
-    def _refused(self, entry: _Entry, address: object) -> BanRefusal:
+    def shuts_out(self, address: object) -> bool:
+        """Whether `refusal` would refuse any inbound peer of this address now. It counts nothing."""
+        self._end_old()
+        ip = endpoint_of(address).ip
+        return ip is not None and any(
+            entry.trickle is None or entry.trickle.get_available_tokens() < 1
+            for _, entry in self._networks.matching(ip))
+
+    def _refused(self, entry: _Entry, address: object, now: float) -> BanRefusal:
         with self._lock:
             self.refused += 1
-        return BanRefusal(
-            entry.what, entry.reason, max(0.0, entry.until - self._now()),
-            None if address is None else shortened(address))
+        left = entry.until - now
+        if address is not None and (type(address) is not str or len(address) > _LONGEST_TEXT):
+            address = shortened(address)
+        # a flood waits for this: calling the class takes twice as long
+        return tuple.__new__(
+            BanRefusal, (entry.what, entry.reason, left if left > 0 else 0.0, address))
 
     def _end_old(self) -> None:
         ends, now = self._ends, self._now()

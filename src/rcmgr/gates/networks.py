@@ -13,6 +13,7 @@ from heapq import nlargest
 from typing import Any, Final, Literal, NamedTuple
 
 from rcmgr.counting.bucket_table import BucketTable
+from rcmgr.counting.prefix_table import PrefixTable
 from rcmgr.counting.token_bucket import TokenBucket
 from rcmgr.errors import (
     AddressLimitExceeded,
@@ -20,7 +21,7 @@ from rcmgr.errors import (
     ResourceLimitExceeded,
     shortened,
 )
-from rcmgr.gates.addresses import Allowlist, PrefixTable, endpoint_of, ip_from_any, parse_address
+from rcmgr.gates.addresses import Allowlist, endpoint_of, ip_from_any, parse_address
 from rcmgr.gates.buckets import bucket_of, table_of
 from rcmgr.limits.networks import AddressRates, Network, SubnetLimits, prefix_of
 from rcmgr.limits.rates import Rate

@@ -8,8 +8,9 @@ from enum import Enum
 from typing import Protocol
 
 from rcmgr.counting.bucket_table import BucketTable
+from rcmgr.counting.prefix_table import PrefixTable
 from rcmgr.errors import RateLimitExceeded
-from rcmgr.gates.addresses import Allowlist, PrefixTable, endpoint_of
+from rcmgr.gates.addresses import Allowlist, endpoint_of
 from rcmgr.gates.bans import Bans, Subject
 from rcmgr.gates.networks import AddressRefusal
 from rcmgr.gates.requests import RateRefusal

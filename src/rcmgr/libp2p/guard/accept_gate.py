@@ -9,8 +9,10 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any
 
-from rcmgr.admission.manager_base import accepted
+from rcmgr.admission.door import CAN_ACCEPT, AcceptedSocket, Door
+from rcmgr.admission.manager_base import ConnectionScope, accepted
 from rcmgr.admission.room import Room
+from rcmgr.counting.token_bucket import TokenBucket
 from rcmgr.libp2p.guard.pending_handshakes import Handshake, current, follow_progress, peek
 from rcmgr.libp2p.guard.pending_websockets import bounded_websockets
 from rcmgr.libp2p.guard.stream_scopes import manager_of
@@ -24,6 +26,11 @@ logger = logging.getLogger(__name__)
 
 _ATTRIBUTE = "_rcmgr_accept_gate"
 _TRY_AGAIN_S = 0.02
+# One task handles up to so many refusals before others run. If there are fewer, it lets some come.
+_MOST_AT_ONCE = 64
+_GATHER_S = 0.001
+# refusals that end as usual: 64 at once, and 16 more each second. The others are reset.
+_GOODBYES = TokenBucket(64, 16.0)
 
 
 class AcceptGate:
@@ -37,6 +44,10 @@ class AcceptGate:
     If all places for handshakes are in use, the handshake that is worth least makes room. If it has
     to stay, the socket waits, unread, for some seconds. A socket that has hung up already costs no
     place.
+
+    On Linux and macOS it accepts up to 64 connections at once, without an object of the socket
+    module. After a refusal it waits for 1 ms, so that the next ones cost fewer turns of the event
+    loop. The refusals of a flood end with a reset, after which the kernel keeps nothing.
 
     The swarm asks about some connections itself, as in stock py-libp2p:
 
@@ -56,6 +67,8 @@ class AcceptGate:
                 raise Libp2pMismatch(f"{swarm!r} has no {attribute}")
         self.swarm = swarm
         self._undone = False
+        self._uncounted = 0  # accepted connections that the swarm's metrics do not have yet
+        self._door = Door()
         self._on_sockets: dict[Any, Hook] = {}
         self._waiting: list[WaitingSockets] = []
         self.undo = place_all(self._placing())
@@ -90,7 +103,7 @@ class AcceptGate:
                 waiting = WaitingSockets(lambda: self._room)
                 self._waiting.append(waiting)
                 self._on_sockets[each.socket] = Hook(
-                    each.socket, "accept", partial(self._accepting, waiting))
+                    each.socket, "accept", partial(self._accepting, each.socket, waiting))
 
     async def _listening(self, original: Callable[[Any], Awaitable[None]], maddr: Any) -> None:
         """libp2p 0.8.1: network/swarm.py line 1930, when a listener has its sockets."""
@@ -98,7 +111,7 @@ class AcceptGate:
         await original(maddr)
 
     async def _accepting(
-        self, waiting: WaitingSockets, original: Callable[[], Awaitable[Accepted]]
+        self, listener: Any, waiting: WaitingSockets, original: Callable[[], Awaitable[Accepted]]
     ) -> Accepted:
         """trio 0.35: _highlevel_socket.py line 411, called by the task that starts the handlers."""
         import trio
@@ -108,46 +121,114 @@ class AcceptGate:
         try:
             while True:
                 found = self._next_of(waiting)
-                if found is None:
-                    with trio.move_on_after(_TRY_AGAIN_S if len(waiting) else math.inf):
-                        found = self._let_in(waiting, *await original())
-                        if found is None:
-                            await self._count()
                 if found is not None:
                     return found
-        except trio.Cancelled:  # the listener ends
-            waiting.close()
+                with trio.move_on_after(_TRY_AGAIN_S if len(waiting) else math.inf):
+                    found = await self._next_accepted(listener, waiting, original)
+                if found is not None:
+                    return found
+                await self._count()
+        except BaseException as error:
+            if isinstance(error, trio.Cancelled) or listener.fileno() < 0:  # the listener ends
+                waiting.close()
             raise
 
+    async def _next_accepted(
+        self, listener: Any, waiting: WaitingSockets, original: Callable[[], Awaitable[Accepted]]
+    ) -> Accepted | None:
+        """A connection that the swarm gets. None: those that came were refused, or wait."""
+        if not CAN_ACCEPT or getattr(original, "__func__", None) is not type(listener).accept:
+            return self._let_in(waiting, *await original())
+        import trio
+
+        door, before = self._door_to(waiting), self._door.turned_away
+        found, has_more = door.next(listener, _MOST_AT_ONCE)
+        turned_away = door.turned_away - before
+        self._uncounted += turned_away
+        if found is not None:
+            socket, scope = found
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            return self._for_swarm(socket, socket.address, scope)
+        if has_more:
+            await trio.lowlevel.checkpoint()
+        elif turned_away:
+            await trio.sleep(_GATHER_S)
+        else:
+            await trio.lowlevel.wait_readable(listener)
+        return None
+
+    def _door_to(self, waiting: WaitingSockets) -> Door:
+        """The door, for connections that come before this task suspends the next time."""
+        door = self._door
+        door.ask = door.wait = None
+        door.drops_gone = False
+        if self._undone:
+            return door
+        room = self._room
+        door.drops_gone = room is not None and room.is_active
+        if room is not None and self._may_wait(room):
+            door.wait = partial(self._has_to_wait, waiting)
+        by_manager = self.swarm._inbound_limiter.available_tokens > 0
+        door.ask = self._ask if by_manager else _refuse_all
+        is_observed = AcceptGate.refuse is not _REFUSE
+        # later connections inherit this task's context, and must not get what observers set in it
+        door.refuse = (
+            (lambda socket: copy_context().run(self.refuse, socket, by_manager))
+            if is_observed else _hang_up)
+        return door
+
+    @staticmethod
+    def _may_wait(room: Room) -> bool:
+        # a place becomes free only while handshakes are under way
+        return room.is_active and room.settings.waiting_s > 0 and len(room.handshakes) > 0
+
+    def _has_to_wait(self, waiting: WaitingSockets, socket: AcceptedSocket) -> bool:
+        """Whether a socket waits now, or is the one that cannot wait any more."""
+        address = socket.address
+        if len(waiting) == 0 and self._has_place(address):
+            return False
+        manager = manager_of(self.swarm)
+        if manager._bans.shuts_out(socket.ip) and not manager.allowlist.allows_at(None, socket.ip):
+            return False  # it would take the place of another one, and be refused in the end
+        out = waiting.add(socket, address)
+        if out is not None:
+            waiting.displaced.append(out)
+        return True
+
     def _next_of(self, waiting: WaitingSockets) -> Accepted | None:
-        """A waiting socket that has a place now."""
+        """A waiting socket that has a place now, or one that cannot wait any more."""
+        while waiting.displaced:
+            if (admitted := self._admitted(*waiting.displaced.pop())) is not None:
+                return admitted
         if len(waiting) == 0:
             return None
-        waiting.look()
+        self._uncounted += waiting.look_again()
         while (overdue := waiting.overdue()) is not None:
-            if self._admits(*overdue):
-                return overdue
+            if (admitted := self._admitted(*overdue)) is not None:
+                return admitted
         while (first := waiting.first) is not None and self._has_place(first[1]):
             waiting.remove_first()
-            if self._admits(*first):
-                return first
+            if peek(first[0]) == b"":
+                first[0].close()
+                self._uncounted += 1
+            elif (admitted := self._admitted(*first)) is not None:
+                return admitted
         return None
 
     def _let_in(self, waiting: WaitingSockets, socket: Any, address: Any) -> Accepted | None:
-        """The socket that the swarm gets now. None: this one waits, or was refused."""
+        """As the door, for a socket that trio has accepted."""
         if self._undone:
             return socket, address
         room = self._room
         if room is not None and room.is_active:
             if peek(socket) == b"":
                 socket.close()
+                self._uncounted += 1
                 return None
-            # a place becomes free only while handshakes are under way
-            may_wait = room.settings.waiting_s > 0 and len(room.handshakes) > 0
-            if may_wait and (len(waiting) or not self._has_place(address)):
+            if self._may_wait(room) and (len(waiting) or not self._has_place(address)):
                 out = waiting.add(socket, address)
-                return out if out is not None and self._admits(*out) else None
-        return (socket, address) if self._admits(socket, address) else None
+                return None if out is None else self._admitted(*out)
+        return self._admitted(socket, address)
 
     @property
     def _room(self) -> Room | None:
@@ -161,51 +242,60 @@ class AcceptGate:
             return False
         return bool(admission.has_place_for_handshake(ip))
 
-    def _admits(self, socket: Any, address: Any) -> bool:
+    def _admitted(self, socket: Any, address: Any) -> Accepted | None:
+        """A socket for the swarm. None: it was refused."""
+        scope = None
         try:
             by_manager = self.swarm._inbound_limiter.available_tokens > 0
-            if by_manager and self._manager_admits(socket, str(address[0])):
-                return True
-            # later connections inherit this task's context, and must not get what observers set
-            # in it
-            copy_context().run(self.refuse, socket, by_manager)
+            ask = self._ask if by_manager else _refuse_all
+            if ask is not None and (scope := ask(str(address[0]))) is None:
+                copy_context().run(self.refuse, socket, by_manager)
+                self._uncounted += 1
+                return None
         except Exception:
             # A user's limits or observers failed. An exception in this task would end the program.
             # If the swarm asks later, it only ends the connection.
             logger.exception("asking for a connection from %s failed", address)
-            return True
-        return False
+            if socket.fileno() < 0:
+                return None
+        return self._for_swarm(socket, address, scope)
 
-    def _manager_admits(self, socket: Any, ip: str) -> bool:
-        ask = getattr(self.swarm._resource_manager, "accept_connection", None)
-        if ask is None:  # not our manager: the swarm asks it later
-            return True
-        scope = ask(ip)
+    @property
+    def _ask(self) -> Callable[[str], ConnectionScope | None] | None:
+        """None: it is not our manager, and the swarm asks it later."""
+        return getattr(self.swarm._resource_manager, "accept_connection", None)
+
+    def _for_swarm(self, socket: Any, address: Any, scope: ConnectionScope | None) -> Accepted:
+        if isinstance(socket, AcceptedSocket):
+            import trio
+
+            socket = trio.socket.from_stdlib_socket(socket.detach())
         accepted.set(scope)
-        if scope is None:
-            return False
         room = self._room
-        if room is not None:
+        if scope is not None and room is not None:
             patience = self.swarm.connection_config.inbound_upgrade_timeout
-            current.set(Handshake(socket, scope, room, ip, patience))
-        return True
+            current.set(Handshake(socket, scope, room, str(address[0]), patience))
+        return socket, address
 
     async def _count(self) -> None:
         """libp2p 0.8.1: network/swarm.py line 1969, for each inbound connection."""
+        uncounted, self._uncounted = self._uncounted, 0
         channel = self.swarm.metric_send_channel
-        if channel is not None:
-            from libp2p.metrics.swarm import SwarmEvent
+        if channel is None or not uncounted:
+            return
+        from libp2p.metrics.swarm import SwarmEvent
 
-            event = SwarmEvent()
-            event.conn_incoming = True
-            try:
+        event = SwarmEvent()
+        event.conn_incoming = True
+        try:
+            for _ in range(uncounted):
                 await channel.send(event)
-            except Exception:  # the receiver is gone
-                logger.debug("a connection was not counted", exc_info=True)
+        except Exception:  # the receiver is gone
+            logger.debug("a connection was not counted", exc_info=True)
 
     def refuse(self, socket: Any, by_manager: bool) -> None:
         """Hang up. by_manager: False if the swarm itself has as many connections as it wants."""
-        socket.close()
+        _hang_up(socket)
 
     @staticmethod
     async def _handling(
@@ -220,6 +310,20 @@ class AcceptGate:
         finally:
             if scope is not None:
                 scope.close()
+
+
+_REFUSE = AcceptGate.refuse
+
+
+def _hang_up(socket: Any) -> None:
+    if isinstance(socket, AcceptedSocket) and not _GOODBYES.try_consume():
+        socket.reset()
+    else:
+        socket.close()
+
+
+def _refuse_all(ip: str) -> None:
+    """The swarm has as many connections as it wants."""
 
 
 def _websocket_listeners(listener: Any) -> list[Any]:

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
+from rcmgr.admission.door import AcceptedSocket
 from rcmgr.admission.host_closer import mark_evicted
 from rcmgr.admission.manager_base import ConnectionScope
 from rcmgr.admission.room import Room
@@ -108,7 +109,12 @@ def follow_progress(swarm: Any) -> Iterator[Undo]:
 
 
 def peek(socket: Any) -> bytes | None:
-    """The first byte that the other side sent. b"": it hung up. None: it is silent."""
+    """The first byte that the other side sent. b"": it hung up. None: it is silent.
+
+    socket: an AcceptedSocket, or a socket of trio.
+    """
+    if isinstance(socket, AcceptedSocket):
+        return socket.peek()
     try:
         peeked: bytes = socket._sock.recv(1, sockets.MSG_PEEK)
     except BlockingIOError:

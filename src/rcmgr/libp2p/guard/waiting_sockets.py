@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -14,14 +13,15 @@ from rcmgr.limits.networks import packed_ip
 __all__ = ["Accepted", "WaitingSockets"]
 
 Accepted = tuple[Any, Any]
-"""A socket of trio, and the address of its other side."""
+"""An AcceptedSocket or a socket of trio, and the address of its other side."""
 
 
 class _Waiting:
+    ticket: int
+
     def __init__(self, accepted: Accepted, until: float) -> None:
         self.accepted = accepted
         self.until = until
-        self.ticket = 0
         self.has_spoken = False
 
 
@@ -35,11 +35,15 @@ class WaitingSockets:
     """
 
     MOST = 64
+    LOOK_EVERY_S = 0.02
 
     def __init__(self, room_of: Callable[[], Room | None]) -> None:
         self._room_of = room_of
         self._shares = PendingShares()
-        self._in_order: deque[_Waiting] = deque()
+        self._in_order: dict[int, _Waiting] = {}  # by ticket, the oldest first
+        self._next_look = 0.0
+        self.displaced: list[Accepted] = []
+        """Those that cannot wait any more, until the listener decides about them."""
 
     def __len__(self) -> int:
         return len(self._shares)
@@ -61,36 +65,45 @@ class WaitingSockets:
             self._remove(out)
         new = _Waiting((socket, address), trio.current_time() + room.settings.waiting_s)
         new.ticket = self._shares.add(new, packed_ip(ip), group)
-        self._in_order.append(new)
+        self._in_order[new.ticket] = new
         return None if out is None else out.accepted
 
-    def look(self) -> None:
-        """Drop the sockets that hung up, and note those that have sent bytes."""
-        for each in self._in_order:
-            if each.ticket not in self._shares:
-                continue
+    def look_again(self) -> int:
+        """`look`, unless it was called in the last 20 ms: it asks the system about each socket."""
+        import trio
+
+        now = trio.current_time()
+        if now < self._next_look:
+            return 0
+        self._next_look = now + self.LOOK_EVERY_S
+        return self.look()
+
+    def look(self) -> int:
+        """Drop the sockets that hung up, and note those that have sent bytes.
+
+        Returns how many it dropped.
+        """
+        dropped = 0
+        for each in list(self._in_order.values()):
             first_byte = peek(each.accepted[0])
             if first_byte == b"":
                 self._remove(each)
                 each.accepted[0].close()
+                dropped += 1
             elif first_byte is not None and not each.has_spoken:
                 each.has_spoken = True
                 self._shares.advance(each.ticket)
+        return dropped
 
     def overdue(self) -> Accepted | None:
         """Remove a socket that has waited too long. None: there is no such socket."""
         import trio
 
-        while self._in_order:
-            oldest = self._in_order[0]
-            is_here = oldest.ticket in self._shares
-            if is_here and oldest.until > trio.current_time():
-                break
-            self._in_order.popleft()
-            if is_here:
-                self._remove(oldest)
-                return oldest.accepted
-        return None
+        oldest = next(iter(self._in_order.values()), None)
+        if oldest is None or oldest.until > trio.current_time():
+            return None
+        self._remove(oldest)
+        return oldest.accepted
 
     @property
     def first(self) -> Accepted | None:
@@ -103,11 +116,12 @@ class WaitingSockets:
 
     def close(self) -> None:
         """Hang up on all of them."""
-        for each in self._in_order:
-            if each.ticket in self._shares:
-                self._remove(each)
-                each.accepted[0].close()
-        self._in_order.clear()
+        for each in list(self._in_order.values()):
+            self._remove(each)
+            each.accepted[0].close()
+        while self.displaced:
+            self.displaced.pop()[0].close()
 
     def _remove(self, waiting: Any) -> None:
         self._shares.remove(waiting.ticket)
+        del self._in_order[waiting.ticket]
