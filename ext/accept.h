@@ -28,10 +28,10 @@ enum {
 
 typedef struct {
     int fd;
-    int family; /* AF_INET or AF_INET6. Of any other family, the fields below are 0 */
+    int family; /* AF_INET or AF_INET6. With another family, the fields below are 0 */
     int port;
-    uint32_t flow, scope; /* of IPv6 */
-    uint8_t ip[16];       /* 4 bytes of IPv4 */
+    uint32_t flow, scope; /* IPv6 only */
+    uint8_t ip[16];       /* IPv4: 4 bytes */
 } rcmgr_accepted;
 
 #if RCMGR_CAN_ACCEPT
@@ -93,7 +93,7 @@ static inline void rcmgr_reset(int fd)
 {
     static const struct linger at_once = {1, 0};
     setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
-    close(fd); /* whatever it returns, the descriptor is free */
+    close(fd); /* the descriptor is free, also after an error */
 }
 
 static inline void rcmgr_close(int fd) { close(fd); }

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(not CAN_ACCEPT, reason="this system accepts else
 
 
 class Listening:
-    """A listener that does not block, and clients of it."""
+    """A listener that does not block, and its clients."""
 
     def __init__(self, stack: ExitStack, family: int, host: str) -> None:
         self._stack = stack

@@ -23,7 +23,7 @@ __all__ = ["Ban", "BanRefusal", "Bans", "Subject", "ban_subject"]
 _MOST_BANS: Final = 10_000
 _MOST_SECONDS: Final = 100 * 366 * 86_400.0
 _MOST_CHARACTERS: Final = 200
-_LONGEST_TEXT: Final = 100  # of an address that needs no `shortened`
+_LONGEST_TEXT: Final = 100  # a longer address needs `shortened`
 
 Subject = Network | Hashable
 """The network, or the key of the peer, that a ban is about."""
@@ -234,7 +234,7 @@ class Bans:
         return True
 
     def shuts_out(self, address: object) -> bool:
-        """Whether `refusal` would refuse any inbound peer of this address now. It counts nothing."""
+        """Whether `refusal` would refuse all inbound peers of an address now. It counts nothing."""
         self._end_old()
         ip = endpoint_of(address).ip
         return ip is not None and any(

@@ -43,7 +43,7 @@ class WaitingSockets:
         self._in_order: dict[int, _Waiting] = {}  # by ticket, the oldest first
         self._next_look = 0.0
         self.displaced: list[Accepted] = []
-        """Those that cannot wait any more, until the listener decides about them."""
+        """Sockets that cannot wait any more, until the listener decides about them."""
 
     def __len__(self) -> int:
         return len(self._shares)
