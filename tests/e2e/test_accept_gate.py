@@ -32,6 +32,7 @@ from rcmgr import (
 )
 from rcmgr.gates.memory import MemoryConnectionLimits
 from rcmgr.libp2p import harden, observe
+from rcmgr.libp2p.guard import accept_gate
 from rcmgr.libp2p.guard.accept_gate import gate_accepts
 from rcmgr.libp2p.hooks import Hook
 
@@ -79,7 +80,12 @@ async def is_closed(node: Node, seconds: float = PATIENCE_S) -> bool:
     return False
 
 
-async def test_the_swarm_does_not_see_a_refused_connection() -> None:
+@pytest.mark.parametrize("in_batches", [True, False])
+async def test_the_swarm_does_not_see_a_refused_connection(
+    monkeypatch: pytest.MonkeyPatch, in_batches: bool
+) -> None:
+    """Without batches: as on systems where trio has to accept."""
+    monkeypatch.setattr(accept_gate, "CAN_ACCEPT", in_batches and accept_gate.CAN_ACCEPT)
     async with hardened_node(limits=ONE) as node:
         seen = Seen(node)
         async with await trio.open_tcp_stream("127.0.0.1", node.port):
@@ -305,9 +311,11 @@ async def test_the_swarms_metrics_count_refused_connections() -> None:
             assert await is_closed(node)
 
 
+@pytest.mark.parametrize("in_batches", [True, False])
 async def test_a_failing_manager_does_not_end_the_listener(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, in_batches: bool
 ) -> None:
+    monkeypatch.setattr(accept_gate, "CAN_ACCEPT", in_batches and accept_gate.CAN_ACCEPT)
     async with hardened_node() as node, running_node() as peer:
         fails = True
 

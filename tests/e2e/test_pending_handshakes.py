@@ -13,6 +13,7 @@ from silent_peers import BY_SCOPE, BY_STATE, PLACES, guarded_node, silent
 
 from rcmgr import ConnectionDeniedEvent, ConnectionEvicted, Eviction, ListenFailedEvent, NodeLimits
 from rcmgr.libp2p import observe
+from rcmgr.libp2p.guard import accept_gate
 
 PATIENT = replace(BY_STATE, eviction=Eviction(
     pending_grace_s=LONG, pending_patience_s=LONG, waiting_s=LONG))
@@ -44,7 +45,11 @@ async def test_newcomers_over_ipv6_get_in() -> None:
 
 
 @pytest.mark.loopback
-async def test_a_newcomer_of_another_address_takes_a_place_at_once() -> None:
+@pytest.mark.parametrize("in_batches", [True, False])
+async def test_a_newcomer_of_another_address_takes_a_place_at_once(
+    monkeypatch: pytest.MonkeyPatch, in_batches: bool
+) -> None:
+    monkeypatch.setattr(accept_gate, "CAN_ACCEPT", in_batches and accept_gate.CAN_ACCEPT)
     patient = replace(BY_STATE, eviction=Eviction(pending_grace_s=60, pending_patience_s=60))
     async with guarded_node(patient) as node, silent(node, PLACES):
         await eventually(lambda: node.count("pending_inbound") == PLACES)
