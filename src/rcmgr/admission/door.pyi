@@ -2,7 +2,7 @@ import socket
 from collections.abc import Callable
 from typing import Any, Final, Protocol, final
 
-__all__ = ["CAN_ACCEPT", "AcceptedSocket", "Door", "accept"]
+__all__ = ["AcceptedSocket", "Door", "accept"]
 
 CAN_ACCEPT: Final[bool]
 

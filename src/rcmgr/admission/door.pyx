@@ -16,7 +16,7 @@ from rcmgr.admission._accept cimport (
     rcmgr_close, rcmgr_first_byte, rcmgr_ip_text, rcmgr_reset,
 )
 
-__all__ = ["CAN_ACCEPT", "AcceptedSocket", "Door", "accept"]
+__all__ = ["AcceptedSocket", "Door", "accept"]
 
 CAN_ACCEPT = bool(RCMGR_CAN_ACCEPT)
 """Whether `accept` works here: on Linux and macOS."""
@@ -225,5 +225,5 @@ cdef class Door:
         return None, True
 
 
-cdef bint is_gone(AcceptedSocket socket) noexcept:
-    return rcmgr_first_byte(socket.at.fd) == RCMGR_HUNG_UP
+cdef bint is_gone(AcceptedSocket accepted) noexcept:
+    return rcmgr_first_byte(accepted.at.fd) == RCMGR_HUNG_UP

@@ -51,9 +51,6 @@ cdef class PrefixTable:
         self._ipv4 = self._ipv6 = ()
         self._changing = threading.Lock()
 
-    def __class_getitem__(cls, value):
-        return cls
-
     cdef tuple tables(self, bint is_ipv4):
         cdef tuple tables
         with cython.critical_section(self):
