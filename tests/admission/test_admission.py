@@ -325,3 +325,31 @@ def test_a_connection_that_begins_established_has_no_descriptor(inbound: bool) -
     assert manager.ledger.system().stat().fd == 0
     assert manager.acquire_connection(b"counted", ADDRESS, "inbound")
     assert manager.ledger.system().stat().fd == 1
+
+
+def test_the_text_of_a_number_names_a_connection_of_a_manager() -> None:
+    """The manager keeps a number. Every call takes its text for it, and another id for another."""
+    manager = ResourceManager()
+    tracker = manager.connection_tracker
+    first, second = manager.open_connection(b"one"), manager.open_connection(None)
+    assert first is not None
+    assert second is not None
+    assert (first.connection_id, second.connection_id) == ("conn-1", "conn-2")
+    assert tracker.get_connection("conn-1") is first.record
+    assert tracker.established_inbound == {"conn-1"}
+    assert tracker.established_per_peer[b"one"] == {"conn-1"}
+    for other in ("conn-01", "conn-3", "conn-", "conn-1 ", "conn-" + "1" * 30, 3, "bonn-1"):
+        assert other not in tracker
+    with pytest.raises(ValueError, match="'conn-1' is in use: 'conn-2' cannot have it"):
+        tracker.rename(second.record, "conn-1")
+    assert tracker.rename(first.record, "swarm's")
+    assert first.connection_id == "swarm's"
+    assert "conn-1" not in tracker
+    assert "swarm's" in tracker
+    assert tracker.rename(first.record, "conn-9")
+    assert "swarm's" not in tracker
+    assert first.connection_id == "conn-9"
+    assert tracker.remove_connection("conn-2")
+    assert tracker.remove_connection("conn-9")
+    assert (second.closed, second.connection_id, len(tracker)) == (True, "conn-2", 0)
+    check_nothing_held(manager)

@@ -1112,6 +1112,24 @@ def test_rename(tracker: ConnectionTracker, direction: str, established: bool) -
     check_empty(tracker)
 
 
+class Text(str):
+    """As the members of a StrEnum."""
+
+
+@pytest.mark.parametrize("name", ["conn-7", "conn-" + "9" * 18, "conn-" + "9" * 19, "conn-07"])
+def test_ids_like_those_of_a_manager(tracker: ConnectionTracker, name: str) -> None:
+    """The tracker keeps most of them as numbers. That shows nowhere."""
+    add_pending(tracker, "inbound", name)
+    record = tracker.get_connection(Text(name))
+    assert record is not None
+    assert record.connection_id == name
+    assert tracker.pending_inbound == {name}
+    assert [other for other in ("conn-7", "conn-07", "conn-8", 7, 15) if other in tracker] == (
+        [name] if len(name) < 8 else [])
+    assert tracker.remove_connection("conn-" + name[5:])
+    check_empty(tracker)
+
+
 @pytest.mark.parametrize("wrong", [None, "c", object()])
 def test_what_is_not_a_record(tracker: ConnectionTracker, wrong: Any) -> None:
     for call in (tracker.holds, tracker.remove, lambda r: tracker.rename(r, "d")):

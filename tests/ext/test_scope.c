@@ -104,8 +104,8 @@ static void every_amount_is_given_back(void)
     CHECK(rcmgr_charge(chain, 2, &one_more, RCMGR_PRIORITY_ALWAYS, &why));
     rcmgr_give_back(chain, 2, &all);
     for (int what = 0; what < RCMGR_AMOUNTS; what++) {
-        CHECK_EQ(a.held.of[what], 1);
-        CHECK_EQ(b.held.of[what], 1);
+        CHECK_EQ(rcmgr_held(&a, what), 1);
+        CHECK_EQ(rcmgr_held(&b, what), 1);
         rcmgr_amounts last = one(what, 1);
         CHECK(!rcmgr_is_nothing(&last));
     }
@@ -125,11 +125,15 @@ static void all_or_nothing_and_the_first_is_blamed(void)
     CHECK(rcmgr_charge(chain, 3, &ask, RCMGR_PRIORITY_ALWAYS, &why));
     CHECK(!rcmgr_charge(chain, 3, &ask, RCMGR_PRIORITY_ALWAYS, &why));
     CHECK_EQ(why.place, 1);
-    for (int i = 0; i < 3; i++)
-        CHECK_EQ(memcmp(&chain[i]->held, &ask, sizeof ask), 0);
+    for (int i = 0; i < 3; i++) {
+        rcmgr_amounts held = rcmgr_all_held(chain[i]);
+        CHECK_EQ(memcmp(&held, &ask, sizeof ask), 0);
+    }
     rcmgr_give_back(chain, 3, &ask);
-    for (int i = 0; i < 3; i++)
-        CHECK(rcmgr_is_nothing(&chain[i]->held));
+    for (int i = 0; i < 3; i++) {
+        rcmgr_amounts held = rcmgr_all_held(chain[i]);
+        CHECK(rcmgr_is_nothing(&held));
+    }
 }
 
 static void nothing_overflows(void)
@@ -146,11 +150,37 @@ static void nothing_overflows(void)
     rcmgr_scope both = {.limit = &none};
     rcmgr_scope *third[] = {&both};
     rcmgr_amounts in = one(RCMGR_STREAMS_INBOUND, INT64_MAX);
-    rcmgr_amounts out = one(RCMGR_STREAMS_OUTBOUND, INT64_MAX);
-    CHECK(rcmgr_charge(third, 1, &in, 0, &why));
-    CHECK(!rcmgr_charge(third, 1, &out, 0, &why)); /* their sum would not fit */
-    CHECK_EQ(why.resource, RCMGR_STREAMS);
+    in.of[RCMGR_STREAMS_OUTBOUND] = INT64_MAX; /* their sum would not fit */
+    CHECK(!rcmgr_charge(third, 1, &in, 0, &why));
+    CHECK_EQ(why.resource, RCMGR_STREAMS_INBOUND);
 }
+
+/* A count has 32 bits. So a scope without a limit counts up to a number, and exactly. */
+static void counts_stop_before_they_wrap(void)
+{
+    rcmgr_limit none = limit_of(RCMGR_UNLIMITED);
+    for (int what = RCMGR_STREAMS_INBOUND; what < RCMGR_AMOUNTS; what++) {
+        rcmgr_scope scope = {.limit = &none};
+        rcmgr_scope *chain[] = {&scope};
+        rcmgr_refusal why;
+        rcmgr_amounts most = one(what, RCMGR_MOST_COUNT), ask = one(what, 1);
+        rcmgr_amounts too_many = one(what, (INT64_C(1) << 32) + 1);
+        CHECK(!rcmgr_charge(chain, 1, &too_many, 0, &why));
+        CHECK(rcmgr_charge(chain, 1, &most, 0, &why));
+        CHECK_EQ(rcmgr_held(&scope, what), RCMGR_MOST_COUNT);
+        CHECK(!rcmgr_charge(chain, 1, &ask, 0, &why));
+        CHECK_EQ(why.resource, what);
+        CHECK_EQ(why.limit, RCMGR_MOST_COUNT);
+        rcmgr_give_back(chain, 1, &ask);
+        CHECK(rcmgr_charge(chain, 1, &ask, 0, &why));
+        rcmgr_hold_nothing(&scope);
+        CHECK_EQ(rcmgr_held(&scope, what), 0);
+    }
+    CHECK(4 * RCMGR_MOST_COUNT < (1 << 28) - 1);
+}
+
+/* The declaration promises its size. */
+static void a_scope_is_small(void) { CHECK(sizeof(rcmgr_scope) <= 40); }
 
 static void memory_comes_first_and_priority_is_for_memory_only(void)
 {
@@ -186,6 +216,8 @@ int main(void)
     every_amount_is_given_back();
     all_or_nothing_and_the_first_is_blamed();
     nothing_overflows();
+    counts_stop_before_they_wrap();
+    a_scope_is_small();
     memory_comes_first_and_priority_is_for_memory_only();
     return 0;
 }

@@ -51,7 +51,6 @@ cdef class Admission:
     cdef object allowlist, bans
     cdef dict exempt_peers, exempt_networks, banned
     cdef bint reuses_ids
-    cdef uint64_t ids_made
 
     cdef uint64_t expected(self, object peer) except? 0
     cdef object establish(self, object peer, bint inbound, object address)
@@ -65,7 +64,6 @@ cdef class Admission:
     cdef bint may_be_allowed(self, bint allowed_here, bint inbound) except -1
     cdef bint is_exempt(self, object peer, object address) except -1
     cpdef bint is_exempt_peer(self, object peer) except -1
-    cdef str new_id(self)
     cdef object limits_now(self)
     cdef object refusal_by_peer_rate(self)
 

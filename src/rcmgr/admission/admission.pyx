@@ -8,9 +8,7 @@ An answer is the handle that was asked for, or a falsy refusal with
 """
 
 cimport cython
-from cpython.unicode cimport PyUnicode_1BYTE_DATA, PyUnicode_New
 from libc.stdint cimport int64_t, uint64_t
-from libc.string cimport memcpy
 
 from rcmgr.admission.room cimport concerns, makes_place
 from rcmgr.admission.task_connections cimport (
@@ -29,23 +27,6 @@ from rcmgr.counting.scope import ConnScope
 __all__ = ["Admission"]
 
 cdef object CONN_SCOPE = ConnScope
-
-cdef str conn_text(uint64_t number):
-    """f"conn-{number}" in a quarter of the time."""
-    cdef char[32] text
-    cdef int at = 32
-    while True:
-        at -= 1
-        text[at] = 48 + number % 10
-        number //= 10
-        if number == 0:
-            break
-    at -= 5
-    memcpy(text + at, b"conn-", 5)
-    made = PyUnicode_New(32 - at, 127)
-    memcpy(PyUnicode_1BYTE_DATA(made), text + at, 32 - at)
-    return made
-
 
 cdef inline bint is_refusal(object answer) noexcept:
     """`not answer` in a few instructions, for answers of compiled modules."""
@@ -177,7 +158,8 @@ cdef class Admission:
                 if makes_room:
                     self.room.before(self.tracker, state_limits, pending, peer, address)
                 answer = trackers.admit(
-                    self.tracker, self.new_id() if connection_id is None else connection_id, peer,
+                    self.tracker, known,
+                    trackers.UNNAMED if connection_id is None else connection_id, peer,
                     trackers.state_of(not pending, inbound), state_limits, taken, exempt, reserved,
                     steps & REPORTED, &repeated)
                 if is_refusal(answer):
@@ -201,6 +183,8 @@ cdef class Admission:
         if is_refusal(answer):
             if known is not None:
                 trackers.remove(self.tracker, known, steps & STATES)
+            if connection_id is None and known is not None:
+                connection_id = trackers.id_of(known)
             self.denials.add(answer, connection_id, peer, inbound, address)
         return answer
 
@@ -243,13 +227,6 @@ cdef class Admission:
             return False
         return self.allowlist.allows_at(peer, address)
 
-    cdef str new_id(self):
-        cdef uint64_t number
-        with cython.critical_section(self):
-            self.ids_made += 1
-            number = self.ids_made
-        return conn_text(number)
-
     # -- what calls ask ------------------------------------------------------------------------
 
     cdef inline uint64_t expected(self, object peer) except? 0:
@@ -280,15 +257,12 @@ cdef class Admission:
         if here is not None:
             known = here.take_established(self.tracker, peer, inbound, True)
             if known is not None:
-                return self.admit(
-                    TAKE_OVER, known, trackers.id_of(known), peer, inbound, address)
+                return self.admit(TAKE_OVER, known, None, peer, inbound, address)
             known = here.latest_pending(self.tracker, inbound)
         if hashed != 0:
             trackers.expect_peer(self.tracker, hashed, True)
             scopes.expect_peer(self.ledger, hashed, True)
-        record = self.admit(
-            ESTABLISH, known, None if known is None else trackers.id_of(known), peer, inbound,
-            address)
+        record = self.admit(ESTABLISH, known, None, peer, inbound, address)
         if not is_refusal(record):
             if here is None:
                 here = created_for_this_task()

@@ -78,6 +78,26 @@ def is_inbound(direction):
 
 @cython.final
 @cython.no_gc
+cdef class Home:
+    """The tracker and the manager, for all scopes of one manager."""
+
+    cdef object tracker
+    cdef object manager  # weak: observers of the manager may lead to the owner of a scope
+
+
+cdef Home new_home(object tracker, object manager):
+    cdef Home home = Home.__new__(Home)
+    home.tracker, home.manager = tracker, manager
+    return home
+
+
+# see ConnectionScope._place
+cdef object ESTABLISHED = object()
+cdef object PENDING = object()
+
+
+@cython.final
+@cython.no_gc
 @cython.freelist(64)
 @cython.binding(False)
 cdef class ConnectionScope:
@@ -89,17 +109,20 @@ cdef class ConnectionScope:
     counts as leaked if it held anything. Thread safe.
     """
 
+    # There is one for each connection: with its head it has 48 bytes. So its methods are functions
+    # below, and need no table of methods.
     cdef object __weakref__
-    cdef object _tracker  # None: closed. The lock of the object guards it; the rest is constant.
-    cdef ConnectionRecord _record
-    cdef object _manager  # weak: observers of the manager may lead to the scope's owner
-    cdef bint _only_pending
-    cdef object _address  # its failed handshake is an offence; None: no address is charged
+    cdef Home _home
+    cdef ConnectionRecord _record  # None: the constructor failed
+    # None: closed. ESTABLISHED: it holds an established place. PENDING: a pending one. Otherwise a
+    # pending one, too, and this is the address that a failed handshake is charged to. The lock of
+    # the object guards it. The rest is constant.
+    cdef object _place
 
     def __init__(self, tracker, ConnectionRecord record not None, *, bint only_pending):
-        self._tracker = tracker
+        self._home = new_home(tracker, None)
         self._record = record
-        self._only_pending = only_pending
+        self._place = PENDING if only_pending else ESTABLISHED
 
     @property
     def record(self):
@@ -119,14 +142,16 @@ cdef class ConnectionScope:
     @property
     def resource_manager(self):
         """The manager that returned it; None: it is gone, or no manager did."""
-        return None if self._manager is None else self._manager()
+        manager = None if self._home is None else self._home.manager
+        return None if manager is None else manager()
 
     @property
     def closed(self):
         """Whether this scope holds nothing (any more)."""
-        return self._record is None or not (
+        place = place_of(self)
+        return place is None or not (
             trackers.is_pending(self._record)
-            or (trackers.is_established(self._record) and not self._only_pending)
+            or (trackers.is_established(self._record) and place is ESTABLISHED)
         )
 
     def close(self):
@@ -134,29 +159,12 @@ cdef class ConnectionScope:
 
         If the handshake of an inbound connection was not done, its address has failed a handshake.
         """
-        if self.end() and self._address is not None:
-            penalties = self._penalties()
+        place = place_of(self)
+        if end(self) and place is not ESTABLISHED and place is not PENDING:
+            manager = self.resource_manager
+            penalties = None if manager is None else (<ManagerBase>manager).denials.penalties
             if penalties is not None:
-                penalties.handshake_failed(self._address)
-
-    cdef object _penalties(self):
-        manager = self._manager()
-        return None if manager is None else (<ManagerBase>manager).denials.penalties
-
-    cdef bint belongs_to(self, object tracker) noexcept:
-        """Whether it is open, and holds a place of this tracker."""
-        cdef bint belongs
-        with cython.critical_section(self):
-            belongs = self._tracker is tracker
-        return belongs
-
-    cdef bint end(self) except -1:
-        """Whether it held anything."""
-        with cython.critical_section(self):
-            tracker, self._tracker = self._tracker, None
-        if tracker is None:  # closed before, or the constructor failed
-            return False
-        return trackers.remove(tracker, self._record, self._only_pending)
+                penalties.handshake_failed(place)
 
     def __enter__(self):
         return self
@@ -165,14 +173,34 @@ cdef class ConnectionScope:
         self.close()
 
     def __del__(self):
-        if self._tracker is None:
+        if self._place is None:
             return
         held = trackers.held_of(self._record)
-        if self.end() and type(held) is CONN_SCOPE:
+        if end(self) and type(held) is CONN_SCOPE:
             held._leak()
 
     def __repr__(self):
         return f"ConnectionScope({self._record!r}{', closed' if self.closed else ''})"
+
+
+cdef object place_of(ConnectionScope scope):
+    with cython.critical_section(scope):
+        place = scope._place
+    return place
+
+
+cdef bint is_of(ConnectionScope scope, object tracker) except -1:
+    """Whether it is not closed, and holds a place of this tracker."""
+    return place_of(scope) is not None and scope._home.tracker is tracker
+
+
+cdef bint end(ConnectionScope scope) except -1:
+    """Whether it held anything."""
+    with cython.critical_section(scope):
+        place, scope._place = scope._place, None
+    if place is None:  # closed before, or the constructor failed
+        return False
+    return trackers.remove(scope._home.tracker, scope._record, place is not ESTABLISHED)
 
 
 cdef tuple acquired_key(object peer, object endpoint_ip, bint inbound):
@@ -213,7 +241,7 @@ cdef class ManagerBase:
     """The latest denials."""
     cdef readonly Admission _admission
     cdef object __weakref__
-    cdef object _weak  # to itself
+    cdef Home _home
     cdef public bint _takes_any_peer
     """Whether a peer that is no ID, bytes, text or number is known by its text, in connections."""
     cdef dict _acquired  # (peer, address, inbound) -> the ConnScopes acquired with these arguments
@@ -227,7 +255,7 @@ cdef class ManagerBase:
         self.allowlist = allowlist
         self.denials = admission.denials
         self._acquired = {}
-        self._weak = ref(self)
+        self._home = new_home(admission.tracker, ref(self))
         rcmgr_write_word(&self._is_open, True)
 
     @property
@@ -266,7 +294,7 @@ cdef class ManagerBase:
             record = self._admission.establish(peer, inbound, endpoint_ip)
         except ResourceScopeClosed:  # another thread has closed the pending connection
             return None
-        return self.new_scope(record, False) if type(record) is ConnectionRecord else None
+        return self.new_scope(record, ESTABLISHED) if type(record) is ConnectionRecord else None
 
     def accept_connection(self, endpoint_ip=None):
         """Ask for an inbound connection before anything is spent on it: its scope, or None.
@@ -288,7 +316,7 @@ cdef class ManagerBase:
         record = self._admission.admit(BEGIN, None, None, peer, False, None)
         if type(record) is not ConnectionRecord:
             raise record.to_error(None, peer)
-        return self.new_scope(record, True)
+        return self.new_scope(record, PENDING)
 
     cdef ConnectionScope take_reserved(self):
         cdef list reserved = get_value(DIALLING)
@@ -298,7 +326,7 @@ cdef class ManagerBase:
         except IndexError:  # another dial of this task has taken it
             return None
         if not (
-            scope.belongs_to(self.connection_tracker) and trackers.is_pending(scope._record)
+            is_of(scope, self.connection_tracker) and trackers.is_pending(scope._record)
         ):
             scope.close()  # another manager reserved it, or this one has forgotten it
             return None
@@ -310,7 +338,7 @@ cdef class ManagerBase:
             scope = get_value(ACCEPTED)
             if scope is not None:
                 PyContextVar_Set(ACCEPTED, None)
-                if not scope.belongs_to(self.connection_tracker):
+                if not is_of(scope, self.connection_tracker):
                     scope.close()  # the swarm had another manager when it accepted
                     scope = None
                 elif not trackers.is_pending(scope._record):
@@ -327,17 +355,14 @@ cdef class ManagerBase:
         record = self._admission.admit(BEGIN, None, None, None, inbound, endpoint_ip)
         if type(record) is not ConnectionRecord:
             return None
-        scope = self.new_scope(record, True)
-        if inbound and self.denials.penalties is not None:
-            scope._address = endpoint_ip
-        return scope
+        charged = inbound and endpoint_ip is not None and self.denials.penalties is not None
+        return self.new_scope(record, endpoint_ip if charged else PENDING)
 
-    cdef ConnectionScope new_scope(self, ConnectionRecord record, bint only_pending):
+    cdef ConnectionScope new_scope(self, ConnectionRecord record, object place):
         cdef ConnectionScope scope = ConnectionScope.__new__(ConnectionScope)
-        scope._tracker = self.connection_tracker
-        scope._manager = self._weak
+        scope._home = self._home
         scope._record = record
-        scope._only_pending = only_pending
+        scope._place = place
         return scope
 
     def acquire_connection(self, peer_id="", endpoint_ip=None, direction="inbound"):

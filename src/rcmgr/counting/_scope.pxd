@@ -1,4 +1,4 @@
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint32_t
 
 
 cdef extern from "scope.h" nogil:
@@ -23,8 +23,10 @@ cdef extern from "scope.h" nogil:
         int64_t[8] of
 
     ctypedef struct rcmgr_scope:
-        rcmgr_amounts held
         const rcmgr_limit *limit
+        int64_t memory
+        uint32_t pins  # 28 bits
+        uint32_t kind  # 4 bits
 
     ctypedef struct rcmgr_refusal:
         int resource
@@ -33,6 +35,9 @@ cdef extern from "scope.h" nogil:
         int64_t asked
         int64_t limit
 
+    int64_t rcmgr_held(const rcmgr_scope *, int what) noexcept
+    rcmgr_amounts rcmgr_all_held(const rcmgr_scope *) noexcept
+    void rcmgr_hold_nothing(rcmgr_scope *) noexcept
     bint rcmgr_scope_refuses(const rcmgr_scope *, const rcmgr_amounts *ask, int priority,
                              rcmgr_refusal *why) noexcept
     bint rcmgr_is_nothing(const rcmgr_amounts *) noexcept

@@ -17,9 +17,12 @@ cdef class Denial:
 
 
 cdef class ConnectionRecord:
-    # The short lock of the record guards these objects and the ticket. `id` and `peer` are written
-    # under the lock of the tracker too, so that they may be read under either.
-    cdef object id
+    # The short lock of the record guards these objects and the ticket. `name` and `peer` are
+    # written under the lock of the tracker too, so that they may be read under either.
+    #
+    # The id of the connection: the address of an object that it owns, or 2 * N + 1 for "conn-N".
+    # Most connections of a manager are numbered, and no caller asks for the text of 64 bytes.
+    cdef uint64_t name
     cdef object peer
     cdef object held
     # The links of a list: all pending connections, oldest first, or those of one peer. They own no
@@ -83,11 +86,13 @@ cdef void note_endpoint(ConnectionRecord record, object address) noexcept  # the
 
 # As the method, for any state and peer. reported: the swarm knows the connection by this id.
 # reserved: exempt if a limit on pending connections refuses.
+# connection_id: UNNAMED: that of `known`, or if it is None, the next "conn-N".
 # `repeated` becomes true if the connection was in this state already and this is no error. Then the
 # answer is its record, and the caller still has `held`.
+cdef object UNNAMED
 cdef object admit(
-    object tracker, object connection_id, object peer_id, int state, object limits, object held,
-    bint exempt, bint reserved, bint reported, bint *repeated)
+    object tracker, ConnectionRecord known, object connection_id, object peer_id, int state,
+    object limits, object held, bint exempt, bint reserved, bint reported, bint *repeated)
 # As `scope.expect_peer`, for the peer's first connection.
 cdef void expect_peer(object tracker, uint64_t hashed, bint slot_is_here) noexcept
 # Pending connections in a direction that no limit counts.

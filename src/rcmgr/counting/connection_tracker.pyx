@@ -13,8 +13,12 @@ from cpython.long cimport PyLong_AsLongLong
 from cpython.mem cimport PyMem_RawFree
 from cpython.object cimport Py_EQ, PyObject, PyObject_RichCompareBool
 from cpython.ref cimport Py_DECREF, Py_INCREF
+from cpython.unicode cimport (
+    PyUnicode_1BYTE_DATA, PyUnicode_1BYTE_KIND, PyUnicode_Check, PyUnicode_GET_LENGTH,
+    PyUnicode_KIND, PyUnicode_New,
+)
 from libc.stdint cimport int64_t, uint64_t
-from libc.string cimport memset
+from libc.string cimport memcmp, memcpy, memset
 
 from rcmgr.counting._clock cimport rcmgr_now_coarse_ns
 from rcmgr.counting._connection_counts cimport (
@@ -28,7 +32,9 @@ from rcmgr.counting._connection_counts cimport (
 )
 from rcmgr.counting._hash cimport PyObject_Hash
 from rcmgr.counting._prefetch cimport rcmgr_prefetch_object
-from rcmgr.counting._shared_words cimport rcmgr_lock_shortly, rcmgr_unlock_shortly
+from rcmgr.counting._shared_words cimport (
+    rcmgr_lock_shortly, rcmgr_read_word, rcmgr_unlock_shortly,
+)
 from rcmgr.peers cimport kept_peer, key_of as peer_key
 from rcmgr.counting._pointer_table cimport (
     rcmgr_table, rcmgr_table_after, rcmgr_table_expect, rcmgr_table_expect_item,
@@ -84,6 +90,7 @@ cdef struct Verdict:
     int64_t limit
 
 cdef object NOT_READ = object()
+UNNAMED = object()
 cdef object UNLIMITED = object()  # passed instead of limits: apply no limits
 
 # The longest time until `reconcile` finds a connection that the swarm has lost.
@@ -141,6 +148,91 @@ cdef Denial new_denial(int kind, int64_t current, int64_t limit):
     return denial
 
 
+# -- names: see ConnectionRecord.name ---------------------------------------------------------
+
+cdef enum:
+    LONGEST_NUMBER = 18  # digits, so that twice the number fits in 63 bits
+
+cdef inline bint begins_with_c(object connection_id) noexcept:
+    """A swarm's ids are digits: with most ids, this is all that is read of the text."""
+    return (
+        PyUnicode_Check(connection_id) and PyUnicode_GET_LENGTH(connection_id) > 5
+        and PyUnicode_KIND(connection_id) == PyUnicode_1BYTE_KIND
+        and (<const unsigned char *>PyUnicode_1BYTE_DATA(connection_id))[0] == 99
+    )
+
+
+cdef uint64_t number_of(object connection_id) noexcept:
+    """N of "conn-N"; 0: it is another id. It begins with a "c"."""
+    cdef Py_ssize_t at, length = PyUnicode_GET_LENGTH(connection_id)
+    cdef const unsigned char *text = <const unsigned char *>PyUnicode_1BYTE_DATA(connection_id)
+    cdef uint64_t number = 0
+    if length > 5 + LONGEST_NUMBER or memcmp(text, b"conn-", 5) != 0 or text[5] == 48:
+        return 0
+    for at in range(5, length):
+        if not 48 <= text[at] <= 57:
+            return 0
+        number = 10 * number + text[at] - 48
+    return number
+
+
+cdef str text_of(uint64_t number):
+    """f"conn-{number}" in a quarter of the time."""
+    cdef char[32] text
+    cdef int at = 32
+    while True:
+        at -= 1
+        text[at] = 48 + number % 10
+        number //= 10
+        if number == 0:
+            break
+    at -= 5
+    memcpy(text + at, b"conn-", 5)
+    made = PyUnicode_New(32 - at, 127)
+    memcpy(PyUnicode_1BYTE_DATA(made), text + at, 32 - at)
+    return made
+
+
+cdef inline uint64_t numbered(uint64_t number) noexcept:
+    return 2 * number + 1
+
+
+cdef inline bint is_numbered(uint64_t name) noexcept:
+    return name & 1
+
+
+cdef inline uint64_t name_of(object connection_id) noexcept:
+    """Borrowed: the caller keeps the id."""
+    cdef uint64_t number = number_of(connection_id) if begins_with_c(connection_id) else 0
+    return numbered(number) if number else <uint64_t><size_t><PyObject *>connection_id
+
+
+cdef inline object id_named(uint64_t name):
+    if is_numbered(name):
+        return text_of(name >> 1)
+    return None if name == 0 else <object><PyObject *><size_t>name
+
+
+cdef inline void own_name(uint64_t name) noexcept:
+    if not is_numbered(name) and name != 0:
+        Py_INCREF(<object><PyObject *><size_t>name)
+
+
+cdef inline void drop_name(uint64_t name) noexcept:
+    if not is_numbered(name) and name != 0:
+        Py_DECREF(<object><PyObject *><size_t>name)
+
+
+cdef inline uint64_t hash_of(object key) except? 0:
+    return rcmgr_table_mix(PyObject_Hash(key))
+
+
+cdef inline uint64_t hash_of_name(uint64_t name) except? 0:
+    if is_numbered(name):
+        return rcmgr_table_mix(<int64_t>name)
+    return hash_of(<object><PyObject *><size_t>name)
+
+
 @cython.final
 @cython.no_gc
 @cython.freelist(64)
@@ -149,7 +241,11 @@ cdef class ConnectionRecord:
     One connection, as the tracker holds it. Read only, and readable after its end."""
 
     def __cinit__(self):
+        self.name = 0
         rcmgr_close_entry(&self.entry)
+
+    def __dealloc__(self):
+        drop_name(self.name)
 
     @property
     def connection_id(self):
@@ -228,9 +324,10 @@ cdef int close_held(ConnectionTracker tracker, ConnectionRecord record) except -
     return 0
 
 
-cdef inline ConnectionRecord new_record(object connection_id, object peer_id):
+cdef inline ConnectionRecord new_record(uint64_t name, object peer_id):
     cdef ConnectionRecord record = ConnectionRecord.__new__(ConnectionRecord)
-    record.id = connection_id
+    own_name(name)
+    record.name = name
     record.peer = peer_id
     return record
 
@@ -244,10 +341,6 @@ cdef inline bint slot_of(
             return True
         at[0] = rcmgr_table_after(table, at[0])
     return False
-
-
-cdef inline uint64_t hash_of(object key) except? 0:
-    return rcmgr_table_mix(PyObject_Hash(key))
 
 
 @cython.binding(False)  # 5 ns less per call; the clinic format keeps signatures
@@ -290,6 +383,7 @@ cdef class ConnectionTracker:
     cdef object _limits_source
     cdef object _clock
     cdef bint _reuse_ids
+    cdef uint64_t _numbers  # given to connections without an id
     cdef ConnectionWatcher _watcher
     # for `reconcile`
     cdef int64_t _reported          # connections that the swarm has reported by their id
@@ -406,7 +500,8 @@ cdef class ConnectionTracker:
         cdef bint repeated
         cdef int state = state_of(peer_id is not None, inbound)
         answer = admit(
-            self, connection_id, peer_id, state, limits, held, exempt, False, False, &repeated)
+            self, None, connection_id, peer_id, state, limits, held, exempt, False, False,
+            &repeated)
         if repeated:
             raise ValueError(f"connection {connection_id!r} is {STATES[state]} already")
         return answer
@@ -418,10 +513,10 @@ cdef class ConnectionTracker:
         """
         cdef size_t at
         cdef bint removed = False
-        cdef uint64_t hashed = hash_of(connection_id)
+        cdef uint64_t name = name_of(connection_id), hashed = hash_of_name(name)
         cdef ConnectionRecord record
         with cython.critical_section(self):
-            record = self._find(&self._connections, hashed, connection_id, &at)
+            record = self._find(hashed, name, &at)
             if record is not None:
                 removed = self._remove(record, False, at)
         if removed:
@@ -446,32 +541,36 @@ cdef class ConnectionTracker:
         """
         cdef size_t at, old_at
         cdef bint present
-        cdef uint64_t changes
-        cdef uint64_t hashed = hash_of(connection_id)
+        cdef uint64_t changes, former = 0
+        cdef uint64_t name = name_of(connection_id), hashed = hash_of_name(name)
         cdef ConnectionRecord other
-        previous_id = None
-        with cython.critical_section(self):
-            while True:
-                previous_id = record.id  # kept alive beyond the lock
-                self._fit(&self._connections)
-                changes = self._changes()
-                present = self._slot_of(record, &old_at)
-                other = self._find(&self._connections, hashed, connection_id, &at)
-                if changes == self._changes():
-                    break
-            if present and other is None:
-                rcmgr_table_put(&self._connections, at, hashed, <void *>record)
-                rcmgr_table_remove(&self._connections, old_at)
-                rcmgr_lock_shortly(<PyObject *>record)
-                record.id = connection_id
-                rcmgr_unlock_shortly(<PyObject *>record)
-                other = record
-            if present and other is record and is_established(record):
-                self._mark_reported(record)
-        if present and other is not record:
-            raise ValueError(
-                f"connection id {connection_id!r} is in use: {previous_id!r} cannot have it")
-        return present
+        own_name(name)
+        try:
+            with cython.critical_section(self):
+                while True:
+                    self._fit(&self._connections)
+                    changes = self._changes()
+                    present = self._slot_of(record, &old_at)
+                    other = self._find(hashed, name, &at)
+                    if changes == self._changes():
+                        break
+                if present and other is None:
+                    rcmgr_table_put(&self._connections, at, hashed, <void *>record)
+                    rcmgr_table_remove(&self._connections, old_at)
+                    rcmgr_lock_shortly(<PyObject *>record)
+                    former, record.name, name = record.name, name, 0
+                    rcmgr_unlock_shortly(<PyObject *>record)
+                    other = record
+                if present and other is record and is_established(record):
+                    self._mark_reported(record)
+            if present and other is not record:
+                raise ValueError(
+                    f"connection id {connection_id!r} is in use: {id_of(record)!r} cannot have it")
+            return present
+        finally:
+            # outside of the lock
+            drop_name(former)
+            drop_name(name)
 
     def clear(self):
         """End every connection. They count as closed. Bypasses, peaks and totals stay."""
@@ -565,7 +664,7 @@ cdef class ConnectionTracker:
         key = peer_key(peer_id)
         cdef uint64_t hashed = hash_of(key)
         with cython.critical_section(self):
-            head = self._find(&self._peers, hashed, key, &at)
+            head = self._find_peer(hashed, key, &at)
             count = 0 if head is None else head.back.of_peer.present
         return count
 
@@ -661,10 +760,10 @@ cdef class ConnectionTracker:
         cdef uint64_t hashed = hash_of(key)
         found = []
         with cython.critical_section(self):
-            head = self._find(&self._peers, hashed, key, &at)
+            head = self._find_peer(hashed, key, &at)
             link = <PyObject *>head if head is not None else NULL
             while link is not NULL:
-                found.append((<ConnectionRecord>link).id)
+                found.append(id_named((<ConnectionRecord>link).name))
                 link = (<ConnectionRecord>link).next
         return set(found)
 
@@ -763,8 +862,7 @@ cdef class ConnectionTracker:
         return 0
 
     cdef int _end_former(
-            self, object connection_id, uint64_t hashed, object key, int state,
-            object limits) except -1:
+            self, uint64_t name, uint64_t hashed, object key, int state, object limits) except -1:
         """End the connection with this id if it cannot enter this state."""
         cdef ConnectionRecord record
         cdef int was
@@ -773,7 +871,7 @@ cdef class ConnectionTracker:
         with cython.critical_section(self):
             if limits is not self._limits_source and limits is not UNLIMITED:
                 self._read_limits(limits)  # first: with wrong ones nothing changes
-            record = self._find(&self._connections, hashed, connection_id, &at)
+            record = self._find(hashed, name, &at)
             was = RCMGR_CLOSED if record is None else rcmgr_entry_state(&record.entry)
             if record is not None and was != state - RCMGR_ESTABLISHED_INBOUND and (
                 was != state
@@ -799,7 +897,7 @@ cdef class ConnectionTracker:
         while True:
             self._fit(&self._connections)
             changes = self._changes()
-            other = self._find(&self._connections, hashed, record.id, &at)
+            other = self._find(hashed, record.name, &at)
             if changes == self._changes() and self._has_limits(limits, exempt):
                 break
         if other is not None:
@@ -819,8 +917,8 @@ cdef class ConnectionTracker:
         return record
 
     cdef ConnectionRecord _try_establish(
-            self, object connection_id, uint64_t hashed, object peer_id, object key,
-            uint64_t peer_hashed, int state, object limits, bint exempt, bint reported,
+            self, uint64_t name, uint64_t hashed, object peer_id, object key, uint64_t peer_hashed,
+            int state, object limits, bint exempt, bint reported,
             int64_t now, Verdict *verdict):
         cdef ConnectionRecord record, head
         cdef size_t at, peer_at
@@ -830,8 +928,8 @@ cdef class ConnectionTracker:
             self._fit(&self._connections)
             self._fit(&self._peers)
             changes = self._changes()
-            record = self._find(&self._connections, hashed, connection_id, &at)
-            head = self._find(&self._peers, peer_hashed, key, &peer_at)
+            record = self._find(hashed, name, &at)
+            head = self._find_peer(peer_hashed, key, &peer_at)
             if changes == self._changes() and self._has_limits(limits, exempt):
                 break
         cdef bint pending = record is not None, was_exempt = False
@@ -864,7 +962,7 @@ cdef class ConnectionTracker:
             former_peer = record.peer  # kept alive until the change is done
             self._connections.changes += 1  # as the tables do not change
         else:
-            record = new_record(connection_id, peer_id)
+            record = new_record(name, peer_id)
             Py_INCREF(record)
             rcmgr_table_put(&self._connections, at, hashed, <void *>record)
             self._counts.created += 1
@@ -900,7 +998,7 @@ cdef class ConnectionTracker:
             if established:
                 key = peer_key(record.peer)
                 if not rcmgr_entry_has(&record.entry, RCMGR_FIRST_BIT):
-                    head = self._find(&self._peers, hash_of(key), key, &peer_at)
+                    head = self._find_peer(hash_of(key), key, &peer_at)
                 elif slot_of(&self._peers, hash_of(key), record, &peer_at):
                     head = record
                 else:
@@ -927,35 +1025,57 @@ cdef class ConnectionTracker:
     cdef inline uint64_t _changes(self) noexcept:
         return self._connections.changes + self._peers.changes
 
-    cdef inline ConnectionRecord _find(
-            self, rcmgr_table *table, uint64_t hashed, object key, size_t *at):
-        """The record with this id, or the first one of this peer, and its slot.
+    # Both return None if there is no such record. Then `at` is the slot for a new one.
 
-        None: there is no such record, and `at` is the slot for a new one.
-        """
+    cdef inline ConnectionRecord _find(self, uint64_t hashed, uint64_t name, size_t *at):
+        """The record with this id, and its slot."""
+        cdef rcmgr_table *table = &self._connections
+        at[0] = rcmgr_table_home(table, hashed)
+        if not rcmgr_table_match(table, hashed, at):
+            return None
+        return self._compare(hashed, name, at)
+
+    cdef ConnectionRecord _compare(self, uint64_t hashed, uint64_t name, size_t *at):
+        cdef rcmgr_table *table = &self._connections
+        cdef uint64_t changes, other
+        cdef bint same
+        while rcmgr_table_match(table, hashed, at):
+            other = (<ConnectionRecord>table.slots[at[0]].item).name
+            if other == name:
+                return <ConnectionRecord>table.slots[at[0]].item
+            if is_numbered(other) or is_numbered(name):
+                at[0] = rcmgr_table_after(table, at[0])
+                continue
+            held = <ConnectionRecord>table.slots[at[0]].item
+            changes = self._changes()
+            same = PyObject_RichCompareBool(id_named(other), id_named(name), Py_EQ)
+            if changes != self._changes():
+                at[0] = rcmgr_table_home(table, hashed)
+            elif same:
+                return held
+            else:
+                at[0] = rcmgr_table_after(table, at[0])
+        return None
+
+    cdef inline ConnectionRecord _find_peer(self, uint64_t hashed, object key, size_t *at):
+        """The first record of this peer, and its slot."""
+        cdef rcmgr_table *table = &self._peers
         at[0] = rcmgr_table_home(table, hashed)
         if not rcmgr_table_match(table, hashed, at):
             return None
         rcmgr_prefetch_object(table.slots[at[0]].item)
-        return self._compare(table, hashed, key, at)
+        return self._compare_peer(hashed, key, at)
 
-    cdef ConnectionRecord _compare(
-            self, rcmgr_table *table, uint64_t hashed, object key, size_t *at):
-        """The rest of `_find`, from a slot with this hash on."""
-        cdef PyObject *held
+    cdef ConnectionRecord _compare_peer(self, uint64_t hashed, object key, size_t *at):
+        cdef rcmgr_table *table = &self._peers
         cdef uint64_t changes
         cdef bint same
         while rcmgr_table_match(table, hashed, at):
-            held = <PyObject *>table.slots[at[0]].item
+            held = <ConnectionRecord>table.slots[at[0]].item
             # changes of both tables: another connection may become the first of its peer
             changes = self._changes()
-            if table is not &self._connections:
-                other = peer_key((<ConnectionRecord>held).peer)
-            elif (<ConnectionRecord>held).id is key:
-                return <ConnectionRecord>held
-            else:
-                other = (<ConnectionRecord>held).id
-            same = PyObject_RichCompareBool(other, key, Py_EQ)
+            same = PyObject_RichCompareBool(
+                peer_key((<ConnectionRecord>held).peer), key, Py_EQ)
             if changes != self._changes():
                 at[0] = rcmgr_table_home(table, hashed)
             elif same:
@@ -971,9 +1091,11 @@ cdef class ConnectionTracker:
     cdef bint _slot_of(self, ConnectionRecord record, size_t *at) except -1:
         """Find the slot of this record. False: the tracker does not have it."""
         cdef uint64_t changes, hashed
+        if record.name == 0:  # a bare __new__ made it
+            return False
         while True:
             changes = self._connections.changes
-            hashed = hash_of(record.id)
+            hashed = hash_of_name(record.name)
             if changes == self._connections.changes:
                 return slot_of(&self._connections, hashed, record, at)
 
@@ -1097,7 +1219,9 @@ cdef inline bint add(
 ) except -1:
     """Add a connection, without limits. False: it was in this state already."""
     cdef bint repeated
-    admit(tracker, connection_id, peer_id, state, UNLIMITED, None, False, False, True, &repeated)
+    admit(
+        tracker, None, connection_id, peer_id, state, UNLIMITED, None, False, False, True,
+        &repeated)
     return not repeated
 
 
@@ -1108,38 +1232,49 @@ cdef inline object denial_of(
     """Add a connection if `limits` allow: None or a Denial."""
     cdef bint repeated
     answer = admit(
-        tracker, connection_id, peer_id, state, limits, None, False, False, reported, &repeated)
+        tracker, None, connection_id, peer_id, state, limits, None, False, False, reported,
+        &repeated)
     return answer if type(answer) is Denial else None
 
 
 cdef object admit(
-    object tracker, object connection_id, object peer_id, int state, object limits, object held,
-    bint exempt, bint reserved, bint reported, bint *repeated,
+    object tracker, ConnectionRecord known, object connection_id, object peer_id, int state,
+    object limits, object held, bint exempt, bint reserved, bint reported, bint *repeated,
 ):
     cdef ConnectionTracker self = <ConnectionTracker?>tracker
     cdef bint established = state >= RCMGR_ESTABLISHED_INBOUND
     cdef object key = None
-    cdef uint64_t peer_hashed = 0, hashed = hash_of(connection_id)
+    cdef uint64_t name, hashed, peer_hashed = 0
     cdef int64_t now
     cdef ConnectionRecord record = None
     cdef Verdict verdict
     repeated[0] = False
+    if connection_id is not UNNAMED:
+        name = name_of(connection_id)
+    elif known is None:
+        name = next_name(self)
+    else:
+        name = rcmgr_read_word(&known.name)
+        if not is_numbered(name):
+            connection_id = id_of(known)  # kept alive
+            name = name_of(connection_id)
+    hashed = hash_of_name(name)
     rcmgr_table_expect(&self._connections, hashed)
     now = self._now()
     if peer_id is not None:
         key = peer_key(peer_id)
         peer_id = kept_peer(peer_id, key)
     if not established:
-        record = new_record(connection_id, peer_id)
+        record = new_record(name, peer_id)
         if held is not None:
             record.held = held
     elif peer_id is None:
-        raise ValueError(f"peer_id of an established connection is missing: {connection_id!r}")
+        raise ValueError(f"peer_id of an established connection is missing: {id_named(name)!r}")
     else:
         peer_hashed = hash_of(key)
         rcmgr_table_expect(&self._peers, peer_hashed)
     if self._reuse_ids:
-        self._end_former(connection_id, hashed, key, state, limits)
+        self._end_former(name, hashed, key, state, limits)
     with cython.critical_section(self):
         if limits is not self._limits_source and limits is not UNLIMITED:
             self._read_limits(limits)
@@ -1148,8 +1283,8 @@ cdef object admit(
                 record, hashed, key, state, limits, exempt, reserved, now, &verdict)
         else:
             record = self._try_establish(
-                connection_id, hashed, peer_id, key, peer_hashed, state, limits, exempt, reported,
-                now, &verdict)
+                name, hashed, peer_id, key, peer_hashed, state, limits, exempt, reported, now,
+                &verdict)
             if verdict.outcome == RCMGR_ADMITTED and held is not None:
                 rcmgr_lock_shortly(<PyObject *>record)
                 _former, record.held = record.held, held  # freed outside of the lock
@@ -1164,16 +1299,30 @@ cdef object admit(
         repeated[0] = True
         return record
     raise ValueError(
-        f"connection {connection_id!r} is {STATES[verdict.was]} and cannot become {STATES[state]}")
+        f"connection {id_named(name)!r} is {STATES[verdict.was]} and cannot become {STATES[state]}")
+
+
+cdef uint64_t next_name(ConnectionTracker self) noexcept:
+    cdef uint64_t number
+    with cython.critical_section(self):
+        self._numbers += 1
+        number = self._numbers
+        # the slot of the next connection has arrived when it comes
+        rcmgr_table_expect(&self._connections, rcmgr_table_mix(<int64_t>numbered(number + 1)))
+    return numbered(number)
 
 
 # the short lock of a record: its fields may change or be dropped at the same moment
 
 cdef object id_of(ConnectionRecord record):
+    cdef uint64_t name
+    value = None
     rcmgr_lock_shortly(<PyObject *>record)
-    value = record.id
+    name = record.name
+    if not is_numbered(name) and name != 0:
+        value = <object><PyObject *><size_t>name
     rcmgr_unlock_shortly(<PyObject *>record)
-    return value
+    return text_of(name >> 1) if is_numbered(name) else value
 
 
 cdef object peer_of(ConnectionRecord record):
@@ -1256,10 +1405,10 @@ cdef int64_t exempt_pending(object tracker, bint inbound) except -1:
 cdef ConnectionRecord find(object tracker, object connection_id):
     cdef ConnectionTracker self = <ConnectionTracker?>tracker
     cdef size_t at
-    cdef uint64_t hashed = hash_of(connection_id)
+    cdef uint64_t name = name_of(connection_id), hashed = hash_of_name(name)
     cdef ConnectionRecord record
     with cython.critical_section(self):
-        record = self._find(&self._connections, hashed, connection_id, &at)
+        record = self._find(hashed, name, &at)
     return record
 
 

@@ -78,19 +78,28 @@ cdef list groups_in(GroupTable groups)
 
 
 # The lock of the ledger guards what changes: everything but the kind, the name and the peer.
-@cython.final
+# There is one for each peer: with the head of an object it has 96 bytes, a line and a half. So a
+# group of a peer has no field that only others need, and its kind and pins are in `state`.
 cdef class Group:
     cdef rcmgr_scope state
     cdef GroupLimit limit  # keeps state.limit alive; None: state.limit is a ledger's default
-    cdef object name       # the service or protocol; None: neither
     cdef object peer       # None: the group is no peer and no peer's share
-    cdef GroupTable shares  # the peers' shares of a service or protocol; None: it never had one
-    cdef Group whole       # the service or protocol of a share, which pins it
-    cdef uint64_t pins
-    cdef uint64_t acquired[2][2]      # a peer's streams without a handle: [exempt][outbound]
-    cdef uint32_t exempt_connections  # a peer's connections that are charged to allowlisted scopes
+    cdef uint32_t acquired[2][2]      # a peer's streams without a handle: [exempt][outbound]
+    cdef uint32_t exempt_connections  # a peer's connections charged to allowlisted scopes
     cdef uint32_t streams_begun       # a peer's inbound streams since it has been here
-    cdef int kind
+
+
+# A service, a protocol, or a peer's share of one.
+@cython.final
+cdef class NamedGroup(Group):
+    cdef object name
+    cdef GroupTable shares  # the peers' shares of a service or protocol; None: it never had one
+    cdef NamedGroup whole   # the service or protocol of a share, which pins it
+
+
+cdef inline object name_of(Group group):
+    """The service or protocol; None: neither."""
+    return (<NamedGroup>group).name if type(group) is NamedGroup else None
 
 
 cdef str text_of(Group group)  # its name, for people

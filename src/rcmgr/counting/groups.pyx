@@ -61,7 +61,6 @@ cdef class GroupLimit:
     """The limit of one group, or of the groups of one name."""
 
 
-@cython.final
 @cython.no_gc
 @cython.freelist(64)
 cdef class Group:
@@ -71,12 +70,19 @@ cdef class Group:
     """
 
 
+@cython.final
+@cython.no_gc
+cdef class NamedGroup(Group):
+    """A group with a name."""
+
+
 cdef str text_of(Group group):
-    cdef str text = KIND_NAMES[group.kind]
-    if group.kind == PEER:
+    cdef str text = KIND_NAMES[group.state.kind]
+    name = name_of(group)
+    if group.state.kind == PEER:
         return f"peer:{peer_text(group.peer)}"
-    if group.name is not None:
-        text = f"{text.partition('-')[0]}:{group.name}"
+    if name is not None:
+        text = f"{text.partition('-')[0]}:{name}"
         if group.peer is not None:
             text = f"{text}.peer:{peer_text(group.peer)}"
     return text
@@ -106,7 +112,7 @@ cdef class GroupTable:
 
 
 cdef inline object key_of(PyObject *group):
-    return (<Group>group).name if (<Group>group).peer is None else (<Group>group).peer
+    return name_of(<Group>group) if (<Group>group).peer is None else (<Group>group).peer
 
 
 cdef inline PyObject *search(
@@ -227,7 +233,7 @@ cdef class Refusal:
 
 
 cdef object code_of(Refusal refusal):
-    cdef int kind = refusal.leaf_kind if refusal.blamed is None else refusal.blamed.kind
+    cdef int kind = refusal.leaf_kind if refusal.blamed is None else refusal.blamed.state.kind
     return CODES[max(0, kind) * RCMGR_RESOURCES + refusal.what]
 
 
@@ -252,9 +258,13 @@ cdef GroupLimit read_limit(object source):
 
 cdef Group new_group(int kind, object name, object peer):
     """Without a limit: bind it to one before it is charged."""
-    cdef Group group = Group.__new__(Group)
-    group.kind = kind
-    group.name = name
+    cdef Group group
+    if name is None:
+        group = Group.__new__(Group)
+    else:
+        group = NamedGroup.__new__(NamedGroup)
+        (<NamedGroup>group).name = name
+    group.state.kind = kind
     group.peer = peer
     return group
 

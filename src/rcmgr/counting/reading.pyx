@@ -14,11 +14,11 @@ from collections import namedtuple
 
 from rcmgr.counting._scope cimport (
     RCMGR_CONNS, RCMGR_CONNS_INBOUND, RCMGR_CONNS_OUTBOUND, RCMGR_RESOURCES, RCMGR_STREAMS,
-    RCMGR_STREAMS_INBOUND, RCMGR_STREAMS_OUTBOUND, RCMGR_UNLIMITED, rcmgr_amounts,
+    RCMGR_STREAMS_INBOUND, RCMGR_STREAMS_OUTBOUND, RCMGR_UNLIMITED, rcmgr_all_held, rcmgr_amounts,
 )
 from rcmgr.counting.groups cimport (
     DIRECTION_NAMES, KIND_NAMES, LIMIT_NAMES, PEER, PROTOCOL, PROTOCOL_PEER, RESOURCE_FIELDS,
-    RESOURCE_TEXTS, SERVICE, SERVICE_PEER, Group, text_of,
+    RESOURCE_TEXTS, SERVICE, SERVICE_PEER, Group, name_of, text_of,
 )
 from rcmgr.peers cimport peer_text
 
@@ -109,7 +109,7 @@ cdef class Reading:
         cdef Row *row = &self.rows[self.count]
         Py_INCREF(group)
         row.group = <PyObject *>group
-        row.held = group.state.held
+        row.held = rcmgr_all_held(&group.state)
         row.limit = group.state.limit[0]
         self.count += 1
 
@@ -122,16 +122,16 @@ cdef class Reading:
             if not peers and group.peer is not None:
                 continue
             row = row_shown(&self.rows[i])
-            if group.kind == PEER:
+            if group.state.kind == PEER:
                 by_peer[peer_text(group.peer)] = row
-            elif group.kind == PROTOCOL or group.kind == SERVICE:
+            elif group.state.kind == PROTOCOL or group.state.kind == SERVICE:
                 row["peers"] = {}
-                tables[group.kind][group.name] = row
-            elif group.kind == PROTOCOL_PEER or group.kind == SERVICE_PEER:
-                table = tables[PROTOCOL if group.kind == PROTOCOL_PEER else SERVICE]
-                table[group.name]["peers"][peer_text(group.peer)] = row
+                tables[group.state.kind][name_of(group)] = row
+            elif group.state.kind == PROTOCOL_PEER or group.state.kind == SERVICE_PEER:
+                table = tables[PROTOCOL if group.state.kind == PROTOCOL_PEER else SERVICE]
+                table[name_of(group)]["peers"][peer_text(group.peer)] = row
             else:
-                shown[LIMIT_NAMES[group.kind][0]] = row
+                shown[LIMIT_NAMES[group.state.kind][0]] = row
         shown["services"], shown["protocols"] = tables[SERVICE], tables[PROTOCOL]
         shown["peers"] = by_peer
         return shown
@@ -140,7 +140,7 @@ cdef class Reading:
         cdef size_t i
         return [
             stat_of(&self.rows[i].held)
-            for i in range(self.count) if (<Group>self.rows[i].group).kind == PEER
+            for i in range(self.count) if (<Group>self.rows[i].group).state.kind == PEER
         ]
 
     cdef tuple peer_distribution(self, int what, tuple bounds):
@@ -160,7 +160,7 @@ cdef class Reading:
         memset(counts, 0, sizeof(counts))
         for i in range(self.count):
             held = self.rows[i].held.of[what]
-            if held == 0 or (<Group>self.rows[i].group).kind != PEER:
+            if held == 0 or (<Group>self.rows[i].group).state.kind != PEER:
                 continue
             at = 0
             while at < last and held > upper[at]:

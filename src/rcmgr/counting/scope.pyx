@@ -30,15 +30,17 @@ from rcmgr.counting._pointer_table cimport (
 from rcmgr.counting._scope cimport (
     RCMGR_CONNS, RCMGR_CONNS_INBOUND, RCMGR_CONNS_OUTBOUND, RCMGR_FD, RCMGR_MEMORY,
     RCMGR_PRIORITY_ALWAYS, RCMGR_RESOURCES, RCMGR_STREAMS, RCMGR_STREAMS_INBOUND,
-    RCMGR_STREAMS_OUTBOUND, RCMGR_UNLIMITED, rcmgr_amounts, rcmgr_charge, rcmgr_give_back,
-    rcmgr_is_nothing, rcmgr_limit, rcmgr_refusal, rcmgr_scope, rcmgr_scope_refuses,
+    RCMGR_STREAMS_OUTBOUND, RCMGR_UNLIMITED, rcmgr_all_held, rcmgr_amounts, rcmgr_charge,
+    rcmgr_give_back, rcmgr_held, rcmgr_hold_nothing, rcmgr_is_nothing, rcmgr_limit, rcmgr_refusal,
+    rcmgr_scope, rcmgr_scope_refuses,
 )
 from rcmgr.counting.groups cimport (
     ALLOWLISTED_SYSTEM, ALLOWLISTED_TRANSIENT, BY_LIMITER, BY_SET_LIMIT, CONN, DIRECTIONS,
-    FIXED_KINDS, INBOUND, KINDS, LIMIT_NAMES, NO_KIND, OUTBOUND, PEER, PROTOCOL, PROTOCOL_PEER,
-    RESOURCE_FIELDS, SERVICE, SERVICE_PEER, STREAM, SYSTEM, TRANSIENT, Group, GroupLimit,
-    GroupTable, Refusal, find as find_group, found_or_added, groups_in, hash_of, leaf_name,
-    new_group, new_refusal, read_limit, remove as remove_group, text_of,
+    FIXED_KINDS, INBOUND, KINDS, LIMIT_NAMES, NO_DIRECTION, NO_KIND, OUTBOUND, PEER, PROTOCOL,
+    PROTOCOL_PEER, RESOURCE_FIELDS, SERVICE, SERVICE_PEER, STREAM, SYSTEM, TRANSIENT, Group,
+    GroupLimit, GroupTable, NamedGroup, Refusal, find as find_group, found_or_added, groups_in,
+    hash_of, leaf_name, name_of, new_group, new_refusal, read_limit, remove as remove_group,
+    text_of,
 )
 from rcmgr.counting.reading cimport (
     Reading, refused_by_direction, refused_by_kind, stat_of,
@@ -123,6 +125,22 @@ cdef object granted(object answer):
 
 cdef class Ledger
 
+# bits of `Scope.holds`
+cdef enum:
+    IS_OPEN = 1         # not so in a bare __new__
+    HAS_DESCRIPTOR = 2  # a connection that uses a file descriptor
+
+
+@cython.final
+@cython.no_gc
+cdef class Extras:
+    """Things that few scopes have: an own limit, spans, a place."""
+
+    cdef GroupLimit own     # by `set_limit`
+    cdef str opened_at
+    cdef int64_t in_spans   # how much memory its spans hold
+    cdef uint32_t spans     # begun so far
+
 
 @cython.no_gc
 @cython.binding(False)  # 10 ns less per call; the clinic format keeps signatures
@@ -137,23 +155,21 @@ cdef class Scope:
 
     # The lock of the ledger guards everything that changes after `start`. The ledger itself, the
     # kind, the direction, the number and what encloses it are constant.
+    #
+    # There is one for each connection and each stream. So it has 64 bytes with its head, and what a
+    # connection or stream itself holds is in `memory`, `kind`, `direction` and `holds`.
     cdef Ledger ledger
-    cdef rcmgr_scope state
-    cdef int64_t in_spans   # how much of its memory its spans hold
-    cdef str opened_at
+    cdef Extras extras
+    cdef int64_t memory
     cdef uint64_t number    # connections, streams and spans count from 1
-    cdef uint32_t spans     # begun so far
     cdef uint32_t epoch     # the ledger's epoch when this was made; `Ledger.clear` begins a new one
-    # single bytes: a connection takes 144 bytes, and one more word would make it 160
-    cdef unsigned char is_open    # false in a bare __new__
+    cdef unsigned char holds      # bits: IS_OPEN, HAS_DESCRIPTOR
     cdef unsigned char kind
     cdef unsigned char direction  # NO_DIRECTION: no connection, no stream
     cdef unsigned char is_exempt  # a connection or stream charged to the allowlisted scopes
-    cdef unsigned char has_limit  # in the ledger's `own_limits`
 
     @cython.final
-    cdef int start(self, Ledger ledger, int kind, const rcmgr_limit *limit) except -1:
-        self.state.limit = limit
+    cdef int start(self, Ledger ledger, int kind) except -1:
         self.kind = kind
         self.ledger = ledger
         self.note_place()
@@ -161,22 +177,50 @@ cdef class Scope:
 
     @cython.final
     cdef inline void begin(
-        self, Ledger ledger, int kind, const rcmgr_scope *charged, int direction, uint64_t number,
+        self, Ledger ledger, int kind, int direction, uint64_t number, bint has_descriptor,
     ) noexcept:
-        """Open a connection or a stream that holds the charged amounts. Locked."""
-        self.state = charged[0]
+        """Open a connection or a stream, which is charged. Locked."""
         self.kind = kind
         self.direction = direction
         self.number = number
         self.epoch = ledger.epoch
-        self.is_open = True
+        self.holds = IS_OPEN | (HAS_DESCRIPTOR if has_descriptor else 0)
         self.ledger = ledger
 
     @cython.final
     cdef inline int note_place(self) except -1:
         if self.ledger.trace_allocations:
-            self.opened_at = caller()
+            self.made_extras().opened_at = caller()
         return 0
+
+    @cython.final
+    cdef Extras made_extras(self):
+        if self.extras is None:
+            self.extras = Extras.__new__(Extras)
+        return self.extras
+
+    @cython.final
+    cdef const rcmgr_limit *limit_now(self) noexcept:
+        """Its own limit, or that of all connections or streams; without one NO_LIMIT. Locked."""
+        if self.extras is not None and self.extras.own is not None:
+            return &self.extras.own.value
+        return &NO_LIMIT if self.direction == NO_DIRECTION else &self.ledger.defaults[self.kind]
+
+    @cython.final
+    cdef bint has_limit(self) noexcept:
+        return self.extras is not None and self.extras.own is not None
+
+    @cython.final
+    cdef rcmgr_amounts held(self) noexcept:
+        """The amounts that it holds itself. Locked."""
+        cdef rcmgr_amounts held
+        memset(&held, 0, sizeof(held))
+        held.of[RCMGR_MEMORY] = self.memory
+        if self.direction != NO_DIRECTION and self.holds & IS_OPEN:
+            held.of[(RCMGR_CONNS_INBOUND if self.kind == CONN else RCMGR_STREAMS_INBOUND)
+                    + (self.direction == OUTBOUND)] = 1
+            held.of[RCMGR_FD] = (self.holds & HAS_DESCRIPTOR) != 0
+        return held
 
     # leaves, views and spans differ in these methods
 
@@ -202,11 +246,17 @@ cdef class Scope:
     # everything else
 
     @cython.final
-    cdef int chain(self, rcmgr_scope **chain) noexcept:
-        """Fill in the states to charge, this one first; returns how many. Locked."""
+    cdef int chain(self, rcmgr_scope *own, rcmgr_scope **chain) noexcept:
+        """Fill in the scopes to charge with memory; returns how many. Locked.
+
+        The first one is `own`, with the memory and the limit of this one.
+        """
         cdef PyObject *groups[LONGEST_CHAIN]
         cdef int i, count = self.groups(groups)
-        chain[0] = &self.state
+        own.limit = self.limit_now()
+        rcmgr_hold_nothing(own)
+        own.memory = self.memory
+        chain[0] = own
         for i in range(count):
             chain[i + 1] = &(<Group>groups[i]).state
         return count + 1
@@ -214,7 +264,7 @@ cdef class Scope:
     @cython.final
     cdef bint live(self) noexcept:
         cdef Scope enclosing
-        if not self.is_open or self.epoch != self.ledger.epoch:
+        if not self.holds & IS_OPEN or self.epoch != self.ledger.epoch:
             return False
         enclosing = self.enclosing()
         return enclosing is None or enclosing.live()
@@ -229,9 +279,9 @@ cdef class Scope:
             self.groups(groups)
             blamed = <Group>groups[why.place - 1]
         self.ledger.refusals[
-            self.kind if blamed is None else blamed.kind][why.resource][self.direction] += 1
+            self.kind if blamed is None else blamed.state.kind][why.resource][self.direction] += 1
         refusal = new_refusal(why, priority, blamed, self.kind, self.number, viewed)
-        if blamed is None and self.has_limit:
+        if blamed is None and self.has_limit():
             refusal.origin = BY_SET_LIMIT
         return refusal
 
@@ -239,6 +289,7 @@ cdef class Scope:
     cdef object take_memory(self, int64_t size, int priority):
         """True, or a Refusal."""
         cdef rcmgr_scope *chain[LONGEST_CHAIN]
+        cdef rcmgr_scope own
         cdef rcmgr_amounts ask
         cdef rcmgr_refusal why
         cdef Refusal refusal = None
@@ -255,19 +306,19 @@ cdef class Scope:
                     base = scope
                 scope = self
                 while scope is not base and not (
-                    scope.has_limit and rcmgr_scope_refuses(&scope.state, &ask, priority, &why)
+                    scope.has_limit() and scope.refuses_memory(&ask, priority, &why)
                 ):
                     scope = scope.enclosing()
                 if scope is not base:
                     refusal = self.ledger.refuse_span(scope, &why, priority)
-                elif rcmgr_charge(chain, base.chain(chain), &ask, priority, &why):
+                elif rcmgr_charge(chain, base.chain(&own, chain), &ask, priority, &why):
+                    base.memory = own.memory
                     self.ledger.move_memory(base, size)
                     scope = self
                     while scope is not base:
-                        # a base's own share is in its chain
-                        scope.state.held.of[RCMGR_MEMORY] += size
+                        scope.memory += size
                         scope = scope.enclosing()
-                        scope.in_spans += size
+                        scope.extras.in_spans += size
                     self.ledger.raise_memory()
                 else:
                     refusal = base.refuse(&why, priority)
@@ -280,20 +331,33 @@ cdef class Scope:
         return refusal
 
     @cython.final
+    cdef bint refuses_memory(
+        self, const rcmgr_amounts *ask, int priority, rcmgr_refusal *why,
+    ) noexcept:
+        """Whether its own limit refuses. Locked."""
+        cdef rcmgr_scope own
+        own.limit = self.limit_now()
+        rcmgr_hold_nothing(&own)
+        own.memory = self.memory
+        return rcmgr_scope_refuses(&own, ask, priority, why)
+
+    @cython.final
     cdef int64_t give_memory(self, int64_t size) noexcept:
         """Returns how much was not there to give back. Locked, live."""
         cdef rcmgr_scope *chain[LONGEST_CHAIN]
+        cdef rcmgr_scope own
         cdef rcmgr_amounts what
         cdef Scope base = self, scope
-        cdef int64_t own = self.state.held.of[RCMGR_MEMORY] - self.in_spans
-        cdef int64_t given = min(size, own)
+        cdef int64_t in_spans = 0 if self.extras is None else self.extras.in_spans
+        cdef int64_t given = min(size, self.memory - in_spans)
         memset(&what, 0, sizeof(what))
         what.of[RCMGR_MEMORY] = given
         while (scope := base.enclosing()) is not None:
-            base.state.held.of[RCMGR_MEMORY] -= given
-            scope.in_spans -= given
+            base.memory -= given
+            scope.extras.in_spans -= given
             base = scope
-        rcmgr_give_back(chain, base.chain(chain), &what)
+        rcmgr_give_back(chain, base.chain(&own, chain), &what)
+        base.memory = own.memory
         self.ledger.move_memory(base, -given)
         return size - given
 
@@ -301,33 +365,38 @@ cdef class Scope:
     cdef bint end(self) noexcept:
         """Give everything back; false if that was done before. Locked."""
         cdef rcmgr_scope *chain[LONGEST_CHAIN]
+        cdef rcmgr_scope own
         cdef rcmgr_amounts held
-        if not self.is_open:
+        if not self.holds & IS_OPEN:
             return False
         if self.live():
-            # this closes its spans, so what they hold is given back with it
-            self.in_spans = 0
+            if self.extras is not None:
+                # this closes its spans, so what they hold is given back with it
+                self.extras.in_spans = 0
             if self.enclosing() is not None:
-                self.give_memory(self.state.held.of[RCMGR_MEMORY])
+                self.give_memory(self.memory)
             else:
-                held = self.state.held
-                rcmgr_give_back(chain, self.chain(chain), &held)
-                if held.of[RCMGR_MEMORY] != 0:
+                held = self.held()
+                rcmgr_give_back(chain, self.chain(&own, chain), &held)
+                if self.memory != 0:
+                    self.memory = 0
                     self.ledger.move_memory(self, -held.of[RCMGR_MEMORY])
             self.unpin()
-        if self.has_limit:
-            self.ledger.drop_own_limit(self)
-        self.is_open = False
-        memset(&self.state.held, 0, sizeof(self.state.held))
+        if self.extras is not None:
+            self.extras.own = None
+        self.holds = 0
+        self.memory = 0
         return True
 
     @cython.final
     cdef int abandon(self) except -1:
         cdef bint leaked
-        if self.ledger is None:
-            return 0
+        cdef rcmgr_amounts held
+        if self.ledger is None or not self.holds & IS_OPEN:
+            return 0  # no other thread has it
         with cython.critical_section(self.ledger):
-            leaked = self.live() and not rcmgr_is_nothing(&self.state.held)
+            held = self.held()
+            leaked = self.live() and not rcmgr_is_nothing(&held)
             self.end()
         if leaked:
             self.count_leak()
@@ -337,9 +406,9 @@ cdef class Scope:
     cdef int count_leak(self) except -1:
         with cython.critical_section(self.ledger):
             self.ledger.leaked += 1
-            if self.opened_at is not None:
+            if self.extras is not None and self.extras.opened_at is not None:
                 places = self.ledger.places
-                places[self.opened_at] = places.get(self.opened_at, 0) + 1
+                places[self.extras.opened_at] = places.get(self.extras.opened_at, 0) + 1
         return 0
 
     def _leak(self):
@@ -376,7 +445,7 @@ cdef class Scope:
             with cython.critical_section(self.ledger):
                 if self.live():
                     viewed = self.viewed()
-                    held = self.state.held if viewed is None else viewed.state.held
+                    held = self.held() if viewed is None else rcmgr_all_held(&viewed.state)
         return stat_of(&held)
 
     def try_reserve_memory(self, size, priority=255):
@@ -430,15 +499,17 @@ cdef class Scope:
         if depth >= DEEPEST_SPAN:
             raise ValueError(f"spans nest at most {DEEPEST_SPAN} deep")
         span = Span.__new__(Span)
-        span.start(self.ledger, self.kind, &NO_LIMIT)
+        span.start(self.ledger, self.kind)
         span.owner = self.new_span_owner()
         with cython.critical_section(self.ledger):
             closed = not self.live()
             if not closed:
-                self.spans += 1
-                span.number = self.spans
+                self.made_extras()
+                self.extras.spans += 1
+                span.number = self.extras.spans
                 span.epoch = self.epoch
-                span.is_open = True
+                span.holds = IS_OPEN
+                span.owner.made_extras()  # for the memory in spans
                 if span.owner is not self:
                     self.ledger.open_twin(<ScopeView>span.owner, <ScopeView>self)
         if closed:
@@ -457,10 +528,10 @@ cdef class Scope:
         cdef Scope scope = self
         if self.ledger is not None:
             with cython.critical_section(self.ledger):
-                while scope.enclosing() is not None and not scope.has_limit:
+                while scope.enclosing() is not None and not scope.has_limit():
                     scope = scope.enclosing()
                 viewed = scope.viewed()
-                limit = scope.state.limit[0] if viewed is None else viewed.state.limit[0]
+                limit = scope.limit_now()[0] if viewed is None else viewed.state.limit[0]
         return {
             RESOURCE_FIELDS[i]: None if limit.of[i] == RCMGR_UNLIMITED else limit.of[i]
             for i in range(<int>RCMGR_RESOURCES)
@@ -481,8 +552,9 @@ cdef class Scope:
             raise ResourceScopeClosed("scope")
         with cython.critical_section(self.ledger):
             closed = not self.live()
-            if not closed:
-                self.ledger.set_own_limit(self, own)
+            if not closed and (own is not None or self.extras is not None):
+                _old = self.made_extras().own  # freed outside of the lock
+                self.extras.own = own
         if closed:
             raise ResourceScopeClosed(self.name)
 
@@ -547,10 +619,11 @@ cdef class ScopeView(Scope):
     cdef Group group
 
     cdef int groups(self, PyObject **groups) noexcept:
-        cdef int kind = self.group.kind, count = 1
+        cdef int kind = self.group.state.kind, count = 1
+        cdef NamedGroup whole = whole_of(self.group)
         groups[0] = <PyObject *>self.group
-        if self.group.whole is not None:
-            groups[count] = <PyObject *>self.group.whole
+        if whole is not None:
+            groups[count] = <PyObject *>whole
             count += 1
         if kind == SYSTEM or kind == ALLOWLISTED_SYSTEM:
             return count
@@ -566,7 +639,7 @@ cdef class ScopeView(Scope):
     cdef Scope new_span_owner(self):
         """Another view, not open yet. The one that a caller has may be closed before the span."""
         cdef ScopeView twin = ScopeView.__new__(ScopeView)
-        twin.start(self.ledger, self.kind, &NO_LIMIT)
+        twin.start(self.ledger, self.kind)
         return twin
 
     @property
@@ -576,7 +649,7 @@ cdef class ScopeView(Scope):
         if self.ledger is not None:
             with cython.critical_section(self.ledger):
                 if self.live():
-                    held = self.state.held.of[RCMGR_MEMORY]
+                    held = self.memory
         return held
 
     def set_limit(self, limit):
@@ -668,6 +741,7 @@ cdef class ConnScope(Scope):
         cdef rcmgr_refusal why
         cdef Refusal refusal = None
         cdef Group group, system, transient
+        cdef rcmgr_amounts held
         cdef bint exempt, closed, attached = False
         cdef int old_count, new_count
         if allowlisted is None:
@@ -701,10 +775,9 @@ cdef class ConnScope(Scope):
                         new[1], new[2] = &system.state, &transient.state
                         old[1] = &(<Group>self.ledger.system_of(self.is_exempt)).state
                         old_count, new_count = 2, 2 if exempt else 3
-                    if self.ledger.hand_over(
-                        &self.state.held, old, old_count, new, new_count, &why
-                    ):
-                        rcmgr_give_back(new + 2, new_count - 2, &self.state.held)
+                    held = self.held()
+                    if self.ledger.hand_over(&held, old, old_count, new, new_count, &why):
+                        rcmgr_give_back(new + 2, new_count - 2, &held)
                         self.peer_group = group
                         if network_share is not None:
                             self.network_share = network_share
@@ -740,10 +813,10 @@ cdef class StreamScope(Scope):
     A stream of a peer, transient until its protocol is negotiated."""
 
     cdef Group peer_group
-    cdef Group protocol_group
-    cdef Group protocol_share
-    cdef Group service_group
-    cdef Group service_share
+    cdef NamedGroup protocol_group
+    cdef NamedGroup protocol_share
+    cdef NamedGroup service_group
+    cdef NamedGroup service_share
 
     @property
     def inbound(self):
@@ -790,7 +863,7 @@ cdef class StreamScope(Scope):
     @property
     def protocol(self):
         """None while it is not negotiated."""
-        cdef Group group
+        cdef NamedGroup group
         if self.ledger is None:
             return None
         with cython.critical_section(self.ledger):
@@ -800,7 +873,7 @@ cdef class StreamScope(Scope):
     @property
     def service(self):
         """None unless one was set."""
-        cdef Group group
+        cdef NamedGroup group
         if self.ledger is None:
             return None
         with cython.critical_section(self.ledger):
@@ -846,7 +919,8 @@ cdef class StreamScope(Scope):
         cdef rcmgr_scope *new[2]
         cdef rcmgr_refusal why
         cdef Refusal refusal = None
-        cdef Group group, share
+        cdef NamedGroup group, share
+        cdef rcmgr_amounts held
         cdef bint closed
         cdef str misplaced = None
         cdef GroupTable table
@@ -865,7 +939,7 @@ cdef class StreamScope(Scope):
                     table = self.ledger.protocol_groups
                 else:
                     table = self.ledger.service_groups
-                group = self.ledger.pinned(table, kind, name, None, hash_of(name))
+                group = <NamedGroup>self.ledger.pinned(table, kind, name, None, hash_of(name))
                 share = self.ledger.pinned_share(
                     group, share_kind, self.peer_group.peer, hash_of(self.peer_group.peer))
                 # making the dict of shares may have run the garbage collector, and other code
@@ -878,8 +952,9 @@ cdef class StreamScope(Scope):
                     new[0] = &group.state
                     new[1] = &share.state
                     old[0] = &(<Group>self.ledger.transient_of(self.is_exempt)).state
+                    held = self.held()
                     if not self.ledger.hand_over(
-                        &self.state.held, old, 1 if kind == PROTOCOL else 0, new, 2, &why
+                        &held, old, 1 if kind == PROTOCOL else 0, new, 2, &why
                     ):
                         refusal = self.ledger.refuse(
                             &why, group if why.place == 0 else share, self.direction)
@@ -929,7 +1004,6 @@ cdef class Ledger:
     cdef bint limiter_failed
     # the limiter's last answers: a full young half replaces the old one
     cdef dict young_answers, old_answers
-    cdef dict own_limits  # address of a connection, stream or span -> GroupLimit, alike
     cdef int64_t refusals[KINDS][RCMGR_RESOURCES][DIRECTIONS]
     cdef int64_t peaks[RCMGR_RESOURCES]
     cdef int64_t transient_peaks[RCMGR_RESOURCES]
@@ -964,7 +1038,7 @@ cdef class Ledger:
         self.peer_groups, self.protocol_groups = GroupTable(), GroupTable()
         self.service_groups = GroupTable()
         self.named = [{} for _ in range(<int>KINDS)]
-        self.overrides, self.own_limits, self.places = {}, {}, {}
+        self.overrides, self.places = {}, {}
         self.system_group = self.bound_group(SYSTEM, None, None)
         self.transient_group = self.bound_group(TRANSIENT, None, None)
         self.allowlisted_system_group = self.bound_group(ALLOWLISTED_SYSTEM, None, None)
@@ -1002,12 +1076,12 @@ cdef class Ledger:
         cdef dict named
         if self.overrides:
             # making the tuple may run other code that sets other limits: read those after it
-            limit = self.overrides.get((group.kind, group.name, group.peer), given)
-        named = <dict>self.named[group.kind]
+            limit = self.overrides.get((group.state.kind, name_of(group), group.peer), given)
+        named = <dict>self.named[group.state.kind]
         if limit is None and named:
-            limit = named.get(group.peer if group.kind == PEER else group.name)
+            limit = named.get(group.peer if group.state.kind == PEER else name_of(group))
         group.limit = limit
-        group.state.limit = &self.defaults[group.kind] if limit is None else &limit.value
+        group.state.limit = &self.defaults[group.state.kind] if limit is None else &limit.value
         return 0
 
     cdef object remembered_limit(self, int kind, object name, object peer):
@@ -1070,16 +1144,17 @@ cdef class Ledger:
         So the group exists when a request locks the ledger and charges it: the limiter runs
         without the lock. Call it only if there is a limiter.
         """
-        cdef Group group = None, whole = None
+        cdef Group group = None
+        cdef NamedGroup whole = None
         cdef int whole_kind = PROTOCOL if kind == PROTOCOL_PEER else SERVICE
         while group is None:
             try:
                 if kind == PROTOCOL_PEER or kind == SERVICE_PEER:
-                    whole = self.kept(whole_kind, name, None)
+                    whole = <NamedGroup>self.kept(whole_kind, name, None)
                 with cython.critical_section(self):
                     group = self.found(kind, name, peer)
                     if group is not None:
-                        group.pins += 1
+                        group.state.pins += 1
                 if group is None:
                     given = self.remembered_limit(kind, name, peer)
                     with cython.critical_section(self):
@@ -1090,7 +1165,7 @@ cdef class Ledger:
                         elif self.found(whole_kind, name, None) is whole:
                             group = self.pinned_share(whole, kind, peer, hash_of(peer))
                         # otherwise `clear` has forgotten it meanwhile
-                        if group is not None and group.pins == 1 and given is not None:
+                        if group is not None and group.state.pins == 1 and given is not None:
                             self.bind(group, <GroupLimit>given)
             finally:
                 if whole is not None:
@@ -1099,7 +1174,8 @@ cdef class Ledger:
 
     cdef int let_go(self, Group group) except -1:
         with cython.critical_section(self):
-            if self.found(group.kind, group.name, group.peer) is group:  # no `clear` meanwhile
+            if self.found(group.state.kind, name_of(group), group.peer) is group:
+                # no `clear` meanwhile
                 self.unpin(group)
         return 0
 
@@ -1115,9 +1191,9 @@ cdef class Ledger:
         cdef object key = peer if kind == PEER else name
         cdef PyObject *found = find_group(self.table_of(kind), key, hash_of(key))
         if found != NULL and (kind == PROTOCOL_PEER or kind == SERVICE_PEER):
-            if (<Group>found).shares is None:
+            if (<NamedGroup>found).shares is None:
                 return None
-            found = find_group((<Group>found).shares, peer, hash_of(peer))
+            found = find_group((<NamedGroup>found).shares, peer, hash_of(peer))
         return None if found == NULL else <Group>found
 
     cdef Group pinned(
@@ -1131,56 +1207,59 @@ cdef class Ledger:
         else:
             # if other code made one in the meantime, take that one
             group = found_or_added(table, self.bound_group(kind, name, peer), hashed)
-        group.pins += 1
+        group.state.pins += 1
         return group
 
-    cdef Group pinned_share(self, Group whole, int kind, object peer, uint64_t hashed):
+    cdef NamedGroup pinned_share(
+        self, NamedGroup whole, int kind, object peer, uint64_t hashed,
+    ):
         """As `pinned`, of a protocol or service that is pinned."""
         cdef PyObject *found
-        cdef Group share
+        cdef NamedGroup share
         if whole.shares is None:
             shares = GroupTable()
             if whole.shares is None:
                 whole.shares = shares
         found = find_group(whole.shares, peer, hashed)
         if found != NULL:
-            share = <Group>found
+            share = <NamedGroup>found
         else:
-            share = found_or_added(
+            share = <NamedGroup>found_or_added(
                 whole.shares, self.bound_group(kind, whole.name, peer), hashed)
             if share.whole is None:
                 share.whole = whole
-                whole.pins += 1
-        share.pins += 1
+                whole.state.pins += 1
+        share.state.pins += 1
         return share
 
     cdef void unpin(self, Group group) noexcept:
-        cdef Group whole = group.whole
-        if group.kind < FIXED_KINDS:
+        cdef NamedGroup whole
+        cdef int kind = group.state.kind
+        if kind < FIXED_KINDS:
             return
-        group.pins -= 1
-        if group.pins > 0:
+        group.state.pins -= 1
+        if group.state.pins > 0:
             return
-        if group.kind == PEER:
+        if kind == PEER:
             remove_group(self.peer_groups, group)
-        elif group.kind == PROTOCOL:
+        elif kind == PROTOCOL:
             remove_group(self.protocol_groups, group)
-        elif whole is not None:
+        elif (whole := whole_of(group)) is not None:
             remove_group(whole.shares, group)
-            group.whole = None
+            (<NamedGroup>group).whole = None
             self.unpin(whole)
         # services stay: they are few, and this program names them
 
     cdef void open_twin(self, ScopeView twin, ScopeView view) noexcept:
         twin.group = view.group
         twin.epoch = view.epoch
-        twin.is_open = True
-        if twin.group.kind >= FIXED_KINDS:
-            twin.group.pins += 1
+        twin.holds = IS_OPEN
+        if twin.group.state.kind >= FIXED_KINDS:
+            twin.group.state.pins += 1
 
     cdef void move_memory(self, Scope base, int64_t change) noexcept:
         """`base` has taken or given back memory: the sums over connections change."""
-        cdef int64_t held = base.state.held.of[RCMGR_MEMORY]
+        cdef int64_t held = base.memory
         if base.kind != CONN or change == 0:
             return
         self.connection_bytes += change
@@ -1188,22 +1267,6 @@ cdef class Ledger:
             self.memory_of_connections[power_above(held - change)] -= 1
         if held > 0:
             self.memory_of_connections[power_above(held)] += 1
-
-    cdef int set_own_limit(self, Scope scope, GroupLimit own) except -1:
-        if own is None:
-            self.drop_own_limit(scope)
-            return 0
-        _old = self.own_limits.get(<size_t><PyObject *>scope)  # freed after it is out of use
-        self.own_limits[<size_t><PyObject *>scope] = own
-        scope.state.limit = &own.value
-        scope.has_limit = True
-        return 0
-
-    cdef void drop_own_limit(self, Scope scope) noexcept:
-        cdef bint is_leaf = scope.enclosing() is None
-        scope.state.limit = &self.defaults[scope.kind] if is_leaf else &NO_LIMIT
-        scope.has_limit = False
-        self.own_limits.pop(<size_t><PyObject *>scope, None)
 
     cdef bint hand_over(
         self, const rcmgr_amounts *held, rcmgr_scope **old, int old_count, rcmgr_scope **new,
@@ -1235,7 +1298,7 @@ cdef class Ledger:
         uint64_t leaf_number=0,
     ):
         """Count and describe a refusal in which no handle asked. blamed: None: the new leaf."""
-        cdef int kind = leaf_kind if blamed is None else blamed.kind
+        cdef int kind = leaf_kind if blamed is None else blamed.state.kind
         self.refusals[kind][why.resource][direction] += 1
         return new_refusal(why, RCMGR_PRIORITY_ALWAYS, blamed, leaf_kind, leaf_number, None)
 
@@ -1287,7 +1350,7 @@ cdef class Ledger:
         memset(&ask, 0, sizeof(ask))
         ask.of[RCMGR_CONNS_INBOUND if inbound else RCMGR_CONNS_OUTBOUND] = 1
         ask.of[RCMGR_FD] = fd
-        memset(&leaf.held, 0, sizeof(leaf.held))
+        rcmgr_hold_nothing(&leaf)
         leaf.limit = &self.defaults[<int>CONN]
         chain[0] = &leaf
         with cython.critical_section(self):
@@ -1317,7 +1380,7 @@ cdef class Ledger:
                     if scope is None:
                         rcmgr_give_back(chain, 3, &ask)
                         self.unpin(group)
-                scope.begin(self, CONN, &leaf, direction, self.connections_opened)
+                scope.begin(self, CONN, direction, self.connections_opened, fd)
                 scope.is_exempt = exempt
                 scope.network_share = network_share
                 if peer is not None:
@@ -1365,7 +1428,7 @@ cdef class Ledger:
             kept = self.kept(PEER, None, peer)
         memset(&ask, 0, sizeof(ask))
         ask.of[RCMGR_STREAMS_INBOUND if inbound else RCMGR_STREAMS_OUTBOUND] = 1
-        memset(&leaf.held, 0, sizeof(leaf.held))
+        rcmgr_hold_nothing(&leaf)
         leaf.limit = &self.defaults[<int>STREAM]
         chain[0] = &leaf
         with cython.critical_section(self):
@@ -1380,7 +1443,7 @@ cdef class Ledger:
                     if scope is None:
                         rcmgr_give_back(chain, 4, &ask)
                         self.unpin(group)
-                scope.begin(self, STREAM, &leaf, direction, self.streams_opened)
+                scope.begin(self, STREAM, direction, self.streams_opened, False)
                 scope.is_exempt = exempt
                 scope.peer_group = group
                 group.streams_begun += inbound
@@ -1515,10 +1578,11 @@ cdef class Ledger:
 
     cdef ScopeView view(self, int kind, object name, object peer):
         cdef ScopeView view = ScopeView.__new__(ScopeView)
-        cdef Group whole, kept = None
+        cdef NamedGroup whole
+        cdef Group kept = None
         if self.limiter is not None and kind >= FIXED_KINDS:
             kept = self.kept(kind, name, peer)
-        view.start(self, kind, &NO_LIMIT)
+        view.start(self, kind)
         with cython.critical_section(self):
             if kind == PEER:
                 view.group = self.pinned(
@@ -1534,11 +1598,11 @@ cdef class Ledger:
             else:
                 view.group = <Group>self.transient_of(kind == ALLOWLISTED_TRANSIENT)
             if kind == PROTOCOL_PEER or kind == SERVICE_PEER:
-                whole = view.group
+                whole = <NamedGroup>view.group
                 view.group = self.pinned_share(whole, kind, peer, hash_of(peer))
                 self.unpin(whole)  # the share pins it
             view.epoch = self.epoch
-            view.is_open = True
+            view.holds = IS_OPEN
         if kept is not None:
             self.let_go(kept)
         return view
@@ -1626,21 +1690,21 @@ cdef class Ledger:
     cdef int override(self, ScopeView view, object limit) except -1:
         cdef GroupLimit own = None
         cdef Group group = view.group
-        cdef tuple key = (group.kind, group.name, group.peer)
+        cdef tuple key = (group.state.kind, name_of(group), group.peer)
         cdef bint closed
         cdef GroupLimit given = None
         if limit is not None:
             own = read_limit(limit)
             own.origin = BY_SET_LIMIT
-        elif group.kind < FIXED_KINDS:
+        elif group.state.kind < FIXED_KINDS:
             raise TypeError(f"{text_of(group)} has no default limit to go back to")
         elif self.limiter is not None:
-            given = self.given_limit(group.kind, group.name, group.peer)
+            given = self.given_limit(group.state.kind, name_of(group), group.peer)
         with cython.critical_section(self):
             closed = not view.live()
             if not closed:
-                if group.kind < FIXED_KINDS:
-                    self.defaults[group.kind] = own.value
+                if group.state.kind < FIXED_KINDS:
+                    self.defaults[group.state.kind] = own.value
                 elif own is not None:
                     self.overrides[key] = own
                 else:
@@ -1678,13 +1742,13 @@ cdef class Ledger:
         """The protocols in use or viewed, in order."""
         with cython.critical_section(self):
             groups = groups_in(self.protocol_groups)
-        return sorted([(<Group>group).name for group in groups])
+        return sorted([name_of(<Group>group) for group in groups])
 
     def services(self):
         """The services that were used or viewed since the start, in order."""
         with cython.critical_section(self):
             groups = groups_in(self.service_groups)
-        return sorted([(<Group>group).name for group in groups])
+        return sorted([name_of(<Group>group) for group in groups])
 
     @property
     def refused(self):
@@ -1819,7 +1883,8 @@ cdef class Ledger:
         ValueError: another view, or a view of another ledger. The numbers of connections and
         streams continue. Peaks and counts of refusals stay.
         """
-        cdef Group group, share
+        cdef Group group
+        cdef NamedGroup whole, share
         cdef tuple tables = (GroupTable(), GroupTable(), GroupTable()), fixed
         cdef GroupTable protocols, services, peers
         cdef int64_t kept = 0
@@ -1833,10 +1898,10 @@ cdef class Ledger:
         with cython.critical_section(self):
             # nothing in here allocates: no finalizer runs, no other thread gets in
             if keep is not None and keep.live():
-                kept = keep.state.held.of[RCMGR_MEMORY]
+                kept = keep.memory
                 keep.epoch += 1
             for group in fixed:
-                memset(&group.state.held, 0, sizeof(group.state.held))
+                rcmgr_hold_nothing(&group.state)
             peers, self.peer_groups = self.peer_groups, <GroupTable>tables[0]
             protocols, self.protocol_groups = self.protocol_groups, <GroupTable>tables[1]
             services, self.service_groups = self.service_groups, <GroupTable>tables[2]
@@ -1844,19 +1909,19 @@ cdef class Ledger:
             memset(self.memory_of_connections, 0, sizeof(self.memory_of_connections))
             self.connection_bytes = 0
             if keep is not None and keep.live():
-                keep.state.held.of[RCMGR_MEMORY] = kept
-                keep.group.state.held.of[RCMGR_MEMORY] = kept
+                keep.memory = kept
+                keep.group.state.memory = kept
         with cython.critical_section(self):
             for group in groups_in(peers):
                 for exempt in range(2):
                     self.forgotten_streams += (
                         <int64_t>group.acquired[exempt][False] + group.acquired[exempt][True])
         for table in (protocols, services):
-            for group in groups_in(<GroupTable>table):
-                if group.shares is not None:
-                    for share in groups_in(group.shares):
+            for whole in groups_in(<GroupTable>table):
+                if whole.shares is not None:
+                    for share in groups_in(whole.shares):
                         share.whole = None  # a cycle that the garbage collector cannot see
-                    group.shares = None
+                    whole.shares = None
 
     def __repr__(self):
         cdef Py_ssize_t peers, protocols, services
@@ -1897,12 +1962,14 @@ cdef bint is_exempt(object scope) except -1:
 cdef int give_descriptor(object scope) except -1:
     cdef ConnScope self = <ConnScope?>scope
     cdef rcmgr_scope *chain[LONGEST_CHAIN]
+    cdef rcmgr_scope own
     cdef rcmgr_amounts what
     memset(&what, 0, sizeof(what))
     with cython.critical_section(self.ledger):
-        if self.live():
-            what.of[RCMGR_FD] = self.state.held.of[RCMGR_FD]
-            rcmgr_give_back(chain, self.chain(chain), &what)
+        if self.live() and self.holds & HAS_DESCRIPTOR:
+            what.of[RCMGR_FD] = 1
+            rcmgr_give_back(chain, self.chain(&own, chain), &what)
+            self.holds = IS_OPEN
     return 0
 
 
@@ -1949,13 +2016,13 @@ cdef uint32_t inbound_streams(object scope, int64_t *now_open) except? 0:
     with cython.critical_section(self.ledger):
         if self.peer_group is not None and self.live():
             begun = self.peer_group.streams_begun
-            now_open[0] = self.peer_group.state.held.of[RCMGR_STREAMS_INBOUND]
+            now_open[0] = rcmgr_held(&self.peer_group.state, RCMGR_STREAMS_INBOUND)
     return begun
 
 
 cdef bint is_full_of_connections(Refusal refusal) noexcept:
     return (
-        refusal.blamed is not None and refusal.blamed.kind in (SYSTEM, TRANSIENT)
+        refusal.blamed is not None and refusal.blamed.state.kind in (SYSTEM, TRANSIENT)
         and refusal.what in (RCMGR_CONNS_INBOUND, RCMGR_CONNS, RCMGR_FD)
     )
 
@@ -1976,55 +2043,65 @@ cdef Refusal refusal_of_handshake(object ledger, bint inbound, bint of_system):
 
 
 cdef bint is_of_system(Refusal refusal) noexcept:
-    return refusal.blamed.kind == SYSTEM
+    return refusal.blamed.state.kind == SYSTEM
 
 
 cdef int uncount(object ledger, Refusal refusal) except -1:
     cdef Ledger self = <Ledger?>ledger
     with cython.critical_section(self):
-        self.refusals[refusal.blamed.kind][refusal.what][<int>INBOUND] -= 1
+        self.refusals[refusal.blamed.state.kind][refusal.what][<int>INBOUND] -= 1
     return 0
 
 
 cdef inline void raise_peak(int64_t *peaks, Group group, int what) noexcept:
-    peaks[what] = max(peaks[what], group.state.held.of[what])
+    peaks[what] = max(peaks[what], rcmgr_held(&group.state, what))
 
 
 cdef inline void raise_pair(int64_t *peaks, Group group, int inbound, int total) noexcept:
     """The peaks of both directions, and of their sum."""
-    cdef const int64_t *held = group.state.held.of
     raise_peak(peaks, group, inbound)
     raise_peak(peaks, group, inbound + 1)
-    peaks[total] = max(peaks[total], held[inbound] + held[inbound + 1])
+    peaks[total] = max(
+        peaks[total], rcmgr_held(&group.state, inbound) + rcmgr_held(&group.state, inbound + 1))
+
+
+cdef inline NamedGroup whole_of(Group group):
+    """The service or protocol of a share; None: the group is no share."""
+    return (<NamedGroup>group).whole if type(group) is NamedGroup else None
+
+
+cdef inline GroupTable shares_of(PyObject *group):
+    return (<NamedGroup>group).shares if type(<Group>group) is NamedGroup else None
 
 
 cdef size_t count_of(GroupTable groups) noexcept:
     """How many groups, with the shares of each."""
     cdef size_t at, count = groups.table.used
-    cdef Group group
+    cdef GroupTable shares
     for at in range(groups.table.count):
         if groups.table.slots[at].item is not NULL:
-            group = <Group>groups.table.slots[at].item
-            if group.shares is not None:
-                count += group.shares.table.used
+            shares = shares_of(<PyObject *>groups.table.slots[at].item)
+            if shares is not None:
+                count += shares.table.used
     return count
 
 
 cdef int gather(GroupTable groups, list everything) except -1:
-    cdef Group group
+    cdef GroupTable shares
     for group in groups_in(groups):
         everything.append(group)
-        if group.shares is not None:
-            gather(group.shares, everything)
+        shares = shares_of(<PyObject *>group)
+        if shares is not None:
+            gather(shares, everything)
     return 0
 
 
 cdef void put_all(Reading reading, GroupTable groups) noexcept:
-    cdef Group group
+    cdef GroupTable shares
     cdef size_t at
     for at in range(groups.table.count):
         if groups.table.slots[at].item is not NULL:
-            group = <Group>groups.table.slots[at].item
-            reading.put(group)
-            if group.shares is not None:
-                put_all(reading, group.shares)
+            reading.put(<Group>groups.table.slots[at].item)
+            shares = shares_of(<PyObject *>groups.table.slots[at].item)
+            if shares is not None:
+                put_all(reading, shares)
