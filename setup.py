@@ -34,6 +34,7 @@ MODULES: dict[str, list[str]] = {
     "counting.memory_stats": [f"ext/rss_{SYSTEMS.get(sys.platform, 'unknown')}.c"],
     "counting.groups": [],
     "counting.prefix_table": [],
+    "counting.leases": [],
     "counting.reading": [],
     "counting.scope": [],
     "counting.token_bucket": [],

@@ -43,6 +43,7 @@ from rcmgr import (
     SubnetLimits,
 )
 from rcmgr.admission.manager_base import accepted
+from rcmgr.counting.leases import FleetGate, LeaseTable, PlaceTable
 
 Cycle = Callable[[int], Any]
 
@@ -540,6 +541,31 @@ def limits_file() -> Cycle:
     return cycle
 
 
+def fleet_tables() -> Cycle:
+    leases = LeaseTable(4, 1.0, max_keys=100, nodes=2)
+    places = PlaceTable(4, max_keys=100, nodes=2)
+    gate = FleetGate(rate=leases, peer_connections=places)
+
+    def cycle(i: int) -> None:
+        key = b"%d" % (i % 300)
+        for table in (leases, places):
+            (table.lose if i % 50 == 0 else table.find_again)()
+            table.set_nodes(1 + i % 3)
+        for _ in range(4):
+            gate.rate.try_consume(key)  # type: ignore[union-attr]
+        gate.peer_connections.may_take(key, i % 4)  # type: ignore[union-attr]
+        leases.time_until(key)
+        leases.get_available_tokens(key)
+        for told, _, want in leases.collect(8):
+            (leases.settle(told, want, i) if i % 7 else leases.abandon(told))
+        for told, held in places.collect(8, lambda key: i % 2):
+            (places.settle(told, held) if i % 7 else places.abandon(told))
+        if i % 100 == 0:
+            places.forget_told()
+
+    return cycle
+
+
 def leaks_sixteen_bytes() -> Cycle:
     """A leak of this case itself: the measurement must find it."""
     kept: list[object] = [None] * 200_000
@@ -562,7 +588,7 @@ CASES: dict[str, Callable[[], Cycle]] = {
         manager_allowlist_text, managers_made_and_dropped, ledger_lives,
         ledger_refusals, ledger_views_limits_snapshots, ledger_dropped_and_cleared,
         ledger_limiter_and_single_limits,
-        gate_and_allowlist, limits_file, denials_of_many, ledger_seen_from_outside,
+        gate_and_allowlist, fleet_tables, limits_file, denials_of_many, ledger_seen_from_outside,
     )
 }
 for _transport in ("tcp", "quic"):

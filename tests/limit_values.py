@@ -13,6 +13,8 @@ from rcmgr import (
     ConcreteLimits,
     ConnectionLimits,
     Eviction,
+    FleetLimits,
+    FleetPlaces,
     Limit,
     NodeLimits,
     PartialLimit,
@@ -78,11 +80,19 @@ SHARES = st.floats(1e-3, 1)
 EVICTIONS = st.builds(
     Eviction, st.booleans(), st.integers(1, 32), st.integers(1, 128), SECONDS, SECONDS, SHARES,
     SHARES, SECONDS, SECONDS, SECONDS, st.one_of(st.just(0), SECONDS))
+# the engine counts coarser than a node: these rates fit everywhere
+FLEET_RATES = st.one_of(st.none(), st.builds(Rate, st.floats(0.1, 1e5), st.integers(1, 1000)))
+FLEET_PLACES = st.builds(FleetPlaces, MAYBE, MAYBE)
+RATES_BY_PROTOCOL = st.dictionaries(NAMES, FLEET_RATES.filter(bool), max_size=2)
+FLEETS = st.one_of(st.none(), st.builds(
+    FleetLimits, FLEET_RATES, FLEET_RATES, FLEET_RATES, RATES_BY_PROTOCOL, RATES_BY_PROTOCOL,
+    FLEET_PLACES, FLEET_PLACES, st.integers(1, 32), st.integers(1, 128), st.frozensets(OVERRIDES),
+    st.sampled_from(["local", "refuse"]), st.integers(1, 1000), st.integers(1, 10_000_000)))
 PARTIALS = trees(PartialLimits, PARTIAL)
 NODES = st.builds(
     NodeLimits, trees(ConcreteLimits, LIMIT),
     st.builds(ConnectionLimits, **dict.fromkeys(ConnectionLimits().to_dict(), MAYBE)),
     st.builds(ProcessMemoryLimits, **MEMORY), SUBNETS, RATES, PEER_RATES,
     PENALTIES,
-    EVICTIONS,
+    EVICTIONS, FLEETS,
 )

@@ -25,6 +25,7 @@ from rcmgr import (
     ConnectionEvicted,
     ConnectionLimitExceeded,
     ConnectionLimitKind,
+    FleetLimitExceeded,
     MemoryReservationExceeded,
     MemoryUsageLimitExceeded,
     RateLimitExceeded,
@@ -288,6 +289,10 @@ EXPLAINED = [
      "RateLimits.default, RateLimits.overrides['stream'] or RateLimits.overall of /a/1"),
     (Banned("192.0.2.0/24", "by hand", 60.0, "c", PEER, "192.0.2.1"),
      "connection", "connection.banned", "ResourceManager.unban('192.0.2.0/24')"),
+    (FleetLimitExceeded("peer_rate", "connections of one peer", None, 0.5, 3, 2.0, "c", PEER),
+     "rate", "fleet.peer_rate", "FleetLimits.peer_rate"),
+    (FleetLimitExceeded("network.connections", "network 192.0.2.0/24", 8, address="192.0.2.1"),
+     "connection", "fleet.network.connections", "FleetLimits.network.connections"),
 ]
 
 

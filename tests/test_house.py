@@ -25,7 +25,7 @@ ROOMS = [
     {"cli"},
     {"libp2p"},
     {"manager"},
-    {"report", "events"},
+    {"report", "events", "fleet"},
     {"admission"},
     {"gates"},
     {"counting"},

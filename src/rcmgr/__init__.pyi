@@ -29,6 +29,7 @@ from rcmgr.errors import (
     ConnectionEvicted,
     ConnectionLimitExceeded,
     ConnectionLimitKind,
+    FleetLimitExceeded,
     MemoryReservationExceeded,
     MemoryUsageLimitExceeded,
     RateLimitExceeded,
@@ -50,6 +51,7 @@ from rcmgr.events.kinds import (
     PendingInboundConnectionEvent,
     PendingOutboundConnectionEvent,
 )
+from rcmgr.fleet.fleet import Fleet
 from rcmgr.gates.addresses import Allowlist
 from rcmgr.gates.bans import Ban
 from rcmgr.gates.memory import MemoryConnectionLimits
@@ -66,6 +68,7 @@ from rcmgr.libp2p.installation import install, installed, uninstall
 from rcmgr.limits.documents import LimitsFileError
 from rcmgr.limits.eviction import Eviction
 from rcmgr.limits.files import LimitsFile
+from rcmgr.limits.fleet import FleetLimits, FleetPlaces
 from rcmgr.limits.limiter import Limiter
 from rcmgr.limits.machine import memory_pressure, total_memory
 from rcmgr.limits.memory import ProcessMemoryLimits
@@ -131,6 +134,10 @@ __all__ = [
     "EstablishedInboundConnectionEvent",
     "EstablishedOutboundConnectionEvent",
     "Eviction",
+    "Fleet",
+    "FleetLimitExceeded",
+    "FleetLimits",
+    "FleetPlaces",
     "Ledger",
     "Limit",
     "LimitIncrease",

@@ -29,6 +29,7 @@ __all__ = [
     "ConnectionEvicted",
     "ConnectionLimitExceeded",
     "ConnectionLimitKind",
+    "FleetLimitExceeded",
     "MemoryReservationExceeded",
     "MemoryUsageLimitExceeded",
     "RateLimitExceeded",
@@ -582,6 +583,56 @@ class Banned(ResourceLimitExceeded):
     def _subject(self) -> list[str]:
         known = super()._subject()
         return known[:-1] if self.peer == self.what else known
+
+
+@dataclass(eq=False)
+class FleetLimitExceeded(ResourceLimitExceeded):
+    """A limit on all nodes of the fleet together refused.
+
+    limit: the field of `FleetLimits`: "rate", "peer_rate", "network_rate", "protocols",
+        "protocol_peers", "peer.connections", "peer.streams", "network.connections".
+    of: the counted thing: "the fleet", "one peer", "network 192.0.2.0/24", a protocol.
+    most: places at once; None: the limit is a rate.
+    refill_rate, burst: the rate a second, and how many at once; None: the limit is no rate.
+    retry_after_s: seconds until the rate probably admits it; other nodes may be faster. 0: no rate.
+    """
+
+    limit: str
+    of: str
+    most: int | None = None
+    refill_rate: float | None = None
+    burst: int | None = None
+    retry_after_s: float = 0.0
+    connection_id: Hashable | None = None
+    peer_id: Hashable | None = None
+    address: str | None = None
+
+    category = resource_type = "rate"
+    _is_brief_without_subject = False
+    _section = "fleet"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.most is not None:
+            kind = "stream" if self.limit.endswith("streams") else "connection"
+            self.category = self.resource_type = kind  # type: ignore[misc]
+
+    @property
+    def code(self) -> str:
+        return f"fleet.{self.limit}"
+
+    @property
+    def setting(self) -> str:
+        return f"FleetLimits.{self.limit}"
+
+    def _sentence(self) -> str:
+        of = printable_name(self.of)
+        if self.most is not None:
+            what = self.limit.partition(".")[2]
+            return f"fleet limit exceeded: {what} of {of} (limit: {self.most} on all nodes)"
+        return (
+            f"fleet rate exceeded: {of} ({self.refill_rate:.4g} a second, {self.burst} at once on "
+            f"all nodes; retry after {self.retry_after_s:.3g} s)")
 
 
 class ResourceScopeClosed(_ClosedRoot):

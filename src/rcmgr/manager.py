@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import operator
 import os
 import threading
@@ -29,11 +30,13 @@ from rcmgr.gates.addresses import Allowlist
 from rcmgr.gates.ban_file import BanFile
 from rcmgr.gates.bans import Ban, Bans, ban_subject
 from rcmgr.gates.buckets import table_of
+from rcmgr.gates.fleet import FleetProtocol
 from rcmgr.gates.memory import MemoryConnectionLimits
 from rcmgr.gates.networks import AddressGate, SubnetLimiter
 from rcmgr.gates.penalties import Penalties
 from rcmgr.gates.requests import ProtocolRateLimiter, RateRefusal
 from rcmgr.limits.checks import check_count
+from rcmgr.limits.fleet import FleetLimits
 from rcmgr.limits.limiter import AskLimiter
 from rcmgr.limits.memory import ProcessMemoryLimits
 from rcmgr.limits.names import suggests_arguments
@@ -50,6 +53,7 @@ from rcmgr.report.log import log_denials
 from rcmgr.report.stats import denied_by_limit, stats_of, total_held
 
 if TYPE_CHECKING:
+    from rcmgr.fleet.fleet import Fleet
     from rcmgr.report.metrics import MetricsServer
     from rcmgr.report.status_socket import StatusServer
 
@@ -61,6 +65,9 @@ __all__ = ["ResourceManager"]
 # from it. To a type checker the base is anything: strict code may pass a manager without a cast.
 _InPlaceOfUpstream: Any = object
 
+logger = logging.getLogger("rcmgr.fleet")
+
+_MOST_DENIED_BY: Final = 5
 _NO_MEMORY_LIMITS: Final = ProcessMemoryLimits()
 
 
@@ -83,6 +90,8 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
     enable_prometheus, prometheus_port: serve metrics at this port from the start; see
         `serve_metrics`.
     prometheus_exporter: a `libp2p.rcmgr.PrometheusExporter` that also shows this manager.
+    fleet: a `Fleet`, or the URL of its engine: this node shares `limits.fleet` and all bans with
+        other nodes. Default: the URL in the environment variable RCMGR_FLEET, or no fleet.
 
     `ledger` counts streams, connections and memory. `connection_tracker` counts connections by
     state. The methods that a swarm calls are O(1), never block and are thread safe. A denial is a
@@ -97,6 +106,7 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
     _memory_limits_type: type[MemoryConnectionLimits] = MemoryConnectionLimits
     _refused_by_old_peer_rates = 0
     _penalties: Penalties | None = None
+    _fleet: Fleet | None = None
 
     def __init__(
         self,
@@ -113,6 +123,7 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
         enable_prometheus: bool = False,
         prometheus_port: int = 8000,
         prometheus_exporter: Any = None,
+        fleet: Fleet | str | None = None,
     ) -> None:
         link_upstream()
         allowed = Allowlist.of(allowlist)
@@ -148,6 +159,7 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
         if bans_file is not None:
             self._bans.load(BanFile(bans_file))
         self.protocol_rate_limiters: dict[str, ProtocolRateLimiter] = {}
+        self._fleet_protocols: dict[str, FleetProtocol] = {}
         # streams taken with `acquire_scoped_stream`
         self._scoped_streams: dict[tuple[Any, ...], list[StreamScope]] = {}
         self._waiting = Waiting(weakref.proxy(self))
@@ -162,6 +174,7 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
             show_in_exporter(prometheus_exporter, self)
         if enable_prometheus:
             self.serve_metrics(prometheus_port)
+        self._join_fleet(fleet)
 
     # -- limits --------------------------------------------------------------------------------
 
@@ -210,6 +223,8 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
             self.denials.penalties = self._penalties
         if limits.eviction != before.eviction:
             self._admission.room.settings = limits.eviction
+        if limits.fleet != before.fleet and self._fleet is not None:
+            self._set_fleet(self._fleet, limits.fleet)
         self._node_limits = limits
 
     @property
@@ -351,8 +366,11 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
         self._gate.set_limits(subnets, rates)
         limits = subnets.limits if isinstance(subnets, SubnetLimiter) else subnets
         self._node_limits = replace(self._node_limits, subnets=limits, rates=rates)
-        is_limited = subnets is not None or rates is not None
-        self._admission.addresses = self._gate if is_limited else None
+        self._ask_gate()
+
+    def _ask_gate(self) -> None:
+        """Ask the gate for addresses if it has limits."""
+        self._admission.addresses = self._gate if self._gate.has_limits else None
 
     def _set_peer_rates(self, limits: PeerRates | None) -> None:
         if limits is None:
@@ -362,6 +380,67 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
         self._admission.peer_rate_refusal = RateRefusal(
             "connections", "connection", table.time_until, limits.rate)
         self._admission.peer_rates = table
+
+    # -- the fleet -----------------------------------------------------------------------------
+
+    @property
+    def fleet(self) -> Fleet | None:
+        """The fleet of this node; None: it is in no fleet."""
+        return self._fleet
+
+    def _join_fleet(self, fleet: Fleet | str | None) -> None:
+        given = os.environ.get("RCMGR_FLEET") or None if fleet is None else fleet
+        if given is None:
+            if self._node_limits.fleet is not None:
+                logger.warning(
+                    "NodeLimits.fleet has no effect: this node is in no fleet (see RCMGR_FLEET)")
+            return
+        from rcmgr.fleet.fleet import Fleet
+
+        if isinstance(given, str):
+            try:
+                given = Fleet(given)
+            except ValueError as error:
+                source = "RCMGR_FLEET" if fleet is None else "fleet"
+                raise ValueError(f"{source}: {error}") from None
+        elif not isinstance(given, Fleet):
+            raise TypeError(f"fleet must be a rcmgr.Fleet or a URL, not {type(given).__name__}")
+        with self._limits_lock:
+            self._fleet = given
+            self._set_fleet(given, self._node_limits.fleet)
+        given.join(self)
+
+    def _set_fleet(self, fleet: Fleet, limits: FleetLimits | None) -> None:
+        shares = fleet.apply(
+            limits, self.connection_tracker, self.ledger, self._gate.connections_of_network)
+        counted = limits is not None and limits.network.connections is not None
+        self._gate.set_fleet(
+            shares.networks,
+            (limits.ipv4_prefix, limits.ipv6_prefix) if limits is not None and counted else None)
+        self._ask_gate()
+        self._admission.fleet = shares.gate
+        self._fleet_protocols = shares.protocols
+        for protocol, limiter in self.protocol_rate_limiters.items():
+            limiter.fleet = shares.protocols.get(protocol)
+        for protocol in shares.protocols.keys() - self.protocol_rate_limiters.keys():
+            self.add_protocol_rate_limiter(protocol, RateLimits())
+
+    def denied_by_fleet(self) -> dict[str, int]:
+        """How often each limit of the fleet refused on this node. Empty without a fleet."""
+        denied = {} if self._fleet is None else self._fleet.status()["denied"]
+        return {f"fleet {limit}": times for limit, times in denied.items()}
+
+    def fleet_use(self) -> dict[str, Any]:
+        """Numbers of this node for the other nodes of its fleet, ready for JSON."""
+        held = self._held()
+        denied = sorted(
+            self.denied_by_limit().items(), key=lambda each: each[1], reverse=True)
+        return {
+            "connections": held.conns_inbound + held.conns_outbound,
+            "peers": self.connection_tracker.snapshot().peers,
+            "streams": held.streams_inbound + held.streams_outbound,
+            "denied": self.denials.total, "denied_by": dict(denied[:_MOST_DENIED_BY]),
+        }
 
     def verify_source_address(self, address: object) -> bool:
         """Whether a peer must prove that it owns this address before the node spends resources.
@@ -476,9 +555,12 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
         self._check_open()
         peer = peer_from_any(peer_id)
         inbound = is_inbound(direction)
-        scope = self.ledger.try_open_stream(
-            peer, inbound, allowlisted=self._admission.is_exempt_peer(peer)
-        )
+        exempt = self._admission.is_exempt_peer(peer)
+        scope: Any = None
+        if inbound and not exempt:
+            scope = self._admission.refusal_of_stream(peer)
+        if scope is None:
+            scope = self.ledger.try_open_stream(peer, inbound, allowlisted=exempt)
         if isinstance(scope, StreamScope):
             return scope
         self.denials.add(scope, None, peer, inbound)
@@ -570,6 +652,7 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
         limiter = ProtocolRateLimiter(
             protocol, limits, networks=networks, is_exempt=self._admission.is_exempt_peer,
             denials=self.denials)
+        limiter.fleet = self._fleet_protocols.get(protocol)
         self.protocol_rate_limiters[protocol] = limiter
         return limiter
 
@@ -694,11 +777,13 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
     def close(self) -> None:
         """Deny all later requests, and forget all that is held. Scopes may still be closed.
 
-        This also closes the servers of `serve_metrics` and `serve_status`.
+        This also closes the servers of `serve_metrics` and `serve_status`, and leaves the fleet.
         """
         self._close()
         self._memory.close()
         self.denials.flush()
+        if self._fleet is not None:
+            self._fleet.close()
         for server in self._servers:
             server.close()
         self._servers.clear()

@@ -28,7 +28,9 @@ from rcmgr import (
     ScopeLimitExceeded,
     SubnetLimits,
 )
+from rcmgr.counting.leases import FleetGate, LeaseTable, PlaceTable
 from rcmgr.gates.bans import ban_subject
+from rcmgr.gates.fleet import FleetRefusal
 
 PEER, OTHER = b"peer", b"other"
 ADDRESS = "192.0.2.1"
@@ -353,3 +355,55 @@ def test_the_text_of_a_number_names_a_connection_of_a_manager() -> None:
     assert tracker.remove_connection("conn-9")
     assert (second.closed, second.connection_id, len(tracker)) == (True, "conn-2", 0)
     check_nothing_held(manager)
+
+
+def with_fleet(**tables: Any) -> ResourceManager:
+    """A manager under these tables, whose engine answers."""
+    manager = ResourceManager()
+    for table in tables.values():
+        table.find_again()
+    manager._admission.fleet = FleetGate(**tables, refusals={
+        name: FleetRefusal(name, "all", 1) for name in tables})
+    return manager
+
+
+def test_the_fleet_is_asked_about_inbound_connections_once() -> None:
+    rate = LeaseTable(3, 1e-3)
+    manager = with_fleet(rate=rate)
+    assert open_pending(manager)
+    held = [manager.open_connection(None, ADDRESS), manager.open_connection(PEER, ADDRESS)]
+    assert all(held)
+    assert rate.portion("") == 3 - 2  # the established one was pending before
+    assert all(manager.open_connection(PEER, None, "outbound") for _ in range(5))
+    assert open_established(manager)
+    assert not open_established(manager)
+    assert manager.last_denial is not None
+    assert manager.last_denial.code == "fleet.rate"
+    manager.add_allowed_peer(PEER)
+    assert open_established(manager)
+
+
+def test_the_fleet_is_asked_about_a_peer_once_it_is_known() -> None:
+    manager = with_fleet(peer_connections=PlaceTable(2), peer_rate=LeaseTable(3, 1e-3))
+    assert open_pending(manager)
+    held = [manager.open_connection(PEER, ADDRESS) for _ in range(3)]
+    assert [each is not None for each in held] == [True, True, False]
+    assert manager.last_denial is not None
+    assert manager.last_denial.code == "fleet.peer_connections"
+    held.clear()
+    assert open_established(manager)
+    assert not open_established(manager)
+    assert manager.last_denial.code == "fleet.peer_rate"
+    assert acquire(with_fleet(peer_rate=LeaseTable(1, 1.0)))
+
+
+def test_the_fleet_is_asked_about_streams_of_peers() -> None:
+    manager = with_fleet(peer_streams=PlaceTable(2))
+    assert [manager.acquire_stream(PEER, "inbound") for _ in range(3)] == [True, True, False]
+    assert manager.open_stream(PEER, "inbound") is None
+    assert manager.acquire_stream(PEER, "outbound")
+    assert manager.acquire_stream(OTHER, "inbound")
+    assert manager.ledger.inbound_streams_of(PEER) == 2
+    assert manager.ledger.inbound_streams_of(b"unknown") == 0
+    assert manager.last_denial is not None
+    assert manager.last_denial.code == "fleet.peer_streams"

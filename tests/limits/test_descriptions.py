@@ -11,6 +11,7 @@ import pytest
 from rcmgr.limits import node, scope_values
 from rcmgr.limits.descriptions import KEYS, LIMITS, RATE, SECTIONS
 from rcmgr.limits.rates import Rate
+from rcmgr.limits.sections import key_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "limits-file.md"
 
@@ -20,7 +21,7 @@ def test_there_is_a_description_of_each_section_and_key() -> None:
     assert set(SECTIONS) == {*scope_values.SCOPES, *scope_values.MAPPINGS, *ours}
     assert list(LIMITS) == list(scope_values.FIELDS)
     assert {key: list(KEYS[key]) for key in ours} == {
-        key: [each.name for each in fields(kind)] for key, kind in ours.items()}
+        key: [key_of(each) for each in fields(kind)] for key, kind in ours.items()}
     assert list(RATE) == [each.name for each in fields(Rate)]
     assert list(KEYS) == list(ours)
 

@@ -19,9 +19,10 @@ def test_every_field_except_scopes_is_a_section() -> None:
     assert ["scopes", *(section.name for section in SECTIONS)] == [
         each.name for each in fields(NodeLimits)]
     assert [section.key for section in SECTIONS] == [
-        "Connections", "ProcessMemory", "Subnets", "Rates", "PeerRates", "PenaltyBox", "Eviction"]
+        "Connections", "ProcessMemory", "Subnets", "Rates", "PeerRates", "PenaltyBox", "Eviction",
+        "Fleet"]
     assert [section.optional for section in SECTIONS] == [
-        False, False, True, True, True, True, False]
+        False, False, True, True, True, True, False, True]
 
 
 def test_infinite_limits_are_no_limits() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from rcmgr.limits.descriptions import KEYS, LIMITS, SECTIONS
 from rcmgr.limits.files import LimitsFile
+from rcmgr.limits.fleet import FleetLimits
 from rcmgr.limits.networks import AddressRates, SubnetLimits
 from rcmgr.limits.node import NodeLimits
 from rcmgr.limits.penalties import PenaltyBox
@@ -24,7 +25,7 @@ else:
 def test_each_section_and_key_has_a_comment() -> None:
     text = LimitsFile.of(NodeLimits(
         subnets=SubnetLimits(), rates=AddressRates(overall=Rate(1, 1)),
-        peer_rates=PeerRates(Rate(1, 1)), penalties=PenaltyBox(),
+        peer_rates=PeerRates(Rate(1, 1)), penalties=PenaltyBox(), fleet=FleetLimits(),
     )).to_toml()
     lines = text.splitlines()
     for section in (*KEYS, "System", "Stream"):

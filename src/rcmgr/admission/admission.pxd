@@ -3,6 +3,7 @@ from libc.stdint cimport int64_t, uint64_t
 from rcmgr.admission.room cimport Room
 from rcmgr.counting.connection_tracker cimport ConnectionRecord
 from rcmgr.counting.denials cimport DenialLog
+from rcmgr.counting.leases cimport FleetGate
 
 # The steps of a call. Another call for the same connection asks the steps that a call leaves out.
 cdef enum:
@@ -48,6 +49,8 @@ cdef class Admission:
     """The BucketTable of how often a peer may connect; None: no limit."""
     cdef public object peer_rate_refusal
     """The RateRefusal of a peer that connects too often."""
+    cdef public FleetGate fleet
+    """The limits of the fleet; None: no fleet."""
     cdef object allowlist, bans
     cdef dict exempt_peers, exempt_networks, banned
     cdef bint reuses_ids
@@ -61,6 +64,9 @@ cdef class Admission:
         self, int steps, ConnectionRecord known, object connection_id, object peer,
         bint inbound, object address)
     cdef object ask_memory(self, object limits, ConnectionRecord known, object peer)
+    cdef object ask_fleet(
+        self, FleetGate fleet, int steps, ConnectionRecord known, object peer)
+    cpdef object refusal_of_stream(self, object peer)
     cdef bint may_be_allowed(self, bint allowed_here, bint inbound) except -1
     cdef bint is_exempt(self, object peer, object address) except -1
     cpdef bint is_exempt_peer(self, object peer) except -1

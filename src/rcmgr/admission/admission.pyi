@@ -6,9 +6,11 @@ from rcmgr.counting.bucket_table import BucketTable
 from rcmgr.counting.connection_tracker import ConnectionRecord, ConnectionTracker, Denial
 from rcmgr.counting.denials import DenialLog
 from rcmgr.counting.groups import Refusal
+from rcmgr.counting.leases import FleetGate
 from rcmgr.counting.scope import Ledger
 from rcmgr.gates.addresses import Allowlist
 from rcmgr.gates.bans import BanRefusal, Bans
+from rcmgr.gates.fleet import FleetRefusal
 from rcmgr.gates.memory import MemoryConnectionLimits, MemoryExcess
 from rcmgr.gates.networks import AddressGate, AddressRefusal
 from rcmgr.gates.requests import RateRefusal
@@ -18,6 +20,7 @@ __all__ = ["Admission"]
 
 _Answer = (
     ConnectionRecord | Denial | Refusal | AddressRefusal | RateRefusal | MemoryExcess | BanRefusal
+    | FleetRefusal
 )
 
 @final
@@ -25,6 +28,7 @@ class Admission:
     limits: ConnectionLimits
     memory_limits: MemoryConnectionLimits | None
     addresses: AddressGate | None
+    fleet: FleetGate | None
     peer_rates: BucketTable | None
     peer_rate_refusal: RateRefusal | None
     def __new__(
@@ -57,3 +61,4 @@ class Admission:
     def scope_refusing_handshake(self, inbound: bool) -> Refusal | None: ...
     def ask_process_memory(self) -> Literal[True] | MemoryExcess: ...
     def is_exempt_peer(self, peer: Hashable) -> bool: ...
+    def refusal_of_stream(self, peer: Hashable) -> FleetRefusal | None: ...

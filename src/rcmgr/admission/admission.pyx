@@ -19,6 +19,7 @@ from rcmgr.counting._connection_counts cimport RCMGR_PENDING_INBOUND
 from rcmgr.counting.connection_tracker cimport ConnectionRecord
 from rcmgr.counting.denials cimport DenialLog
 from rcmgr.counting.groups cimport hash_of
+from rcmgr.counting.leases cimport FleetGate
 from rcmgr.counting.memory_stats cimport is_fine as memory_is_fine
 from rcmgr.peers cimport key_of as peer_key
 
@@ -90,7 +91,7 @@ cdef class Admission:
         cdef object taken = None  # to give back if a later step refuses or raises
         with cython.critical_section(self):  # another thread may set them meanwhile
             state_limits, limits = self.limits, self.memory_limits
-            gate, rates = self.addresses, self.peer_rates
+            gate, rates, fleet = self.addresses, self.peer_rates, self.fleet
         if known is not None and trackers.is_established(known):
             exempt = trackers.is_exempt(known)
         else:
@@ -126,6 +127,10 @@ cdef class Admission:
                     and not rates.try_consume(peer)
                 ):
                     return self.refusal_by_peer_rate()
+                if fleet is not None and inbound:
+                    answer = self.ask_fleet(<FleetGate>fleet, steps, known, peer)
+                    if answer is not None:
+                        return answer
                 if makes_room and pending and not reserved:
                     answer = self.room.refusal_of_handshake(address)
                     if answer is not None:
@@ -205,6 +210,40 @@ cdef class Admission:
         with cython.critical_section(self):
             self.refused_for_memory += 1
         return excess
+
+    cdef object ask_fleet(
+        self, FleetGate fleet, int steps, ConnectionRecord known, object peer,
+    ):
+        """The refusal by a limit of the fleet; None: it admits the connection.
+
+        The rate of the whole fleet is asked once for each connection, when it is new.
+        """
+        cdef int64_t held
+        if steps & PEER and peer is not None:
+            peer = peer_key(peer)
+            if fleet.peer_connections is not None:
+                held = self.tracker.get_peer_connection_count(peer)
+                if known is not None and trackers.is_established(known):
+                    held -= 1
+                if not fleet.peer_connections.admits(peer, held):
+                    return fleet.refusals["peer_connections"]
+            if fleet.peer_rate is not None and not fleet.peer_rate.take(peer, 1):
+                return fleet.refusals["peer_rate"]
+        if known is None and fleet.rate is not None and not fleet.rate.take("", 1):
+            return fleet.refusals["rate"]
+        return None
+
+    cpdef object refusal_of_stream(self, object peer):
+        """The refusal of an inbound stream by a limit of the fleet. None: it is admitted."""
+        with cython.critical_section(self):
+            fleet = self.fleet
+        if fleet is None or (<FleetGate>fleet).peer_streams is None:
+            return None
+        peer = peer_key(peer)
+        if (<FleetGate>fleet).peer_streams.admits(
+                peer, scopes.inbound_streams_of(self.ledger, peer)):
+            return None
+        return (<FleetGate>fleet).refusals["peer_streams"]
 
     cdef object refusal_by_peer_rate(self):
         with cython.critical_section(self):

@@ -411,7 +411,11 @@ cdef class ManagerBase:
             raise ResourceScopeClosed
         cdef bint inbound = inbound_of(direction)
         cdef bint exempt = may_exempt(self._admission) and self._admission.is_exempt_peer(peer_id)
-        answer = scopes.acquire_stream(self.ledger, peer_id, inbound, exempt)
+        answer = None
+        if inbound and not exempt:
+            answer = self._admission.refusal_of_stream(peer_id)
+        if answer is None:
+            answer = scopes.acquire_stream(self.ledger, peer_id, inbound, exempt)
         if answer is True:
             return True
         self.denials.add(answer, None, peer_from_any(peer_id), inbound)

@@ -14,6 +14,7 @@ import click
 
 from .ban_commands import allow, ban, bans, unban
 from .demo.command import demo
+from .fleet_commands import fleet
 from .limit_commands import limits
 from .run_command import run
 from .status_commands import explain, status, top
@@ -27,5 +28,5 @@ def main() -> None:
     """Guard py-libp2p nodes, and look at their limits."""
 
 
-for command in (allow, ban, bans, demo, explain, limits, run, status, top, unban):
+for command in (allow, ban, bans, demo, explain, fleet, limits, run, status, top, unban):
     main.add_command(command)

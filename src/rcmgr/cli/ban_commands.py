@@ -13,6 +13,7 @@ from rich.text import Text
 
 from rcmgr.errors import printable
 
+from .fleet_commands import fleet_bans, url_option
 from .node_socket import ask_node, socket_option
 from .terminal import stdout_console
 
@@ -37,10 +38,12 @@ class Duration(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 
 @click.command(short_help="List the bans of a running node.")
 @socket_option
+@click.option("--fleet", "of_fleet", is_flag=True, help="List the bans of all nodes of a fleet.")
+@url_option
 @click.option("--json", "as_json", is_flag=True, help="Print the bans as JSON.")
-def bans(path: Path | None, as_json: bool) -> None:
+def bans(path: Path | None, of_fleet: bool, url: str | None, as_json: bool) -> None:
     """List the peers, addresses and networks that a running node refuses."""
-    found = ask_node(path, "bans")
+    found = fleet_bans(url) if of_fleet else ask_node(path, "bans")
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
@@ -56,7 +59,7 @@ def bans(path: Path | None, as_json: bool) -> None:
         reason = f": {printable(each['reason'])}" if each["reason"] else ""
         table.add_row(
             Text(printable(each["what"])),
-            Text(f"{_left(each['seconds_left'])}, by {each['by']}{reason}"))
+            Text(f"{_left(each['seconds_left'])}, by {each['by']}{_where(each)}{reason}"))
     console.print(table)
 
 
@@ -102,6 +105,12 @@ def allow(target: str, path: Path | None) -> None:
     """
     ask_node(path, "allow", what=target)
     click.echo(f"allowed {printable(target)}")
+
+
+def _where(ban: dict[str, Any]) -> str:
+    """The node that made it, if it was not the one that answers."""
+    node = ban.get("node")
+    return f" on {printable(node)}" if isinstance(node, str) and node else ""
 
 
 def _left(seconds: float | None) -> str:

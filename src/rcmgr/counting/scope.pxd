@@ -23,6 +23,7 @@ cdef bint has_network_share(object scope) except -1
 cdef object acquire_stream(object ledger, object peer, bint inbound, bint exempt)
 cdef bint release_stream(object ledger, object peer, bint inbound) except -1
 cdef bint has_exempt_connection(object ledger, object peer) except -1
+cdef int64_t inbound_streams_of(object ledger, object peer) except -1
 
 # How many inbound streams the peer of a connection has begun, and how many of them are open. A peer
 # has one count for all of its connections. 0: the peer is not known yet.

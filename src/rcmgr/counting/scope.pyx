@@ -1731,6 +1731,10 @@ cdef class Ledger:
                 has_one = (<Group>found).exempt_connections > 0
         return has_one
 
+    def inbound_streams_of(self, peer):
+        """The streams that a peer has opened and not closed. O(1)."""
+        return inbound_streams_of(self, peer)
+
     def peers(self):
         """Keys of the peers that hold something or are viewed, in order."""
         with cython.critical_section(self):
@@ -1995,6 +1999,19 @@ cdef bint release_stream(object ledger, object peer, bint inbound) except -1:
 
 cdef bint has_exempt_connection(object ledger, object peer) except -1:
     return (<Ledger?>ledger).has_exempt_connection(peer)
+
+
+cdef int64_t inbound_streams_of(object ledger, object peer) except -1:
+    cdef Ledger self = <Ledger?>ledger
+    cdef PyObject *found
+    cdef int64_t streams = 0
+    peer = exact_peer(peer)
+    cdef uint64_t hashed = hash_of(peer)
+    with cython.critical_section(self):
+        found = find_group(self.peer_groups, peer, hashed)
+        if found != NULL:
+            streams = (<Group>found).state.held.of[<int>RCMGR_STREAMS_INBOUND]
+    return streams
 
 
 cdef int power_above(int64_t amount) noexcept:

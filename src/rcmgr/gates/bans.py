@@ -37,6 +37,7 @@ class Ban:
     seconds_left: inf: until `unban`. reason: for people.
     by: "operator" (`ResourceManager.ban`) or "penalty box".
     times: how often the penalty box has banned this offender, this time included.
+    node: the node of the fleet that made it. Empty: this node.
     """
 
     what: str
@@ -44,19 +45,20 @@ class Ban:
     reason: str
     by: Literal["operator", "penalty box"]
     times: int
+    node: str = ""
 
 
 class _Entry:
     """A ban, with the monotonic time of its end."""
 
-    __slots__ = ("by", "reason", "times", "trickle", "until", "what")
+    __slots__ = ("by", "node", "reason", "times", "trickle", "until", "what")
 
     def __init__(
         self, what: str, until: float, reason: str, by: Literal["operator", "penalty box"],
-        times: int, trickle: TokenBucket | None,
+        times: int, trickle: TokenBucket | None, node: str,
     ) -> None:
         self.what, self.until, self.reason = what, until, reason
-        self.by, self.times, self.trickle = by, times, trickle
+        self.by, self.times, self.trickle, self.node = by, times, trickle, node
 
 
 class BanRefusal(NamedTuple):
@@ -106,12 +108,17 @@ def subject_text(subject: Subject) -> str:
     return address if int(bits) == (32 if subject.is_ipv4 else 128) else text
 
 
-class Journal(Protocol):
+class Watcher(Protocol):
+    """Learns changes, in the thread that makes them."""
+
+    def made(self, ban: Ban, all_bans: Iterable[Ban]) -> None: ...
+    def ended(self, what: str, all_bans: Iterable[Ban]) -> None: ...
+
+
+class Journal(Watcher, Protocol):
     """Where bans are kept; see `BanFile`."""
 
     def load(self) -> Iterable[Ban]: ...
-    def made(self, ban: Ban, all_bans: Iterable[Ban]) -> None: ...
-    def ended(self, what: str, all_bans: Iterable[Ban]) -> None: ...
 
 
 class Bans:
@@ -131,6 +138,8 @@ class Bans:
         self._former: dict[Subject, tuple[int, float]] = {}
         self._added = 0
         self._journal: Journal | None = None
+        self.watchers: list[Watcher] = []
+        """Each of them learns every change too."""
         self.refused = 0
         """How often a ban refused a connection."""
 
@@ -148,16 +157,18 @@ class Bans:
             entries = sorted(self.entries.values(), key=lambda each: each.until)
         now = self._now()
         for each in entries:
-            yield Ban(each.what, max(0.0, each.until - now), each.reason, each.by, each.times)
+            yield Ban(
+                each.what, max(0.0, each.until - now), each.reason, each.by, each.times, each.node)
 
     def add(
         self, subject: Subject, seconds: float | None, reason: str = "",
         by: Literal["operator", "penalty box"] = "operator", times: int = 0, *,
-        slows: bool = False,
+        slows: bool = False, node: str = "",
     ) -> Ban:
         """Ban for so many seconds; None: until `remove`. It replaces a ban of the same subject.
 
-        slows: let one handshake a second through. TypeError, ValueError: seconds or reason.
+        slows: let one handshake a second through. node: the node of the fleet that made it, which
+        keeps it; no journal does. TypeError, ValueError: seconds or reason.
         """
         if seconds is not None:
             check_number("seconds", seconds, 0, _MOST_SECONDS)
@@ -166,7 +177,7 @@ class Bans:
         until = math.inf if seconds is None else self._now() + seconds
         entry = _Entry(
             subject_text(subject), until, reason[:_MOST_CHARACTERS], by, times,
-            TokenBucket(1, 1.0, clock=self._clock) if slows else None)
+            TokenBucket(1, 1.0, clock=self._clock) if slows else None, node)
         with self._lock:
             self._drop(subject)
             self.entries[subject] = entry
@@ -181,9 +192,12 @@ class Bans:
                 if len(self._former) > _MOST_BANS:
                     ends = sorted(self._former.items(), key=lambda each: each[1][1])
                     self._former = dict(ends[len(ends) // 2:])
-        ban = Ban(entry.what, math.inf if seconds is None else seconds, entry.reason, by, times)
-        if self._journal is not None:
+        ban = Ban(
+            entry.what, math.inf if seconds is None else seconds, entry.reason, by, times, node)
+        if self._journal is not None and not node:
             self._journal.made(ban, self)
+        for watcher in tuple(self.watchers):
+            watcher.made(ban, self)
         return ban
 
     def load(self, journal: Journal) -> None:
@@ -200,14 +214,20 @@ class Bans:
         times, end = self._former.get(subject, (0, 0.0))
         return times, end - self._now()
 
-    def remove(self, subject: Subject) -> bool:
-        """End a ban, and forget earlier ones. False: this exact subject has no ban."""
+    def remove(self, subject: Subject, *, told: bool = True) -> bool:
+        """End a ban, and forget earlier ones. False: this exact subject has no ban.
+
+        told: False: the fleet has ended it, so the watchers are not told.
+        """
         self._end_old()
         with self._lock:
             self._former.pop(subject, None)
             removed = self._drop(subject)
         if removed and self._journal is not None:
             self._journal.ended(subject_text(subject), self)
+        if told:
+            for watcher in tuple(self.watchers):
+                watcher.ended(subject_text(subject), self)
         return removed
 
     def refusal(

@@ -23,6 +23,7 @@ from rcmgr.errors import (
 )
 from rcmgr.gates.addresses import Allowlist, endpoint_of, ip_from_any, parse_address
 from rcmgr.gates.buckets import bucket_of, table_of
+from rcmgr.gates.fleet import FleetNetworks, FleetRefusal, network_key
 from rcmgr.limits.networks import AddressRates, Network, SubnetLimits, prefix_of
 from rcmgr.limits.rates import Rate
 
@@ -143,6 +144,7 @@ class SubnetLimiter:
         self._leaving: deque[NetworkShare] = deque()
         self.over_released = 0
         """Connections that were given back and never taken: a defect of the caller."""
+        self._also: tuple[int, int] | None = None
         self.limits = SubnetLimits() if limits is None else limits
 
     @property
@@ -156,13 +158,39 @@ class SubnetLimiter:
             overrides.set(Network.parse(text), (limit, text))
         with self._lock:
             self._limits, self._overrides = limits, overrides
-            self._counts.clear()
-            for ip, address in self._addresses.items():
-                address.counted = self._counted_as(ip)
-                self._count(address.counted, address.connections)
+            self._count_again()
         self._settle()
 
+    def also_count(self, prefixes: tuple[int, int] | None) -> None:
+        """Count the networks of these lengths (IPv4, IPv6) too, without a limit. None: no others.
+
+        `count` has their numbers. O(addresses).
+        """
+        with self._lock:
+            if prefixes != self._also:
+                self._also = prefixes
+                self._count_again()
+        self._settle()
+
+    def count(self, key: bytes) -> int:
+        """The connections of a network of `also_count`, by its `network_key`."""
+        return self._counts.get(key, 0)
+
+    def _count_again(self) -> None:
+        """Locked."""
+        self._counts.clear()
+        for ip, address in self._addresses.items():
+            address.counted = self._counted_as(ip)
+            self._count(address.counted, address.connections)
+
     def _counted_as(self, ip: bytes) -> _Counted:
+        counted = self._limited_as(ip)
+        if self._also is None:
+            return counted
+        bits = self._also[0 if len(ip) == 4 else 1]
+        return [*counted, (network_key(ip, bits), None, "")]
+
+    def _limited_as(self, ip: bytes) -> _Counted:
         override = self._overrides.longest(ip)
         if override is not None:
             bits, (limit, text) = override
@@ -182,7 +210,7 @@ class SubnetLimiter:
         if ip is None:
             return False
         limits = [limit for _, (limit, _) in self._overrides.matching(ip)] or [
-            limit for _, limit, _ in self._counted_as(ip)]
+            limit for _, limit, _ in self._limited_as(ip)]
         return any(limit is not None and limit < 2 for limit in limits)
 
     def try_add(self, address: object) -> tuple[Network, int] | None:
@@ -277,6 +305,8 @@ class SubnetLimiter:
         for key, used in counts:
             size, bits, prefix = key[0], key[1], key[3:]
             ip = prefix.ljust(size, b"\0")
+            if key[2:3] == b"+":
+                continue  # it has no limit here
             if key[2:3] == b"=":
                 limit = dict(limits.ipv4 if size == 4 else limits.ipv6)[bits]
             else:
@@ -424,6 +454,7 @@ class AddressGate:
         self._clock = clock
         # made for the first question, because few nodes ask and its tables take long to make
         self._verify: AddressRateLimiter | None = None
+        self._fleet: FleetNetworks | None = None
         self._lock = threading.Lock()
         self.refused_by_rate = 0
         """Refusals by a rate."""
@@ -460,6 +491,30 @@ class AddressGate:
         else:
             self.rates.rates = rates
 
+    def set_fleet(self, fleet: FleetNetworks | None, prefixes: tuple[int, int] | None) -> None:
+        """Ask these limits of a fleet too; None: no fleet.
+
+        prefixes: the lengths of the networks whose connections count for it; None: it counts none.
+        """
+        if prefixes is not None and self._own_subnets is None:
+            self._own_subnets = SubnetLimiter(SubnetLimits((), (), {}))
+        subnets = self._own_subnets if self.subnets is None else self.subnets
+        if prefixes is not None:
+            self.subnets = subnets
+        if subnets is not None:
+            subnets.also_count(prefixes)
+        self._fleet = fleet
+
+    @property
+    def has_limits(self) -> bool:
+        """Whether it may refuse an address."""
+        return not (self.subnets is None and self.rates is None and self._fleet is None)
+
+    def connections_of_network(self, key: bytes) -> int:
+        """The connections of a network that counts for the fleet, by its `network_key`."""
+        subnets = self.subnets
+        return 0 if subnets is None else subnets.count(key)
+
     def clear(self) -> None:
         """Forget all connections. Closing their shares later changes nothing."""
         for subnets in (self.subnets, self._own_subnets):
@@ -468,7 +523,7 @@ class AddressGate:
 
     def try_enter(
         self, address: object, inbound: bool, exempt: bool | None = None
-    ) -> NetworkShare | AddressRefusal:
+    ) -> NetworkShare | AddressRefusal | FleetRefusal:
         """Count a connection of this multiaddr or IP address. Close the share afterwards.
 
         address: as for `parse_address`. It may have a port.
@@ -491,6 +546,10 @@ class AddressGate:
                 with self._lock:
                     self.refused_by_rate += 1
                 return late.at(address)
+        if self._fleet is not None:
+            refusal = self._fleet.refusal(ip, address, inbound)
+            if refusal is not None:
+                return refusal
         subnets = self.subnets
         if subnets is None:
             return _UNCOUNTED

@@ -12,6 +12,7 @@ from rcmgr.counting.prefix_table import PrefixTable
 from rcmgr.errors import RateLimitExceeded
 from rcmgr.gates.addresses import Allowlist, endpoint_of
 from rcmgr.gates.bans import Bans, Subject
+from rcmgr.gates.fleet import FleetRefusal
 from rcmgr.gates.networks import AddressRefusal
 from rcmgr.gates.requests import RateRefusal
 from rcmgr.limits.networks import Network
@@ -75,7 +76,8 @@ class Penalties:
         if not getattr(refusal, "is_offence", True):
             return
         by_rate = isinstance(refusal, RateRefusal | RateLimitExceeded) or (
-            isinstance(refusal, AddressRefusal) and refusal.limit is None)
+            isinstance(refusal, AddressRefusal) and refusal.limit is None) or (
+            isinstance(refusal, FleetRefusal) and refusal.most is None)
         self.charge(Offence.RATE if by_rate else Offence.DENIED, peer, address)
 
     def handshake_failed(self, address: object) -> None:

@@ -12,6 +12,7 @@ from rcmgr.counting.denials import DenialLog
 from rcmgr.errors import RateLimitExceeded, shortened
 from rcmgr.gates.addresses import ip_from_any
 from rcmgr.gates.buckets import Clock, bucket_of, table_of
+from rcmgr.gates.fleet import FleetProtocol, FleetRefusal
 from rcmgr.gates.networks import AddressRateLimiter
 from rcmgr.limits.networks import AddressRates
 from rcmgr.limits.rates import Rate, RateLimits
@@ -197,11 +198,13 @@ class ProtocolRateLimiter:
         self._buckets = _Buckets(limits, clock, separate=(STREAM,))
         self.networks = None if networks is None else AddressRateLimiter(networks, clock=clock)
         """Decides about networks; None: no limit."""
+        self.fleet: FleetProtocol | None = None
+        """Decides for all nodes of a fleet; None: no limit. The manager sets it."""
         self._exempt = {peer_key(peer) for peer in exempt_peers}
         self._is_exempt = is_exempt
         self._denials = denials
         self._exempted = 0
-        self._denied_overall = self._denied_by_network = 0
+        self._denied_overall = self._denied_by_network = self._denied_by_fleet = 0
 
     def add_exempt_peer(self, peer_id: Hashable) -> None:
         """Let requests of this peer pass without a count."""
@@ -223,14 +226,20 @@ class ProtocolRateLimiter:
         """
         return self._ask(peer_key(peer_id), operation, address) is None
 
-    def _ask(self, peer: Hashable, operation: str, address: object) -> RateRefusal | None:
+    def _ask(
+        self, peer: Hashable, operation: str, address: object
+    ) -> RateRefusal | FleetRefusal | None:
         if self._is_exempted(peer):
             self._exempted += 1
             return None
         tokens = self._buckets.cost(operation)
-        refusal = None
+        refusal: RateRefusal | FleetRefusal | None = None
         if self.networks is not None and address is not None:
             refusal = self._ask_network(self.networks, peer, operation, tokens, address)
+        if refusal is None and self.fleet is not None and self._buckets.allows(
+                operation, peer, tokens):
+            refusal = self.fleet.refusal(peer, tokens)
+            self._denied_by_fleet += refusal is not None
         if refusal is None:
             refused = self._buckets.take(operation, peer, tokens)
             if refused is None:
@@ -298,6 +307,7 @@ class ProtocolRateLimiter:
             "denied": sum(table.denied for table in tables),
             "denied_overall": self._denied_overall,
             "denied_by_network": self._denied_by_network,
+            "denied_by_fleet": self._denied_by_fleet,
             "exempted": self._exempted,
             "tracked_peers": sum(len(table) for table in tables),
             "evictions": sum(table.evictions for table in tables),

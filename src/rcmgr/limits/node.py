@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Final, NamedTuple
 
 from rcmgr.limits.eviction import Eviction
+from rcmgr.limits.fleet import FleetLimits
 from rcmgr.limits.memory import ProcessMemoryLimits
 from rcmgr.limits.names import suggests_arguments
 from rcmgr.limits.networks import AddressRates, SubnetLimits
@@ -39,6 +40,7 @@ class NodeLimits:
     peer_rates: how often one peer may connect; None: no limit.
     penalties: when offenders are banned; None: never.
     eviction: how a full node makes room for newcomers. The word "off" or "on" may stand for it.
+    fleet: limits on all nodes of a fleet together; None: no limit.
 
     TypeError: a field has a value of a wrong type.
     """
@@ -57,6 +59,7 @@ class NodeLimits:
         default=None, metadata=_section("PenaltyBox", PenaltyBox))
     eviction: Eviction = field(
         default_factory=Eviction, metadata=_section("Eviction", Eviction))
+    fleet: FleetLimits | None = field(default=None, metadata=_section("Fleet", FleetLimits))
 
     def __post_init__(self) -> None:
         if isinstance(self.eviction, str) and self.eviction in Eviction.WORDS:

@@ -25,9 +25,21 @@ from typing import Any, Final, TypeVar, Union, get_args, get_origin, get_type_hi
 from rcmgr.limits.documents import Fraction, LimitsFileError, Pairs, described, items, joined
 from rcmgr.limits.sizes import ByteCount, parse_size
 
-__all__ = ["ADDED_TO_DEFAULT", "UNLIMITED", "made", "read", "read_fields", "read_size", "shown"]
+__all__ = [
+    "ADDED_TO_DEFAULT",
+    "KEY",
+    "UNLIMITED",
+    "key_of",
+    "made",
+    "read",
+    "read_fields",
+    "read_size",
+    "shown",
+]
 
 UNLIMITED: Final = "unlimited"
+KEY: Final = "key"
+"""Metadata of a field: its name in a file. Default: the name of the field."""
 ADDED_TO_DEFAULT: Final = "added_to_default"
 """Metadata of a field: a function whose results are equal for all names of one entry. It raises
 ValueError for a wrong name."""
@@ -72,14 +84,21 @@ def read_size(path: str, text: str) -> int:
 def read_fields(path: str, kind: Any, value: Any) -> dict[str, Any]:
     """The fields of a dataclass that a document names."""
     types = get_type_hints(kind, include_extras=True)
-    by_name = {each.name: each for each in fields(kind)}
+    by_key = {key_of(each): each for each in fields(kind)}
     found = {}
-    for name, each in items(path, value, by_name):
-        if ADDED_TO_DEFAULT in by_name[name].metadata:
-            found[name] = _read_added(path, types[name], by_name[name], each)
+    for key, each in items(path, value, by_key):
+        field = by_key[key]
+        if ADDED_TO_DEFAULT in field.metadata:
+            found[field.name] = _read_added(path, types[field.name], field, each)
         else:
-            found[name] = read(joined(path, name), types[name], each)
+            found[field.name] = read(joined(path, key), types[field.name], each)
     return found
+
+
+def key_of(field: Field[Any]) -> str:
+    """The name of a field in a file."""
+    key: str = field.metadata.get(KEY, field.name)
+    return key
 
 
 def made(path: str, kind: type[_T], values: Mapping[str, Any]) -> _T:
@@ -98,7 +117,7 @@ def shown(value: Any) -> Any:
     if value is None or value == inf:
         return UNLIMITED
     if is_dataclass(value):
-        return {each.name: _shown_field(value, each) for each in fields(value)}
+        return {key_of(each): _shown_field(value, each) for each in fields(value)}
     if isinstance(value, tuple | Mapping):
         return {str(key): shown(each) for key, each in dict(value).items()}
     return sorted(value) if isinstance(value, frozenset) else value

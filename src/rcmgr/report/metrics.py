@@ -273,7 +273,8 @@ class _NodeMetrics:
             ((protocol, each["allowed"]) for protocol, each in counts))
         yield _counter(
             "rcmgr_protocol_rate_denials", "Requests over a protocol's rates.", "protocol",
-            ((protocol, each["denied"] + each["denied_overall"] + each["denied_by_network"])
+            ((protocol, each["denied"] + each["denied_overall"] + each["denied_by_network"]
+             + each["denied_by_fleet"])
              for protocol, each in counts))
         yield _gauge(
             "rcmgr_protocol_rate_tracked_peers", "Peers that used some of a protocol's rates.",

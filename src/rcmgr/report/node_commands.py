@@ -63,8 +63,8 @@ def _text(what: object) -> str:
 
 
 def _plain(ban: Ban) -> dict[str, Any]:
-    """A ban, ready for JSON. seconds_left: None: until it is ended."""
+    """A ban, ready for JSON. seconds_left: None: until it is ended. node: another of the fleet."""
     left = None if math.isinf(ban.seconds_left) else ban.seconds_left
     return {
         "what": ban.what, "seconds_left": left, "reason": ban.reason, "by": ban.by,
-        "times": ban.times}
+        "times": ban.times, **({"node": ban.node} if ban.node else {})}

@@ -82,7 +82,8 @@ def _refused_by_protocol_rates(node: Node) -> int:
     # another thread may add a limiter meanwhile
     counts = [limiter.counts() for limiter in node.protocol_rate_limiters.copy().values()]
     return sum(
-        each["denied"] + each["denied_overall"] + each["denied_by_network"] for each in counts)
+        each["denied"] + each["denied_overall"] + each["denied_by_network"]
+        + each["denied_by_fleet"] for each in counts)
 
 
 def denied_by_limit(node: Node) -> dict[str, int]:
@@ -102,6 +103,7 @@ def denied_by_limit(node: Node) -> dict[str, int]:
         "handshake_rate": node.evictions()["refused_handshakes"],
         "ban": node.refused_by_ban,
         "protocol_rate": _refused_by_protocol_rates(node),
+        **node.denied_by_fleet(),
         "evicted": sum(node.evictions()["evicted"].values()),
     }
     return {limit: times for limit, times in denied.items() if times}

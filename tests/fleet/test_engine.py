@@ -1,0 +1,140 @@
+"""The connection to the engine: its URLs, its errors, and the secrets in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from engine_server import comes_true, free_port, needs_server, running
+
+from rcmgr.fleet.engine import Engine, EngineError, safe_url
+
+SECRET = "s3cr%40t"
+
+
+@pytest.mark.parametrize(("url", "shown"), [
+    (f"valkey://user:{SECRET}@host:1/2?x=1#fleet", "valkey://host:1/2"),
+    (f"rediss://:{SECRET}@[::1]:6379", "rediss://[::1]:6379"),
+    ("valkey+sentinel://u:p@a:1,b:2/main/0", "valkey+sentinel://a:1,b:2/main/0"),
+    ("valkeys+cluster://host", "valkeys+cluster://host"),
+    ("unix:///run/valkey.sock", "unix:///run/valkey.sock"),
+])
+def test_the_place_has_no_secret(url: str, shown: str) -> None:
+    assert safe_url(url) == shown
+    assert repr(Engine(url, 1)) == f"Engine({shown!r})"
+
+
+@pytest.mark.parametrize(("url", "message"), [
+    (f"http://u:{SECRET}@host", "scheme must be one of"), (f"valkey://u:{SECRET}@", "no host"),
+    (f"valkey://u:{SECRET}@host:x", "port|Port"), (f"valkey://u:{SECRET}@host:0", "port 0"),
+    (f"valkey://u:{SECRET}@host:70000", "range"), (f"valkey+x://u:{SECRET}@h", "scheme"),
+    (f"valkey+://u:{SECRET}@h", "scheme"), (f"valkey+sentinel://u:{SECRET}@h", "of the master"),
+    ("unix://", "needs the path"), (f"valkey://u:{SECRET}@[h", "IPv6"), ("", "scheme"),
+])
+def test_a_wrong_url_is_named_without_its_secret(url: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        Engine(url, 1)
+    assert "s3cr" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+def test_a_url_is_text() -> None:
+    with pytest.raises(TypeError, match=r"^url must be text such as .*, not bytes"):
+        safe_url(b"valkey://host")
+
+
+def test_without_a_server_the_error_says_so() -> None:
+    engine = Engine(f"valkey://u:{SECRET}@127.0.0.1:{free_port()}", 1)
+    with pytest.raises(EngineError, match="refused") as caught:
+        engine.call("ping")
+    assert "s3cr" not in str(caught.value)
+
+
+@needs_server()
+def test_scripts_survive_a_flush() -> None:
+    with running() as server:
+        engine = Engine(server.url, 10)
+        assert engine.run("return ARGV[1]", [b"k"], [b"v"]) == b"v"
+        engine.call("script_flush")
+        assert engine.run("return ARGV[1]", [b"k"], [b"v"]) == b"v"
+        with pytest.raises(EngineError, match="compiling script"):
+            engine.run("nonsense(", [], [])
+        with pytest.raises(EngineError, match=r"NOSCRIPT|No matching script"):
+            engine.call("evalsha", "0" * 40, 0)
+        engine.close()
+        engine.close()
+
+
+@needs_server()
+def test_users_and_wrong_passwords() -> None:
+    users = ["fleet", "on", ">s3cr@t", "~rcmgr:*", "&rcmgr:*", "+@all"]
+    with running("--user", *users, "--user", "default", "off") as server:
+        good = Engine(f"valkey://fleet:{SECRET}@127.0.0.1:{server.port}", 10)
+        assert good.call("set", "rcmgr:x", 1)
+        bad = Engine(f"valkey://fleet:{SECRET}x@127.0.0.1:{server.port}", 10)
+        with pytest.raises(EngineError, match=r"WRONGPASS|invalid username"):
+            bad.call("ping")
+        with pytest.raises(EngineError, match=r"permissions|NOPERM"):
+            good.call("get", "other")
+
+
+def options_of(monkeypatch: pytest.MonkeyPatch, name: str) -> dict[str, Any]:
+    """The arguments with which the client is made."""
+    import valkey
+
+    seen: dict[str, Any] = {}
+
+    def make(*args: Any, **options: Any) -> Any:
+        seen.update(options, args=args)
+        raise OSError("made")
+
+    monkeypatch.setattr(getattr(valkey, name), "from_url", make)
+    return seen
+
+
+@pytest.mark.parametrize(("url", "client", "plain", "checks"), [
+    ("valkeys://h:1/0", "Valkey", "valkeys://h:1/0", True),
+    ("rediss://h?ssl_check_hostname=false", "Valkey", "rediss://h?ssl_check_hostname=false", None),
+    ("valkey://h", "Valkey", "valkey://h", None),
+    ("valkeys+cluster://h:1", "ValkeyCluster", "valkeys://h:1", True),
+])
+def test_tls_checks_the_name_of_the_host(
+    monkeypatch: pytest.MonkeyPatch, url: str, client: str, plain: str, checks: bool | None
+) -> None:
+    seen = options_of(monkeypatch, client)
+    with pytest.raises(EngineError, match="made"):
+        Engine(url, 0.5).call("ping")
+    assert seen["args"] == (plain,)
+    assert seen.get("ssl_check_hostname") is checks
+    assert seen["socket_timeout"] == seen["socket_connect_timeout"] == 0.5
+
+
+def answers(engine: Engine, keys: list[str]) -> bool:
+    try:
+        return bool(engine.run("return #KEYS", keys, []) == 2)
+    except EngineError:
+        engine.close()
+        return False
+
+
+@needs_server()
+def test_a_cluster_and_a_sentinel(tmp_path: Path) -> None:
+    bus = str(free_port())
+    with running("--cluster-enabled", "yes", "--cluster-port", bus, folder=tmp_path) as server:
+        with server.client() as client:
+            client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        engine = Engine(f"valkey+cluster://127.0.0.1:{server.port}", 10)
+        keys = ["rcmgr:{x}:a", "rcmgr:{x}:b"]
+        comes_true(lambda: answers(engine, keys))  # a new cluster needs a moment
+        assert engine.run("return #KEYS", keys, []) == 2
+        engine.close()
+    with running() as server:
+        config = tmp_path / "sentinel.conf"
+        config.write_text(f"sentinel monitor main 127.0.0.1 {server.port} 1\n")
+        with running(str(config), "--sentinel", folder=tmp_path) as sentinel:
+            engine = Engine(f"valkey+sentinel://127.0.0.1:{sentinel.port}/main/0", 10)
+            assert engine.call("set", "rcmgr:x", 1)
+            with server.client() as client:
+                assert client.get("rcmgr:x") == b"1"
+            engine.close()
