@@ -5,6 +5,7 @@ Environment switches, all off by default:
     RCMGR_SANITIZE=address,undefined   compile and link with these sanitizers
     RCMGR_COVERAGE=1                   trace lines of the .pyx files, and keep the generated C
     RCMGR_DEBUG=1                      no optimisation, debug information, assertions
+    RCMGR_GENERATED=1                  use the C that an earlier run has generated, without Cython
     RCMGR_WERROR=1                     warnings of the C compiler are errors, for CI
 """
 
@@ -13,7 +14,6 @@ from __future__ import annotations
 import os
 import sys
 
-from Cython.Build import cythonize
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
@@ -50,6 +50,7 @@ SHARED = "_cython"
 SANITIZE = os.environ.get("RCMGR_SANITIZE", "")
 COVERAGE = os.environ.get("RCMGR_COVERAGE") == "1"
 DEBUG = os.environ.get("RCMGR_DEBUG") == "1"
+GENERATED = os.environ.get("RCMGR_GENERATED") == "1"
 WERROR = os.environ.get("RCMGR_WERROR") == "1"
 
 DIRECTIVES = {
@@ -100,13 +101,18 @@ def gcc_link_flags() -> list[str]:
 
 def extensions() -> list[Extension]:
     tracing = [("CYTHON_TRACE_NOGIL", "1"), ("CYTHON_USE_SYS_MONITORING", "0")]
-    modules = {name: [f"src/rcmgr/{name.replace('.', '/')}.pyx", *c] for name, c in MODULES.items()}
-    modules[SHARED] = ["src/rcmgr/_cython.c"]
+    file = "build/cython/src/rcmgr/{}.c" if GENERATED else "src/rcmgr/{}.pyx"
+    modules = {name: [file.format(name.replace(".", "/")), *c] for name, c in MODULES.items()}
+    modules[SHARED] = [file.format(SHARED) if GENERATED else "src/rcmgr/_cython.c"]
+    listed = [Extension(f"rcmgr.{name}", sources, include_dirs=["ext"],
+                        define_macros=tracing if COVERAGE else [])
+              for name, sources in modules.items()]
+    if GENERATED:
+        return listed
+    from Cython.Build import cythonize
+
     return cythonize(
-        [Extension(f"rcmgr.{name}", sources, include_dirs=["ext"],
-                   define_macros=tracing if COVERAGE else [])
-         for name, sources in modules.items()],
-        shared_utility_qualified_name=f"rcmgr.{SHARED}",
+        listed, shared_utility_qualified_name=f"rcmgr.{SHARED}",
         shared_utility_features_disabled=["MemoryView"],  # no module uses it
         compiler_directives=DIRECTIVES,
         include_path=["src"], build_dir=None if COVERAGE else "build/cython",

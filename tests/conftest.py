@@ -1,5 +1,7 @@
 """Mark the tests that need libp2p, and skip those that need what this machine lacks.
 
+A test that calls `in_threads` gets the marker `threads`.
+
 A test without libp2p fails if it leaves a socket open. Py-libp2p leaves sockets open when a host
 stops, as those of its QUIC listeners. They are closed after each test with hosts, so that the
 garbage collector does not find them in another test.
@@ -51,10 +53,13 @@ hypothesis.settings.load_profile("rcmgr")
 collect_ignore = list(NEED_LIBP2P) if MISSING else []
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(tryfirst=True)  # before pytest chooses by markers
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
     for item in items:
         if any(item.path.is_relative_to(TESTS / folder) for folder in NEED_LIBP2P):
             item.add_marker("libp2p")
+        if "in_threads" in item.function.__code__.co_names:
+            item.add_marker("threads")
         if item.get_closest_marker("libp2p") is None:
             for kind in ("ResourceWarning", "pytest.PytestUnraisableExceptionWarning"):
                 item.add_marker(pytest.mark.filterwarnings(f"error::{kind}"))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-import threading
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from limit_values import NODES
+from threads import in_threads, rounds
 
 from rcmgr import (
     AddressRates,
@@ -114,34 +113,24 @@ def test_what_is_changed_at_a_part_shows_in_the_tree() -> None:
 
 def test_threads_that_write_different_parts_lose_nothing() -> None:
     manager = ResourceManager(NodeLimits())
-    start, lost = threading.Barrier(4), []
-
-    def write(part: str, values: list[Any]) -> None:
-        start.wait()
-        for value in values:
-            setattr(manager, part, value)
-            if getattr(manager, part) != value:
-                lost.append((part, value))
-
+    turns = rounds(500)
     values: dict[str, list[Any]] = {
-        "connection_limits": [ConnectionLimits(max_pending_inbound=n) for n in range(500)],
+        "connection_limits": [ConnectionLimits(max_pending_inbound=n) for n in range(turns)],
         "connection_rate_limits": [
-            ConnectionRateLimits(per_peer=Rate(1, n)) for n in range(1, 501)],
-        "memory_limits": [MemoryConnectionLimits(2**40 + n) for n in range(500)],
+            ConnectionRateLimits(per_peer=Rate(1, n)) for n in range(1, turns + 1)],
+        "memory_limits": [MemoryConnectionLimits(2**40 + n) for n in range(turns)],
         "scope_limits": [
-            ConcreteLimits(protocol={"/x": Limit(streams=n)}) for n in range(500)],
+            ConcreteLimits(protocol={"/x": Limit(streams=n)}) for n in range(turns)],
     }
-    threads = [threading.Thread(target=write, args=each) for each in values.items()]
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        sys.setswitchinterval(before)
-    assert lost == []
+    parts = list(values.items())
+
+    def write(number: int) -> None:
+        part, written = parts[number]
+        for value in written:
+            setattr(manager, part, value)
+            assert getattr(manager, part) == value
+
+    in_threads(write, len(parts))
     for part, written in values.items():
         assert getattr(manager, part) == written[-1]
 

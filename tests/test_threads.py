@@ -10,10 +10,10 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
 
 import pytest
 from swarm import Swarm, check_nothing_held, finish, no_pause
+from threads import in_threads, rounds
 
 from rcmgr import (
     ConnectionLimits,
@@ -25,36 +25,6 @@ from rcmgr import (
 from rcmgr.counting.connection_tracker import ConnectionRecord
 
 THREADS = 8
-
-
-@pytest.fixture(autouse=True)
-def switch_often() -> Iterator[None]:
-    """With the GIL, threads then switch at nearly every bytecode."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
-
-
-def run_threads(work: Callable[[int], None], threads: int = THREADS) -> None:
-    """Run `work(number)` in all threads at once. An exception in a thread is raised here."""
-    barrier = threading.Barrier(threads)
-    errors: list[BaseException] = []
-
-    def run(number: int) -> None:
-        try:
-            barrier.wait()
-            work(number)
-        except BaseException as error:  # noqa: BLE001 (raised again in the main thread)
-            errors.append(error)
-
-    running = [threading.Thread(target=run, args=(number,)) for number in range(threads)]
-    for thread in running:
-        thread.start()
-    for thread in running:
-        thread.join()
-    if errors:
-        raise errors[0]
 
 
 def check_empty(tracker: ConnectionTracker) -> None:
@@ -78,14 +48,14 @@ def check_peaks(tracker: ConnectionTracker, limits: ConnectionLimits = LIMITS) -
 
 def test_the_last_free_place_goes_to_one() -> None:
     """All threads ask for one place at the same moment, again and again."""
-    rounds = 50_000
+    turns = rounds(50_000)
     tracker = ConnectionTracker()
     limits = ConnectionLimits(max_established_total=1)
     admitted = [0] * THREADS
     barrier = threading.Barrier(THREADS)
 
     def work(number: int) -> None:
-        ids = [(number, i) for i in range(rounds)]
+        ids = [(number, i) for i in range(turns)]
         for i, connection_id in enumerate(ids):
             if i % 1000 == 0:
                 barrier.wait()
@@ -94,17 +64,17 @@ def test_the_last_free_place_goes_to_one() -> None:
                 assert len(tracker.established_inbound) == 1
                 assert tracker.remove_connection(connection_id)
 
-    run_threads(work)
+    in_threads(work)
     check_empty(tracker)
     snapshot = tracker.snapshot()
     assert snapshot.peak_established_total == 1
     assert snapshot.total_established == sum(admitted)
-    assert snapshot.total_denied == THREADS * rounds - sum(admitted)
+    assert snapshot.total_denied == THREADS * turns - sum(admitted)
 
 
 def test_threads_share_ids_under_all_limits() -> None:
     tracker = ConnectionTracker(max_connections=9)
-    cycles = 20_000
+    cycles = rounds(20_000)
 
     def work(number: int) -> None:
         chance = random.Random(number)
@@ -123,7 +93,7 @@ def test_threads_share_ids_under_all_limits() -> None:
                 assert tracker.get_peer_connection_count(peer) <= 2
             tracker.remove_connection(connection_id, peer)
 
-    run_threads(work)
+    in_threads(work)
     tracker.clear()
     check_empty(tracker)
     check_peaks(tracker)
@@ -134,7 +104,7 @@ def test_threads_share_ids_under_all_limits() -> None:
 
 def test_an_id_is_removed_by_one_thread_only() -> None:
     tracker = ConnectionTracker()
-    total = 60_000
+    total = rounds(60_000)
     for i in range(total):
         tracker.move_to_established_inbound(i, b"peer %d" % (i % 7))
     records = [tracker.get_connection(i) for i in range(total)]
@@ -148,7 +118,7 @@ def test_an_id_is_removed_by_one_thread_only() -> None:
             else:
                 removed[number] += tracker.remove(record)
 
-    run_threads(work)
+    in_threads(work)
     assert sum(removed) == total
     check_empty(tracker)
 
@@ -156,7 +126,7 @@ def test_an_id_is_removed_by_one_thread_only() -> None:
 def test_a_pending_connection_is_established_once_or_ends_once() -> None:
     """All threads establish, remove and rename the same connections, and close their scopes."""
     tracker = ConnectionTracker()
-    total = 60_000
+    total = rounds(60_000)
     for i in range(total):
         tracker.add_pending_outbound(i)
     records: list[ConnectionRecord] = []
@@ -181,7 +151,7 @@ def test_a_pending_connection_is_established_once_or_ends_once() -> None:
             else:
                 tracker.remove(record)
 
-    run_threads(work)
+    in_threads(work)
     assert not any(tracker.holds(record) and record.is_pending for record in records)
     tracker.clear()
     check_empty(tracker)
@@ -192,7 +162,7 @@ def test_all_kinds_of_calls_at_once() -> None:
     """Readers, writers, reconciliation, bypass, limits and clear; the views never break."""
     clock_now = [0]
     tracker = ConnectionTracker(clock=lambda: clock_now[0])
-    cycles = 25_000
+    cycles = rounds(25_000)
     done: list[int] = []
 
     def write(number: int) -> None:
@@ -244,7 +214,7 @@ def test_all_kinds_of_calls_at_once() -> None:
     def work(number: int) -> None:
         (write if number < 5 else read if number < 7 else meddle)(number)
 
-    run_threads(work)
+    in_threads(work)
     tracker.clear()
     check_empty(tracker)
     check_peaks(tracker)
@@ -252,12 +222,12 @@ def test_all_kinds_of_calls_at_once() -> None:
 
 def test_a_scope_that_all_threads_close_is_closed_once() -> None:
     """In 0.8.1, three threads that close one scope free three slots."""
-    rounds = 2000
+    total = rounds(14_000)
     tracker = ConnectionTracker()
     limits = ConnectionLimits()
     tracker.move_to_established_inbound("stays", b"peer")
     scopes: list[ConnectionScope] = []
-    for i in range(rounds * 7):
+    for i in range(total):
         assert tracker.admit_established_inbound(i, b"peer", limits, owned=True) is None
         record = tracker.get_connection(i)
         assert record is not None
@@ -267,9 +237,9 @@ def test_a_scope_that_all_threads_close_is_closed_once() -> None:
         for scope in scopes:
             scope.close()
 
-    run_threads(work)
+    in_threads(work)
     assert len(tracker) == 1
-    assert tracker.snapshot().total_closed == rounds * 7
+    assert tracker.snapshot().total_closed == total
 
 
 class PythonId:
@@ -295,13 +265,13 @@ def test_ids_that_let_other_threads_in() -> None:
     limits = ConnectionLimits(2, None, 2, None, None, 3)
 
     def work(number: int) -> None:
-        for i in range(5000):
+        for i in range(rounds(5000)):
             connection_id = PythonId((number, i))
             tracker.admit_pending_inbound(connection_id, limits)
             tracker.admit_established_inbound(connection_id, b"peer", limits)
             tracker.remove_connection(PythonId((number, i)))
 
-    run_threads(work)
+    in_threads(work)
     check_empty(tracker)
     check_peaks(tracker, limits)
     assert tracker.snapshot().peak_connections <= 5
@@ -321,7 +291,7 @@ def test_a_manager_in_many_threads() -> None:
         from swarm import TRANSPORTS, Refused
 
         swarm = Swarm(manager, no_pause)
-        for i in range(6000):
+        for i in range(rounds(6000)):
             transport, direction = TRANSPORTS[i % 3], ("inbound", "outbound")[i // 3 % 2]
             calls[number] += 1
             try:
@@ -337,8 +307,8 @@ def test_a_manager_in_many_threads() -> None:
                 manager.release_memory(300_000)
             swarm.disconnect(connection)
 
-    run_threads(work)
-    assert sum(calls) >= 100_000
+    in_threads(work)
+    assert sum(calls) >= rounds(100_000)
     check_nothing_held(manager)
     check_peaks(manager.connection_tracker, limits)
     stats = manager.get_stats()

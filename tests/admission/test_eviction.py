@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import random
 import sys
-import threading
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 from model import SECOND, Clock
 from model_eviction import OFTEN
+from threads import in_threads, rounds
 
 from rcmgr.admission.eviction import EvictionPolicy, PendingShares
 
@@ -629,11 +629,9 @@ def test_threads_never_evict_one_twice() -> None:
     policy = EvictionPolicy(1_000, per_second=2**30, grace_s=1e-9, turn_s=1e-9)
     tickets = {number: policy.add(number, b"crowd") for number in range(2_000)}
     evicted: list[int] = []
-    barrier = threading.Barrier(4)
 
     def attack(name: int) -> None:
-        barrier.wait()
-        for number in range(400):
+        for number in range(rounds(400)):
             victim = policy.choose(b"%d %d" % (name, number))
             if victim is not None and policy.evict(tickets[victim], b""):
                 evicted.append(victim)
@@ -643,11 +641,7 @@ def test_threads_never_evict_one_twice() -> None:
             assert policy.remove(ticket)
             assert policy.describe(ticket) is None
 
-    threads = [threading.Thread(target=attack, args=(name,)) for name in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(attack, 4)
     evicted = [each for each in evicted if each >= 0]
     assert len(evicted) == len(set(evicted))
     assert policy.stats()["evicted"] >= len(evicted) > 0

@@ -10,7 +10,7 @@ from collections.abc import Hashable
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from threads import in_threads
+from threads import in_threads, rounds
 
 from rcmgr import BucketTable, TokenBucket
 
@@ -288,15 +288,16 @@ def test_a_flood_of_made_up_peers_changes_nothing_for_a_known_one(flood: int) ->
 
 
 def test_threads_are_granted_exactly_what_is_there() -> None:
-    table = BucketTable(1_000, 0.001, clock=Clock())
+    each = rounds(1_000)
+    table = BucketTable(each, 0.001, clock=Clock())
     keys = [b"%d" % i for i in range(100)]
 
     def consume(which: int) -> int:
-        order = keys * 400
+        order = keys * (each * 2 // 5)
         random.Random(which).shuffle(order)
         return sum(table.try_consume(key) for key in order)
 
-    assert sum(in_threads(consume, 4)) == table.allowed == 100 * 1_000
+    assert sum(in_threads(consume, 4)) == table.allowed == 100 * each
     assert {table.get_available_tokens(key) for key in keys} == {0}
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gc
 import pickle
-import sys
-import threading
 import tracemalloc
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
+from threads import in_threads, rounds
 
 from rcmgr import (
     ConcreteLimits,
@@ -105,7 +104,7 @@ def test_threads_that_add_at_once() -> None:
     log = DenialLog(16)
     refusal = ConnectionTracker(max_connections=0).admit_pending_inbound("c", ConnectionLimits())
     assert refusal is not None
-    together = threading.Barrier(4)
+    turns = rounds(5000)
 
     class Peer:
         """Runs Python code where it is looked for, as py-libp2p's ids do."""
@@ -119,26 +118,16 @@ def test_threads_that_add_at_once() -> None:
         def __eq__(self, other: object) -> bool:
             return isinstance(other, Peer) and self.name == other.name
 
-    def work() -> None:
-        together.wait()
-        for number in range(5000):
+    def work(_: int) -> None:
+        for number in range(turns):
             log.add(refusal, None, b"a", number % 2 == 0)
             log.add(refusal, None, Peer("b"), None)
             len(log.entries())
 
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        threads = [threading.Thread(target=work) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        sys.setswitchinterval(interval)
-    assert (log.total, log.inbound, log.outbound) == (40_000, 10_000, 10_000)
+    in_threads(work, 4)
+    assert (log.total, log.inbound, log.outbound) == (8 * turns, 2 * turns, 2 * turns)
     counts = dict(log.most_denied())
-    assert counts[b"a"] == 20_000
+    assert counts[b"a"] == 4 * turns
 
 
 def test_every_refusal_is_falsy_and_has_an_error() -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import gc
 import logging
-import sys
-import threading
 import weakref
 from typing import Any
 
 import pytest
 from connection_events import counts, established, pending
+from threads import in_threads, rounds
 
 from rcmgr import (
     ConnectionClosedEvent,
@@ -158,7 +157,7 @@ def test_threads_register_and_notify(handler: ConnectionLifecycleHandler) -> Non
     """All registrations hold, no unregistered observer returns, and all errors are counted."""
     handler.limits = ConnectionLimits()
     received: list[Any] = []
-    together = threading.Barrier(4)
+    turns = rounds(500)
     handler.register_handler(ConnectionLifecycleEvent, received.append)
     kept: list[Any] = []
 
@@ -168,8 +167,7 @@ def test_threads_register_and_notify(handler: ConnectionLifecycleHandler) -> Non
     handler.register_handler(ConnectionClosedEvent, broken)
 
     def work(number: int) -> None:
-        together.wait()
-        for i in range(500):
+        for i in range(turns):
             unregister = handler.register_handler(ConnectionClosedEvent, lambda event: None)
             kept.append(handler.register_handler(DialFailedEvent, lambda event: None))
             name = f"{number} {i}"
@@ -177,20 +175,11 @@ def test_threads_register_and_notify(handler: ConnectionLifecycleHandler) -> Non
             handler.handle_event(ConnectionClosedEvent(connection_id=name))
             unregister()
 
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        sys.setswitchinterval(interval)
-    assert len(received) == 4000
+    in_threads(work, 4)
+    assert len(received) == 8 * turns
     assert counts(handler) == (0, 0, 0, 0)
-    assert handler.observer_errors == 2000
-    assert len(handler.event_handlers[DialFailedEvent]) == 2000
+    assert handler.observer_errors == 4 * turns
+    assert len(handler.event_handlers[DialFailedEvent]) == 4 * turns
     assert handler.event_handlers[ConnectionClosedEvent] == [broken]
     for unregister in kept:
         unregister()

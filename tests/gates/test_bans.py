@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Hashable
 from typing import Any
 
 import pytest
+from threads import in_threads, rounds
 
 from rcmgr.gates.bans import Ban, Bans, ban_subject
 from rcmgr.peers import peer_text
@@ -178,28 +178,16 @@ def test_the_error_says_who_why_and_how_long(bans: Bans, clock: Clock) -> None:
 
 
 def test_threads(bans: Bans) -> None:
-    start, threads, errors = threading.Barrier(4), [], []
-
     def work(number: int) -> None:
-        try:
-            start.wait()
-            for turn in range(2_000):
-                what = ban_subject(f"192.0.{number}.{turn % 7}")
-                bans.add(what, 0 if turn % 3 == 0 else 60)
-                bans.refusal(PEER, f"192.0.{number}.1", inbound=True)
-                if turn % 2:
-                    bans.remove(what)
-                list(bans)
-        except BaseException as error:
-            errors.append(error)
-            raise
+        for turn in range(rounds(2_000)):
+            what = ban_subject(f"192.0.{number}.{turn % 7}")
+            bans.add(what, 0 if turn % 3 == 0 else 60)
+            bans.refusal(PEER, f"192.0.{number}.1", inbound=True)
+            if turn % 2:
+                bans.remove(what)
+            list(bans)
 
-    threads = [threading.Thread(target=work, args=(each,)) for each in range(4)]
-    for each in threads:
-        each.start()
-    for each in threads:
-        each.join()
-    assert not errors
+    in_threads(work, 4)
     for number in range(4):
         for last in range(7):
             bans.remove(ban_subject(f"192.0.{number}.{last}"))

@@ -13,7 +13,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 from libp2p_values import Multiaddr
-from threads import in_threads
+from threads import in_threads, rounds
 
 from rcmgr.errors import AddressLimitExceeded, RateLimitExceeded, ResourceLimitExceeded
 from rcmgr.gates.addresses import Allowlist
@@ -152,7 +152,7 @@ def test_threads_pass_no_limit() -> None:
     lock = threading.Lock()
 
     def work(_: int) -> None:
-        for _ in range(5_000):
+        for _ in range(rounds(5_000)):
             if limiter.try_add(address) is None:
                 with lock:
                     inside[0] += 1
@@ -328,21 +328,22 @@ def test_clear_while_threads_connect_and_close() -> None:
     gate = AddressGate(SubnetLimits(ipv4=((32, 10**6),)), None, Allowlist())
     subnets = gate.subnets
     assert subnets is not None
-    barrier = threading.Barrier(5)
+    done: list[int] = []
 
-    def come_and_go() -> None:
-        barrier.wait()
-        for _ in range(20_000):
-            entered = gate.try_enter("192.0.2.1", inbound=True)
-            assert isinstance(entered, NetworkShare)
-            entered.close()
+    def work(number: int) -> None:
+        if number == 4:
+            while len(done) < 4:
+                subnets.clear()
+            return
+        try:
+            for _ in range(rounds(20_000)):
+                entered = gate.try_enter("192.0.2.1", inbound=True)
+                assert isinstance(entered, NetworkShare)
+                entered.close()
+        finally:
+            done.append(number)
 
-    threads = [threading.Thread(target=come_and_go) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    barrier.wait()
-    while any(thread.is_alive() for thread in threads):
-        subnets.clear()
+    in_threads(work, 5)
     assert len(subnets) == subnets.over_released == 0
 
 
@@ -580,23 +581,24 @@ def test_a_change_of_limits_counts_connections_again(steps: list[Any], data: Any
 
 def test_limits_change_while_threads_connect_and_close() -> None:
     gate = AddressGate(SubnetLimits(ipv4=((32, 3), (24, 5))))
-    start = threading.Barrier(5)
+    done: list[int] = []
 
     def work(last: int) -> None:
-        start.wait()
-        for _ in range(5_000):
-            shares = [gate.try_enter(f"192.0.2.{last}", True) for _ in range(3)]
-            for share in shares:
-                if isinstance(share, NetworkShare):
-                    share.close()
+        if last == 4:
+            while len(done) < 4:
+                for bits in (24, 16, 32):
+                    gate.set_limits(SubnetLimits(ipv4=((bits, 2),)), None)
+            return
+        try:
+            for _ in range(rounds(5_000)):
+                shares = [gate.try_enter(f"192.0.2.{last}", True) for _ in range(3)]
+                for share in shares:
+                    if isinstance(share, NetworkShare):
+                        share.close()
+        finally:
+            done.append(last)
 
-    threads = [threading.Thread(target=work, args=(last,)) for last in range(4)]
-    for thread in threads:
-        thread.start()
-    start.wait()
-    while any(thread.is_alive() for thread in threads):
-        for bits in (24, 16, 32):
-            gate.set_limits(SubnetLimits(ipv4=((bits, 2),)), None)
+    in_threads(work, 5)
     assert gate.subnets is not None
     assert len(gate.subnets) == gate.subnets.over_released == 0
     assert not gate.subnets._addresses

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from threads import in_threads, rounds
 
 from rcmgr import (
     ConcreteLimits,
@@ -309,20 +309,14 @@ def test_a_manager_has_a_limiter() -> None:
 def test_threads_make_one_scope_with_one_answer() -> None:
     limiter = Recorder(peers={A: Limit(streams=4)})
     ledger = Ledger(limiter=limiter)
-    barrier = threading.Barrier(4)
 
-    def work() -> None:
-        barrier.wait()
-        for _ in range(2_000):
+    def work(_: int) -> None:
+        for _ in range(rounds(2_000)):
             stream = ledger.try_open_stream(A)
             assert stream
             assert ledger.peer(A).limit["streams"] == 4
             stream.close()
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(work, 4)
     assert ledger.peers() == []
     assert not any(ledger.system().stat())

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from threads import in_threads, rounds
 
 from rcmgr import ResourceLimits, ResourceManager
 from rcmgr.report import status_socket
@@ -114,21 +115,10 @@ def test_silent_clients_do_not_delay_others(server: StatusServer) -> None:
 
 
 def test_many_clients_read_at_once(server: StatusServer) -> None:
-    failures: list[BaseException] = []
+    def look(_: int) -> list[Any]:
+        return [read_status(server.path) for _ in range(rounds(10))]
 
-    def look() -> None:
-        try:
-            for _ in range(10):
-                read_status(server.path)
-        except BaseException as error:  # noqa: BLE001 (raised below)
-            failures.append(error)
-
-    threads = [threading.Thread(target=look) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
+    assert all(all(each) for each in in_threads(look, 6))
 
 
 def test_a_wrong_password_gets_nothing(manager: ResourceManager, tmp_path: Path) -> None:
