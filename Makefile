@@ -63,8 +63,9 @@ faults: ## tests on deliberate faults
 	scripts/faults
 
 .PHONY: coverage
-coverage: ## lines of C that the tests run
-	scripts/coverage
+coverage: ## lines of C, Cython and Python that the tests run
+	scripts/coverage c
+	scripts/coverage python
 
 .PHONY: upstream
 upstream: ## libp2p's own tests, on our resource manager

@@ -48,6 +48,16 @@ def test_one_offence_in_a_hundred(caplog: pytest.LogCaptureFixture) -> None:
     assert lines(caplog) == [("INFO", failed), ("INFO", failed), ("INFO", denied)]
 
 
+def test_the_hundredth_offence_is_the_first_line(caplog: pytest.LogCaptureFixture) -> None:
+    log = CanonicalLog()
+    with caplog.at_level(logging.INFO, "canonical-log"):
+        for _ in range(99):
+            log.offended(None, "192.0.2.1", Offence.HANDSHAKE)
+        assert lines(caplog) == []
+        log.offended(None, "192.0.2.1", Offence.HANDSHAKE)
+        assert len(lines(caplog)) == 1
+
+
 def test_offences_are_not_logged_by_default(caplog: pytest.LogCaptureFixture) -> None:
     log = CanonicalLog()
     for _ in range(1000):

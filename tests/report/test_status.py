@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from typing import Any
 
 import pytest
 
 from rcmgr import ConcreteLimits, Limit, NodeLimits, ResourceLimits, ResourceManager
 from rcmgr.counting.groups import Refusal
+from rcmgr.errors import shortened
 from rcmgr.report.status import is_complete, status_of
 
 PEER = b"\x12\x20" + b"p" * 32
@@ -25,14 +27,19 @@ def manager() -> ResourceManager:
 
 
 def test_the_document_of_a_full_node(manager: ResourceManager) -> None:
+    before = time.time()
     status = json.loads(json.dumps(status_of(manager)))
+    assert before <= status["time"] <= time.time()
     assert status["pid"] == os.getpid()
     assert status["stats"] == json.loads(json.dumps(manager.get_stats()))
     assert status["usage"][0] == {
         "limit": "system conns", "used": 1, "of": 1, "share": 1.0, "peak": 1}
     assert status["peak"]["conns"] == 1
     assert status["scopes"]["system"]["conns_inbound"] == 1
-    assert status["peak_states"]["established_inbound"] == 1
+    assert status["peak_states"] == {
+        "pending_inbound": 0, "pending_outbound": 0, "established_inbound": 1,
+        "established_outbound": 0, "established_per_peer": 1, "established_total": 1,
+    }
     assert status["denials"] == {
         "total": 1, "inbound": 1, "outbound": 0, "by_limit": {"system connection": 1},
         "by_peer": [{"peer": "QmVuZp8s9f1Pk1DnS1tfFPFDARrGR95mTXf1fMDjRQt1CB", "times": 1}],
@@ -73,5 +80,7 @@ def test_names_that_peers_choose_do_not_fill_the_document() -> None:
             kept.append(stream)
     status = status_of(manager)
     assert len(json.dumps(status)) < 1 << 20
-    assert len(status["latest_denials"]) == 50
+    latest = manager.denials.entries()[-50:]
+    assert [each["peer_id"] for each in status["latest_denials"]] == [
+        shortened(each.error.to_dict()["peer_id"]) for each in latest]
     assert all(each["setting"] in each["message"] for each in status["latest_denials"])
