@@ -3,8 +3,10 @@ from __future__ import annotations
 import gc
 import json
 import random
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -471,3 +473,24 @@ async def test_a_flood_of_tasks_under_limits(seed: int) -> None:
     assert snapshot.peak_connections <= 25
     assert snapshot.total_denied > 0
     assert admitted > 25
+
+
+@pytest.mark.parametrize("kind", ["status", "metrics"])
+def test_a_closed_server_is_forgotten(kind: str, tmp_path: Path) -> None:
+    manager = ResourceManager()
+
+    def serve() -> Any:
+        if kind == "metrics":
+            return manager.serve_metrics(0)
+        return manager.serve_status(tmp_path / "s")
+
+    server = serve()
+    assert not server.closed
+    server.close()
+    assert server.closed
+    former = weakref.ref(server)
+    server = serve()
+    gc.collect()
+    assert former() is None
+    manager.close()
+    assert server.closed

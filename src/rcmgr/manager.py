@@ -703,7 +703,8 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
         return self._serving(StatusServer(self, default_path() if path is None else path))
 
     def _serving(self, server: _S) -> _S:
-        self._servers.append(server)
+        with self._lock:
+            self._servers = [each for each in self._servers if not each.closed] + [server]
         return server
 
     def get_stats(self) -> dict[str, Any]:

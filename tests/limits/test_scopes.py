@@ -8,15 +8,12 @@ from dataclasses import FrozenInstanceError, replace
 from typing import Any
 
 import base58
-import hypothesis.strategies as st
 import pytest
 from go_limits import GO, GO_NAMES, ORDER, row
-from hypothesis import given
 
 import rcmgr.limits.scopes
 from rcmgr.counting.scope import Ledger
 from rcmgr.limits.scopes import (
-    DEFAULT,
     DEFAULT_LIMITS,
     SERVICES,
     UNLIMITED_FDS,
@@ -161,24 +158,6 @@ def test_building_by_name() -> None:
     assert PartialLimits().build(base) == base
     assert base.to_partial().build(ConcreteLimits(conn=Limit(fd=1))) == base
     assert PartialLimit(streams=2**63 - 1).build(Limit(streams=1)).streams is None
-
-
-PARTIAL = st.builds(PartialLimit, **{
-    name: st.one_of(st.just(DEFAULT), st.none(), st.integers(0, 5)) for name in ORDER
-})
-PARTIALS = st.builds(
-    PartialLimits, system=PARTIAL, protocol_default=PARTIAL,
-    protocol=st.dictionaries(st.sampled_from(["/x", "/y"]), PARTIAL),
-)
-
-
-@given(PARTIALS, PARTIALS)
-def test_filling_and_building_agree(first: PartialLimits, second: PartialLimits) -> None:
-    base = autoscale(memory=2**33, fds=1024)
-    left, right = first.filled(second).build(base), first.build(second.build(base))
-    assert (left.system, left.protocol_default) == (right.system, right.protocol_default)
-    assert left.protocol.keys() == right.protocol.keys()
-    assert first.filled(first) == first
 
 
 def test_scaling_limits_of_a_program() -> None:

@@ -126,20 +126,13 @@ class PartialLimit:
 
     def build(self, fallback: Limit) -> Limit:
         """The limit, with `fallback`'s values for its defaults."""
-        values = self._over(fallback)
+        given = {each.name: getattr(self, each.name) for each in fields(self)}
+        values = {
+            name: getattr(fallback, name) if value is DEFAULT else value
+            for name, value in given.items()
+        }
         return Limit(**{name: None if value == MAX_LIMIT else value
                         for name, value in values.items()})
-
-    def filled(self, fallback: PartialLimit) -> PartialLimit:
-        """This limit, with another partial limit's values for its defaults."""
-        return PartialLimit(**self._over(fallback))
-
-    def _over(self, fallback: Limit | PartialLimit) -> dict[str, Any]:
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        return {
-            name: getattr(fallback, name) if value is DEFAULT else value
-            for name, value in values.items()
-        }
 
     @property
     def is_default(self) -> bool:
@@ -335,22 +328,15 @@ class PartialLimits(LimitTree[PartialLimit]):
         The open fields of an entry by name come from the entry of that name in `fallback`. Without
         that entry, they come from the default of its class, as built here.
         """
-        return ConcreteLimits(**self._over(fallback, PartialLimit.build))
-
-    def filled(self, fallback: PartialLimits) -> PartialLimits:
-        """These changes, with other changes for the fields that they leave open."""
-        return PartialLimits(**self._over(fallback, PartialLimit.filled))
-
-    def _over(self, fallback: LimitTree[Any], merged: Callable[[Any, Any], Any]) -> dict[str, Any]:
-        tree = {
-            name: merged(getattr(self, name), getattr(fallback, name)) for name in self.scopes()
+        tree: dict[str, Any] = {
+            name: getattr(self, name).build(getattr(fallback, name)) for name in self.scopes()
         }
         for name in self.MAPPINGS:
             entries = dict(getattr(fallback, name))
             for key, value in getattr(self, name).items():
-                entries[key] = merged(value, entries.get(key, tree[f"{name}_default"]))
+                entries[key] = value.build(entries.get(key, tree[f"{name}_default"]))
             tree[name] = entries
-        return tree
+        return ConcreteLimits(**tree)
 
 
 @suggests_arguments

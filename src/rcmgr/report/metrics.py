@@ -381,14 +381,21 @@ class MetricsServer(AbstractContextManager["MetricsServer"]):
         registry = CollectorRegistry()
         registry.register(MetricsCollector(node))
         self._server = BoundedHTTPServer(port, addr, MetricsHandler.factory(registry))
+        self._closed = False
 
     @property
     def port(self) -> int:
         """The port it listens on."""
         return self._server.port
 
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
     def close(self) -> None:
         """Stop listening. A second call does nothing."""
+        self._closed = True
         self._server.close()
 
     def __exit__(self, *error: object) -> None:

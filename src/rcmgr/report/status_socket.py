@@ -203,6 +203,11 @@ class StatusServer(AbstractContextManager["StatusServer"]):
         )
         self._thread.start()
 
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed.locked()
+
     def close(self) -> None:
         """Stop serving and remove the file. A second call does nothing.
 
