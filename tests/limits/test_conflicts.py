@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -77,6 +77,23 @@ def scopes(**limits: Any) -> NodeLimits:
 def test_each_conflict_is_found(limits: NodeLimits, where: str, words: str) -> None:
     found = {each.where: str(each) for each in conflicts(limits, memory=GIB, fds=1024)}
     assert words in found[where]
+
+
+def test_as_many_as_the_machine_has_is_no_conflict() -> None:
+    one = Limit(fd=1, memory=1)
+    limits = replace(
+        scopes(system=Limit(fd=1024, memory=GIB), transient=one, peer_default=one),
+        memory=ProcessMemoryLimits(max_bytes=GIB))
+    assert conflicts(limits, memory=GIB, fds=1024) == []
+
+
+@pytest.mark.parametrize("state", [each.name for each in fields(ConnectionLimits)])
+def test_no_state_has_more_connections_than_the_system(state: str) -> None:
+    limits = scopes(system=Limit(conns=100), transient=Limit(conns=1), peer_default=Limit(conns=1))
+    allowed = ConnectionLimits(**{state: 100})
+    assert conflicts(replace(limits, connections=allowed)) == []
+    found = conflicts(replace(limits, connections=ConnectionLimits(**{state: 101})))
+    assert [each.where for each in found] == [f"connections.{state}"]
 
 
 def test_more_connections_than_the_system_has() -> None:

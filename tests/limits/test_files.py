@@ -444,3 +444,12 @@ def test_hostile_files_fail_at_once(tmp_path: Path) -> None:
         with pytest.raises(LimitsFileError, match=words) as caught:
             LimitsFile.read(file)
         assert len(str(caught.value)) < 1000
+
+
+def test_a_change_of_the_argument_changes_no_file() -> None:
+    sections: dict[str, Any] = {"eviction": None}
+    file = LimitsFile(sections=sections)
+    sections.clear()
+    assert file.sections == {"eviction": None}
+    with pytest.raises(TypeError):
+        file.sections["eviction"] = None  # type: ignore[index]

@@ -136,9 +136,9 @@ def test_read_again_after_five_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rcmgr.limits.machine.memory_bounds", memory_bounds)
     total = _Total(clock=lambda: now[0])
     assert total() == 1
-    now[0] += 4.9
+    now[0] = 104.9
     assert total() == 1
-    now[0] += 0.2
+    now[0] = 105.0
     assert total() == 2
 
 

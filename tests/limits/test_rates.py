@@ -19,6 +19,15 @@ LIMITS = RateLimits(
 )
 
 
+def test_a_change_of_the_arguments_changes_no_limits() -> None:
+    overrides: dict[str, Rate | None] = {"dear": Rate(0.5, 2)}
+    costs = {"bulk": 5}
+    limits = RateLimits(overrides=overrides, costs=costs)
+    overrides["dear"] = None
+    costs["bulk"] = -1
+    assert limits == RateLimits(overrides={"dear": Rate(0.5, 2)}, costs={"bulk": 5})
+
+
 def test_settings_there_and_back() -> None:
     written = json.loads(json.dumps(LIMITS.to_dict()))
     assert RateLimits.from_dict(written) == LIMITS

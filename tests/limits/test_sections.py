@@ -70,6 +70,7 @@ def test_some_fields() -> None:
         ('{"name": "x", "rate": {"burst": 1}}', "S.rate: needs 'refill_rate'"),
         ('{"name": "x", "rate": 5}', "S.rate: must be an object, not 5"),
         ('{"name": "x", "by_length": {"a": 1}}', "S.by_length.a: must be a prefix length"),
+        ('{"name": "x", "by_length": {"0024": 1}}', "S.by_length.0024: must be a prefix length"),
         ('{"name": "x", "by_name": {"a": null}}', "S.by_name.a: must be an object, not null"),
     ],
 )

@@ -15,6 +15,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from rcmgr.limits import documents, sections
@@ -45,6 +46,10 @@ class LimitsFile:
 
     scopes: PartialLimits = _NO_CHANGES
     sections: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # the mapping must be frozen too
+        object.__setattr__(self, "sections", MappingProxyType(dict(self.sections)))
 
     def build(self, fallback: NodeLimits) -> NodeLimits:
         """The limits of the file. `fallback` has those that the file leaves open."""
