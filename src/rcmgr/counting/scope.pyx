@@ -2010,7 +2010,7 @@ cdef int64_t inbound_streams_of(object ledger, object peer) except -1:
     with cython.critical_section(self):
         found = find_group(self.peer_groups, peer, hashed)
         if found != NULL:
-            streams = (<Group>found).state.held.of[<int>RCMGR_STREAMS_INBOUND]
+            streams = rcmgr_held(&(<Group>found).state, RCMGR_STREAMS_INBOUND)
     return streams
 
 
