@@ -776,7 +776,7 @@ class _Mallinfo(ctypes.Structure):
 
 
 def find_mallinfo() -> Callable[[], _Mallinfo] | None:
-    """glibc's count of what malloc has given out. Other systems have none."""
+    """The function of glibc that counts the bytes in use. None: another system."""
     found = getattr(ctypes.CDLL(None), "mallinfo2", None) if sys.platform == "linux" else None
     if found is not None:
         found.restype = _Mallinfo

@@ -15,7 +15,7 @@ SHARE = float(os.environ.get("RCMGR_TEST_ROUNDS", "1"))
 
 
 def rounds(number: int) -> int:
-    """How often to do something of which `number` times are enough to find a missing lock."""
+    """The repetitions for a test that finds a missing lock in `number` of them."""
     return max(1, round(number * SHARE))
 
 
@@ -23,7 +23,7 @@ def in_threads(work: Callable[[int], T], threads: int = 8) -> list[T]:
     """Call `work(number)` in each thread. Return the results in order, or raise the first error.
 
     A tracer, as for coverage, does not see these threads. With a GIL, compiled code takes no locks:
-    a tracer would release the GIL in the middle of what must be one step.
+    a tracer would release the GIL in the middle of a step.
     """
     barrier = threading.Barrier(threads)
     results: dict[int, T] = {}
