@@ -228,6 +228,7 @@ def scopes() -> Calls:
         "Ledger.service_peer": lambda i: ledger.service_peer("s", name(i)).close(),
         "Ledger.set_limits": lambda i: ledger.set_limits(limits),
         "Ledger.has_allowlisted_connection": lambda i: ledger.has_allowlisted_connection(name(i)),
+        "Ledger.inbound_streams_of": lambda i: ledger.inbound_streams_of(name(i)),
         "Ledger.peers": lambda i: ledger.peers(),
         "Ledger.protocols": lambda i: ledger.protocols(),
         "Ledger.services": lambda i: ledger.services(),
@@ -379,6 +380,8 @@ def limits() -> Calls:
         "AddressRates.for_streams": lambda i: AddressRates.for_streams(rate),
         "SubnetLimits": lambda i: SubnetLimits(overrides={"10.0.0.0/8": i}),
         "Eviction": lambda i: rcmgr.Eviction(),
+        "FleetLimits": lambda i: rcmgr.FleetLimits(rate=rate),
+        "FleetPlaces": lambda i: rcmgr.FleetPlaces(connections=i),
         "PenaltyBox": lambda i: rcmgr.PenaltyBox(),
         "ProcessMemoryLimits": lambda i: rcmgr.ProcessMemoryLimits(i),
         "memory_pressure": lambda i: rcmgr.memory_pressure(),
@@ -424,6 +427,7 @@ def errors() -> Calls:
             "192.0.2.1", "spam", i).explained("192.0.2.1"),
         "ResourceScopeClosed": lambda i: str(rcmgr.ResourceScopeClosed(f"{i}")),
         "ScopeLimitExceeded": lambda i: str(rcmgr.ScopeLimitExceeded(*scope)),
+        "FleetLimitExceeded": lambda i: str(rcmgr.FleetLimitExceeded("rate", f"{i}", 5)),
         "StreamLimitExceeded": lambda i: str(rcmgr.StreamLimitExceeded(*scope)),
         "ErrorContextBuilder": lambda i: rcmgr.ErrorContextBuilder(tracker, NO_LIMITS),
         "ErrorContextBuilder.build_connection_limit_error": lambda i: (
@@ -535,6 +539,8 @@ def gates() -> Calls:
         "AddressGate.try_enter": enter,
         "AddressGate.set_limits": lambda i: gate.set_limits(SubnetLimits(), None),
         "AddressGate.clear": lambda i: gate.clear(),
+        "AddressGate.connections_of_network": lambda i: gate.connections_of_network(ip(i)),
+        "AddressGate.set_fleet": lambda i: gate.set_fleet(None, (32, 56)),
         "AddressGate.verify_source_address": lambda i: gate.verify_source_address(address(i)),
         "AddressRateLimiter": lambda i: rcmgr.AddressRateLimiter(),
         "AddressRateLimiter.try_take": lambda i: address_rates.try_take(ip(i)),
@@ -558,6 +564,8 @@ def gates() -> Calls:
         "SubnetLimiter": lambda i: rcmgr.SubnetLimiter(),
         "SubnetLimiter.try_add": lambda i: (subnets.try_add(ip(i)), subnets.remove(ip(i))),
         "SubnetLimiter.remove": lambda i: (subnets.try_add(ip(i)), subnets.remove(ip(i))),
+        "SubnetLimiter.also_count": lambda i: other.also_count((32, 56)),
+        "SubnetLimiter.count": lambda i: other.count(ip(i)),
         "SubnetLimiter.allows_few": lambda i: subnets.allows_few(ip(i)),
         "SubnetLimiter.full": lambda i: subnets.full(ip(i)),
         "SubnetLimiter.fullest": lambda i: subnets.fullest(5),
@@ -683,6 +691,8 @@ def manager() -> Calls:
             manager.ban(f"10.0.0.{i % 200}", 60), manager.unban(f"10.0.0.{i % 200}")),
         "ResourceManager.unban": lambda i: manager.unban("10.0.0.1"),
         "ResourceManager.bans": lambda i: manager.bans(),
+        "ResourceManager.denied_by_fleet": lambda i: manager.denied_by_fleet(),
+        "ResourceManager.fleet_use": lambda i: manager.fleet_use(),
         "ResourceManager.denied_by_limit": lambda i: manager.denied_by_limit(),
         "ResourceManager.dial_slot": dial,
         "ResourceManager.wait_for_room": wait_for_room,
@@ -765,8 +775,44 @@ def libp2p() -> Calls:
     }
 
 
+def fleet() -> Calls:
+    """A fleet whose engine does not answer."""
+    from rcmgr.fleet.engine import EngineError
+
+    manager = ResourceManager()
+    alone = rcmgr.Fleet("valkey://127.0.0.1:1", timeout=0.05)
+    limits = rcmgr.FleetLimits(rate=Rate(5.0, 9))
+
+    def join(i: int) -> None:
+        fleet = rcmgr.Fleet("valkey://127.0.0.1:1", timeout=0.05)
+        fleet.join(manager)
+        fleet.close()
+
+    def asked(ask: Callable[[], object]) -> Cycle:
+        def cycle(i: int) -> None:
+            try:
+                ask()
+            except EngineError:
+                return
+            raise AssertionError("an engine answers")
+
+        return cycle
+
+    return {
+        "Fleet": lambda i: rcmgr.Fleet("valkey://127.0.0.1:1"),
+        "Fleet.join": join,
+        "Fleet.close": join,
+        "Fleet.apply": lambda i: alone.apply(
+            limits, manager.connection_tracker, manager.ledger, lambda key: 0),
+        "Fleet.status": lambda i: alone.status(),
+        "Fleet.nodes": asked(lambda: alone.nodes()),
+        "Fleet.bans": asked(lambda: alone.bans()),
+    }
+
+
 ROOMS: dict[str, Callable[[], Calls]] = {
-    room.__name__: room for room in (counting, limits, errors, events, gates, manager, libp2p)}
+    room.__name__: room
+    for room in (counting, limits, errors, events, gates, manager, libp2p, fleet)}
 
 
 class _Mallinfo(ctypes.Structure):
