@@ -33,6 +33,7 @@ MODULES: dict[str, list[str]] = {
     "counting.denials": [],
     "counting.memory_stats": [f"ext/rss_{SYSTEMS.get(sys.platform, 'unknown')}.c"],
     "counting.groups": [],
+    "counting.pacing": [],
     "counting.prefix_table": [],
     "counting.leases": [],
     "counting.reading": [],

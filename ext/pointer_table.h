@@ -119,6 +119,41 @@ static inline void rcmgr_table_remove(rcmgr_table *t, size_t at)
     t->changes++;
 }
 
+enum { RCMGR_TABLE_NO_ROOM = -1 };
+#define RCMGR_TABLE_END (UINT64_C(1) << 32)
+
+/* Walk a table in steps. Between them, items may come and go, and the table may move. An item that
+ * stays for the whole walk is found exactly once.
+ *
+ * `*from` is 0 before the first step, and RCMGR_TABLE_END after the last one. A step reads about
+ * `slots` slots: the ones where as many hashes begin, and those up to the next free slot. It returns
+ * how many items it found. With RCMGR_TABLE_NO_ROOM there are more than `room`, and nothing has
+ * changed. */
+static inline int64_t rcmgr_table_walk(const rcmgr_table *t, uint64_t *from, size_t slots,
+                                       void **found, size_t room)
+{
+    /* in the order of hashes, as a table of any size has them */
+    uint64_t first = *from, width = ((uint64_t)slots << 32) / t->count;
+    uint64_t end = width == 0 ? first + 1 : first + width;
+    if (end > RCMGR_TABLE_END)
+        end = RCMGR_TABLE_END;
+    size_t at = rcmgr_table_home(t, first << 32), count = 0;
+    size_t least = rcmgr_table_home(t, (end - 1) << 32) - at;
+    for (size_t steps = 0; steps < t->count; steps++, at = rcmgr_table_after(t, at)) {
+        uint64_t hash = t->slots[at].hash >> 32;
+        if (t->slots[at].item == NULL) {
+            if (steps >= least)
+                break;
+        } else if (hash >= first && hash < end) {
+            if (count == room)
+                return RCMGR_TABLE_NO_ROOM;
+            found[count++] = t->slots[at].item;
+        }
+    }
+    *from = end;
+    return (int64_t)count;
+}
+
 /* How many slots the table should have. A half or a third more if the next item would fill more than
  * four fifths. A quarter if the items fill less than a sixteenth. Otherwise as many as now. So a large
  * table has 20 to 30 bytes for each item. */

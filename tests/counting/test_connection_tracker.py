@@ -1507,3 +1507,34 @@ def test_limits_of_another_type_with_a_wrong_value(value: object, error: type[Ex
     with pytest.raises(error, match="max_pending_inbound must be"):
         tracker.admit_pending_inbound("one", Limits())  # type: ignore[arg-type]
     assert len(tracker) == 0
+
+
+def test_one_reconcile_looks_at_a_bounded_number_of_connections() -> None:
+    """The next calls continue, and in the end every stale connection is gone."""
+    count = 10_000
+    tracker = ConnectionTracker(clock=lambda: now)
+    now = 10**15
+    for number in range(count):
+        tracker.move_to_established_inbound(f"c{number}", b"peer %d" % number)
+    live = {f"c{number}" for number in range(0, count, 2)}
+    now += 31_000_000_000
+    ended = [tracker.reconcile(live) for _ in range(20)]
+    assert sum(ended) == count // 2
+    assert max(ended) <= 8 * 256
+    assert tracker.established_inbound == live
+    assert tracker.reconcile(live) == 0
+
+
+def test_the_most_connections_of_one_peer() -> None:
+    tracker = ConnectionTracker()
+    assert tracker._most_of_one_peer() == 0
+    for number in range(2000):
+        tracker.move_to_established_inbound(number, b"peer %d" % (number % 700))
+    assert tracker._most_of_one_peer() == 3
+    tracker.move_to_established_outbound("more", b"peer 5")
+    assert tracker._most_of_one_peer() == 4
+    for record in (5, 705, 1405):
+        tracker.remove_connection(record)
+    assert tracker._most_of_one_peer() == 3
+    tracker.clear()
+    assert tracker._most_of_one_peer() == 0

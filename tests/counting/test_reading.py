@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
+import pytest
 from model_scopes import PEER, limit, limits
 
 from rcmgr.counting.scope import Ledger
+from rcmgr.peers import peer_text
 
 
 def test_the_fullest_limits_come_first() -> None:
@@ -64,3 +67,103 @@ def test_peaks_and_snapshot() -> None:
     assert ledger.peak["conns"] == ledger.peak["fd"] == 2
     assert ledger.peak["conns_inbound"] == 1
     assert ledger.system().limit["conns"] == 4
+
+
+def crowd(ledger: Ledger, peers: int) -> list[Any]:
+    """Streams of so many peers: of one protocol each second one, of an own protocol the others."""
+    kept = []
+    for number in range(peers):
+        stream = ledger.open_stream(b"peer %d" % number)
+        stream.set_protocol("/all" if number % 2 else f"/{number}")
+        stream.set_service("service")
+        kept.append(stream)
+    return kept
+
+
+def test_a_large_ledger_is_read_in_small_steps() -> None:
+    """Each hold of the lock reads a bounded number of groups, in a ledger of any size."""
+    ledger = Ledger()
+    assert ledger._steps() == [4]
+    kept = crowd(ledger, 20)
+    few = ledger._steps()
+    assert sum(few) == 4 + 20 + (1 + 10) + 20 + 1 + 20  # fixed, peers, protocols, services, shares
+    assert len(few) <= 2
+    ledger = Ledger()
+    kept = crowd(ledger, 5000)
+    steps = ledger._steps()
+    assert sum(steps) == 4 + 5000 + (1 + 2500) + 5000 + 1 + 5000
+    assert max(steps) <= 2 * 256
+    assert len(steps) > sum(steps) / (2 * 256)
+    assert sum(ledger._steps(peers=False)) == 4 + (1 + 2500) + 1
+    del kept
+
+
+def test_all_is_read_once_while_threads_come_and_go() -> None:
+    ledger = Ledger()
+    kept = crowd(ledger, 600)
+    ends = threading.Event()
+
+    def come_and_go(number: int) -> None:
+        while not ends.is_set():
+            streams = []
+            for each in range(600):
+                streams.append(ledger.open_stream(b"guest %d %d" % (number, each)))
+                streams[-1].set_protocol("/all")
+            for stream in streams:
+                stream.close()
+
+    guests = [threading.Thread(target=come_and_go, args=[number]) for number in range(2)]
+    for each in guests:
+        each.start()
+    try:
+        for _ in range(2):
+            shown = ledger.snapshot()
+            peers = {peer_text(b"peer %d" % number) for number in range(600)}
+            assert peers <= set(shown["peers"])
+            assert set(shown["services"]["service"]["peers"]) == peers
+            assert set(map(peer_text, (b"peer %d" % each for each in range(1, 600, 2)))) <= set(
+                shown["protocols"]["/all"]["peers"])
+            assert {f"/{each}" for each in range(0, 600, 2)} <= set(shown["protocols"])
+            keys = ledger.peers()
+            assert len(keys) == len(set(keys))
+            assert keys == sorted(keys)
+            counts, total = ledger._peer_distributions({"streams_inbound": (1, 2)})[
+                "streams_inbound"]
+            assert 600 <= sum(counts) == total <= 600 + 1200
+    finally:
+        ends.set()
+        for each in guests:
+            each.join()
+    del kept
+
+
+def test_histograms_of_peers() -> None:
+    ledger = Ledger()
+    kept = [ledger.open_stream(b"peer %d" % (number % 3)) for number in range(9)]
+    kept.append(ledger.open_stream(b"peer 0", False))
+    kept[0].reserve_memory(100)
+    found = ledger._peer_distributions(
+        {"streams_inbound": (1, 3), "streams_outbound": (), "memory": (99, 100, 101)})
+    assert found == {
+        "streams_inbound": ([0, 3, 0], 9), "streams_outbound": ([1], 1),
+        "memory": ([0, 1, 0, 0], 100)}
+    with pytest.raises(ValueError, match="at most 64 bounds, not 65"):
+        ledger._peer_distributions({"memory": tuple(range(65))})
+    with pytest.raises(ValueError, match="at most 8 fields, not 9"):
+        ledger._peer_distributions({str(number): () for number in range(9)})
+
+
+def test_limits_of_a_large_ledger_change_in_steps() -> None:
+    """A group with an own limit gets the new one. The others get the new default."""
+    ledger = Ledger(limits(peer_default=limit(streams=1)))
+    kept = crowd(ledger, 2000)
+    ledger.set_limits(limits(
+        peer_default=limit(streams=2), peer={b"peer 7": limit(streams=3)},
+        protocol_peer={"/all": limit(streams=4)}))
+    assert ledger.peer(b"peer 7").limit["streams"] == 3
+    assert ledger.peer(b"peer 8").limit["streams"] == 2
+    assert ledger.protocol_peer("/all", b"peer 9").limit["streams"] == 4
+    ledger.set_limits(limits(peer_default=limit(streams=5)))
+    assert ledger.peer(b"peer 7").limit["streams"] == 5
+    assert ledger.protocol_peer("/all", b"peer 9").limit["streams"] is None
+    del kept

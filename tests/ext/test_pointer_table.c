@@ -214,6 +214,73 @@ static void mixing_spreads_small_ints(void)
     CHECK(different > 400);
 }
 
+enum { WALKED = 3000 };
+
+/* Walk in steps of `slots`. Before each step, some of the second half come and go, and so the table
+ * moves. The first half stays, and must be found once. */
+static void check_walk(size_t slots, bool changes)
+{
+    static item items[WALKED];
+    static int seen[WALKED];
+    void *found[WALKED];
+    rcmgr_table table;
+    memset(&table, 0, sizeof table);
+    memset(seen, 0, sizeof seen);
+    for (int64_t i = 0; i < WALKED; i++) {
+        items[i] = (item){i, rcmgr_table_mix(i * 7919 + 1), false};
+        if (i < WALKED / 2 || !changes)
+            add(&table, &items[i]);
+    }
+    uint64_t at = 0;
+    size_t steps = 0, most = 0;
+    while (at != RCMGR_TABLE_END) {
+        uint64_t before = at;
+        int64_t count = rcmgr_table_walk(&table, &at, slots, found, WALKED);
+        CHECK(count >= 0 && at > before && at <= RCMGR_TABLE_END);
+        most = (size_t)count > most ? (size_t)count : most;
+        for (int64_t i = 0; i < count; i++)
+            seen[(item *)found[i] - items]++;
+        for (size_t i = 0; changes && i < WALKED / 2; i++) {
+            item *it = &items[WALKED / 2 + i];
+            bool wanted = steps % 2 == 0 || i % 3 == steps % 3;
+            if (wanted && !it->in)
+                add(&table, it);
+            else if (!wanted && it->in)
+                drop(&table, it);
+        }
+        steps++;
+    }
+    for (size_t i = 0; i < WALKED; i++)
+        CHECK(i < WALKED / 2 || !changes ? seen[i] == 1 : seen[i] <= 1);
+    CHECK(steps >= WALKED / (slots + 1));
+    CHECK(most <= slots + 1); /* an item for each slot where a hash of the step may begin */
+    free(table.slots);
+}
+
+static void test_a_walk_without_room(void)
+{
+    static item items[8];
+    void *found[8];
+    rcmgr_table table;
+    memset(&table, 0, sizeof table);
+    for (int64_t i = 0; i < 8; i++) {
+        items[i] = (item){i, UINT64_C(5) << 32, false}; /* one hash */
+        add(&table, &items[i]);
+    }
+    uint64_t at = 0;
+    CHECK_EQ(rcmgr_table_walk(&table, &at, table.count, found, 7), RCMGR_TABLE_NO_ROOM);
+    CHECK_EQ(at, 0);
+    CHECK_EQ(rcmgr_table_walk(&table, &at, 0, found, 7), 0); /* the first hash of all */
+    CHECK_EQ(at, 1);
+    at = 5;
+    CHECK_EQ(rcmgr_table_walk(&table, &at, 0, found, 7), RCMGR_TABLE_NO_ROOM);
+    CHECK_EQ(rcmgr_table_walk(&table, &at, 0, found, 8), 8);
+    CHECK_EQ(at, 6);
+    CHECK_EQ(rcmgr_table_walk(&table, &at, table.count, found, 0), 0);
+    CHECK(at == RCMGR_TABLE_END);
+    free(table.slots);
+}
+
 int main(void)
 {
     for (int way = 0; way < WAYS; way++)
@@ -224,5 +291,10 @@ int main(void)
     size_by_use();
     every_change_counts();
     mixing_spreads_small_ints();
+    for (size_t slots = 1; slots < 5000; slots = 3 * slots + 1) {
+        check_walk(slots, false);
+        check_walk(slots, true);
+    }
+    test_a_walk_without_room();
     return 0;
 }

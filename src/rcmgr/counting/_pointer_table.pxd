@@ -21,6 +21,11 @@ cdef extern from "pointer_table.h" nogil:
     void rcmgr_table_expect_item(const rcmgr_table *, uint64_t hash) noexcept
     void rcmgr_table_put(rcmgr_table *, size_t at, uint64_t hash, void *item) noexcept
     void rcmgr_table_remove(rcmgr_table *, size_t at) noexcept
+    enum:
+        RCMGR_TABLE_NO_ROOM
+    const uint64_t RCMGR_TABLE_END
+    int64_t rcmgr_table_walk(
+        const rcmgr_table *, uint64_t *at, size_t slots, void **found, size_t room) noexcept
     size_t rcmgr_table_wanted_slots(const rcmgr_table *) noexcept
     rcmgr_slot *rcmgr_table_move(rcmgr_table *, rcmgr_slot *slots, size_t count) noexcept
 

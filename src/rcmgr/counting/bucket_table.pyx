@@ -20,6 +20,7 @@ from rcmgr.counting._gcra cimport (
     rcmgr_shard_move, rcmgr_shard_put, rcmgr_shard_remove, rcmgr_shard_wanted_slots,
 )
 from rcmgr.counting._hash cimport PyObject_Hash
+from rcmgr.counting.pacing cimport Pacer
 from rcmgr.counting.token_bucket cimport TokenBucket, amount_of, gcra_of, seconds, time_of
 from rcmgr.peers cimport key_of
 
@@ -211,6 +212,7 @@ cdef class BucketTable:
         cdef uint32_t at, i
         cdef rcmgr_shard *shard
         cdef list found = []
+        cdef Pacer pacer = Pacer()
         self._forget_full()
         for i in range(self._shard_count):
             with cython.critical_section(self):
@@ -220,6 +222,7 @@ cdef class BucketTable:
                         found.append((<object>shard.slots[at].key, shard.slots[at].denials))
             if len(found) > 2 * n:
                 found = sorted(found, key=denials_of, reverse=True)[:n]
+            pacer.step()
         return sorted(found, key=denials_of, reverse=True)[:n]
 
     def forget(self, key):
@@ -426,6 +429,7 @@ cdef class BucketTable:
         cdef uint32_t shards = 0
         cdef int64_t now = self._now(None)
         cdef bint is_swept
+        cdef Pacer pacer = Pacer()
         with cython.critical_section(self):
             is_swept = now <= self._all_swept_ns
             self._all_swept_ns = max(now, self._all_swept_ns)
@@ -436,6 +440,7 @@ cdef class BucketTable:
             with cython.critical_section(self):
                 shards += self._sweep(self._see(now), &gone)
             release(&gone)
+            pacer.step()
         return 0
 
     cdef int _resize(self, rcmgr_shard *shard, uint32_t count) except -1:

@@ -1,15 +1,22 @@
-"""For our other compiled modules: a copy of a ledger's groups, and how it is shown."""
+"""For our other compiled modules: copies of a ledger's groups, and how they are shown."""
 
+from libc.stdint cimport int64_t
 from cpython.object cimport PyObject
 
 cimport cython
 
 from rcmgr.counting._scope cimport rcmgr_amounts, rcmgr_limit
 from rcmgr.counting.groups cimport Group
+from rcmgr.counting.pacing cimport Pacer
 
 cdef object stat_of(const rcmgr_amounts *held)
 cdef dict refused_by_kind(dict refusals)
 cdef dict refused_by_direction(dict refusals)
+
+cdef enum:
+    MOST_ROWS = 1024
+    MOST_BOUNDS = 64
+    MOST_FIELDS = 8
 
 
 ctypedef struct Row:
@@ -18,14 +25,65 @@ ctypedef struct Row:
     PyObject *group
 
 
+# Some groups of a ledger as they were at one moment.
 @cython.final
 cdef class Reading:
     cdef Row *rows
     cdef size_t count
 
-    cdef int make_room(self, size_t rows) except -1
-    cdef void put(self, Group group) noexcept
-    cdef dict snapshot(self, bint peers)
-    cdef list peer_stats(self)
-    cdef tuple peer_distribution(self, int what, tuple bounds)
-    cdef list fullest(self, size_t most, bint peers)
+    cdef void put(self, Group group) noexcept  # allocates nothing
+    cdef void clear(self) noexcept  # outside of all locks
+
+
+# Sees all groups, in one Reading after the other.
+cdef class Reader:
+    cdef Pacer pacer
+
+    # Under the ledger's lock: whether `take` needs this group. It allocates nothing.
+    cdef bint wants(self, Group group) noexcept
+    cdef int take(self, Reading reading) except -1
+
+
+@cython.final
+cdef class SnapshotReader(Reader):
+    cdef dict shown, tables, by_peer
+
+
+@cython.final
+cdef class StatsReader(Reader):
+    cdef list stats
+
+
+@cython.final
+cdef class KeysReader(Reader):
+    cdef int kind
+    cdef list keys
+
+
+@cython.final
+cdef class DistributionReader(Reader):
+    cdef tuple fields
+    cdef Py_ssize_t count  # how many fields
+    cdef int resources[MOST_FIELDS]
+    cdef Py_ssize_t last[MOST_FIELDS]
+    cdef int64_t upper[MOST_FIELDS][MOST_BOUNDS]
+    cdef int64_t counts[MOST_FIELDS][MOST_BOUNDS + 1]
+    cdef int64_t totals[MOST_FIELDS]
+
+    cdef dict distributions(self)
+
+
+@cython.final
+cdef class FullestReader(Reader):
+    cdef size_t most
+    cdef double least  # a fuller limit belongs to the result
+    cdef list found    # (share, group, resource, used, limit), the fullest first
+
+    cdef list fullest(self)
+
+
+cdef SnapshotReader new_snapshot()
+cdef StatsReader new_stats()
+cdef KeysReader new_keys(int kind)
+cdef DistributionReader new_distributions(dict bounds)
+cdef FullestReader new_fullest(size_t most)

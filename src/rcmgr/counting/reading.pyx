@@ -1,6 +1,7 @@
 """The views of a whole ledger: snapshots, the fullest limits, counts of refusals.
 
-The ledger copies its groups into a `Reading` under its lock. Everything else needs no lock.
+The ledger copies some groups at a time into a `Reading` under its lock. Everything else needs no
+lock.
 """
 
 cimport cython
@@ -8,13 +9,13 @@ from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t
-from libc.string cimport memset
 
 from collections import namedtuple
 
 from rcmgr.counting._scope cimport (
     RCMGR_CONNS, RCMGR_CONNS_INBOUND, RCMGR_CONNS_OUTBOUND, RCMGR_RESOURCES, RCMGR_STREAMS,
     RCMGR_STREAMS_INBOUND, RCMGR_STREAMS_OUTBOUND, RCMGR_UNLIMITED, rcmgr_all_held, rcmgr_amounts,
+    rcmgr_held, rcmgr_limit,
 )
 from rcmgr.counting.groups cimport (
     DIRECTION_NAMES, KIND_NAMES, LIMIT_NAMES, PEER, PROTOCOL, PROTOCOL_PEER, RESOURCE_FIELDS,
@@ -23,9 +24,6 @@ from rcmgr.counting.groups cimport (
 from rcmgr.peers cimport peer_text
 
 __all__ = ["ScopeStat"]
-
-cdef enum:
-    MOST_BOUNDS = 64
 
 ScopeStat = namedtuple(
     "ScopeStat",
@@ -41,8 +39,11 @@ cdef object stat_of(const rcmgr_amounts *held):
     return ScopeStat(held.of[0], held.of[1], held.of[2], held.of[3], held.of[4], held.of[5])
 
 
-cdef int64_t used_of(Row *row, int resource) noexcept:
-    cdef int64_t *held = row.held.of
+cdef inline double share_of(int64_t used, int64_t limit) noexcept:
+    return <double>used / <double>limit if limit > 0 else 1.0
+
+
+cdef inline int64_t used_of(const int64_t *held, int resource) noexcept:
     if resource == RCMGR_STREAMS:
         return held[RCMGR_STREAMS_INBOUND] + held[RCMGR_STREAMS_OUTBOUND]
     if resource == RCMGR_CONNS:
@@ -59,7 +60,7 @@ cdef dict row_shown(Row *row):
         limit = row.limit.of[i]
         if limit == RCMGR_UNLIMITED:
             continue
-        used = used_of(row, i)
+        used = used_of(row.held.of, i)
         limits[RESOURCE_FIELDS[i]] = limit
         if limit > 0:
             percent[RESOURCE_FIELDS[i]] = round(100.0 * used / limit, 2)
@@ -88,24 +89,18 @@ cdef dict refused_by_direction(dict refusals):
 
 @cython.final
 cdef class Reading:
-    """All groups of a ledger as they were at one moment."""
+    """Some groups of a ledger as they were at one moment."""
 
-    def __dealloc__(self):
-        cdef size_t i
-        for i in range(self.count):
-            Py_DECREF(<object>self.rows[i].group)
-        PyMem_Free(self.rows)
-
-    cdef int make_room(self, size_t rows) except -1:
-        """Room for so many rows, before there are any."""
-        PyMem_Free(self.rows)
-        self.rows = <Row *>PyMem_Malloc(rows * sizeof(Row))
+    def __cinit__(self):
+        self.rows = <Row *>PyMem_Malloc(MOST_ROWS * sizeof(Row))
         if self.rows == NULL:
             raise MemoryError
-        return 0
+
+    def __dealloc__(self):
+        self.clear()
+        PyMem_Free(self.rows)
 
     cdef void put(self, Group group) noexcept:
-        """Copy a group. Allocates nothing; there must be room."""
         cdef Row *row = &self.rows[self.count]
         Py_INCREF(group)
         row.group = <PyObject *>group
@@ -113,89 +108,192 @@ cdef class Reading:
         row.limit = group.state.limit[0]
         self.count += 1
 
-    cdef dict snapshot(self, bint peers):
+    cdef void clear(self) noexcept:
+        cdef size_t i
+        for i in range(self.count):
+            Py_DECREF(<object>self.rows[i].group)
+        self.count = 0
+
+
+cdef class Reader:
+    def __cinit__(self):
+        self.pacer = Pacer()
+
+    cdef bint wants(self, Group group) noexcept:
+        return True
+
+    cdef int take(self, Reading reading) except -1:
+        return 0
+
+
+@cython.final
+cdef class SnapshotReader(Reader):
+    """All groups in a dict, ready for JSON."""
+
+    cdef int take(self, Reading reading) except -1:
         cdef size_t i
         cdef Group group
-        cdef dict shown = {}, tables = {PROTOCOL: {}, SERVICE: {}}, by_peer = {}
-        for i in range(self.count):
-            group = <Group>self.rows[i].group
-            if not peers and group.peer is not None:
-                continue
-            row = row_shown(&self.rows[i])
+        for i in range(reading.count):
+            self.pacer.step()
+            group = <Group>reading.rows[i].group
+            row = row_shown(&reading.rows[i])
             if group.state.kind == PEER:
-                by_peer[peer_text(group.peer)] = row
+                self.by_peer[peer_text(group.peer)] = row
             elif group.state.kind == PROTOCOL or group.state.kind == SERVICE:
                 row["peers"] = {}
-                tables[group.state.kind][name_of(group)] = row
+                self.tables[group.state.kind][name_of(group)] = row
             elif group.state.kind == PROTOCOL_PEER or group.state.kind == SERVICE_PEER:
-                table = tables[PROTOCOL if group.state.kind == PROTOCOL_PEER else SERVICE]
+                table = self.tables[PROTOCOL if group.state.kind == PROTOCOL_PEER else SERVICE]
                 table[name_of(group)]["peers"][peer_text(group.peer)] = row
             else:
-                shown[LIMIT_NAMES[group.state.kind][0]] = row
-        shown["services"], shown["protocols"] = tables[SERVICE], tables[PROTOCOL]
-        shown["peers"] = by_peer
-        return shown
+                self.shown[LIMIT_NAMES[group.state.kind][0]] = row
+        return 0
 
-    cdef list peer_stats(self):
+
+cdef SnapshotReader new_snapshot():
+    cdef SnapshotReader made = SnapshotReader.__new__(SnapshotReader)
+    made.tables = {PROTOCOL: {}, SERVICE: {}}
+    made.by_peer = {}
+    made.shown = {}
+    made.shown["services"], made.shown["protocols"] = made.tables[SERVICE], made.tables[PROTOCOL]
+    made.shown["peers"] = made.by_peer
+    return made
+
+
+@cython.final
+cdef class StatsReader(Reader):
+    """The amounts that each peer holds."""
+
+    cdef int take(self, Reading reading) except -1:
         cdef size_t i
-        return [
-            stat_of(&self.rows[i].held)
-            for i in range(self.count) if (<Group>self.rows[i].group).state.kind == PEER
-        ]
+        for i in range(reading.count):
+            self.stats.append(stat_of(&reading.rows[i].held))
+            self.pacer.step()
+        return 0
 
-    cdef tuple peer_distribution(self, int what, tuple bounds):
-        """How many peers hold how much of a resource: a list by bucket, and the sum.
 
-        Zeros do not count. bounds: the upper bounds of the buckets, in order, at most 64.
-        """
-        cdef int64_t upper[MOST_BOUNDS]
-        cdef int64_t counts[MOST_BOUNDS + 1]
-        cdef int64_t held, total = 0
-        cdef Py_ssize_t at, last = len(bounds)
+cdef StatsReader new_stats():
+    cdef StatsReader made = StatsReader.__new__(StatsReader)
+    made.stats = []
+    return made
+
+
+@cython.final
+cdef class KeysReader(Reader):
+    """The peers, or the names, of the groups of one kind."""
+
+    cdef bint wants(self, Group group) noexcept:
+        return group.state.kind == self.kind
+
+    cdef int take(self, Reading reading) except -1:
         cdef size_t i
-        if last > MOST_BOUNDS:
-            raise ValueError(f"a histogram has at most {MOST_BOUNDS} bounds, not {last}")
-        for at in range(last):
-            upper[at] = bounds[at]
-        memset(counts, 0, sizeof(counts))
-        for i in range(self.count):
-            held = self.rows[i].held.of[what]
-            if held == 0 or (<Group>self.rows[i].group).state.kind != PEER:
+        cdef Group group
+        for i in range(reading.count):
+            group = <Group>reading.rows[i].group
+            self.keys.append(group.peer if self.kind == PEER else name_of(group))
+        return 0
+
+
+cdef KeysReader new_keys(int kind):
+    cdef KeysReader made = KeysReader.__new__(KeysReader)
+    made.kind = kind
+    made.keys = []
+    return made
+
+
+@cython.final
+cdef class DistributionReader(Reader):
+    """How many groups hold how much of some resources. Zeros do not count."""
+
+    cdef bint wants(self, Group group) noexcept:
+        cdef Py_ssize_t field, at
+        cdef int64_t held
+        for field in range(self.count):
+            held = rcmgr_held(&group.state, self.resources[field])
+            if held == 0:
                 continue
             at = 0
-            while at < last and held > upper[at]:
+            while at < self.last[field] and held > self.upper[field][at]:
                 at += 1
-            counts[at] += 1
-            total += held
-        return [counts[at] for at in range(last + 1)], total
+            self.counts[field][at] += 1
+            self.totals[field] += held
+        return False  # a copy would take longer
 
-    cdef list fullest(self, size_t most, bint peers):
-        cdef size_t i, place
+    cdef dict distributions(self):
+        return {
+            name: ([self.counts[field][at] for at in range(self.last[field] + 1)],
+                   self.totals[field])
+            for field, name in enumerate(self.fields)
+        }
+
+
+cdef DistributionReader new_distributions(dict bounds):
+    """bounds: by field, the upper bounds of the buckets, in order, at most 64."""
+    cdef DistributionReader made = DistributionReader.__new__(DistributionReader)
+    cdef Py_ssize_t field, at
+    made.fields = tuple(bounds)
+    made.count = len(bounds)
+    if len(bounds) > MOST_FIELDS:
+        raise ValueError(f"there are at most {MOST_FIELDS} fields, not {len(bounds)}")
+    for field, (name, upper) in enumerate(bounds.items()):
+        if len(upper) > MOST_BOUNDS:
+            raise ValueError(f"a histogram has at most {MOST_BOUNDS} bounds, not {len(upper)}")
+        made.resources[field] = RESOURCE_FIELDS.index(name)
+        made.last[field] = len(upper)
+        for at in range(made.last[field]):
+            made.upper[field][at] = upper[at]
+    return made
+
+
+@cython.final
+cdef class FullestReader(Reader):
+    """The limits nearest to being reached, without unused ones."""
+
+    cdef bint wants(self, Group group) noexcept:
+        cdef rcmgr_amounts held = rcmgr_all_held(&group.state)
+        cdef const rcmgr_limit *limit = group.state.limit
+        cdef int what
+        for what in range(<int>RCMGR_RESOURCES):
+            if limit.of[what] != RCMGR_UNLIMITED and used_of(held.of, what) > 0 and (
+                    share_of(used_of(held.of, what), limit.of[what]) > self.least):
+                return True
+        return False
+
+    cdef int take(self, Reading reading) except -1:
+        cdef size_t i
+        cdef Py_ssize_t place
         cdef int what
         cdef double share
         cdef int64_t used, limit
-        cdef list found = []  # (share, row, resource), the fullest first, never more than `most`
-        for i in range(self.count if most > 0 else 0):
-            if not peers and (<Group>self.rows[i].group).peer is not None:
-                continue
+        for i in range(reading.count if self.most > 0 else 0):
             for what in range(<int>RCMGR_RESOURCES):
-                used = used_of(&self.rows[i], what)
-                limit = self.rows[i].limit.of[what]
+                used = used_of(reading.rows[i].held.of, what)
+                limit = reading.rows[i].limit.of[what]
                 if used == 0 or limit == RCMGR_UNLIMITED:
                     continue
-                share = <double>used / <double>limit if limit > 0 else 1.0
-                if len(found) == <Py_ssize_t>most and share <= <double>found[-1][0]:
+                share = share_of(used, limit)
+                if share <= self.least:
                     continue
-                place = len(found)
-                while place > 0 and <double>found[place - 1][0] < share:
+                place = len(self.found)
+                while place > 0 and <double>self.found[place - 1][0] < share:
                     place -= 1
-                found.insert(place, (share, i, what))
-                del found[most:]
-        shown = []
-        for _, row, resource in found:
-            i, what = row, resource
-            shown.append((
-                text_of(<Group>self.rows[i].group), RESOURCE_FIELDS[what],
-                used_of(&self.rows[i], what), self.rows[i].limit.of[what],
-            ))
-        return shown
+                self.found.insert(
+                    place, (share, <Group>reading.rows[i].group, what, used, limit))
+                if <size_t>len(self.found) >= self.most:
+                    del self.found[self.most:]
+                    self.least = self.found[-1][0]
+        return 0
+
+    cdef list fullest(self):
+        return [
+            (text_of(<Group>group), RESOURCE_FIELDS[what], used, limit)
+            for _, group, what, used, limit in self.found
+        ]
+
+
+cdef FullestReader new_fullest(size_t most):
+    cdef FullestReader made = FullestReader.__new__(FullestReader)
+    made.most = most
+    made.least = -1.0
+    made.found = []
+    return made

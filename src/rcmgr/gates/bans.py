@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, Protocol
 
+from rcmgr.counting.pacing import Pacer, in_order
 from rcmgr.counting.prefix_table import PrefixTable
 from rcmgr.counting.token_bucket import TokenBucket
 from rcmgr.errors import Banned, shortened
@@ -154,11 +155,12 @@ class Bans:
         """The bans, those that end first in front."""
         self._end_old()
         with self._lock:
-            entries = sorted(self.entries.values(), key=lambda each: each.until)
-        now = self._now()
-        for each in entries:
+            entries = list(self.entries.values())
+        pacer, now = Pacer(), self._now()
+        for each in in_order(entries, lambda each: each.until):
             yield Ban(
                 each.what, max(0.0, each.until - now), each.reason, each.by, each.times, each.node)
+            pacer.step()
 
     def add(
         self, subject: Subject, seconds: float | None, reason: str = "",

@@ -13,6 +13,7 @@ from heapq import nlargest
 from typing import Any, Final, Literal, NamedTuple
 
 from rcmgr.counting.bucket_table import BucketTable
+from rcmgr.counting.pacing import Pacer
 from rcmgr.counting.prefix_table import PrefixTable
 from rcmgr.counting.token_bucket import TokenBucket
 from rcmgr.errors import (
@@ -302,7 +303,9 @@ class SubnetLimiter:
             limits, overrides = self._limits, self._overrides
         self._settle()
         found = []
+        pacer = Pacer()
         for key, used in counts:
+            pacer.step()
             size, bits, prefix = key[0], key[1], key[3:]
             ip = prefix.ljust(size, b"\0")
             if key[2:3] == b"+":

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 
+from rcmgr.counting.pacing import Pacer
 from rcmgr.errors import printable_name
 from rcmgr.peers import peer_text
 from rcmgr.report.node import Node
@@ -18,15 +19,22 @@ _MOST_LINES = 5
 _MOST_NAMES = 3
 
 
-def explain(node: Node) -> str:
-    """A few lines for a person at a terminal. O(scopes)."""
-    return "\n".join([
-        *_what_is_full(node), *_who_made_room(node), *_what_was_denied(node),
-        *_who_is_banned(node)])
+def explain(node: Node, used: list[Usage] | None = None) -> str:
+    """A few lines for a person at a terminal. O(scopes). used: what `usages` has found."""
+    pacer = Pacer()
+    lines = []
+    for part in (
+        _what_is_full(usages(node) if used is None else used), _who_made_room(node),
+        _what_was_denied(node), _who_is_banned(node),
+    ):
+        for line in part:
+            lines.append(line)
+            pacer.step()
+    return "\n".join(lines)
 
 
-def _what_is_full(node: Node) -> Iterator[str]:
-    full = [usage for usage in usages(node) if usage.used and usage.share >= _NEARLY_FULL]
+def _what_is_full(used: list[Usage]) -> Iterator[str]:
+    full = [usage for usage in used if usage.used and usage.share >= _NEARLY_FULL]
     if not full:
         yield "Nothing is at its limit."
         return

@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 from rcmgr import __version__
+from rcmgr.counting.pacing import Pacer
 from rcmgr.errors import shortened
 from rcmgr.peers import peer_text
 from rcmgr.report.explain import explain
@@ -27,8 +28,16 @@ _STATES = (
 
 
 def status_of(node: Node) -> dict[str, Any]:
-    """The status of a node, ready for JSON. O(scopes)."""
+    """The status of a node, ready for JSON. O(scopes). It lets other threads run meanwhile."""
     log, tracker = node.denials, node.connection_tracker.snapshot()
+    used = usages(node)
+    pacer = Pacer()
+    latest = []
+    for entry in log.entries()[-_MOST_DENIALS:]:
+        latest.append({
+            "seconds_ago": entry.seconds_ago, "inbound": entry.inbound,
+            **_with_short_names(entry.error.to_dict())})
+        pacer.step()
     return {
         "format": FORMAT,
         "rcmgr": __version__,
@@ -42,7 +51,7 @@ def status_of(node: Node) -> dict[str, Any]:
                 "share": each.share,
                 "peak": each.peak,
             }
-            for each in usages(node)
+            for each in used
         ],
         "stats": node.get_stats(),
         "scopes": _with_short_names(node.ledger.snapshot(peers=False)),
@@ -60,14 +69,8 @@ def status_of(node: Node) -> dict[str, Any]:
                 for address, times in log.most_denied_addresses()
             ],
         },
-        "latest_denials": [
-            {
-                "seconds_ago": each.seconds_ago, "inbound": each.inbound,
-                **_with_short_names(each.error.to_dict()),
-            }
-            for each in log.entries()[-_MOST_DENIALS:]
-        ],
-        "explanation": explain(node),
+        "latest_denials": latest,
+        "explanation": explain(node, used),
     }
 
 

@@ -56,7 +56,7 @@ def _by_state(node: Node) -> Iterator[Usage]:
         if limit is None:
             continue
         if kind == "established_per_peer":
-            used = max((len(ids) for ids in tracker.established_per_peer.values()), default=0)
+            used = tracker._most_of_one_peer()
         else:
             used = getattr(seen, kind)
         yield Usage(kind, used, limit, getattr(seen, f"peak_{kind}"))

@@ -1,0 +1,63 @@
+"""Long work in pieces, between which other threads run.
+
+CPython takes the GIL from a thread after 5 ms at the earliest, and never inside a compiled call. So
+a report about 100,000 peers would stop the host's thread. A report with a `Pacer` sleeps for a
+moment after 0.4 ms of work.
+"""
+
+cimport cython
+from libc.stdint cimport int64_t
+
+import heapq
+import sys
+from time import sleep
+
+from rcmgr.counting._clock cimport rcmgr_now_ns
+
+__all__ = ["Pacer", "in_order"]
+
+cdef int64_t WORK_NS = 400_000
+# A thread that waits for the GIL wakes up meanwhile. Releasing the GIL alone would not suffice,
+# because the thread that released it is the first to take it again.
+cdef double PAUSE_S = 1e-5
+cdef enum:
+    SORTED_AT_ONCE = 256
+cdef bint HAS_GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
+
+
+@cython.final
+@cython.binding(False)
+cdef class Pacer:
+    """Pacer()\n--\n
+    Lets other threads run while a call works for long. For one thread.
+
+    Call `step` between two pieces of work, without a lock. It takes 30 ns, or 60 us after 0.4 ms of
+    work. Without a GIL it does nothing.
+    """
+
+    def __cinit__(self):
+        self._since = rcmgr_now_ns()
+
+    cpdef int step(self) except -1:
+        """Sleep for a moment if 0.4 ms have passed since the last time."""
+        if HAS_GIL and rcmgr_now_ns() - self._since >= WORK_NS:
+            sleep(PAUSE_S)
+            self.pauses += 1
+            self._since = rcmgr_now_ns()
+        return 0
+
+
+def in_order(list items, key=None):
+    """The items as `sorted` gives them, in pieces. For large lists it takes twice as long."""
+    cdef Pacer pacer = Pacer()
+    cdef list parts = [], found = []
+    cdef Py_ssize_t first
+    for first in range(0, len(items), SORTED_AT_ONCE):
+        parts.append(sorted(items[first:first + SORTED_AT_ONCE], key=key))
+        pacer.step()
+    if len(parts) < 2:
+        return parts[0] if parts else []
+    for item in heapq.merge(*parts, key=key):
+        found.append(item)
+        pacer.step()
+    return found

@@ -1,0 +1,70 @@
+"""Long work lets other threads run, and short work does not wait for them."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rcmgr.counting.pacing import Pacer, in_order
+
+HAS_GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
+
+
+def test_short_work_does_not_pause() -> None:
+    pacer = Pacer()
+    pacer.step()
+    assert pacer.pauses <= 1  # a slow machine may need longer than 0.4 ms
+
+
+@pytest.mark.skipif(not HAS_GIL, reason="nothing keeps other threads from running")
+def test_long_work_pauses() -> None:
+    pacer = Pacer()
+    for pauses in range(1, 4):
+        until = time.monotonic() + 0.001
+        while time.monotonic() < until:
+            pass
+        pacer.step()
+        assert pacer.pauses == pauses
+
+
+@pytest.mark.skipif(not HAS_GIL, reason="nothing keeps other threads from running")
+def test_another_thread_runs_meanwhile() -> None:
+    """CPython alone would wait for ten minutes before it lets the other thread run."""
+    ran = threading.Event()
+    begin = threading.Event()
+
+    def run() -> None:
+        begin.wait()
+        ran.set()
+
+    other = threading.Thread(target=run)
+    other.start()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(600)
+    try:
+        begin.set()
+        pacer = Pacer()
+        until = time.monotonic() + 60
+        while not ran.is_set() and time.monotonic() < until:
+            pacer.step()
+        assert ran.is_set()
+    finally:
+        sys.setswitchinterval(interval)
+        other.join()
+
+
+@given(st.lists(st.integers()), st.booleans())
+def test_in_order(items: list[int], backwards: bool) -> None:
+    key = (lambda item: -item) if backwards else None
+    for each in (items, items * 100):
+        assert in_order(each, key) == sorted(each, key=key)
+
+
+def test_equal_items_keep_their_order() -> None:
+    items = [(number % 3, number) for number in range(2000)]
+    assert in_order(items, lambda item: item[0]) == sorted(items, key=lambda item: item[0])
