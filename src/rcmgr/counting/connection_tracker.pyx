@@ -32,9 +32,7 @@ from rcmgr.counting._connection_counts cimport (
 )
 from rcmgr.counting._hash cimport PyObject_Hash
 from rcmgr.counting._prefetch cimport rcmgr_prefetch_object
-from rcmgr.counting._shared_words cimport (
-    rcmgr_lock_shortly, rcmgr_read_word, rcmgr_unlock_shortly,
-)
+from rcmgr.counting._shared_words cimport rcmgr_lock_shortly, rcmgr_unlock_shortly
 from rcmgr.peers cimport kept_peer, key_of as peer_key
 from rcmgr.counting.pacing cimport Pacer
 from rcmgr.counting._pointer_table cimport (
@@ -1314,10 +1312,7 @@ cdef object admit(
     elif known is None:
         name = next_name(self)
     else:
-        name = rcmgr_read_word(&known.name)
-        if not is_numbered(name):
-            connection_id = id_of(known)  # kept alive
-            name = name_of(connection_id)
+        connection_id = kept_name(known, &name)
     hashed = hash_of_name(name)
     rcmgr_table_expect(&self._connections, hashed)
     now = self._now()
@@ -1374,15 +1369,24 @@ cdef uint64_t next_name(ConnectionTracker self) noexcept:
 
 # the short lock of a record: its fields may change or be dropped at the same moment
 
+cdef inline object kept_name(ConnectionRecord record, uint64_t *name):
+    """The object whose address is the name. While the caller has it, the name is good.
+
+    None: the name is a number.
+    """
+    kept = None
+    rcmgr_lock_shortly(<PyObject *>record)
+    name[0] = record.name
+    if not is_numbered(name[0]) and name[0] != 0:
+        kept = <object><PyObject *><size_t>name[0]
+    rcmgr_unlock_shortly(<PyObject *>record)
+    return kept
+
+
 cdef object id_of(ConnectionRecord record):
     cdef uint64_t name
-    value = None
-    rcmgr_lock_shortly(<PyObject *>record)
-    name = record.name
-    if not is_numbered(name) and name != 0:
-        value = <object><PyObject *><size_t>name
-    rcmgr_unlock_shortly(<PyObject *>record)
-    return text_of(name >> 1) if is_numbered(name) else value
+    kept = kept_name(record, &name)
+    return text_of(name >> 1) if is_numbered(name) else kept
 
 
 cdef object peer_of(ConnectionRecord record):
