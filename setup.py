@@ -42,8 +42,11 @@ MODULES: dict[str, list[str]] = {
     "peers": [],
 }
 
-# compiled for size: they run only for a full node and for reports
-SMALL = {"rcmgr.admission.room", "rcmgr.counting.reading"}
+# compiled for size: they run for a full node, for a task and for reports
+SMALL = {
+    "rcmgr.admission.eviction", "rcmgr.admission.room", "rcmgr.admission.task_connections",
+    "rcmgr.counting.reading",
+}
 
 # Cython's own functions, compiled once. A copy in each module would make wheels 9 % larger.
 SHARED = "_cython"
