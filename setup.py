@@ -42,10 +42,10 @@ MODULES: dict[str, list[str]] = {
     "peers": [],
 }
 
-# compiled for size: they run for a full node, for a task and for reports
+# compiled for size: they run for a full node, wait for the system, or write reports
 SMALL = {
-    "rcmgr.admission.eviction", "rcmgr.admission.room", "rcmgr.admission.task_connections",
-    "rcmgr.counting.reading",
+    "rcmgr.admission.door", "rcmgr.admission.eviction", "rcmgr.admission.room",
+    "rcmgr.admission.task_connections", "rcmgr.counting.reading",
 }
 
 # Cython's own functions, compiled once. A copy in each module would make wheels 9 % larger.

@@ -274,3 +274,14 @@ def test_the_workflow_publishes_only_after_every_gate() -> None:
     assert run.keys() - {"describe"} == set(release.GATES)
     assert set(run.values()) <= needed
     assert "if: github.ref_type == 'tag'" in jobs["publish"]
+
+
+def test_the_gates_see_the_files_that_are_published() -> None:
+    """`compress` writes the wheels again, so no later job may take the raw ones."""
+    workflow = (ROOT / ".github" / "workflows" / "release.yml").read_text()
+    before, compress, after = re.split(r"^  (?=compress:|files:)", workflow, flags=re.M)
+    assert re.findall(r"(?:pattern|name): (raw-\S+)", compress) == ["raw-*"]
+    assert "raw-" not in after
+    downloads = after.count("actions/download-artifact@")
+    assert downloads == after.count("pattern: published-*") >= 5
+    assert re.findall(r"(?:pattern|name): (raw-\S+)", before) == ["raw-${{"]
