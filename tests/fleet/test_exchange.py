@@ -21,11 +21,12 @@ def test_it_is_one_call_of_the_script() -> None:
     assert places.table.may_take(b"\xff", 0)
     question = Question([rate], [places])
     assert question
-    assert question.keys("p:")[4:] == [b"p:rate:peer_rate", b"p:held:peer.connections:\xff"]
-    assert question.arguments("n", "{}") == [
-        "n", 5_000_000, "{}", 1, 1000, 500_000_000, 5_000_000_000, 1000,
+    assert question.keys("p:") == [b"p:nodes", b"p:rate:peer_rate", b"p:held:peer.connections:\xff"]
+    assert question.arguments("n") == [
+        "n", 5_000_000, 1, 1000, 500_000_000, 5_000_000_000, 1000,
         1, 1, "é".encode(), 2, 1, 1, 3]
-    assert question.settle([b"3", 1, 7, 8, 4, 100, 2]) == Answer(3, True, (7, 8))
+    question.settle([4, 100, 2])
+    assert Answer.of([b"0", 1, 7, 8]) == Answer(1, True, (7, 8))
     assert rate.table.portion("é") == 1 + 4
     assert places.table.may_take(b"\xff", 4)  # 8 - 2 - 3 are free, and 2 of them are its advance
     assert not places.table.may_take(b"\xff", 5)
@@ -36,8 +37,8 @@ def test_it_is_short_and_each_table_comes_first_in_turn() -> None:
     for number in range(20):
         rate.table.try_consume(b"%d" % number)
         places.table.may_take(b"%d" % number, 0)
-    assert len(Question([rate], [places], 0).arguments("n", "")) == 4 + 4 + 1 + 4 * MOST_ENTRIES + 1
-    assert len(Question([rate], [places], 1).arguments("n", "")) == 4 + 1 + 1 + MOST_ENTRIES
+    assert len(Question([rate], [places], 0).arguments("n")) == 3 + 4 + 1 + 4 * MOST_ENTRIES + 1
+    assert len(Question([rate], [places], 1).arguments("n")) == 3 + 1 + 1 + MOST_ENTRIES
 
 
 def test_an_idle_node_asks_nothing() -> None:
@@ -51,5 +52,5 @@ def test_without_an_answer_places_are_told_again() -> None:
     places.table.may_take(b"x", 0)
     Question([rate], [places]).abandon()
     again = Question([rate], [places])
-    assert again.arguments("n", "")[-2:] == [1, 3]
-    assert again.arguments("n", "")[4] == 0  # the advance is not told twice
+    assert again.arguments("n")[-2:] == [1, 3]
+    assert again.arguments("n")[3] == 0  # the advance is not told twice

@@ -10,6 +10,7 @@ import pytest
 from rcmgr import FleetLimits, Rate, ResourceManager
 from rcmgr.fleet.engine import Engine, EngineError
 from rcmgr.fleet.member import Member
+from rcmgr.fleet.scripts import BEAT
 from rcmgr.fleet.shares import Shares
 
 
@@ -24,9 +25,11 @@ class FakeEngine:
     def run(self, script: str, keys: list[Any], arguments: list[Any]) -> list[int]:
         if self.fails:
             raise EngineError("it is gone")
-        self.uses.append(arguments[2])
-        leases = arguments[8] if arguments[3] else 0
-        return [self.nodes, 0, 0, 0, *([1, 0] * leases)]
+        if script is BEAT:
+            self.uses.append(arguments[2])
+            return [self.nodes, 0, 0, 0]
+        self.uses.append("")
+        return [1, 0] * arguments[7]
 
     def close(self) -> None:
         self.uses.append("closed")

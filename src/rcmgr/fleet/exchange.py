@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from rcmgr.counting.leases import LeaseTable, PlaceTable
 from rcmgr.limits.checks import bucket_ticks
@@ -16,7 +16,7 @@ __all__ = ["LIFE_S", "MOST_ENTRIES", "Answer", "LeasedRate", "Question", "Shared
 
 LIFE_S: Final = 5.0
 """Seconds without a call after which a node counts as dead."""
-MOST_ENTRIES: Final = 8
+MOST_ENTRIES: Final = 6
 """Leases and places in one call, so that it is short for the engine."""
 
 
@@ -48,15 +48,19 @@ class SharedPlaces:
     """Returns the places that a key holds on this node."""
 
 
-@dataclass(frozen=True)
-class Answer:
-    """The news about the fleet."""
+class Answer(NamedTuple):
+    """The news about the fleet, from the script BEAT."""
 
     nodes: int
     is_new: bool
     """The engine did not know this node, or took it for dead."""
     bans: tuple[int, int]
     """The generation and the version of the bans. 0, 0: it has no bans."""
+
+    @classmethod
+    def of(cls, reply: Sequence[Any]) -> Answer:
+        nodes, is_new, generation, version = map(int, reply)
+        return cls(max(1, nodes), bool(is_new), (generation, version))
 
 
 class Question:
@@ -86,7 +90,7 @@ class Question:
     def keys(self, prefix: str) -> list[bytes]:
         """The keys of the script."""
         return [
-            *(f"{prefix}{name}".encode() for name in ("nodes", "use", "bans", "reasons")),
+            f"{prefix}nodes".encode(),
             *(f"{prefix}rate:{rate.name}".encode() for rate in self._rates()),
             *(f"{prefix}held:{places.name}:".encode() + _member(key)
               for places, key, _ in self._places),
@@ -95,11 +99,10 @@ class Question:
     def _rates(self) -> list[LeasedRate]:
         return list({rate.name: rate for rate, _, _, _ in self._leases}.values())
 
-    def arguments(self, node: str, use: str) -> list[Any]:
-        """use: the numbers of the node for people, as JSON, or ""."""
+    def arguments(self, node: str) -> list[Any]:
         rates = self._rates()
         numbers = {rate.name: number for number, rate in enumerate(rates, 1)}
-        said: list[Any] = [node, round(LIFE_S * 1e6), use, len(rates)]
+        said: list[Any] = [node, round(LIFE_S * 1e6), len(rates)]
         for rate in rates:
             said += [*rate.ticks, rate.most_keys]
         said.append(len(self._leases))
@@ -109,9 +112,9 @@ class Question:
         said += [held for _, _, held in self._places]
         return said
 
-    def settle(self, reply: Sequence[Any]) -> Answer:
+    def settle(self, reply: Sequence[Any]) -> None:
         """Give the tables their answers."""
-        nodes, is_new, generation, version, *rest = map(int, reply)
+        rest = [int(each) for each in reply]
         for number, (rate, key, _, _) in enumerate(self._leases):
             granted, left_us = rest[2 * number:2 * number + 2]
             rate.table.settle(key, granted, left_us * 1000)
@@ -119,7 +122,6 @@ class Question:
             self._places, rest[2 * len(self._leases):], strict=True
         ):
             places.table.settle(key, others)
-        return Answer(max(1, nodes), bool(is_new), (generation, version))
 
     def abandon(self) -> None:
         """The engine did not answer."""

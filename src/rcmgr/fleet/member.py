@@ -20,8 +20,8 @@ from typing import Any, Final, Protocol
 from rcmgr.errors import printable
 from rcmgr.fleet.ban_mirror import BanMirror
 from rcmgr.fleet.engine import Engine, EngineError
-from rcmgr.fleet.exchange import Answer, Question
-from rcmgr.fleet.scripts import EXCHANGE
+from rcmgr.fleet.exchange import LIFE_S, Answer, Question
+from rcmgr.fleet.scripts import BEAT, EXCHANGE
 from rcmgr.fleet.shares import Shares
 from rcmgr.gates.bans import Bans
 
@@ -125,30 +125,40 @@ class Member:
         """Ask the engine once, and give the answers to the tables."""
         now = self._now()
         shares = self.shares
-        is_beat = now >= self._next_beat
-        question = Question(
-            () if shares is None or self.is_lost else shares.rates,
-            () if shares is None or self.is_lost else shares.places, self._first_table)
-        if not (question or is_beat or self._bans.waiting):
-            return
-        self._first_table += 1
         try:
-            if question or is_beat:
-                reply = self._engine.run(
-                    EXCHANGE, question.keys(self._prefix),
-                    question.arguments(self._id, self._use() if is_beat else ""))
-                self.calls += 1
-                self._answered(question.settle(reply), shares)
+            if now >= self._next_beat:
+                reply = self._run(BEAT, [
+                    f"{self._prefix}{name}" for name in ("nodes", "use", "bans", "reasons")],
+                    [self._id, round(LIFE_S * 1e6), self._use()])
+                self._answered(Answer.of(reply), shares)
+                self._next_beat = now + _BEAT_S
+            if shares is not None and not self.is_lost:
+                self._ask(shares)
             self._bans.send(self._engine)
         except EngineError as error:
-            question.abandon()
             self._lose(error)
             return
-        if is_beat:
-            self._next_beat = now + _BEAT_S
         self._next_call = now + _PAUSE_S
         if self._bans.waiting or (shares is not None and shares.waiting):
             self._awake.set()
+
+    def _ask(self, shares: Shares) -> None:
+        """Tell the engine about the keys that wait, and lease tokens for them."""
+        question = Question(shares.rates, shares.places, self._first_table)
+        self._first_table += 1
+        if not question:
+            return
+        try:
+            reply = self._run(
+                EXCHANGE, question.keys(self._prefix), question.arguments(self._id))
+        except EngineError:
+            question.abandon()
+            raise
+        question.settle(reply)
+
+    def _run(self, script: str, keys: list[Any], arguments: list[Any]) -> Any:
+        self.calls += 1
+        return self._engine.run(script, keys, arguments)
 
     def _answered(self, answer: Answer, shares: Shares | None) -> None:
         if answer.is_new and shares is not None:

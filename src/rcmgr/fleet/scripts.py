@@ -8,54 +8,54 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["CHANGE_BANS", "EXCHANGE"]
+__all__ = ["BEAT", "CHANGE_BANS", "EXCHANGE"]
+
+BEAT: Final = """
+-- KEYS: nodes, use, bans, reasons. ARGV: node, its life in us, its use
+-- Returns: nodes alive, 1 if the engine did not know the node, generation and version of the bans
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local node, life = ARGV[1], tonumber(ARGV[2])
+local seen = tonumber(redis.call('ZSCORE', KEYS[1], node) or '0')
+redis.call('ZADD', KEYS[1], string.format('%.0f', now), node)
+redis.call('HSET', KEYS[2], node, ARGV[3])
+for i = 1, 4 do
+  redis.call('PEXPIRE', KEYS[i], i < 3 and string.format('%.0f', life * 0.024) or 2592000000)
+end
+local past, future = string.format('%.0f', now - 12 * life), string.format('%.0f', now + 12 * life)
+local gone = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', past, 'LIMIT', 0, 4)
+for i, each in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], future, '+inf', 'LIMIT', 0, 4)) do
+  gone[#gone + 1] = each
+end
+if #gone > 0 then
+  redis.call('ZREM', KEYS[1], unpack(gone))
+  redis.call('HDEL', KEYS[2], unpack(gone))
+end
+return {
+  redis.call('ZCOUNT', KEYS[1],
+    string.format('%.0f', now - life), string.format('%.0f', now + life)),
+  (math.abs(now - seen) > life) and 1 or 0,
+  -tonumber(redis.call('ZSCORE', KEYS[3], '!g') or '0'),
+  -tonumber(redis.call('ZSCORE', KEYS[3], '!v') or '0'),
+}
+"""
 
 EXCHANGE: Final = """
--- KEYS: nodes, use, bans, reasons, then the sorted set of each rate, then the hash of each place
--- ARGV: node, its life in us, its use or '',
+-- KEYS: nodes, then the sorted set of each rate, then the hash of each place
+-- ARGV: node, its life in us,
 --   rates, and for each: ticks per us, ticks per token, tokens of its burst in ticks, most members
 --   leases, and for each: number of its rate, member, charge, want
 --   places, and for each: places held
--- Returns: nodes alive, 1 if the engine did not know the node, generation and version of the bans,
---   for each lease: tokens, us until its bucket is full, for each place: places held elsewhere
+-- Returns: for each lease: tokens, us until its bucket is full; for each place: places elsewhere
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
-local node, life, use = ARGV[1], tonumber(ARGV[2]), ARGV[3]
-local at = 4
+local node, life = ARGV[1], tonumber(ARGV[2])
+local at = 3
+local reply = {}
 local function number()
   at = at + 1
   return tonumber(ARGV[at - 1])
 end
-
-local seen = tonumber(redis.call('ZSCORE', KEYS[1], node) or '0')
-local unknown = (math.abs(now - seen) > life) and 1 or 0
-redis.call('ZADD', KEYS[1], string.format('%.0f', now), node)
-if use ~= '' then
-  redis.call('HSET', KEYS[2], node, use)
-  for i, key in ipairs({KEYS[1], KEYS[2]}) do
-    redis.call('PEXPIRE', key, string.format('%.0f', life * 0.024))
-  end
-  redis.call('PEXPIRE', KEYS[3], 2592000000)
-  redis.call('PEXPIRE', KEYS[4], 2592000000)
-  local past = string.format('%.0f', now - 12 * life)
-  local future = string.format('%.0f', now + 12 * life)
-  local gone = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', past, 'LIMIT', 0, 4)
-  for i, each in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], future, '+inf', 'LIMIT', 0, 4)) do
-    gone[#gone + 1] = each
-  end
-  if #gone > 0 then
-    redis.call('ZREM', KEYS[1], unpack(gone))
-    redis.call('HDEL', KEYS[2], unpack(gone))
-  end
-end
-
-local reply = {
-  redis.call('ZCOUNT', KEYS[1],
-    string.format('%.0f', now - life), string.format('%.0f', now + life)),
-  unknown,
-  -tonumber(redis.call('ZSCORE', KEYS[3], '!g') or '0'),
-  -tonumber(redis.call('ZSCORE', KEYS[3], '!v') or '0'),
-}
 
 local rates = {}
 local count = number()
@@ -65,7 +65,7 @@ for i = 1, count do
   local burst = number()
   local most = number()
   -- one exchange may lease what comes in during the next 0.1 s
-  rates[i] = {KEYS[4 + i], ticks, cost, burst + 100000 * ticks, most}
+  rates[i] = {KEYS[1 + i], ticks, cost, burst + 100000 * ticks, most}
 end
 for i = 1, number() do
   local rate = rates[number()]
@@ -105,7 +105,7 @@ end
 
 local is_alive = {}
 for i = 1, number() do
-  local key, others = KEYS[4 + count + i], 0
+  local key, others = KEYS[1 + count + i], 0
   local held = number()
   if held > 0 then
     redis.call('HSET', key, node, held)
