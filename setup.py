@@ -31,6 +31,7 @@ MODULES: dict[str, list[str]] = {
     "counting.bucket_table": [],
     "counting.connection_tracker": [],
     "counting.denials": [],
+    "counting.event_ring": [],
     "counting.memory_stats": [f"ext/rss_{SYSTEMS.get(sys.platform, 'unknown')}.c"],
     "counting.groups": [],
     "counting.pacing": [],
@@ -45,7 +46,7 @@ MODULES: dict[str, list[str]] = {
 # compiled for size: they run for a full node, wait for the system, or write reports
 SMALL = {
     "rcmgr.admission.door", "rcmgr.admission.eviction", "rcmgr.admission.room",
-    "rcmgr.admission.task_connections", "rcmgr.counting.reading",
+    "rcmgr.admission.task_connections", "rcmgr.counting.event_ring", "rcmgr.counting.reading",
 }
 
 # Cython's own functions, compiled once. A copy in each module would make wheels 9 % larger.

@@ -9,20 +9,23 @@ joins it, and so does one that finds a fault. Without a seed, each run tries oth
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import itertools
 import json
 import random
+import struct
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import rcmgr
-from rcmgr import Allowlist, ResourceManager
+from rcmgr import Allowlist, NodeLimits, ResourceManager
 from rcmgr.gates.addresses import endpoint_of
 from rcmgr.gates.ban_file import BanFile, read_bans
 from rcmgr.gates.bans import Ban, ban_subject, subject_text
@@ -32,6 +35,10 @@ from rcmgr.limits.networks import packed_ip
 from rcmgr.limits.scaling_files import read_scaling_limits
 from rcmgr.limits.sizes import parse_size
 from rcmgr.peers import bounded_peer, peer_key, peer_text
+from rcmgr.record.frames import MAGIC, Header, RecordError, packed
+from rcmgr.record.settings import SettingsError
+from rcmgr.replay.replay import replay
+from rcmgr.replay.survey import survey
 from rcmgr.report import status_client
 from rcmgr.report.node_commands import answer_to
 
@@ -171,6 +178,34 @@ def read_answer(data: bytes) -> None:
         status_client.connect = connect
 
 
+HEADER = MAGIC + packed(Header(1e9, 5, "0.1", 7, False, {}, []))
+
+
+def read_record(data: bytes) -> None:
+    """As a file, and as the content of a frame, whose checksum is right."""
+    path = SCRATCH / "node.rec"
+    body = zlib.compress(data)
+    frame = struct.pack("<II", len(body), zlib.crc32(body)) + body
+    for content in (data, HEADER + frame):
+        path.write_bytes(content)
+        try:
+            result = replay(path)
+            assert result.decisions <= result.events
+            survey(path)
+        except (RecordError, SettingsError) as error:
+            check_message(error)
+
+
+def read_go_trace(data: bytes) -> None:
+    path = SCRATCH / "trace.gz"
+    path.write_bytes(gzip.compress(data))
+    try:
+        assert replay(path, NodeLimits()).history.cut == []
+        survey(path)
+    except RecordError as error:
+        check_message(error)
+
+
 def read_size(data: bytes) -> None:
     size = parse_size(text_of(data))
     assert size is None or size >= 0
@@ -180,6 +215,7 @@ READERS: dict[str, Reader] = {
     "limits_json": read_json, "limits_toml": read_toml, "scaling": read_scaling,
     "bans": read_ban_lines, "address": read_address, "entry": read_entry, "peer": read_peer,
     "status_request": read_request, "status_answer": read_answer, "size": read_size,
+    "record": read_record, "go_trace": read_go_trace,
 }
 
 

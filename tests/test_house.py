@@ -23,9 +23,9 @@ TESTS = TREE / "tests"
 ROOMS = [
     {"__main__", "metrics", "pytest_plugin"},  # each is a second name of a module below
     {"cli"},
-    {"libp2p"},
+    {"libp2p", "replay"},
     {"manager"},
-    {"report", "events", "fleet"},
+    {"report", "events", "fleet", "record"},
     {"admission"},
     {"gates"},
     {"counting"},

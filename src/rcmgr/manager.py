@@ -54,6 +54,7 @@ from rcmgr.report.stats import denied_by_limit, stats_of, total_held
 
 if TYPE_CHECKING:
     from rcmgr.fleet.fleet import Fleet
+    from rcmgr.record.recording import Recording
     from rcmgr.report.metrics import MetricsServer
     from rcmgr.report.status_socket import StatusServer
 
@@ -92,6 +93,8 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
     prometheus_exporter: a `libp2p.rcmgr.PrometheusExporter` that also shows this manager.
     fleet: a `Fleet`, or the URL of its engine: this node shares `limits.fleet` and all bans with
         other nodes. Default: the URL in the environment variable RCMGR_FLEET, or no fleet.
+    clock: returns monotonic nanoseconds, for tests and replays. Default: the system's. The room
+        that a full node makes, and the memory of the process, always use the system's.
 
     `ledger` counts streams, connections and memory. `connection_tracker` counts connections by
     state. The methods that a swarm calls are O(1), never block and are thread safe. A denial is a
@@ -107,6 +110,7 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
     _refused_by_old_peer_rates = 0
     _penalties: Penalties | None = None
     _fleet: Fleet | None = None
+    _recording: Recording | None = None
 
     def __init__(
         self,
@@ -124,15 +128,17 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
         prometheus_port: int = 8000,
         prometheus_exporter: Any = None,
         fleet: Fleet | str | None = None,
+        clock: Callable[[], int] | None = None,
     ) -> None:
         link_upstream()
         allowed = Allowlist.of(allowlist)
         check_count("denials_kept", denials_kept, 1)
-        self._bans = Bans()
-        denials = DenialLog(denials_kept)
+        self._clock = clock
+        self._bans = Bans() if clock is None else Bans(clock=clock)
+        denials = DenialLog(denials_kept, clock=clock)
         log_denials(denials)
         admission = Admission(
-            self._tracker_type(bypass=allowed.allowed_peers),
+            self._tracker_type(bypass=allowed.allowed_peers, clock=clock),
             denials,
             ledger=Ledger(trace_allocations=trace_allocations, limiter=limiter),
             allowlist=allowed,
@@ -145,7 +151,7 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
         self._limits_lock = threading.RLock()
         self._adjusting: list[Callable[[ConcreteLimits], ConcreteLimits]] = []
         self._node_limits = NodeLimits()
-        self._gate = AddressGate(allowlist=allowed)
+        self._gate = AddressGate(allowlist=allowed, clock=clock)
         if isinstance(limits, NodeLimits):
             self.node_limits = limits
         else:
@@ -219,13 +225,14 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
             self._set_peer_rates(limits.peer_rates)
         if limits.penalties != before.penalties:
             self._penalties = None if limits.penalties is None else Penalties(
-                limits.penalties, self._bans, self.allowlist, CanonicalLog())
+                limits.penalties, self._bans, self.allowlist, CanonicalLog(), clock=self._clock)
             self.denials.penalties = self._penalties
         if limits.eviction != before.eviction:
             self._admission.room.settings = limits.eviction
         if limits.fleet != before.fleet and self._fleet is not None:
             self._set_fleet(self._fleet, limits.fleet)
         self._node_limits = limits
+        self._note_settings()
 
     @property
     def connection_limits(self) -> ConnectionLimits:
@@ -322,10 +329,12 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
             with self._limits_lock:
                 self._adjusting.remove(adjust)
                 self.ledger.set_limits(self._adjusted(self.scope_limits))
+                self._note_settings()
 
         with self._limits_lock:
             self._adjusting.append(adjust)
             self.ledger.set_limits(self._adjusted(self.scope_limits))
+            self._note_settings()
         return leave
 
     def set_service_stream_limit(self, service: str, max_streams: int) -> None:
@@ -376,7 +385,7 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
         if limits is None:
             self._admission.peer_rates = None
             return
-        table = table_of(limits.rate, limits.max_peers, limits.on_full)
+        table = table_of(limits.rate, limits.max_peers, limits.on_full, self._clock)
         self._admission.peer_rate_refusal = RateRefusal(
             "connections", "connection", table.time_until, limits.rate)
         self._admission.peer_rates = table
@@ -651,9 +660,10 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
         """
         limiter = ProtocolRateLimiter(
             protocol, limits, networks=networks, is_exempt=self._admission.is_exempt_peer,
-            denials=self.denials)
+            denials=self.denials, clock=self._clock)
         limiter.fleet = self._fleet_protocols.get(protocol)
         self.protocol_rate_limiters[protocol] = limiter
+        self._note_settings()
         return limiter
 
     def check_protocol_rate_limit(
@@ -706,6 +716,48 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
         with self._lock:
             self._servers = [each for each in self._servers if not each.closed] + [server]
         return server
+
+    # -- the record ----------------------------------------------------------------------------
+
+    def record(
+        self, path: str | os.PathLike[str], *, max_bytes: int = 256 << 20,
+        max_age_s: float = 30 * 86_400.0, identities: bool = False,
+    ) -> Recording:
+        """Write each later decision to a file, for `rcmgr replay` and `rcmgr suggest`.
+
+        A thread writes. The disk never delays or fails a decision: events that find no room are
+        dropped and counted. About 40 ns for each event, and 5 bytes on the disk. This replaces a
+        recording that runs. The result, or the manager, closes it.
+
+        path: the newest file. Older ones have a number behind the name.
+        max_bytes: all files together are not larger; 128 KiB or more. max_age_s: no file becomes
+            older, 1 or more. The oldest file goes first.
+        identities: write peers and addresses as they are, and not as keyed hashes.
+
+        OSError: the file cannot be made, or another node records there. ImportError: the extra
+        `record` is not installed. ResourceScopeClosed: the manager is closed.
+        """
+        from rcmgr.record.recording import Recording
+
+        self._check_open()
+        with self._limits_lock:
+            if self._recording is not None:
+                self._recording.close()
+            self._recording = Recording(
+                self, path, max_bytes=max_bytes, max_age_s=max_age_s, identities=identities,
+                clock=self._clock)
+            return self._recording
+
+    @property
+    def recording(self) -> Recording | None:
+        """The result of the latest `record`; None: there was no call."""
+        return self._recording
+
+    def _note_settings(self) -> None:
+        if self._recording is not None:
+            self._recording.note_settings()
+
+    # -- counts --------------------------------------------------------------------------------
 
     def get_stats(self) -> dict[str, Any]:
         """Usage, limits, peaks and denials now, ready for JSON.
@@ -789,6 +841,8 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
             server.close()
         self._servers.clear()
         self._forget_connections()
+        if self._recording is not None:
+            self._recording.close()
 
     def _forget_connections(self) -> None:
         """Forget a host's connections and streams. Memory of `acquire_memory` is not the host's."""

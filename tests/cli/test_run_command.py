@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -38,6 +39,19 @@ def test_options_of_the_program_are_passed_on(
 ) -> None:
     assert CliRunner().invoke(main, ["run", *arguments]).exit_code == 0
     assert command_line == [sys.executable, "-m", "rcmgr.libp2p.run", *passed]
+
+
+def test_the_record_goes_to_the_program_by_its_environment(
+    command_line: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("RCMGR_RECORD", "RCMGR_RECORD_IDENTITIES"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(main, ["run", "--record", "node.rec", "--identities", "node.py"])
+    assert done.exit_code == 0
+    assert command_line[-1] == "node.py"
+    assert os.environ["RCMGR_RECORD"] == str(tmp_path / "node.rec")
+    assert os.environ["RCMGR_RECORD_IDENTITIES"] == "1"
 
 
 def test_windows_waits_for_the_program(monkeypatch: pytest.MonkeyPatch) -> None:

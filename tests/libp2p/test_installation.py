@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from programs import check
 
+from rcmgr.record.frames import Frame, read_frames
+
 
 def test_names_bound_before_and_after_are_replaced() -> None:
     check("""
@@ -337,6 +339,27 @@ def test_the_environment_names_a_limits_file(tmp_path: Path) -> None:
     rcmgr.install(rcmgr.INFINITE_LIMITS)
     assert new_resource_manager().limits.max_connections is None
     """, RCMGR_LIMITS=str(file))
+
+
+def test_the_environment_names_a_record_for_the_first_manager(tmp_path: Path) -> None:
+    code = """
+    import rcmgr
+    rcmgr.install()
+    from libp2p.rcmgr import new_resource_manager
+    first, second = new_resource_manager(), new_resource_manager()
+    assert second.recording is None
+    first.acquire_stream(b"a known peer", "inbound")
+    print(first.recording and first.recording.path)
+    """
+    path = tmp_path / "node.rec"
+    assert check(code, RCMGR_RECORD=str(path)).strip() == str(path)
+    assert b"a known peer" not in path.read_bytes()
+    # without a record the program works too
+    assert check(code, RCMGR_RECORD=str(tmp_path / "no" / "node.rec")).strip() == "None"
+    check(code, RCMGR_RECORD=str(path), RCMGR_RECORD_IDENTITIES="1")
+    with path.open("rb") as file:
+        [frame] = [each for each in read_frames(file) if isinstance(each, Frame)]
+    assert frame.peers == [b"a known peer"]
 
 
 def test_a_file_that_sets_few_limits_keeps_the_defaults(tmp_path: Path) -> None:

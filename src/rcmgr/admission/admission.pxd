@@ -3,6 +3,7 @@ from libc.stdint cimport int64_t, uint64_t
 from rcmgr.admission.room cimport Room
 from rcmgr.counting.connection_tracker cimport ConnectionRecord
 from rcmgr.counting.denials cimport DenialLog
+from rcmgr.counting.event_ring cimport EventRing
 from rcmgr.counting.leases cimport FleetGate
 
 # The steps of a call. Another call for the same connection asks the steps that a call leaves out.
@@ -63,6 +64,9 @@ cdef class Admission:
     cdef object take(
         self, int steps, ConnectionRecord known, object connection_id, object peer,
         bint inbound, object address)
+    cdef int note(
+        self, EventRing ring, int steps, uint64_t number, object peer, bint inbound,
+        object address, object answer) except -1
     cdef object ask_memory(self, object limits, ConnectionRecord known, object peer)
     cdef object ask_fleet(
         self, FleetGate fleet, int steps, ConnectionRecord known, object peer)

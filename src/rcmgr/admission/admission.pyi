@@ -7,7 +7,7 @@ from rcmgr.counting.connection_tracker import ConnectionRecord, ConnectionTracke
 from rcmgr.counting.denials import DenialLog
 from rcmgr.counting.groups import Refusal
 from rcmgr.counting.leases import FleetGate
-from rcmgr.counting.scope import Ledger
+from rcmgr.counting.scope import ConnScope, Ledger
 from rcmgr.gates.addresses import Allowlist
 from rcmgr.gates.bans import BanRefusal, Bans
 from rcmgr.gates.fleet import FleetRefusal
@@ -41,6 +41,10 @@ class Admission:
         bans: Bans | None = None,
         reuses_ids: bool = False,
     ) -> Admission: ...
+    def ask(
+        self, steps: int, known: ConnectionRecord | None, peer: Hashable | None, inbound: bool,
+        address: object = None,
+    ) -> _Answer | ConnScope: ...
     @property
     def tracker(self) -> ConnectionTracker: ...
     @property

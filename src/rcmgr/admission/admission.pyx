@@ -17,7 +17,12 @@ from rcmgr.admission.task_connections cimport (
 from rcmgr.counting cimport connection_tracker as trackers, scope as scopes
 from rcmgr.counting._connection_counts cimport RCMGR_PENDING_INBOUND
 from rcmgr.counting.connection_tracker cimport ConnectionRecord
-from rcmgr.counting.denials cimport DenialLog
+from rcmgr.counting._event_ring cimport (
+    RCMGR_EV_ACQUIRE, RCMGR_EV_BEGIN, RCMGR_EV_ESTABLISH, RCMGR_EV_EXEMPT, RCMGR_EV_INBOUND,
+    RCMGR_EV_KNOWN, RCMGR_EV_PROCESS, RCMGR_EV_REPORT, RCMGR_EV_TAKE_OVER,
+)
+from rcmgr.counting.denials cimport DenialLog, code_of
+from rcmgr.counting.event_ring cimport EventRing
 from rcmgr.counting.groups cimport hash_of
 from rcmgr.counting.leases cimport FleetGate
 from rcmgr.counting.memory_stats cimport is_fine as memory_is_fine
@@ -184,7 +189,15 @@ cdef class Admission:
         object address,
     ):
         """`take`, and what follows from a refusal: it is noted, and ends the known connection."""
+        cdef EventRing ring
+        cdef uint64_t number = 0
+        with cython.critical_section(self.denials):
+            ring = self.denials.ring
+        if ring is not None:
+            number = scopes.number_of(conn_scope_of(known))  # a refusal may end it
         answer = self.take(steps, known, connection_id, peer, inbound, address)
+        if ring is not None:
+            self.note(ring, steps, number, peer, inbound, address, answer)
         if is_refusal(answer):
             if known is not None:
                 trackers.remove(self.tracker, known, steps & STATES)
@@ -192,6 +205,42 @@ cdef class Admission:
                 connection_id = trackers.id_of(known)
             self.denials.add(answer, connection_id, peer, inbound, address)
         return answer
+
+    cdef int note(
+        self, EventRing ring, int steps, uint64_t number, object peer, bint inbound,
+        object address, object answer,
+    ) except -1:
+        """Note a decision for the record. number: of a known connection, or 0."""
+        cdef int kind, flags = RCMGR_EV_INBOUND * inbound
+        cdef object scope, code = None
+        if steps & PENDING:
+            kind = RCMGR_EV_BEGIN
+        elif not steps & SCOPES:
+            kind = RCMGR_EV_TAKE_OVER
+        elif not steps & STATES:
+            kind = RCMGR_EV_ACQUIRE
+        else:
+            kind = RCMGR_EV_REPORT if steps & REPORTED else RCMGR_EV_ESTABLISH
+        if number:
+            flags |= RCMGR_EV_KNOWN
+        if is_refusal(answer):
+            # the rate of a full node has the code of other rates, but a replay cannot ask it
+            code = code_of(answer) or "unknown"
+            if getattr(answer, "limited_by", None) == "eviction":
+                code = "eviction.rate"
+        else:
+            scope = conn_scope_of(answer) if type(answer) is ConnectionRecord else answer
+            if scopes.is_exempt(scope):
+                flags |= RCMGR_EV_EXEMPT
+            number = scopes.number_of(scope)
+        ring.note(kind, flags, number, peer, address, None, None, code, 0, 0)
+        return 0
+
+    def ask(
+        self, int steps, ConnectionRecord known, object peer, bint inbound, object address=None,
+    ):
+        """`admit`, for a replay: the ConnectionRecord or the ConnScope, or a refusal."""
+        return self.admit(steps, known, None, peer, inbound, address)
 
     cdef object ask_memory(self, object limits, ConnectionRecord known, object peer):
         """True, or a MemoryExcess. peer: None, or a peer that is refused earlier if it is new."""
@@ -398,6 +447,9 @@ cdef class Admission:
             return True
         answer = self.ask_memory(limits, None, None)
         if is_refusal(answer):
+            if self.denials.ring is not None:
+                self.denials.ring.note(
+                    RCMGR_EV_PROCESS, 0, 0, None, None, None, None, code_of(answer), 0, 0)
             self.denials.add(answer)
         return answer
 

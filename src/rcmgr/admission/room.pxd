@@ -43,6 +43,7 @@ cdef class Room(ConnectionWatcher):
     cdef int read_limits(self, object limits) except -1
     cdef bint end_handshake(self, object address) except -1
     cdef bint evict(self, object tracker, object address) except -1
+    cdef int note_eviction(self, ConnectionRecord record, object why) except -1
     cdef int look_at_protected(self, EvictionPolicy policy) except -1
     cdef int protect(self, ConnectionRecord record) except -1
     cdef int wake(self, object tracker) except -1

@@ -16,6 +16,7 @@ from rcmgr.counting._clock cimport rcmgr_now_coarse_ns
 from rcmgr.counting._connection_counts cimport (
     RCMGR_ESTABLISHED_INBOUND, RCMGR_ESTABLISHED_OUTBOUND, RCMGR_PENDING_INBOUND,
 )
+from rcmgr.counting._event_ring cimport RCMGR_EV_EVICT, RCMGR_EV_INBOUND, RCMGR_EV_KNOWN
 from rcmgr.counting._shared_words cimport rcmgr_write_word
 from rcmgr.counting.connection_tracker cimport ConnectionRecord
 from rcmgr.counting.denials cimport DenialLog
@@ -331,6 +332,7 @@ cdef class Room(ConnectionWatcher):
         handshake = self.handshakes.choose(self.group_of(address))
         if handshake is None:
             return False
+        self.note_eviction(None, EVICTED_PENDING)
         handshake.end()
         with cython.critical_section(self):
             self.evicted_pending += 1
@@ -420,10 +422,20 @@ cdef class Room(ConnectionWatcher):
             self._denials.add(
                 EVICTED_ESTABLISHED, trackers.id_of(record), trackers.peer_of(record), True)
             trackers.take_ticket(record)
+            self.note_eviction(record, EVICTED_ESTABLISHED)
             trackers.remove(tracker, record, False)
             host.end(found)
             return True
         return False
+
+    cdef int note_eviction(self, ConnectionRecord record, object why) except -1:
+        """Note it for the record of the node. record: None: a handshake."""
+        if self._denials.ring is not None:
+            self._denials.ring.note(
+                RCMGR_EV_EVICT, RCMGR_EV_INBOUND | (0 if record is None else RCMGR_EV_KNOWN),
+                0 if record is None else scopes.number_of(trackers.held_of(record)), None, None,
+                None, None, why.code, 0, 0)
+        return 0
 
     cdef int look_at_protected(self, EvictionPolicy policy) except -1:
         """Take back connections that hosts do not protect any more, as the oldest ones."""

@@ -16,8 +16,10 @@ from .ban_commands import allow, ban, bans, unban
 from .demo.command import demo
 from .fleet_commands import fleet
 from .limit_commands import limits
+from .replay_commands import replay
 from .run_command import run
 from .status_commands import explain, status, top
+from .suggest_command import suggest
 
 __all__ = ["main"]
 
@@ -28,5 +30,7 @@ def main() -> None:
     """Guard py-libp2p nodes, and look at their limits."""
 
 
-for command in (allow, ban, bans, demo, explain, fleet, limits, run, status, top, unban):
+for command in (
+    allow, ban, bans, demo, explain, fleet, limits, replay, run, status, suggest, top, unban,
+):
     main.add_command(command)

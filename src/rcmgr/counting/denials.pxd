@@ -1,5 +1,7 @@
 from libc.stdint cimport int64_t
 
+from rcmgr.counting.event_ring cimport EventRing
+
 
 cdef class _Counts:
     cdef dict _counts
@@ -51,9 +53,14 @@ cdef class DenialLog:
     cdef readonly int64_t outbound
     cdef public object penalties
     """A Penalties, which charges each inbound denial; None: no penalty box."""
+    cdef public EventRing ring
+    """Where the parts that share this log note their decisions; None: nothing is recorded."""
 
     cpdef add(self, refusal, connection_id=*, peer_id=*, inbound=*, address=*)
     cdef int64_t now(self) except? -1
     cdef _Unreported unreported_by(self, object code, int64_t now)
     cdef int report(self, _Reporting reporting, _Entry entry, object source) except -1
     cdef list latest(self)
+
+
+cdef object code_of(object refusal)

@@ -2,6 +2,7 @@ import logging
 from collections.abc import Callable, Hashable, Iterator
 from typing import Literal, NamedTuple, Protocol, final
 
+from rcmgr.counting.event_ring import EventRing
 from rcmgr.errors import ResourceLimitExceeded
 
 __all__ = ["DenialEntry", "DenialLog", "DenialSummary"]
@@ -34,6 +35,7 @@ class DenialSummary(NamedTuple):
 @final
 class DenialLog:
     penalties: _Penalties | None
+    ring: EventRing | None
     def __new__(
         cls, size: int = 256, *, clock: Callable[[], int] | None = None
     ) -> DenialLog: ...

@@ -144,7 +144,8 @@ cdef object source_of(str address):
     return ip[:8]
 
 
-cdef inline object code_of(object refusal):
+cdef object code_of(object refusal):
+    """The code of its error; None: it has no code."""
     if type(refusal) is Refusal:
         return groups.code_of(<Refusal>refusal)
     if type(refusal) is Denial:

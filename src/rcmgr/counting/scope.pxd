@@ -16,6 +16,8 @@ cdef object try_open_connection(
 # its group. hashed: `groups.hash_of` its key.
 cdef void expect_peer(object ledger, uint64_t hashed, bint slot_is_here) noexcept
 cdef bint is_exempt(object scope) except -1
+# The number of a connection's scope; 0: it is no ConnScope.
+cdef uint64_t number_of(object scope) noexcept
 # Give back the file descriptor of a connection that turns out to use no own one.
 cdef int give_descriptor(object scope) except -1
 cdef object try_set_peer(object scope, object peer, bint exempt, object network_share)

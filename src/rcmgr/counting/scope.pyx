@@ -37,13 +37,21 @@ from rcmgr.counting._scope cimport (
     rcmgr_give_back, rcmgr_held, rcmgr_hold_nothing, rcmgr_is_nothing, rcmgr_limit, rcmgr_refusal,
     rcmgr_scope, rcmgr_scope_refuses,
 )
+from rcmgr.counting._event_ring cimport (
+    RCMGR_EV_CHARGE, RCMGR_EV_CLOSE, RCMGR_EV_CLOSE_STREAM, RCMGR_EV_CONN_MEMORY, RCMGR_EV_EXEMPT,
+    RCMGR_EV_FD, RCMGR_EV_FORGET, RCMGR_EV_FORGET_ALL, RCMGR_EV_GIVE_CONN_MEMORY,
+    RCMGR_EV_GIVE_MEMORY, RCMGR_EV_GIVE_STREAM, RCMGR_EV_GIVE_STREAM_MEMORY, RCMGR_EV_INBOUND,
+    RCMGR_EV_KNOWN, RCMGR_EV_MEMORY, RCMGR_EV_NO_FD, RCMGR_EV_PROTOCOL, RCMGR_EV_SERVICE,
+    RCMGR_EV_SET_PEER, RCMGR_EV_STREAM, RCMGR_EV_STREAM_MEMORY, RCMGR_EV_TAKE_STREAM,
+)
+from rcmgr.counting.event_ring cimport EventRing
 from rcmgr.counting.groups cimport (
     ALLOWLISTED_SYSTEM, ALLOWLISTED_TRANSIENT, BY_LIMITER, BY_SET_LIMIT, CONN, DIRECTIONS,
-    FIXED_KINDS, INBOUND, KINDS, LIMIT_NAMES, NO_DIRECTION, NO_KIND, OUTBOUND, PEER, PROTOCOL,
-    PROTOCOL_PEER, RESOURCE_FIELDS, SERVICE, SERVICE_PEER, STREAM, SYSTEM, TRANSIENT, Group,
-    GroupLimit, GroupTable, NamedGroup, Refusal, find as find_group, found_or_added, groups_in,
-    hash_of, leaf_name, name_of, new_group, new_refusal, read_limit, remove as remove_group,
-    text_of,
+    FIXED_KINDS, INBOUND, KIND_NAMES, KINDS, LIMIT_NAMES, NO_DIRECTION, NO_KIND, OUTBOUND, PEER,
+    PROTOCOL, PROTOCOL_PEER, RESOURCE_FIELDS, SERVICE, SERVICE_PEER, STREAM, SYSTEM, TRANSIENT,
+    Group, GroupLimit, GroupTable, NamedGroup, Refusal, code_of, find as find_group,
+    found_or_added, groups_in, hash_of, leaf_name, name_of, new_group, new_refusal, read_limit,
+    remove as remove_group, text_of,
 )
 from rcmgr.counting.reading cimport (
     MOST_ROWS, DistributionReader, FullestReader, KeysReader, Reader, Reading, SnapshotReader,
@@ -331,6 +339,8 @@ cdef class Scope:
                     self.ledger.raise_memory()
                 else:
                     refusal = base.refuse(&why, priority)
+                if self.ledger.ring is not None and scope is base:
+                    self.ledger.note_memory(base, size, priority, refusal)
         if closed:
             raise ResourceScopeClosed(self.name)
         if refusal is None:
@@ -368,6 +378,8 @@ cdef class Scope:
         rcmgr_give_back(chain, base.chain(&own, chain), &what)
         base.memory = own.memory
         self.ledger.move_memory(base, -given)
+        if self.ledger.ring is not None and given > 0:
+            self.ledger.note_memory(base, -given, 0, None)
         return size - given
 
     @cython.final
@@ -379,6 +391,8 @@ cdef class Scope:
         if not self.holds & IS_OPEN:
             return False
         if self.live():
+            if self.ledger.ring is not None:
+                self.ledger.note_end(self)
             if self.extras is not None:
                 # this closes its spans, so what they hold is given back with it
                 self.extras.in_spans = 0
@@ -726,11 +740,20 @@ cdef class ConnScope(Scope):
         that leaves the allowlisted scopes needs room in transient too, because it was never there.
         RuntimeError: it has a peer. ResourceScopeClosed: closed.
         """
-        return self.take_peer(peer, allowlisted, None)
+        answer = self.take_peer(peer, allowlisted, None)
+        if self.ledger.ring_now() is not None:
+            self.ledger.note_connection(
+                RCMGR_EV_SET_PEER, RCMGR_EV_KNOWN, self.number, self.direction == INBOUND,
+                is_exempt(self), peer, answer)
+        return answer
 
     def set_peer(self, peer, allowlisted=None):
         """As `try_set_peer`, but raises ScopeLimitExceeded when refused."""
-        granted(self.take_peer(peer, allowlisted, None))
+        granted(self.try_set_peer(peer, allowlisted))
+
+    def _give_descriptor(self):
+        """Give its file descriptor back: it turns out to use none."""
+        give_descriptor(self)
 
     def close(self):
         """Give back all that it holds, its network share too. Does nothing a second time."""
@@ -973,6 +996,11 @@ cdef class StreamScope(Scope):
                         self.protocol_group, self.protocol_share = group, share
                     else:
                         self.service_group, self.service_share = group, share
+                    if self.ledger.ring is not None:
+                        self.ledger.ring.note(
+                            RCMGR_EV_PROTOCOL if kind == PROTOCOL else RCMGR_EV_SERVICE,
+                            RCMGR_EV_KNOWN, self.number, None, None, name, None,
+                            refused_by(refusal), 0, 0)
         if kept is not None:
             self.ledger.let_go(kept)
         if closed:
@@ -1037,6 +1065,7 @@ cdef class Ledger:
     # connections that hold up to 2**n bytes, and more than 2**(n - 1)
     cdef int64_t memory_of_connections[POWERS]
     cdef int64_t connection_bytes
+    cdef EventRing ring  # None: nothing is recorded
 
     def __cinit__(self, limits=None, *, trace_allocations=False, debug=None, limiter=None):
         cdef int kind
@@ -1336,6 +1365,72 @@ cdef class Ledger:
             LOG.warning("%s; from now on only counted, in Ledger.over_released", message)
         return 0
 
+    # -- the record ------------------------------------------------------------------------------
+
+    def _record_to(self, EventRing ring):
+        """Note all later decisions in this ring. None: record nothing."""
+        with cython.critical_section(self):
+            _former, self.ring = self.ring, ring  # freed outside of the lock
+
+    cdef EventRing ring_now(self):
+        cdef EventRing ring
+        with cython.critical_section(self):
+            ring = self.ring
+        return ring
+
+    # these need a ring
+
+    cdef int note_connection(
+        self, int kind, int flags, uint64_t number, bint inbound, bint exempt, object peer,
+        object answer,
+    ) except -1:
+        """Note a connection that no `Admission` knows. Not locked."""
+        flags |= RCMGR_EV_INBOUND * inbound | RCMGR_EV_EXEMPT * exempt
+        code = code_of(<Refusal>answer) if type(answer) is Refusal else None
+        self.ring_now().note(kind, flags, number, peer, None, None, None, code, 0, 0)
+        return 0
+
+    cdef void note_memory(
+        self, Scope base, int64_t size, int priority, Refusal refusal,
+    ) noexcept:
+        """Note memory that a scope takes (or gives back: less than 0), or may not take. Locked."""
+        cdef Group group = base.viewed()
+        cdef bint taken = size >= 0
+        cdef int kind
+        if group is not None:
+            self.ring.note(
+                RCMGR_EV_MEMORY if taken else RCMGR_EV_GIVE_MEMORY, 0, 0, group.peer, None,
+                name_of(group), KIND_NAMES[group.state.kind], refused_by(refusal),
+                size if taken else -size, priority)
+            return
+        if base.kind == CONN:
+            kind = RCMGR_EV_CONN_MEMORY if taken else RCMGR_EV_GIVE_CONN_MEMORY
+        else:
+            kind = RCMGR_EV_STREAM_MEMORY if taken else RCMGR_EV_GIVE_STREAM_MEMORY
+        self.ring.note(
+            kind, RCMGR_EV_KNOWN, base.number, None, None, None, None, refused_by(refusal),
+            size if taken else -size, priority)
+
+    cdef void note_end(self, Scope scope) noexcept:
+        """Note the end of a connection, a stream, or of a view's memory. Locked."""
+        cdef int kind = RCMGR_EV_CLOSE if scope.kind == CONN else RCMGR_EV_CLOSE_STREAM
+        if scope.enclosing() is not None:
+            return  # `give_memory` notes it
+        if scope.viewed() is not None:
+            if scope.memory > 0:
+                self.note_memory(scope, -scope.memory, 0, None)
+            return
+        self.ring.note(
+            kind, RCMGR_EV_KNOWN, scope.number, None, None, None, None, None, 0, 0)
+
+    cdef void note_stream(
+        self, int kind, uint64_t number, object peer, bint inbound, bint exempt, Refusal refusal,
+    ) noexcept:
+        """Locked."""
+        self.ring.note(
+            kind, RCMGR_EV_INBOUND * inbound | RCMGR_EV_EXEMPT * exempt, number, peer, None, None,
+            None, refused_by(refusal), 0, 0)
+
     # -- leaves ----------------------------------------------------------------------------------
 
     cdef object take_connection(
@@ -1419,8 +1514,13 @@ cdef class Ledger:
         allowlisted: charge the allowlisted pair of scopes instead.
         peer: its peer, if known by now: charge the peer instead of transient.
         """
-        return self.take_connection(
-            is_true("inbound", inbound), fd, allowlisted, False, peer, None)
+        cdef bint is_inbound = is_true("inbound", inbound)
+        answer = self.take_connection(is_inbound, fd, allowlisted, False, peer, None)
+        if self.ring_now() is not None:
+            self.note_connection(
+                RCMGR_EV_CHARGE, RCMGR_EV_FD * fd, number_of(answer), is_inbound, allowlisted, peer,
+                answer)
+        return answer
 
     def open_connection(self, inbound=True, bint fd=True, bint allowlisted=False, peer=None):
         """As `try_open_connection`, but raises ScopeLimitExceeded when refused."""
@@ -1468,6 +1568,9 @@ cdef class Ledger:
                     blamed = group if why.place == 1 else transient if why.place == 2 else system
                 refusal = self.refuse(&why, blamed, direction, STREAM, self.streams_opened)
                 self.unpin(group)
+            if self.ring is not None:
+                self.note_stream(
+                    RCMGR_EV_STREAM, self.streams_opened, peer, inbound, exempt, refusal)
         if kept is not None:
             self.let_go(kept)
         if refusal is not None:
@@ -1496,7 +1599,7 @@ cdef class Ledger:
         cdef rcmgr_amounts ask
         cdef rcmgr_refusal why
         cdef Group group, system
-        cdef object answer = True
+        cdef Refusal refusal = None
         peer = exact_peer(peer)
         cdef uint64_t hashed = hash_of(peer)
         cdef Group kept = None
@@ -1514,12 +1617,14 @@ cdef class Ledger:
                 group.streams_begun += inbound
                 self.raise_streams()
             else:
-                answer = self.refuse(
+                refusal = self.refuse(
                     &why, group if why.place == 0 else system, INBOUND if inbound else OUTBOUND)
                 self.unpin(group)
+            if self.ring is not None:
+                self.note_stream(RCMGR_EV_TAKE_STREAM, 0, peer, inbound, exempt, refusal)
         if kept is not None:
             self.let_go(kept)
-        return answer
+        return True if refusal is None else refusal
 
     def release_stream(self, peer, inbound):
         """Give back a stream of `acquire_stream`; False if this peer has no such stream.
@@ -1552,6 +1657,9 @@ cdef class Ledger:
                     rcmgr_give_back(chain, 2, &what)
                     self.unpin(group)
                     given = True
+                    if self.ring is not None:
+                        self.note_stream(
+                            RCMGR_EV_GIVE_STREAM, 0, peer, inbound, exempt, None)
             if not given and self.forgotten_streams > 0:
                 self.forgotten_streams -= 1
                 return False
@@ -1574,6 +1682,8 @@ cdef class Ledger:
             found = find_group(self.peer_groups, peer, hashed)
             if found != NULL:
                 group = <Group>found
+                if self.ring is not None:
+                    self.note_stream(RCMGR_EV_FORGET, 0, peer, False, False, None)
                 for exempt in range(2):
                     chain[0] = &group.state
                     chain[1] = &(<Group>self.system_of(exempt)).state
@@ -1901,6 +2011,9 @@ cdef class Ledger:
         )
         with cython.critical_section(self):
             # nothing in here allocates: no finalizer runs, no other thread gets in
+            if self.ring is not None:
+                self.ring.note(
+                    RCMGR_EV_FORGET_ALL, 0, 0, None, None, None, None, None, 0, 0)
             if keep is not None and keep.live():
                 kept = keep.memory
                 keep.epoch += 1
@@ -1953,6 +2066,15 @@ cdef void expect_peer(object ledger, uint64_t hashed, bint slot_is_here) noexcep
         rcmgr_table_expect(table, hashed)
 
 
+cdef inline object refused_by(Refusal refusal):
+    """The code of a refusal; None: it was granted."""
+    return None if refusal is None else code_of(refusal)
+
+
+cdef uint64_t number_of(object scope) noexcept:
+    return (<ConnScope>scope).number if type(scope) is ConnScope else 0
+
+
 cdef bint is_exempt(object scope) except -1:
     cdef ConnScope self = <ConnScope?>scope
     cdef bint exempt
@@ -1974,6 +2096,9 @@ cdef int give_descriptor(object scope) except -1:
             what.of[RCMGR_FD] = 1
             rcmgr_give_back(chain, self.chain(&own, chain), &what)
             self.holds = IS_OPEN
+            if self.ledger.ring is not None:
+                self.ledger.ring.note(
+                    RCMGR_EV_NO_FD, RCMGR_EV_KNOWN, self.number, None, None, None, None, None, 0, 0)
     return 0
 
 

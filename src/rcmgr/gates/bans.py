@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, Protocol
 
+from rcmgr.counting.event_ring import EventRing
 from rcmgr.counting.pacing import Pacer, in_order
 from rcmgr.counting.prefix_table import PrefixTable
 from rcmgr.counting.token_bucket import TokenBucket
@@ -109,6 +110,13 @@ def subject_text(subject: Subject) -> str:
     return address if int(bits) == (32 if subject.is_ipv4 else 128) else text
 
 
+def _parts(subject: Subject) -> tuple[Hashable | None, str | None, int]:
+    """The peer of a subject, or the first address of a network and its bits."""
+    if not isinstance(subject, Network):
+        return subject, None, 0
+    return None, str(subject).partition("/")[0], subject.bits
+
+
 class Watcher(Protocol):
     """Learns changes, in the thread that makes them."""
 
@@ -141,6 +149,8 @@ class Bans:
         self._journal: Journal | None = None
         self.watchers: list[Watcher] = []
         """Each of them learns every change too."""
+        self.ring: EventRing | None = None
+        """Where bans are noted; None: nothing is recorded."""
         self.refused = 0
         """How often a ban refused a connection."""
 
@@ -194,6 +204,8 @@ class Bans:
                 if len(self._former) > _MOST_BANS:
                     ends = sorted(self._former.items(), key=lambda each: each[1][1])
                     self._former = dict(ends[len(ends) // 2:])
+        if self.ring is not None:
+            self.ring.note_ban(*_parts(subject), seconds, by == "penalty box")
         ban = Ban(
             entry.what, math.inf if seconds is None else seconds, entry.reason, by, times, node)
         if self._journal is not None and not node:
@@ -201,6 +213,15 @@ class Bans:
         for watcher in tuple(self.watchers):
             watcher.made(ban, self)
         return ban
+
+    def record_to(self, ring: EventRing | None) -> None:
+        """Note all bans in this ring, also those in force now. None: note nothing."""
+        self.ring = ring
+        if ring is not None:
+            now = self._now()
+            for subject, entry in list(self.entries.items()):
+                seconds = None if math.isinf(entry.until) else max(0.0, entry.until - now)
+                ring.note_ban(*_parts(subject), seconds, entry.by == "penalty box")
 
     def load(self, journal: Journal) -> None:
         """Add the bans that a journal keeps, and tell it of later changes."""
@@ -225,6 +246,8 @@ class Bans:
         with self._lock:
             self._former.pop(subject, None)
             removed = self._drop(subject)
+        if removed and self.ring is not None:
+            self.ring.note_unban(*_parts(subject))
         if removed and self._journal is not None:
             self._journal.ended(subject_text(subject), self)
         if told:

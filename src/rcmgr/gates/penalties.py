@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Protocol
 
 from rcmgr.counting.bucket_table import BucketTable
+from rcmgr.counting.event_ring import EventRing
 from rcmgr.counting.prefix_table import PrefixTable
 from rcmgr.errors import RateLimitExceeded
 from rcmgr.gates.addresses import Allowlist, endpoint_of
@@ -70,6 +71,8 @@ class Penalties:
         for text in rules.exempt:
             self._exempt.set(Network.parse(text), True)
         self._lock = threading.Lock()
+        self.ring: EventRing | None = None
+        """Where offences that are no denial are noted; None: nothing is recorded."""
 
     def denied(self, refusal: object, peer: Hashable | None, address: object) -> None:
         """A limit refused this inbound request. Bans and evictions are no offence."""
@@ -78,7 +81,7 @@ class Penalties:
         by_rate = isinstance(refusal, RateRefusal | RateLimitExceeded) or (
             isinstance(refusal, AddressRefusal) and refusal.limit is None) or (
             isinstance(refusal, FleetRefusal) and refusal.most is None)
-        self.charge(Offence.RATE if by_rate else Offence.DENIED, peer, address)
+        self._charge(Offence.RATE if by_rate else Offence.DENIED, peer, address)
 
     def handshake_failed(self, address: object) -> None:
         """An inbound connection ended before its handshake was done."""
@@ -86,6 +89,11 @@ class Penalties:
 
     def charge(self, offence: Offence, peer: Hashable | None, address: object) -> None:
         """Charge an offence to a peer and its address; None: unknown."""
+        if self.ring is not None:
+            self.ring.note_offence(offence.name, peer, address)
+        self._charge(offence, peer, address)
+
+    def _charge(self, offence: Offence, peer: Hashable | None, address: object) -> None:
         text = None if address is None else str(address)
         ip = None if text is None else endpoint_of(text).ip
         if peer is not None and self._allowlist.allows(peer, ip):

@@ -229,6 +229,19 @@ class ProtocolRateLimiter:
     def _ask(
         self, peer: Hashable, operation: str, address: object
     ) -> RateRefusal | FleetRefusal | None:
+        refusal = self._decide(peer, operation, address)
+        ring = None if self._denials is None else self._denials.ring
+        if ring is not None:
+            ring.note_rate(
+                self.protocol, bounded_name(operation), peer, address,
+                None if refusal is None else refusal.code)
+        if refusal is not None and self._denials is not None:
+            self._denials.add(refusal, None, peer, True, refusal.address)
+        return refusal
+
+    def _decide(
+        self, peer: Hashable, operation: str, address: object
+    ) -> RateRefusal | FleetRefusal | None:
         if self._is_exempted(peer):
             self._exempted += 1
             return None
@@ -247,8 +260,6 @@ class ProtocolRateLimiter:
             if refused == "overall":
                 self._denied_overall += 1
             refusal = self.refusal(operation, by_overall=refused == "overall")
-        if self._denials is not None:
-            self._denials.add(refusal, None, peer, True, refusal.address)
         return refusal
 
     def _ask_network(

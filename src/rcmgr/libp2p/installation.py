@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
@@ -17,6 +18,7 @@ from rcmgr.limits.node import NodeLimits
 
 __all__ = ["install", "installed", "is_installed", "uninstall"]
 
+logger = logging.getLogger(__name__)
 _lock = threading.RLock()
 _in_place: list[tuple[type, type]] = []  # py-libp2p's class and ours, while `install` is in effect
 _named_before: set[tuple[str, str]] = set()  # modules and their names for our classes before it
@@ -38,6 +40,11 @@ def install(limits: NodeLimits | None = None, *, harden: bool = False) -> None:
         file that sets no limits on states or memory leaves py-libp2p's in place. Other limits that
         it does not set are as in `NodeLimits.default()`.
     harden: call `rcmgr.libp2p.harden` for every new host.
+
+    If RCMGR_RECORD names a file, the first manager made later records itself there; see
+    `ResourceManager.record`. With RCMGR_RECORD_IDENTITIES=1, peers and addresses are not
+    hashed.
+
     LimitsFileError, OSError: the file cannot be used. Libp2pMismatch: libp2p is not as expected.
     After an error nothing has changed.
     """
@@ -67,6 +74,8 @@ def install(limits: NodeLimits | None = None, *, harden: bool = False) -> None:
         from rcmgr.libp2p.dropin.manager import set_default_limits
 
         set_default_limits(limits)
+        if not before:
+            _record_first_manager()
         if _unguard_hosts is not None:
             _unguard_hosts()
         _unguard_hosts = unguard
@@ -161,6 +170,24 @@ def _guarding_hosts(hardened: bool) -> Iterator[Undo]:
     yield quic_shares.use()
     yield quic_retries.use()
     yield hook_new(BasicHost, guard_if_ours).undo
+
+
+def _record_first_manager() -> None:
+    """Let the first manager of the program record itself, if the environment asks for it."""
+    path = os.environ.get("RCMGR_RECORD")
+    if not path:
+        return
+    from rcmgr.libp2p.dropin.manager import ResourceManager
+
+    def record(manager: Any) -> None:
+        hook.undo()
+        identities = os.environ.get("RCMGR_RECORD_IDENTITIES", "") not in ("", "0")
+        try:
+            manager.record(path, identities=identities)
+        except (OSError, ImportError) as error:
+            logger.error("RCMGR_RECORD=%s: no record: %s", path, error)
+
+    hook = hook_new(ResourceManager, record)
 
 
 def _limits_of_environment() -> NodeLimits | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from pathlib import Path
 from typing import Any, Protocol
 
 from rcmgr.counting.connection_tracker import ConnectionTracker
@@ -17,7 +18,16 @@ from rcmgr.limits.parts import ConnectionRateLimits
 from rcmgr.limits.scopes import ConcreteLimits
 from rcmgr.limits.states import ConnectionLimits
 
-__all__ = ["Node"]
+__all__ = ["Node", "Recording"]
+
+
+class Recording(Protocol):
+    """A `rcmgr.record.recording.Recording` as reports see it."""
+
+    @property
+    def path(self) -> Path: ...
+    def stats(self) -> dict[str, Any]: ...
+    def close(self) -> None: ...
 
 
 class Node(Protocol):
@@ -49,6 +59,9 @@ class Node(Protocol):
     def memory_limits(self) -> MemoryConnectionLimits | None: ...
     @property
     def scope_limits(self) -> ConcreteLimits: ...
+    @property
+    def recording(self) -> Recording | None: ...
+    def record(self, path: str, *, max_bytes: int = 0) -> Recording: ...
     def bans(self) -> list[Ban]: ...
     def ban(self, what: Hashable, seconds: float | None = None, reason: str = "") -> Ban: ...
     def unban(self, what: Hashable) -> bool: ...

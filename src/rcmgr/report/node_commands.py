@@ -36,8 +36,28 @@ def _allow(node: Node, *, what: str) -> None:
     node.allowlist.add(_text(what))
 
 
+def _record(node: Node, *, file: str, max_bytes: int = 256 << 20) -> dict[str, Any]:
+    if not isinstance(file, str):
+        raise TypeError(f"the argument 'file' must be text, not {file!r}")
+    running = node.recording
+    if running is not None and not running.stats()["closed"]:
+        raise ValueError(f"the node records already, at {running.path}")
+    try:
+        return node.record(file, max_bytes=max_bytes).stats()
+    except (OSError, ImportError) as error:
+        raise ValueError(f"no record: {error}") from None
+
+
+def _stop_recording(node: Node) -> bool:
+    if node.recording is None:
+        return False
+    node.recording.close()
+    return True
+
+
 COMMANDS: Final[Mapping[str, Callable[..., Any]]] = {
     "status": status_of, "bans": _bans, "ban": _ban, "unban": _unban, "allow": _allow,
+    "record": _record, "stop_recording": _stop_recording,
 }
 
 

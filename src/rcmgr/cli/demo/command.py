@@ -87,6 +87,10 @@ def finite(_context: click.Context, _parameter: click.Parameter, value: float) -
     "--metrics", "metrics_port", type=click.IntRange(1, 65535), metavar="PORT",
     help="Serve metrics for Prometheus at this port.",
 )
+@click.option(
+    "--record", type=click.Path(dir_okay=False, path_type=Path), metavar="PATH",
+    help="Record each decision of the host, for `rcmgr replay`.",
+)
 @click.option("--stock", is_flag=True, help="Guard the host with py-libp2p's libp2p.rcmgr.")
 @click.option("--plain", is_flag=True, help="Print lines instead of a table. Default in a pipe.")
 @click.option(
@@ -97,6 +101,7 @@ def demo(
     attackers: int,
     limits_file: Path | None,
     metrics_port: int | None,
+    record: Path | None,
     stock: bool,
     plain: bool,
     as_json: bool,
@@ -105,9 +110,12 @@ def demo(
         raise click.UsageError("--plain and --json exclude each other.")
     if stock and metrics_port is not None:
         raise click.UsageError("--stock and --metrics exclude each other.")
+    if stock and record is not None:
+        raise click.UsageError("--stock and --record exclude each other.")
     limits = DEMO_LIMITS if limits_file is None else read_limits(limits_file)
     try:
-        status = run_demo(seconds, attackers, limits, stock, plain, as_json, metrics_port)
+        status = run_demo(
+            seconds, attackers, limits, stock, plain, as_json, metrics_port, record)
     except KeyboardInterrupt:  # before the scenario handles signals
         status = BY_SIGNAL + 2
     raise SystemExit(status)
@@ -115,7 +123,7 @@ def demo(
 
 def run_demo(
     seconds: float, attackers: int, limits: NodeLimits, stock: bool, plain: bool, as_json: bool,
-    metrics_port: int | None = None,
+    metrics_port: int | None = None, record: Path | None = None,
 ) -> int:
     """Run the demo, print it, and return the exit status."""
     try:
@@ -131,7 +139,7 @@ def run_demo(
     from .visit import mute_libp2p
 
     mute_libp2p()
-    options = DemoOptions(seconds, attackers, limits, stock, metrics_port)
+    options = DemoOptions(seconds, attackers, limits, stock, metrics_port, record)
     with screen_for(plain=plain, as_json=as_json) as screen:
         try:
             run = trio.run(run_scenario, options, screen.show)

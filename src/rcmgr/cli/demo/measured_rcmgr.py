@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from libp2p.abc import IHost
 
@@ -26,7 +27,9 @@ class MeasuredRcmgr:
 
     title = "rcmgr"
 
-    def __init__(self, limits: NodeLimits, metrics_port: int | None = None) -> None:
+    def __init__(
+        self, limits: NodeLimits, metrics_port: int | None = None, record: Path | None = None
+    ) -> None:
         self._process = ProcessMemory(limits.memory)
         self.memory_admitted = 0
         self._most_of_peer = 0
@@ -35,6 +38,7 @@ class MeasuredRcmgr:
         self.manager = ResourceManager(limits)
         self._metrics = (
             None if metrics_port is None else self.manager.serve_metrics(metrics_port))
+        self._recording = None if record is None else self.manager.record(record)
 
     def attach(self, host: IHost) -> None:
         harden(host)
@@ -44,7 +48,7 @@ class MeasuredRcmgr:
             self._status_error = str(error)
 
     def close(self) -> None:
-        for server in (self._status, self._metrics):
+        for server in (self._status, self._metrics, self._recording):
             if server is not None:
                 server.close()
 

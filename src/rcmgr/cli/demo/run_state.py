@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from rcmgr.limits.node import NodeLimits
 
@@ -24,6 +25,7 @@ class DemoOptions:
     limits: NodeLimits
     stock: bool
     metrics_port: int | None = None
+    record: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -52,9 +52,12 @@ async def run_scenario(options: DemoOptions, show: Callable[[Run], None]) -> Run
     view = SwarmView()
     try:
         manager = MeasuredStock(options.limits, view) if options.stock else MeasuredRcmgr(
-            options.limits, options.metrics_port)
+            options.limits, options.metrics_port, options.record)
     except OSError as error:
-        raise CannotStart(f"no metrics at port {options.metrics_port}: {error}") from None
+        wanted = (
+            f"no record at {options.record}" if error.filename is not None
+            else f"no metrics at port {options.metrics_port}")
+        raise CannotStart(f"{wanted}: {error.strerror or error}") from None
     run = Run(options, manager, view)
     run.attackers = [Visitor(ATTACKS[i % len(ATTACKS)]) for i in range(options.attackers)]
     attack = trio.CancelScope()

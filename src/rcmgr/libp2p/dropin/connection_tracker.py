@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from itertools import chain
 from typing import Any
 
@@ -47,12 +47,14 @@ class ConnectionTracker(OurTracker):
     """
 
     def __new__(
-        cls, limits: Any = None, *, bypass: dict[Hashable, Hashable] | None = None
+        cls, limits: Any = None, *, bypass: dict[Hashable, Hashable] | None = None,
+        clock: Callable[[], int] | None = None,
     ) -> ConnectionTracker:
-        return super().__new__(cls, bypass=bypass, reuse_ids=bypass is None)
+        return super().__new__(cls, bypass=bypass, reuse_ids=bypass is None, clock=clock)
 
     def __init__(
-        self, limits: Any = None, *, bypass: dict[Hashable, Hashable] | None = None
+        self, limits: Any = None, *, bypass: dict[Hashable, Hashable] | None = None,
+        clock: Callable[[], int] | None = None,
     ) -> None:
         self.limits = ConnectionLimits() if limits is None else limits
         self._clears_bypass = bypass is None

@@ -1,0 +1,110 @@
+"""`rcmgr suggest`: limits for a node from its record, or from watching it for some time."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rcmgr.cli.limit_commands import Size
+from rcmgr.cli.node_socket import ask_node, socket_option
+from rcmgr.cli.replay_commands import progress_bar, readable
+from rcmgr.limits.conflicts import conflicts
+from rcmgr.limits.machine import total_memory
+from rcmgr.limits.node import NodeLimits
+from rcmgr.record.segments import segments
+from rcmgr.replay.suggest import connections_that_fit, memory_of_connection
+from rcmgr.replay.suggest import suggest as suggestions_from
+from rcmgr.replay.survey import survey
+
+__all__ = ["suggest"]
+
+_UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+
+
+class Duration(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2 only
+    """Seconds: 30, 30s, 10m, 2h, 1d."""
+
+    name = "duration"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        if isinstance(value, float):
+            return value
+        match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,3})?)([smhd]?)", str(value))
+        if match is None or not float(match[1]):
+            self.fail(f"{value!r} is not a time such as 30s, 10m or 2h", param, ctx)
+        return float(match[1]) * _UNITS[match[2] or "s"]
+
+
+@click.command(short_help="Suggest limits for a node from its record.")
+@click.argument("record", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+                required=False)
+@socket_option
+@click.option("--for", "seconds", type=Duration(), default="10m", show_default=True,
+              metavar="TIME", help="Without RECORD: how long to watch the running node.")
+@click.option("--headroom", type=click.FloatRange(1, 1000), default=1.5, show_default=True,
+              metavar="TIMES", help="How many times the tail a limit allows.")
+@click.option("--percentile", type=click.FloatRange(50, 100), default=99.9, show_default=True,
+              metavar="PERCENT", help="Where the tail begins.")
+@click.option("--memory", type=Size(), metavar="SIZE",
+              help="Say how many connections fit into this memory. Default: this machine's.")
+def suggest(
+    record: Path | None, path: Path | None, seconds: float, headroom: float, percentile: float,
+    memory: int | None,
+) -> None:
+    """Write a limits file to standard output, with the reason for each limit.
+
+    RECORD is a file of `rcmgr run --record` or `manager.record`, or a trace of go-libp2p. Without
+    it, the running node whose status socket is at --socket is recorded for some time.
+
+    Exit status: 0, 1 if the limits contradict each other or there is no node, 2 if RECORD cannot be
+    read.
+    """
+    if record is None:
+        with tempfile.TemporaryDirectory(prefix="rcmgr-suggest-") as folder:
+            made = _watch(path, Path(folder) / "node.rec", seconds)
+            _write(made, headroom, percentile, memory)
+    else:
+        _write(record, headroom, percentile, memory)
+
+
+def _watch(socket: Path | None, record: Path, seconds: float) -> Path:
+    """Let a running node record itself for some time. Ctrl-C ends the time early."""
+    ask_node(socket, "record", file=str(record), max_bytes=1 << 30)
+    click.echo(f"watching the node for {seconds:g} s; Ctrl-C ends it early", err=True)
+    try:
+        time.sleep(seconds)
+    except KeyboardInterrupt:
+        click.echo("ended early", err=True)
+    finally:
+        ask_node(socket, "stop_recording")
+    return record
+
+
+def _write(record: Path, headroom: float, percentile: float, memory: int | None) -> None:
+    with readable(record), progress_bar("measure") as show:
+        found, history = survey(record, show)
+    made = suggestions_from(found, headroom=headroom, percentile=percentile)
+    click.echo(made.to_toml(), nl=False)
+    measured = memory_of_connection(found)
+    room = total_memory() if memory is None else memory
+    if measured is not None and room:
+        click.echo(
+            f"note: about {connections_that_fit(room, measured):,} such connections fit into "
+            f"{room / (1 << 30):.1f} GiB", err=True)
+    for path in history.cut:
+        click.echo(f"note: {path} ends in the middle of a frame", err=True)
+    if not found.events:
+        click.echo(f"note: {', '.join(map(str, segments(record)))}: no events", err=True)
+    file = made.file()
+    contradictions = conflicts(file.build(NodeLimits.default()), said=file)
+    for conflict in contradictions:
+        click.echo(str(conflict), err=True)
+    if contradictions:
+        raise SystemExit(1)

@@ -1,0 +1,1 @@
+"""The record of a node under other limits, and the limits that it suggests."""

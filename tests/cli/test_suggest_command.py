@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from record_script import Clock, Run
+
+from rcmgr import LimitsFile, NodeLimits, ResourceManager
+from rcmgr.cli import main
+from rcmgr.cli import suggest_command as module
+from rcmgr.report.status_client import StatusError, ask
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["suggest", *map(str, arguments)])
+
+
+def test_a_file_is_suggested_from_a_record(tmp_path: Path) -> None:
+    clock = Clock()
+    manager = ResourceManager(NodeLimits(), clock=clock)
+    with manager.record(tmp_path / "node.rec"):
+        Run(manager, clock).go(600)
+    done = run(tmp_path / "node.rec", "--headroom", "2", "--percentile", "99")
+    assert done.exit_code == 0, done.output
+    file = LimitsFile.from_toml(done.stdout)
+    assert file.build(NodeLimits()).scopes.system.conns is not None
+    assert "2 times what 99 % of the time" in " ".join(done.stdout.replace("#", "").split())
+    (tmp_path / "new.toml").write_text(done.stdout)
+    replayed = CliRunner().invoke(
+        main, ["replay", str(tmp_path / "node.rec"), "--limits", str(tmp_path / "new.toml")])
+    assert replayed.exit_code == 0, replayed.output
+
+
+@pytest.mark.parametrize(
+    "wrong", [["--headroom", "0.5"], ["--percentile", "10"], ["--for", "soon"], ["--for", "0"]])
+def test_wrong_options_are_refused(wrong: list[str]) -> None:
+    assert run(*wrong).exit_code == 2
+
+
+def test_other_files_are_no_records(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("text")
+    done = run(tmp_path / "x")
+    assert (done.exit_code, done.output.count("\n")) == (2, 1)
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[ResourceManager]:
+    manager = ResourceManager(NodeLimits())
+    manager.serve_status(tmp_path / "sock")
+    yield manager
+    manager.close()
+
+
+def test_a_running_node_is_watched(
+    node: ResourceManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        for number in range(70):
+            node.acquire_stream(b"%d" % (number % 3), "inbound")
+
+    monkeypatch.setattr(module.time, "sleep", sleep)
+    done = run("--socket", tmp_path / "sock", "--for", "2m")
+    assert done.exit_code == 0, done.output
+    assert slept == [120]
+    limits = LimitsFile.from_toml(done.stdout).build(NodeLimits())
+    assert limits.scopes.system.streams_inbound in range(70, 111)
+    assert node.recording is not None
+    assert node.recording.stats()["closed"]
+
+
+def test_ctrl_c_ends_the_watch_early(
+    node: ResourceManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sleep(seconds: float) -> None:
+        node.acquire_stream(b"peer", "inbound")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module.time, "sleep", sleep)
+    done = run("--socket", tmp_path / "sock")
+    assert done.exit_code == 0, done.output
+    assert "1 events" in done.stdout
+
+
+def test_a_node_that_records_already_is_left_alone(node: ResourceManager, tmp_path: Path) -> None:
+    recording = node.record(tmp_path / "own.rec")
+    done = run("--socket", tmp_path / "sock", "--for", "1s")
+    assert done.exit_code == 1
+    assert "records already" in done.output
+    assert not recording.stats()["closed"]
+    recording.close()
+
+
+def test_the_socket_refuses_wrong_paths(node: ResourceManager, tmp_path: Path) -> None:
+    with pytest.raises(StatusError, match="no record"):
+        ask(tmp_path / "sock", "record", file=str(tmp_path / "no" / "node.rec"))
+    with pytest.raises(StatusError, match="file"):
+        ask(tmp_path / "sock", "record", file=5)
+    assert ask(tmp_path / "sock", "stop_recording") is False
+
+
+def test_without_a_node_it_ends_in_one_line(tmp_path: Path) -> None:
+    done = run("--socket", tmp_path / "none")
+    assert (done.exit_code, done.output.count("\n")) == (1, 1)
