@@ -36,7 +36,7 @@ NOT_ASKED: Final = object()
 """Instead of an answer: the event could not be asked again."""
 _BY_THE_MACHINE: Final = frozenset(("memory.process", "eviction.rate", "connection.evicted"))
 """Codes of refusals that a replay cannot repeat: they depend on the memory of the process, or on
-the room that a full node makes. So do those of a fleet."""
+the room that a full node makes. Refusals by a fleet depend on other nodes."""
 _VIEWS: Final[dict[str, Callable[..., Any]]] = {
     "system": lambda ledger, name, peer: ledger.system(),
     "transient": lambda ledger, name, peer: ledger.transient(),
