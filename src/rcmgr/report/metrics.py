@@ -24,7 +24,7 @@ from rcmgr.extras import require
 from rcmgr.limits.rates import Rate
 from rcmgr.report.http_server import BoundedHTTPServer
 from rcmgr.report.node import Node
-from rcmgr.report.stats import blocked_resources, denied_by_limit
+from rcmgr.report.stats import all_denied, blocked_resources, denied_by_limit
 
 try:
     from prometheus_client import CollectorRegistry, MetricsHandler
@@ -279,9 +279,7 @@ class _NodeMetrics:
             ((protocol, each["allowed"]) for protocol, each in counts))
         yield _counter(
             "rcmgr_protocol_rate_denials", "Requests over a protocol's rates.", "protocol",
-            ((protocol, each["denied"] + each["denied_overall"] + each["denied_by_network"]
-             + each["denied_by_fleet"])
-             for protocol, each in counts))
+            ((protocol, all_denied(each)) for protocol, each in counts))
         yield _gauge(
             "rcmgr_protocol_rate_tracked_peers", "Peers that used some of a protocol's rates.",
             "protocol", ((protocol, each["tracked_peers"]) for protocol, each in counts))

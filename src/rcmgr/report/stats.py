@@ -9,9 +9,10 @@ from rcmgr.counting.reading import ScopeStat
 from rcmgr.counting.scope import Ledger
 from rcmgr.report.node import Node
 
-__all__ = ["blocked_resources", "denied_by_limit", "stats_of", "total_held"]
+__all__ = ["all_denied", "blocked_resources", "denied_by_limit", "stats_of", "total_held"]
 
 _RESOURCES: Final = {"memory": "memory", "fd": "fd", "conns": "connection", "streams": "stream"}
+_DENIED: Final = ("denied", "denied_overall", "denied_by_network", "denied_by_fleet")
 _STATES = ("pending_inbound", "pending_outbound", "established_inbound", "established_outbound")
 
 
@@ -81,9 +82,12 @@ def blocked_resources(node: Node) -> dict[tuple[str, str, str], int]:
 def _refused_by_protocol_rates(node: Node) -> int:
     # another thread may add a limiter meanwhile
     counts = [limiter.counts() for limiter in node.protocol_rate_limiters.copy().values()]
-    return sum(
-        each["denied"] + each["denied_overall"] + each["denied_by_network"]
-        + each["denied_by_fleet"] for each in counts)
+    return sum(map(all_denied, counts))
+
+
+def all_denied(counts: dict[str, int]) -> int:
+    """The denials by all rates of one protocol, as `ProtocolRateLimiter.counts` has them."""
+    return sum(counts.get(key, 0) for key in _DENIED)
 
 
 def denied_by_limit(node: Node) -> dict[str, int]:
