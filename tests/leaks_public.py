@@ -699,6 +699,8 @@ def manager() -> Calls:
         "ResourceManager.evictions": lambda i: manager.evictions(),
         "ResourceManager.explain": lambda i: manager.explain(),
         "ResourceManager.get_stats": lambda i: manager.get_stats(),
+        "ResourceManager.record": lambda i: (
+            manager.record(folder / "record").close(), (folder / "record").unlink()),
         "ResourceManager.serve_metrics": lambda i: manager.serve_metrics(0).close(),
         "ResourceManager.serve_status": lambda i: manager.serve_status(folder / "s").close(),
         "ResourceManager.set_memory_limits": lambda i: manager.set_memory_limits(2**40),
