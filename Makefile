@@ -41,6 +41,10 @@ check: ## all that has to pass before a change lands
 instructions: ## compare the instructions of the hot paths with the recorded ones
 	$(PYTHON) benchmarks/instructions.py --check
 
+.PHONY: misses
+misses: ## compare the cache misses of many peers with the recorded ones
+	$(PYTHON) -m benchmarks.misses --check
+
 .PHONY: bench
 bench: ## how many times faster than libp2p.rcmgr
 	$(PYTHON) -m benchmarks.ratios

@@ -212,6 +212,11 @@ def measure(names: list[str], python: str = sys.executable) -> dict[str, float]:
         return dict(zip(names, counts, strict=True))
 
 
+def this_build() -> str:
+    """The name of its table: counts differ between builds of Python."""
+    return f"{sys.version.split(' (')[0]}, {platform.python_compiler()}, {platform.machine()}"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help="an operation; default all")
@@ -232,7 +237,7 @@ def main() -> int:
     if shutil.which("valgrind") is None:
         parser.error("valgrind is not installed")
     tables = json.loads(BASELINE.read_text())
-    python = f"{sys.version.split(' (')[0]}, {platform.python_compiler()}, {platform.machine()}"
+    python = this_build()
     known = measure(names, options.base) if options.base else tables.get(python, {})
     measured = measure(names)
     grown = 0
