@@ -46,9 +46,8 @@ misses: ## compare the cache misses of many peers with the recorded ones
 	$(PYTHON) -m benchmarks.misses --check
 
 .PHONY: bench
-bench: ## how many times faster than libp2p.rcmgr
-	$(PYTHON) -m benchmarks.ratios
-	$(PYTHON) -m benchmarks.manager
+bench: ## all benchmarks, and their figures in README and docs: an hour
+	$(PYTHON) -m benchmarks.report
 
 .PHONY: sanitize
 sanitize: ## tests under AddressSanitizer and UndefinedBehaviorSanitizer

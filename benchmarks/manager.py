@@ -2,16 +2,16 @@
 
     python -m benchmarks.manager [--processes N] [--check]
 
-Nanoseconds. Each is the fastest of many rounds in one process, with both managers by turns. Each
-line is the median of several fresh processes, for times and for ratios. --check: exit status 1 if a
-target is missed.
+Every peer is connected, and the calls are for peers chosen at random. Each time is the fastest of
+several rounds in one process, with both managers by turns. Each line is the median of several fresh
+processes. "calls" are the time of a compiled function that does nothing, measured in the same
+process. --check: exit status 1 if a target of thresholds.toml is missed.
 """
 
 from __future__ import annotations
 
-import json
+import logging
 import random
-import statistics
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -23,20 +23,11 @@ from libp2p.rcmgr.manager import ResourceManager as StockManager
 
 import rcmgr
 from benchmarks.timing import fastest, noop, peer_ids
-from benchmarks.verdict import Target, fresh_process, parser
+from benchmarks.verdict import Figures, benchmark_main
 
-MODULE = "benchmarks.manager"
-SAMPLE = 300
-ROUNDS = 9
-PEERS = (10, 100_000)
-TIMES_FASTER = {
-    "acquire and release a stream": Target(at_least=30),
-    "open and close a connection": Target(at_least=20),
-    "... with a rate for each peer": Target(at_least=30),
-    "deny a connection": Target(at_least=30),
-}
-CALLS = {"deny a connection": Target(at_most=21)}
-"""The time in calls of a compiled function that does nothing, measured in the same process."""
+ROUNDS = 5
+PEERS = {10: 1_000, 100_000: 5_000}
+"""Connected peers, and calls of a round."""
 
 Run = Callable[[list[Any]], None]
 """Takes (peer id, its text) of each peer."""
@@ -121,62 +112,51 @@ def rated() -> rcmgr.ResourceManager:
     )
 
 
-def pairs() -> dict[str, dict[str, Run]]:
-    return {
-        "acquire and release a stream": {"rcmgr": streams(ours()), "libp2p": streams(stock())},
-        "open and close a connection": {
-            "rcmgr": connections(ours()), "libp2p": connections(stock())},
-        "... with a rate for each peer": {
-            "rcmgr": connections(rated()), "libp2p": connections(rated_stock())},
-        "before and after a handshake": {
-            "rcmgr": handshakes(ours()), "libp2p": handshakes(stock())},
-        "deny a connection": {"rcmgr": denials(ours(0)), "libp2p": denials(full_stock())},
-        "call": {"rcmgr": noops},
+def connected(manager: Any, peers: list[Any]) -> Any:
+    """The manager, with a connection of each peer that lasts as long as the manager."""
+    manager.kept = [manager.open_connection(peer, None, "inbound") for peer in peers]
+    return manager
+
+
+def pairs(peers: list[Any]) -> dict[str, dict[str, Run]]:
+    plain = {"rcmgr": connected(ours(), peers), "libp2p": connected(stock(), peers)}
+    limited = {"rcmgr": connected(rated(), peers), "libp2p": connected(rated_stock(), peers)}
+    full = {"rcmgr": ours(0), "libp2p": full_stock()}
+    works: dict[str, tuple[Callable[[Any], Run], dict[str, Any]]] = {
+        "acquire and release a stream": (streams, plain),
+        "open and close a connection": (connections, plain),
+        "open and close a connection, with a rate for each peer": (connections, limited),
+        "before and after a handshake": (handshakes, plain),
+        "deny a connection": (denials, full),
     }
+    made = {
+        what: {name: run(manager) for name, manager in managers.items()}
+        for what, (run, managers) in works.items()}
+    made["deny a connection"]["call"] = noops
+    return made
 
 
-def measure() -> list[tuple[str, int, dict[str, float]]]:
-    """(operation, number of peers, nanoseconds by manager) of one process."""
-    figures = []
-    for count in PEERS:
-        drawn = random.Random(1).choices(peer_ids(count), k=SAMPLE)
+def measure() -> Figures:
+    """All figures of one process."""
+    figures: Figures = {}
+    for count, calls in PEERS.items():
+        peers = peer_ids(count)
+        drawn = random.Random(1).choices(peers, k=calls)
         sample = [(peer, str(peer)) for peer in drawn]
-        for what, runs in pairs().items():
+        for what, runs in pairs(peers).items():
             timed = {name: partial(run, sample) for name, run in runs.items()}
-            figures.append((what, count, fastest(timed, rounds=ROUNDS, operations=SAMPLE)))
+            best = fastest(timed, rounds=ROUNDS, operations=calls)
+            name = f"{what}, {count:,}"
+            figures |= {
+                f"{name}: ns": best["rcmgr"],
+                f"{name}: libp2p ns": best["libp2p"],
+                f"{name}: times faster": best["libp2p"] / best["rcmgr"],
+            }
+            if "call" in best:
+                figures[f"{name}: calls"] = best["rcmgr"] / best["call"]
     return figures
 
 
-def main() -> int:
-    options = parser(__doc__, processes=5).parse_args()
-    if options.once:
-        json.dump(measure(), sys.stdout)
-        return 0
-    seen: dict[tuple[str, int], list[dict[str, float]]] = {}
-    for _ in range(options.processes):
-        for what, count, best in fresh_process(MODULE, "--once"):
-            seen.setdefault((what, count), []).append(best)
-    missed = 0
-    print(f"{'':<34}{'peers':>9}{'rcmgr':>9}{'libp2p':>9}{'times':>8}")
-    for (what, count), times in seen.items():
-        mine = statistics.median(each["rcmgr"] for each in times)
-        line = f"{what:<34}{count:>9,}{mine:>9.0f}"
-        if "libp2p" in times[0]:
-            theirs = statistics.median(each["libp2p"] for each in times)
-            ratio = statistics.median(each["libp2p"] / each["rcmgr"] for each in times)
-            line += f"{theirs:>9.0f}{ratio:>8.1f}"
-            if what in TIMES_FASTER:
-                line += f"  {TIMES_FASTER[what].verdict(ratio)}"
-                missed += not TIMES_FASTER[what].met(ratio)
-        if what in CALLS:
-            calls = statistics.median(
-                each["rcmgr"] / call["rcmgr"]
-                for each, call in zip(times, seen["call", count], strict=True))
-            line += f"  {calls:.1f} calls {CALLS[what].verdict(calls)}"
-            missed += not CALLS[what].met(calls)
-        print(line)
-    return 1 if options.check and missed else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    logging.disable(logging.ERROR)
+    sys.exit(benchmark_main("manager", __doc__, measure))

@@ -15,7 +15,6 @@ collector stops every thread while it looks at them.
 from __future__ import annotations
 
 import gc
-import json
 import sys
 import threading
 import time
@@ -24,9 +23,8 @@ from dataclasses import replace
 from typing import Any
 
 from benchmarks.timing import peer_ids
-from benchmarks.verdict import Figures, Target, parser, print_figures, seen_in_fresh_processes
+from benchmarks.verdict import Figures, Target, benchmark_main
 
-MODULE = "benchmarks.pauses"
 PEERS, BANS = 100_000, 10_000
 PATHS = ("a scrape", "explain", "status", "fullest", "limits changed", "reconcile", "bans")
 TARGETS = {
@@ -129,14 +127,5 @@ def figures() -> Figures:
     return found
 
 
-def main() -> int:
-    options = parser(__doc__ or "", processes=3).parse_args()
-    if options.once:
-        print(json.dumps(figures()))
-        return 0
-    missed = print_figures(seen_in_fresh_processes(MODULE, options.processes), TARGETS)
-    return 1 if options.check and missed else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(benchmark_main("pauses", __doc__ or "", figures, processes=3, targets=TARGETS))

@@ -3,41 +3,24 @@
     python -m benchmarks.ratios [--processes N] [--check]
 
 Each time is the fastest of many rounds in one process, with both implementations by turns. Each
-line is the median of several fresh processes. --check: exit status 1 if a target is missed.
+line is the median of several fresh processes. The number in a name counts the other connections.
+--check: exit status 1 if a target of thresholds.toml is missed.
 """
 
 from __future__ import annotations
 
 import gc
-import json
-import statistics
 import sys
 import tracemalloc
 from functools import partial
 
 from benchmarks import connections
 from benchmarks.timing import fastest
-from benchmarks.verdict import Target, fresh_process, parser
+from benchmarks.verdict import Figures, benchmark_main
 
-MODULE = "benchmarks.ratios"
 ROUNDS = 15
 TRACKER_SIZES = [1_000, 100_000, 1_000_000]
 SIZES = [1_000, 100_000]
-
-TARGETS = {  # by operation and figure
-    ("tracker cycle", "times faster"): Target(at_least=12),
-    ("lifecycle cycle", "times faster"): Target(at_least=10),
-    ("installed tracker cycle", "times faster"): Target(at_least=10),
-    ("installed lifecycle cycle", "times faster"): Target(at_least=9),
-    ("tracker cycle", "bytes per connection"): Target(at_most=160),
-    ("tracker cycle", "times slower than with 1,000"): Target(at_most=3),
-    ("lifecycle cycle", "times slower than with 1,000"): Target(at_most=3),
-    ("reconcile", "times slower than with 1,000"): Target(at_most=3),
-}
-
-Figure = tuple[str, int, str, float]
-"""Operation, number of other connections, what, value."""
-
 
 def bytes_per_connection(workload: type, size: int) -> float:
     """Memory of the tables and records of `size` connections, without their ids."""
@@ -58,9 +41,9 @@ def operations_of(operation: str, size: int) -> dict[str, int]:
     return dict.fromkeys(("rcmgr", "libp2p"), connections.OPERATIONS)
 
 
-def measure() -> list[Figure]:
+def measure() -> Figures:
     """All figures of one process."""
-    figures: list[Figure] = []
+    figures: Figures = {}
     for ours, theirs in connections.PAIRS:
         operation = ours.operation
         first = 0.0
@@ -74,39 +57,21 @@ def measure() -> list[Figure]:
             )
             del workloads
             first = first or best["rcmgr"]
-            figures += [
-                (operation, size, "ns, rcmgr", best["rcmgr"]),
-                (operation, size, "ns, libp2p.rcmgr", best["libp2p"]),
-                (operation, size, "times faster", best["libp2p"] / best["rcmgr"]),
-            ]
+            name = f"{operation}, {size:,}"
+            figures |= {
+                f"{name}: ns": best["rcmgr"],
+                f"{name}: libp2p ns": best["libp2p"],
+                f"{name}: times faster": best["libp2p"] / best["rcmgr"],
+            }
             if size == 100_000:
-                slower = best["rcmgr"] / first
-                figures.append((operation, size, "times slower than with 1,000", slower))
+                figures[f"{name}: times slower than with 1,000"] = best["rcmgr"] / first
     ours, theirs = connections.PAIRS[0]
-    for workload, what in ((ours, ""), (theirs, ", libp2p.rcmgr")):
-        used = bytes_per_connection(workload, 100_000)
-        figures.append(("tracker cycle", 100_000, f"bytes per connection{what}", used))
+    size = 100_000
+    for workload, what in ((ours, "bytes"), (theirs, "libp2p bytes")):
+        figures[f"connection in the tracker, {size:,}: {what}"] = bytes_per_connection(
+            workload, size)
     return figures
 
 
-def main() -> int:
-    options = parser(__doc__, processes=5).parse_args()
-    if options.once:
-        json.dump(measure(), sys.stdout)
-        return 0
-    values: dict[tuple[str, int, str], list[float]] = {}
-    for _ in range(options.processes):
-        for operation, size, what, value in fresh_process(MODULE, "--once"):
-            values.setdefault((operation, size, what), []).append(value)
-    missed = 0
-    for (operation, size, what), measured in values.items():
-        value = statistics.median(measured)
-        target = TARGETS.get((operation, what))
-        verdict = "" if target is None else target.verdict(value)
-        missed += target is not None and not target.met(value)
-        print(f"{operation:26} {size:>9,}  {what:32} {value:>12,.1f}  {verdict}")
-    return 1 if options.check and missed else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(benchmark_main("ratios", __doc__, measure))

@@ -7,13 +7,13 @@ the same work in the same process, by turns. Nanoseconds are the fastest of many
 by state come last, so a refusal by state gives back all that the connection took before. The flood
 is ten seconds of ten thousand denials, each for another made-up peer.
 
-Each line is the median of several fresh processes. --check: exit status 1 if a target is missed.
+Each line is the median of several fresh processes. --check: exit status 1 if a target of
+thresholds.toml is missed.
 """
 
 from __future__ import annotations
 
 import gc
-import json
 import logging
 import random
 import sys
@@ -25,18 +25,10 @@ from libp2p.peer.id import ID
 import rcmgr
 from benchmarks.manager import full_stock
 from benchmarks.timing import Run, fastest, noop, peer_ids
-from benchmarks.verdict import Figures, Target, parser, print_figures, seen_in_fresh_processes
+from benchmarks.verdict import Figures, benchmark_main
 
-MODULE = "benchmarks.counting.denials"
 SAMPLE, ROUNDS = 300, 15
 PER_SECOND, SECONDS = 10_000, 10
-# libp2p.rcmgr's answer before a handshake asks next to nothing: no target for that
-TARGETS = {
-    "deny a connection, calls": Target(at_most=21),
-    "deny a connection, times faster": Target(at_least=30),
-    "deny a stream, calls": Target(at_most=21),
-    "a flood, bytes more after 100,000 denials": Target(at_most=50_000),
-}
 
 
 def with_metrics(limits: Any, connections: Any = None) -> rcmgr.ResourceManager:
@@ -88,16 +80,16 @@ def denials() -> Figures:
     found: Figures = {}
     for what, runs in (
         ("a connection", {"rcmgr": known(full), "libp2p": known(theirs)}),
-        ("... before its handshake", {"rcmgr": unknown(full), "libp2p": unknown(theirs)}),
-        ("... by its state", {"rcmgr": known(by_state)}),
+        ("a connection before its handshake", {"rcmgr": unknown(full), "libp2p": unknown(theirs)}),
+        ("a connection by its state", {"rcmgr": known(by_state)}),
         ("a stream", {"rcmgr": stream(full)}),
     ):
         best = fastest({**runs, "call": noops}, rounds=ROUNDS, operations=SAMPLE)
-        found[f"deny {what}, ns"] = best["rcmgr"]
-        found[f"deny {what}, calls"] = best["rcmgr"] / best["call"]
+        found[f"deny {what}: ns"] = best["rcmgr"]
+        found[f"deny {what}: calls"] = best["rcmgr"] / best["call"]
         if "libp2p" in best:
-            found[f"deny {what}, libp2p ns"] = best["libp2p"]
-            found[f"deny {what}, times faster"] = best["libp2p"] / best["rcmgr"]
+            found[f"deny {what}: libp2p ns"] = best["libp2p"]
+            found[f"deny {what}: times faster"] = best["libp2p"] / best["rcmgr"]
     return found
 
 
@@ -121,20 +113,15 @@ def flood() -> Figures:
     after = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     return {
-        "a flood, bytes more after 100,000 denials": after - before,
-        "a flood, denials kept": len(manager.denials),
+        "100,000 denials: bytes more": after - before,
+        "100,000 denials: denials kept": len(manager.denials),
     }
 
 
-def main() -> int:
-    options = parser(__doc__, processes=5).parse_args()
-    if options.once:
-        logging.disable(logging.ERROR)
-        json.dump(denials() | flood(), sys.stdout)
-        return 0
-    missed = print_figures(seen_in_fresh_processes(MODULE, options.processes), TARGETS)
-    return 1 if options.check and missed else 0
+def measure() -> Figures:
+    return denials() | flood()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    logging.disable(logging.ERROR)
+    sys.exit(benchmark_main("counting.denials", __doc__, measure))

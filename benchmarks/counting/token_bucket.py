@@ -1,21 +1,22 @@
 """The cost of one rate decision: rcmgr's bucket table and its alternatives.
 
-    pip install '.[bench]' && python -m benchmarks.counting.token_bucket [--keys 1,1000] [--all]
+    pip install '.[bench]' && python -m benchmarks.counting.token_bucket [--processes N] [--check]
 
-Nanoseconds per decision in one process, with all implementations by turns, and the fastest of many
-rounds. The last column compares with rcmgr and the same kind of key. Keys are 38 random bytes, in
-random order. "denied" means that the bucket of every key is empty. From 100,000 keys on, only --all
-measures implementations that need microseconds; it takes minutes.
+Nanoseconds per decision, the fastest of many rounds, with all implementations by turns. "times
+rcmgr" compares with rcmgr and the same kind of key. Keys are 38 random bytes, in random order.
+"denied" means that the bucket of every key is empty. From 100,000 keys on, implementations that
+need microseconds are left out. Each line is the median of several fresh processes. --check: exit
+status 1 if a target of thresholds.toml is missed.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import datetime
 import gc
 import random
+import sys
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from libp2p.rcmgr.token_bucket import TokenBucket as StockTokenBucket
 from libp2p.rcmgr.token_bucket import TokenBucketConfig
 
 from benchmarks.timing import fastest, repeated
+from benchmarks.verdict import Figures, benchmark_main
 from rcmgr import BucketTable, TokenBucket
 from rcmgr.libp2p.dropin.rate_limiter import RateLimiter as DropInRateLimiter
 from rcmgr.libp2p.dropin.token_bucket import TokenBucket as DropInTokenBucket
@@ -35,7 +37,7 @@ from rcmgr.libp2p.dropin.token_bucket import TokenBucket as DropInTokenBucket
 SLOW_FROM = 100_000
 SAMPLE = 20_000
 CALLS = 1_000
-MOST_TIMES_THE_CLOCK = 1.4
+KEYS, ROUNDS = (1, 1_000, 100_000, 1_000_000), 7
 BURST, RATE = 10**9, 1.0         # allows every request, and never fills up again
 NO_BURST, NO_RATE = 1, 1 / 3600  # allows one request
 
@@ -167,7 +169,7 @@ def decide(ask: Ask, keys: list[Any]) -> None:
         ask(key)
 
 
-def measure(count: int, denied: bool, names: list[str], rounds: int) -> dict[str, float]:
+def decisions(count: int, denied: bool, names: list[str]) -> dict[str, float]:
     """Nanoseconds per decision by implementation."""
     draw = random.Random(count)
     raw = [draw.randbytes(38) for _ in range(count)]
@@ -181,42 +183,52 @@ def measure(count: int, denied: bool, names: list[str], rounds: int) -> dict[str
         keys = all_keys[kind]
         decide(ask, keys)  # makes every bucket, and empties it if `denied`
         runs[name] = partial(decide, ask, [keys[i] for i in picked])
-    return fastest(runs, rounds=rounds, operations=len(picked))
+    return fastest(runs, rounds=ROUNDS, operations=len(picked))
 
 
-def report(count: int, denied: bool, best: dict[str, float]) -> None:
-    print(f"\n{count:,} keys, {'denied' if denied else 'allowed'}")
+def many_buckets(count: int, denied: bool) -> Figures:
+    names = [
+        name for name, (_, _, slow) in IMPLEMENTATIONS.items() if not slow or count < SLOW_FROM]
+    best = decisions(count, denied, names)
+    figures: Figures = {}
     for name, nanoseconds in best.items():
+        what = f"{name}, {count:,} keys, {'denied' if denied else 'allowed'}"
         ours = best["rcmgr, ID" if IMPLEMENTATIONS[name][1] == "ID" else "rcmgr"]
-        print(f"  {name:30} {nanoseconds:10,.0f} ns {nanoseconds / ours:8.1f}")
+        figures |= {f"{what}: ns": nanoseconds, f"{what}: times rcmgr": nanoseconds / ours}
+    return figures
 
 
-def one_bucket() -> None:
+def one_bucket() -> Figures:
     """A single bucket against a call that only reads the same clock."""
     calls = {"clock": time.monotonic_ns, "try_consume": TokenBucket(BURST, RATE).try_consume}
     runs = {name: repeated(call, CALLS) for name, call in calls.items()}
     best = fastest(runs, rounds=200, operations=CALLS)
-    ratio = best["try_consume"] / best["clock"]
-    print("TokenBucket.try_consume() against time.monotonic_ns(): "
-          f"{best['try_consume']:.1f} ns, {ratio:.2f} times (at most {MOST_TIMES_THE_CLOCK})")
+    return {
+        "one TokenBucket: ns": best["try_consume"],
+        "one TokenBucket: times time.monotonic_ns()": best["try_consume"] / best["clock"],
+    }
 
 
-def one_drop_in_bucket() -> None:
+def one_drop_in_bucket() -> Figures:
     """py-libp2p's `TokenBucket`, stock and after `rcmgr.install()`."""
+    figures: Figures = {}
     for denied in (False, True):
         tokens = 0.0 if denied else 1e8
-        runs = {}
-        for name, kind in (("installed", DropInTokenBucket), ("libp2p", StockTokenBucket)):
-            for monitoring in (False, True):
-                config = TokenBucketConfig(1e-6, 1e8, tokens, enable_monitoring=monitoring)
-                what = name if monitoring else f"{name}, monitoring off"
-                runs[what] = repeated(kind(config).try_consume, CALLS)
-        best = fastest(runs, rounds=15, operations=CALLS)
-        print(f"libp2p.rcmgr's TokenBucket, {'denied' if denied else 'allowed'}: " + ", ".join(
-            f"{name} {nanoseconds:,.0f} ns" for name, nanoseconds in best.items()))
+        for monitoring in (False, True):
+            config = TokenBucketConfig(1e-6, 1e8, tokens, enable_monitoring=monitoring)
+            best = fastest(
+                {name: repeated(kind(config).try_consume, CALLS)
+                 for name, kind in (("rcmgr", DropInTokenBucket), ("libp2p", StockTokenBucket))},
+                rounds=15, operations=CALLS)
+            what = (f"libp2p's TokenBucket, installed, {'denied' if denied else 'allowed'}, "
+                    f"monitoring {'on' if monitoring else 'off'}")
+            figures |= {
+                f"{what}: ns": best["rcmgr"], f"{what}: libp2p ns": best["libp2p"],
+                f"{what}: times faster": best["libp2p"] / best["rcmgr"]}
+    return figures
 
 
-def memory_and_pauses(count: int = 1_000_000) -> None:
+def memory_and_pauses(count: int = 1_000_000) -> Figures:
     draw = random.Random(3)
     keys = [draw.randbytes(38) for _ in range(count)]
     table = BucketTable(BURST, 1.0 * BURST / 3600, max_peers=2 * count)
@@ -233,29 +245,24 @@ def memory_and_pauses(count: int = 1_000_000) -> None:
         table.try_consume(key, BURST)
         longest = max(longest, time.thread_time_ns() - start)
     gc.enable()
-    print(f"{count:,} keys: {used / count:.1f} bytes each without the keys (at most 40), "
-          f"longest pause {longest / 1e6:.2f} ms (at most 0.5)")
+    return {
+        f"bucket, {count:,} keys: bytes": used / count,
+        f"bucket, {count:,} keys: longest pause, ms": longest / 1e6,
+    }
 
 
-async def main() -> None:
+async def all_figures() -> Figures:
     """A coroutine, because aiolimiter reads the clock of the running event loop."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--keys", default="1,1000,100000,1000000")
-    parser.add_argument("--all", action="store_true", help="measure the slow ones at every size")
-    parser.add_argument("--rounds", type=int, default=7)
-    options = parser.parse_args()
-    one_bucket()
-    one_drop_in_bucket()
-    memory_and_pauses()
-    for count in [int(number) for number in options.keys.split(",")]:
-        names = [
-            name
-            for name, (_, _, slow) in IMPLEMENTATIONS.items()
-            if options.all or not slow or count < SLOW_FROM
-        ]
+    figures = one_bucket() | one_drop_in_bucket() | memory_and_pauses()
+    for count in KEYS:
         for denied in (False, True):
-            report(count, denied, measure(count, denied, names, options.rounds))
+            figures |= many_buckets(count, denied)
+    return figures
+
+
+def measure() -> Figures:
+    return asyncio.run(all_figures())
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    sys.exit(benchmark_main("counting.token_bucket", __doc__, measure, processes=3))

@@ -6,13 +6,13 @@ There are three kinds of work. A handler admits the three events of a connection
 calls for one TCP connection, on the manager of an observed host. Two real hosts dial and close.
 Nanoseconds are the fastest of many rounds. Hosts are measured in processor time.
 
-Each line is the median of several fresh processes. --check: exit status 1 if a target is missed.
+Each line is the median of several fresh processes. --check: exit status 1 if a target of
+thresholds.toml is missed.
 """
 
 from __future__ import annotations
 
 import inspect
-import json
 import logging
 import sys
 import textwrap
@@ -21,21 +21,15 @@ from typing import Any
 
 import rcmgr
 from benchmarks.timing import Run, drive, fastest, peer_ids
-from benchmarks.verdict import Figures, Target, parser, print_figures, seen_in_fresh_processes
+from benchmarks.verdict import Figures, benchmark_main
 from rcmgr.events import handler as lifecycle_handler
 
-MODULE = "benchmarks.events.handler"
 SAMPLE, ROUNDS = 300, 15
 DIALS = 150
 NEVER = rcmgr.ConnectionLimits(*[10**9] * 6)
 HANDLER = "a lifecycle of three events"
 SWARM = "a swarm's calls"
 HOSTS = "two hosts: dial and hang up"
-TARGETS = {
-    f"{HANDLER}, % more with nobody to tell": Target(at_most=3),
-    f"{SWARM}, % more when observed by nobody": Target(at_most=3),
-    f"{HOSTS}, % more when observed by nobody": Target(at_most=3),
-}
 
 
 def handler_runs() -> dict[str, Run]:
@@ -140,8 +134,8 @@ async def measure_hosts() -> Figures:
         for each in observing:
             each.undo()
         found |= {
-            f"{SWARM}, ns": best["without"],
-            f"{SWARM}, % more when observed by nobody": percent_more(best),
+            f"{SWARM}: ns": best["without"],
+            f"{SWARM}: % more when observed by nobody": percent_more(best),
         }
         without, with_observers = [], []
         for _ in range(DIALS):
@@ -153,8 +147,8 @@ async def measure_hosts() -> Figures:
         nursery.cancel_scope.cancel()
     best = {"without": min(without), "with": min(with_observers)}
     return found | {
-        f"{HOSTS}, us of the processor": best["without"],
-        f"{HOSTS}, % more when observed by nobody": percent_more(best),
+        f"{HOSTS}: us of the processor": best["without"],
+        f"{HOSTS}: % more when observed by nobody": percent_more(best),
     }
 
 
@@ -167,21 +161,12 @@ def measure() -> Figures:
 
     best = fastest(handler_runs(), rounds=4 * ROUNDS, operations=SAMPLE)
     found = {
-        f"{HANDLER}, ns": best["without"],
-        f"{HANDLER}, % more with nobody to tell": percent_more(best),
+        f"{HANDLER}: ns": best["without"],
+        f"{HANDLER}: % more with nobody to tell": percent_more(best),
     }
     return found | trio.run(measure_hosts)
 
 
-def main() -> int:
-    options = parser(__doc__, processes=5).parse_args()
-    if options.once:
-        logging.disable(logging.ERROR)
-        json.dump(measure(), sys.stdout)
-        return 0
-    missed = print_figures(seen_in_fresh_processes(MODULE, options.processes), TARGETS)
-    return 1 if options.check and missed else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    logging.disable(logging.ERROR)
+    sys.exit(benchmark_main("events.handler", __doc__, measure))

@@ -1,19 +1,23 @@
 """The cost of limits by address, and of an allowlist with networks.
 
-    python -m benchmarks.gates.networks
+    python -m benchmarks.gates.networks [--processes N] [--check]
 
-Nanoseconds per address in one process, the fastest of many rounds.
+The fastest of many rounds for each address. Each line is the median of several fresh processes.
+--check: exit status 1 if a target of thresholds.toml is missed.
 """
 
 from __future__ import annotations
 
 import random
+import sys
 from typing import Any
 
-from benchmarks.timing import Run, fastest
+from benchmarks.timing import Run, fastest, noop, repeated
+from benchmarks.verdict import Figures, benchmark_main
 from rcmgr import AddressGate, AddressRates, Allowlist, Rate, SubnetLimits
 
 ROUNDS, SAMPLE = 9, 2_000
+SIZES = (10, 100_000)
 
 
 def entering(gate: AddressGate, addresses: list[str]) -> Run:
@@ -36,7 +40,7 @@ def looking_up(allowlist: Allowlist) -> Run:
     return run
 
 
-def main() -> None:
+def measure() -> Figures:
     draw = random.Random(1)
     addresses = [
         f"/ip4/10.{draw.randrange(256)}.{draw.randrange(256)}.1/tcp/1" for _ in range(SAMPLE)
@@ -47,12 +51,18 @@ def main() -> None:
         "enter and leave, subnets and rates":
             entering(AddressGate(SubnetLimits(), rates), addresses),
     }
-    for size in (10, 100_000):
+    for size in SIZES:
         allowlist = Allowlist(f"11.{i >> 16}.{i >> 8 & 255}.{i & 255}" for i in range(size))
         runs[f"not in an allowlist of {size:,}"] = looking_up(allowlist)
-    for what, ns in fastest(runs, rounds=ROUNDS, operations=SAMPLE).items():
-        print(f"{what:<40}{ns:>6.0f} ns")
+    best = fastest({**runs, "call": repeated(noop, SAMPLE)}, rounds=ROUNDS, operations=SAMPLE)
+    call = best.pop("call")
+    figures: Figures = {}
+    for what, ns in best.items():
+        figures |= {f"{what}: ns": ns, f"{what}: calls": ns / call}
+    few, many = (best[f"not in an allowlist of {size:,}"] for size in SIZES)
+    figures[f"not in an allowlist of {SIZES[1]:,}: times slower than of {SIZES[0]}"] = many / few
+    return figures
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(benchmark_main("gates.networks", __doc__, measure))

@@ -1,6 +1,6 @@
 """rcmgr, go-libp2p, rust-libp2p and governor at the same work, in one run.
 
-    python -m benchmarks.peers [--works WORK ...] [--sizes 1000,100000] [--rounds N] [--json]
+    python -m benchmarks.peers [--works WORK ...] [--sizes 1000,100000] [--rounds N] [--check]
 
 Nanoseconds for each piece of work, in processor time of its thread, the fastest of many rounds.
 Each program runs in a separate process, and they work by turns. So many peers are connected, one
@@ -10,7 +10,8 @@ connection each. A round works on all of them in random order. works.py says wha
 The column `native` is rcmgr's time divided by that of the fastest native program. The column
 `floor` is its time divided by the sum of floor and native program. `bytes` is the memory for each
 connected peer, or each key: resident memory in Python and Rust, the live heap in Go. A program is
-left out, with the reason, where its toolchain is not installed.
+left out, with the reason, where its toolchain is not installed. --check: exit status 1 if a target
+of thresholds.toml is missed.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ import tempfile
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.peers import programs
 from benchmarks.peers.ours import ID_LENGTH
 from benchmarks.peers.works import NATIVE, WORKS
-from benchmarks.verdict import ROOT
+from benchmarks.verdict import ROOT, Figures, targets_of
 
 ROUNDS = 9
 LEAST, MOST = 20_000, 200_000  # pieces of work in a round
@@ -147,28 +148,52 @@ def available() -> tuple[dict[str, list[str]], dict[str, str]]:
     return commands, missing
 
 
+def figures(results: list[Result]) -> Figures:
+    """The results by the names that thresholds.toml uses."""
+    found: Figures = {}
+    for each in results:
+        name = f"{each.work}, {each.size:,}"
+        who = "" if each.implementation == "rcmgr" else f"{each.implementation} "
+        found[f"{name}: {who}ns"] = each.nanoseconds
+        for what, value in (
+            (f"{who}bytes", each.bytes), ("times native", each.of_native),
+            ("times floor and native", each.of_floor),
+        ):
+            if value is not None:
+                found[f"{name}: {what}"] = value
+    return found
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--works", nargs="+", choices=list(WORKS), default=list(WORKS))
     parser.add_argument("--sizes", default="1000,100000", help="default 1000,100000")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"default {ROUNDS}")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--check", action="store_true", help="exit status 1 if a target is missed")
+    parser.add_argument("--once", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     commands, missing = available()
     for name, reason in missing.items():
         print(f"{name}: not measured, because {reason}", file=sys.stderr)
-    if not options.json:
+    if not options.once:
         print(HEAD)
     results = []
     for name in options.works:
         for size in map(int, options.sizes.split(",")):
             for each in measure(name, size, options.rounds, commands):
                 results.append(each)
-                if not options.json:
+                if not options.once:
                     print(line(each), flush=True)
-    if options.json:
-        json.dump([asdict(each) for each in results], sys.stdout)
-    return 0
+    found = figures(results)
+    if options.once:
+        json.dump(found, sys.stdout)
+        return 0
+    missed = {
+        what: target.verdict(found[what]) for what, target in targets_of("peers").items()
+        if what in found and not target.met(found[what])}
+    for what, verdict in missed.items():
+        print(f"{what}: {found[what]:.2f} {verdict}")
+    return 1 if options.check and missed else 0
 
 
 if __name__ == "__main__":

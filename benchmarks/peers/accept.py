@@ -1,53 +1,38 @@
 """The cost of a TCP connection that is refused at accept: a full host, and a C program.
 
-    python -m benchmarks.peers.accept [--nodes KIND ...] [--rate N] [--seconds S] [--json]
+    python -m benchmarks.peers.accept [--processes N] [--check]
 
 A C program connects so many times a second from this machine, and sends nothing. "c" is a program
 that accepts each connection and resets it: the least that a program can do. The others are hosts
 with one free place, which an honest peer takes: "install" and "harden" are ours, "libp2p" has the
 manager of libp2p 0.8.1. The honest peer pings 50 times a second on one stream, before the flood and
 during it. The figure is the processor time of the node's process, pings included, divided by the
-number of connections that it ended.
+number of connections that it ended. Each line is the median of several rounds. --check: exit status
+1 if a target of thresholds.toml is missed.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
+import math
 import secrets
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 
 import trio
 
 from benchmarks.peers import programs
 from benchmarks.siege.peers import Peer, Target, open_ping
-from benchmarks.verdict import ROOT
+from benchmarks.verdict import ROOT, Figures, benchmark_main, fresh_process
 
 MODULE = "benchmarks.peers.accept"
 KINDS = ("c", "install", "harden", "libp2p")
 RATE, SECONDS = 20_000, 8.0
 PING_EVERY_S, PING_BYTES = 0.02, 32
-
-
-@dataclass
-class Result:
-    node: str
-    offered_per_second: float
-    refused_per_second: float
-    microseconds: float
-    """Processor time for each refusal."""
-    calm_ms: list[float] | None = None
-    """Median and 99th percentile of the honest peer's pings before the flood."""
-    flooded_ms: list[float] | None = None
-    """The same during the flood."""
-    answered: bool | None = None
-    """Whether the honest peer kept its connection."""
 
 
 async def serve(kind: str) -> None:
@@ -122,73 +107,72 @@ class Honest:
             self.answered = False
             self.ready.set()
 
-    def milliseconds(self) -> list[float] | None:
+    def pings(self, kind: str, when: str) -> Figures:
         """Median and 99th percentile since the last call."""
-        took, self.took = sorted(self.took), []
-        if not took:
-            return None
-        return [round(1000 * took[len(took) * part // 100], 2) for part in (50, 99)]
+        took, self.took = sorted(self.took) or [math.inf], []
+        return {
+            f"ping, {when}, {kind}: {what}, ms": 1000 * took[len(took) * part // 100]
+            for what, part in (("median", 50), ("p99", 99))}
 
 
-async def measure(kind: str, rate: float, seconds: float) -> Result:
+async def measure_node(kind: str, rate: float = RATE, seconds: float = SECONDS) -> Figures:
+    """The figures of one node."""
     command = (
         programs.c("accept") if kind == "c" else [sys.executable, "-m", MODULE, "--serve", kind])
     programs.c("flood")
+    found: Figures = {}
     with running(command) as node:
         assert node.stdout is not None
         where = (await trio.to_thread.run_sync(node.stdout.readline)).strip()
+        port = int(where) if kind == "c" else Target.parse(where).port
         async with trio.open_nursery() as nursery:
-            honest = None
-            calm = None
-            port = int(where) if kind == "c" else Target.parse(where).port
+            honest = Honest()
             if kind != "c":
-                honest = Honest()
                 nursery.start_soon(honest.stay, Target.parse(where))
                 await honest.ready.wait()
                 await trio.sleep(1)
-                honest.milliseconds()
+                honest.pings(kind, "calm")
                 await trio.sleep(seconds)
-                calm = honest.milliseconds()
+                found |= honest.pings(kind, "calm")
             before = processor_ns(node)
             opened, closed, passed = await flood(port, rate, seconds)
             used = processor_ns(node) - before
-            found = Result(
-                kind, opened / passed, closed / passed, used / 1000 / max(closed, 1))
-            if honest is not None:
-                found.calm_ms, found.flooded_ms = calm, honest.milliseconds()
-                found.answered = honest.answered
+            found |= {
+                f"refusal at accept, {kind}: offered per second": opened / passed,
+                f"refusal at accept, {kind}: per second": closed / passed,
+                f"refusal at accept, {kind}: us of the processor": used / 1000 / max(closed, 1),
+            }
+            if kind != "c":
+                found |= honest.pings(kind, "under the flood")
+                found[f"ping, under the flood, {kind}: peer kept"] = float(honest.answered)
             nursery.cancel_scope.cancel()
     return found
 
 
+def measure() -> Figures:
+    """All nodes by turns, each in a fresh process."""
+    found: Figures = {}
+    for kind in KINDS:
+        found |= fresh_process(MODULE, "--node", kind)
+    least = found["refusal at accept, c: us of the processor"]
+    for kind in KINDS[1:]:
+        used = found[f"refusal at accept, {kind}: us of the processor"]
+        found[f"refusal at accept, {kind}: times c"] = used / least
+        calm, flooded = (
+            found[f"ping, {when}, {kind}: p99, ms"] for when in ("calm", "under the flood"))
+        found[f"ping, under the flood, {kind}: p99, times calm"] = flooded / calm
+    return found
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--nodes", nargs="+", choices=KINDS, default=KINDS)
-    parser.add_argument("--rate", type=float, default=RATE, help=f"default {RATE:,}")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help=f"default {SECONDS:g}")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--serve", help=argparse.SUPPRESS)
-    options = parser.parse_args()
     logging.disable(logging.CRITICAL)
-    if options.serve:
-        trio.run(serve, options.serve)
-        return 0
-    if not options.json:
-        print(f"{'':<10}{'offered/s':>11}{'refused/s':>11}{'us each':>9}{'calm ms, p99':>16}"
-              f"{'flooded ms, p99':>18}  peer stayed")
-    found = []
-    for kind in options.nodes:
-        each = trio.run(measure, kind, options.rate, options.seconds)
-        found.append(asdict(each))
-        if not options.json:
-            calm, flooded = (
-                "-" if pings is None else f"{pings[0]:g} / {pings[1]:g}"
-                for pings in (each.calm_ms, each.flooded_ms))
-            stayed = {None: "-", True: "yes", False: "NO"}[each.answered]
-            print(f"{kind:<10}{each.offered_per_second:>11,.0f}{each.refused_per_second:>11,.0f}"
-                  f"{each.microseconds:>9.1f}{calm:>16}{flooded:>18}  {stayed}", flush=True)
-    if options.json:
-        json.dump(found, sys.stdout)
+    part, *arguments = sys.argv[1:] or [""]
+    if part == "--serve":
+        trio.run(serve, *arguments)
+    elif part == "--node":
+        json.dump(trio.run(measure_node, *arguments), sys.stdout)
+    else:
+        return benchmark_main("peers.accept", __doc__, measure, processes=3)
     return 0
 
 

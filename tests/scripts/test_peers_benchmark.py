@@ -84,10 +84,20 @@ def test_a_failed_build_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 @pytest.mark.skipif(sys.platform != "linux", reason="the flood waits with epoll")
 @pytest.mark.parametrize("kind", ["c", "harden"])
 async def test_a_full_node_refuses_a_flood(kind: str) -> None:
-    result = await accept.measure(kind, 200, 0.5)
-    assert result.refused_per_second > 0
-    assert result.microseconds > 0
+    found = await accept.measure_node(kind, 200, 0.5)
+    assert found[f"refusal at accept, {kind}: per second"] > 0
+    assert found[f"refusal at accept, {kind}: us of the processor"] > 0
     if kind == "harden":
-        assert result.answered
-        assert result.calm_ms is not None
-        assert result.flooded_ms is not None
+        assert found["ping, under the flood, harden: peer kept"] == 1
+        assert 0 < found["ping, calm, harden: p99, ms"] < float("inf")
+        assert 0 < found["ping, under the flood, harden: p99, ms"] < float("inf")
+
+
+def test_figures_have_the_names_of_the_thresholds() -> None:
+    results = [
+        peers.Result("states", 1_000, "rcmgr", 300.0, 10.0, 3.0, 2.0),
+        peers.Result("states", 1_000, "rust", 100.0, 20.0)]
+    assert peers.figures(results) == {
+        "states, 1,000: ns": 300, "states, 1,000: bytes": 10, "states, 1,000: times native": 3,
+        "states, 1,000: times floor and native": 2, "states, 1,000: rust ns": 100,
+        "states, 1,000: rust bytes": 20}

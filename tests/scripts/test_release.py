@@ -257,7 +257,9 @@ def test_every_benchmark_with_targets_is_a_promise() -> None:
         for path in (ROOT / "benchmarks").rglob("*.py")
         if "[--check]" in path.read_text() and "__main__" in path.read_text()
     }
-    assert set(release.BENCHMARKS) == with_targets
+    without_gil = {"benchmarks.threads"}  # the wheels of a release's gate have one
+    assert set(release.BENCHMARKS) == with_targets - without_gil
+    assert without_gil <= with_targets
 
 
 def test_the_workflow_publishes_only_after_every_gate() -> None:

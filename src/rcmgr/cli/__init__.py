@@ -13,6 +13,7 @@ except ImportError as error:
 import click
 
 from .ban_commands import allow, ban, bans, unban
+from .bench_command import bench
 from .demo.command import demo
 from .fleet_commands import fleet
 from .limit_commands import limits
@@ -31,6 +32,6 @@ def main() -> None:
 
 
 for command in (
-    allow, ban, bans, demo, explain, fleet, limits, replay, run, status, suggest, top, unban,
+    allow, ban, bans, bench, demo, explain, fleet, limits, replay, run, status, suggest, top, unban,
 ):
     main.add_command(command)

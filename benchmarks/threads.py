@@ -1,0 +1,154 @@
+"""Two threads against one, on a free-threaded build of Python: how much more work they do.
+
+    python3.13t -m benchmarks.threads [--processes N] [--check]
+
+Each thread works on other peers, on an object that both share: a tracker, a ledger, a table of
+buckets, or a manager. "times the work of one" is the work of two threads in the time that one needs
+for half of it. "lost counts" is what a shared object still counts after all work on the same peers.
+
+Every thread binds the methods that it calls. CPython counts references to a shared object with
+atomic instructions, and these alone would make two threads as slow as one. It needs a build without
+the GIL, and no libp2p. --check: exit status 1 if a target of thresholds.toml is missed.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import rcmgr
+from benchmarks.verdict import Figures, benchmark_main
+
+PEERS, PASSES, ROUNDS = 200, 100, 9
+MANY = 10**9
+
+Work = Callable[[list[bytes]], None]
+Made = tuple[Work, Callable[[], int]]
+"""Work on some peers, and a function that returns what the object counts."""
+
+
+def peers_of(thread: int) -> list[bytes]:
+    return [
+        b"\x00\x24\x08\x01\x12\x20" + number.to_bytes(32, "big")
+        for number in range(thread * PEERS, (thread + 1) * PEERS)]
+
+
+def loop() -> Made:
+    """The most that two threads of this Python can do on this machine."""
+
+    def work(peers: list[bytes]) -> None:
+        number = 0
+        for _ in range(PASSES * len(peers)):
+            number ^= 1
+
+    return work, lambda: 0
+
+
+def tracker() -> Made:
+    shared = rcmgr.ConnectionTracker()
+
+    def work(peers: list[bytes]) -> None:
+        pend, establish = shared.admit_pending_inbound, shared.admit_established_inbound
+        remove, limits = shared.remove_connection, rcmgr.ConnectionLimits(*[MANY] * 6)
+        names = [(threading.get_ident(), peer) for peer in peers]
+        for _ in range(PASSES):
+            for name, peer in zip(names, peers, strict=True):
+                pend(name, limits)
+                establish(name, peer, limits)
+                remove(name)
+
+    return work, lambda: len(shared.established_inbound) + len(shared.pending_inbound)
+
+
+def ledger() -> Made:
+    many = rcmgr.Limit(*[2**40] * 8)
+    shared = rcmgr.Ledger(
+        rcmgr.ConcreteLimits(**dict.fromkeys(rcmgr.ConcreteLimits.scopes(), many)))
+
+    def work(peers: list[bytes]) -> None:
+        try_open_connection = shared.try_open_connection
+        for _ in range(PASSES):
+            for peer in peers:
+                scope: Any = try_open_connection(True)
+                scope.try_set_peer(peer)
+                scope.close()
+
+    return work, lambda: shared.snapshot()["system"]["conns_inbound"]
+
+
+def buckets() -> Made:
+    shared = rcmgr.BucketTable(MANY, 1.0, max_peers=10 * PEERS)
+
+    def work(peers: list[bytes]) -> None:
+        try_consume = shared.try_consume
+        for _ in range(PASSES):
+            for peer in peers:
+                try_consume(peer)
+
+    return work, lambda: 0
+
+
+def manager() -> Made:
+    shared = rcmgr.ResourceManager(rcmgr.ResourceLimits(MANY, 10**6, MANY))
+
+    def work(peers: list[bytes]) -> None:
+        open_connection = shared.open_connection
+        for _ in range(PASSES):
+            for peer in peers:
+                scope: Any = open_connection(peer, None, "inbound")
+                scope.close()
+
+    return work, lambda: (
+        shared.ledger.snapshot()["system"]["conns_inbound"]
+        + len(shared.connection_tracker.established_inbound))
+
+
+WORKS: dict[str, Callable[[], Made]] = {
+    "a loop": loop, "tracker": tracker, "ledger": ledger, "bucket table": buckets,
+    "manager": manager}
+
+
+def seconds(work: Work, parts: list[list[bytes]]) -> float:
+    """The time until one thread for each part has done its work."""
+    start = threading.Barrier(len(parts) + 1)
+
+    def run(part: list[bytes]) -> None:
+        start.wait()
+        work(part)
+
+    threads = [threading.Thread(target=run, args=(part,)) for part in parts]
+    for thread in threads:
+        thread.start()
+    start.wait()
+    began = time.perf_counter()
+    for thread in threads:
+        thread.join()
+    return time.perf_counter() - began
+
+
+def measure() -> Figures:
+    if getattr(sys, "_is_gil_enabled", lambda: True)():
+        raise SystemExit("this Python has a GIL: run a free-threaded build, as python3.13t")
+    own = [peers_of(0), peers_of(1)]
+    found: Figures = {}
+    for name, make in WORKS.items():
+        work, count = make()
+        one = two = float("inf")
+        for _ in range(ROUNDS):
+            one = min(one, seconds(work, own[:1]))
+            two = min(two, seconds(work, own))
+        seconds(work, [own[0], own[0]])
+        found |= {
+            f"{name}: times the work of one": 2 * one / two,
+            f"{name}: ns with one thread": 1e9 * one / (PASSES * PEERS),
+            f"{name}: ns with two threads": 1e9 * two / (PASSES * PEERS),
+            f"{name}: lost counts": count(),
+        }
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(benchmark_main("threads", __doc__, measure, processes=3))
