@@ -1,4 +1,4 @@
-"""What stands in the marked places of README.md and docs, from the kept figures."""
+"""The text of each marked place in README.md and docs, from the kept figures."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def faster(
 
 
 def native(results: Results) -> str:
-    """Our time beside that of the native programs, and the ratio to the faster of them."""
+    """Our time and that of the native programs, and the ratio to the faster of them."""
     rows = []
     for work, about in WORKS.items():
         for size in SIZES:

@@ -52,7 +52,7 @@ PLACE = re.compile(r"(<!-- figures: ([a-z_.]+) -->)(.*?)(<!-- end -->)", re.DOTA
 
 
 def machine() -> dict[str, str]:
-    """What the figures depend on."""
+    """The machine and the versions that the figures depend on."""
     processor = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():

@@ -3,8 +3,9 @@
     python3.13t -m benchmarks.threads [--processes N] [--check]
 
 Each thread works on other peers, on an object that both share: a tracker, a ledger, a table of
-buckets, or a manager. "times the work of one" is the work of two threads in the time that one needs
-for half of it. "lost counts" is what a shared object still counts after all work on the same peers.
+buckets, or a manager. "times the work of one" is the work of two threads in the time that one
+thread needs for half the work. "lost counts" is what a shared object still counts after all work
+on the same peers.
 
 Every thread binds the methods that it calls. CPython counts references to a shared object with
 atomic instructions, and these alone would make two threads as slow as one. It needs a build without

@@ -5,9 +5,9 @@
 A host with the default limits listens on loopback. First tasks of another process connect, do the
 handshakes of noise and yamux, and hang up. Then they open streams, send one ping on each, and reset
 it. Another host has the limits of `rcmgr demo`. An honest peer pings it on one stream, for five
-seconds without others and for ten seconds under the flood of the demo: five attackers, each in a
-separate process. All processes share the machine. "rcmgr" is hardened, as in the demo. "none" has
-no resource manager.
+seconds without others and for ten seconds under the flood of the demo. Five attackers flood it,
+each in a separate process. All processes share the machine. "rcmgr" is hardened, as in the demo.
+"none" has no resource manager.
 
 Each line is the median of several fresh processes. --check: exit status 1 if a target of
 thresholds.toml is missed.

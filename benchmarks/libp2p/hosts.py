@@ -35,7 +35,7 @@ ROUNDS, SAMPLE = 9, 300
 LIMIT, ATTACKERS, AT_ONCE, VISITORS = 50, 2, 32, 8
 HELD = {"full": LIMIT, "default": 250}  # the swarm itself admits 250 inbound connections
 SECONDS = 4.0
-PARTS = {  # what a figure is called, and the setting of the host
+PARTS = {  # the name of a figure, and the setting of the host
     "refusals, full": "full", "refusals, default": "default", "connections": "visited"}
 
 

@@ -31,7 +31,7 @@ def test_without_libp2p_it_says_so_and_measures_ours(monkeypatch: pytest.MonkeyP
     without_libp2p(monkeypatch)
     result = CliRunner().invoke(main, ["bench", "--seconds", "1", "--json"])
     assert result.exit_code == 0, result.output
-    assert "libp2p is not installed, so there is nothing to compare with" in result.stderr
+    assert "libp2p is not installed, so only rcmgr is measured" in result.stderr
     found = json.loads(result.stdout)
     assert [(each["operation"], each["peers"]) for each in found] == [
         (name, size) for size in (3, 5) for name in operations()]

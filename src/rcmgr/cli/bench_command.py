@@ -1,4 +1,4 @@
-"""`rcmgr bench`: what the manager costs on this machine, beside libp2p.rcmgr."""
+"""`rcmgr bench`: what the manager costs on this machine, compared with libp2p.rcmgr."""
 
 from __future__ import annotations
 
@@ -196,8 +196,8 @@ def bench(seconds: float, as_json: bool) -> None:
     with_libp2p = has_libp2p()
     if not with_libp2p:
         click.echo(
-            "libp2p is not installed, so there is nothing to compare with. "
-            "Install it by: pip install 'rcmgr[libp2p]'", err=True)
+            "libp2p is not installed, so only rcmgr is measured. "
+            "To compare: pip install 'rcmgr[libp2p]'", err=True)
     logging.disable(logging.ERROR)  # the denials of this command have no place in a log
     found = []
     with Progress(console=Console(stderr=True), transient=True) as progress:
