@@ -45,7 +45,8 @@ def test_stuck_tests(tmp_path: Path, workers: str) -> None:
         "-m", "pytest", "-p", "conftest", "-p", "no:cacheprovider", "-n", workers, "-o",
         "trio_mode=true", "--rootdir", str(tmp_path), str(stuck),
         PYTHONPATH=os.pathsep.join([str(Path(__file__).parent), *sys.path]))
-    assert "3 failed, 1 passed" in done.stdout
+    # On 3.14 the interrupted run of trio stays alive, and no later test can start one.
+    assert ("3 failed, 1 passed" if sys.version_info < (3, 14) else "4 failed") in done.stdout
     assert done.stdout.count("Exceeded 1 seconds.") >= 3
     for known in ("thread another thread:", "thread MainThread:", "a_task:\n", "asyncio task "):
         assert known in done.stdout

@@ -88,6 +88,7 @@ async def test_dials_wait_in_order_of_arrival(full: tuple[ResourceManager, str])
     manager, _ = full
     order: list[int] = []
     most = 0
+    together = anyio.Event()
 
     async def dial(number: int) -> None:
         nonlocal most
@@ -96,6 +97,9 @@ async def test_dials_wait_in_order_of_arrival(full: tuple[ResourceManager, str])
             scope = manager.open_connection(None, ADDRESS, "outbound")
             assert scope is not None
             most = max(most, pending(manager))
+            if most == 2:
+                together.set()
+            await together.wait()  # the first dial is there until the second one comes
             await anyio.sleep(0.005)
             scope.close()
 
