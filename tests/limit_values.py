@@ -86,7 +86,8 @@ FLEET_PLACES = st.builds(FleetPlaces, MAYBE, MAYBE)
 RATES_BY_PROTOCOL = st.dictionaries(NAMES, FLEET_RATES.filter(bool), max_size=2)
 FLEETS = st.one_of(st.none(), st.builds(
     FleetLimits, FLEET_RATES, FLEET_RATES, FLEET_RATES, RATES_BY_PROTOCOL, RATES_BY_PROTOCOL,
-    FLEET_PLACES, FLEET_PLACES, st.integers(1, 32), st.integers(1, 128), st.frozensets(OVERRIDES),
+    FLEET_PLACES, st.builds(FleetPlaces, MAYBE), st.integers(1, 32), st.integers(1, 128),
+    st.frozensets(OVERRIDES),
     st.sampled_from(["local", "refuse"]), st.integers(1, 1000), st.integers(1, 10_000_000)))
 PARTIALS = trees(PartialLimits, PARTIAL)
 NODES = st.builds(

@@ -17,7 +17,7 @@ on_loss = "refuse"
 [Fleet.Peer]
 Conns = 16
 [Fleet.Network]
-Streams = 100
+Conns = 100
 [Fleet.protocols."/x/1"]
 refill_rate = 10
 burst = 50
@@ -28,7 +28,7 @@ def test_a_file_has_the_section() -> None:
     limits = LimitsFile.from_toml(FILE).build(INFINITE_LIMITS)
     assert limits.fleet == FleetLimits(
         rate=Rate(100, 20), on_loss="refuse", peer=FleetPlaces(connections=16),
-        network=FleetPlaces(streams=100), protocols={"/x/1": RATE})
+        network=FleetPlaces(100), protocols={"/x/1": RATE})
     again = LimitsFile.from_json(LimitsFile.of(limits).to_json()).build(INFINITE_LIMITS)
     assert again == limits
 
@@ -40,6 +40,7 @@ def test_a_file_has_the_section() -> None:
     ({"protocols": {5: RATE}}, "^protocols: a protocol must be text, not 5"),
     ({"protocol_peers": {"x": None}}, r"^protocol_peers\['x'\] must be a Rate, not None"),
     ({"peer": 16}, "^peer must be a FleetPlaces, not 16"),
+    ({"network": FleetPlaces(1, 2)}, r"^network\.streams must be None, not 2"),
     ({"on_loss": "wait"}, "^on_loss must be one of local, refuse, not 'wait'"),
     ({"ipv4_prefix": 33}, "^ipv4_prefix must be 1 to 32"),
     ({"ipv6_prefix": 0}, "^ipv6_prefix must be 1 or more"),

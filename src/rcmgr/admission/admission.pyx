@@ -271,7 +271,7 @@ cdef class Admission:
         if steps & PEER and peer is not None:
             peer = peer_key(peer)
             if fleet.peer_connections is not None:
-                held = self.tracker.get_peer_connection_count(peer)
+                held = trackers.connections_of(self.tracker, peer)
                 if known is not None and trackers.is_established(known):
                     held -= 1
                 if not fleet.peer_connections.admits(peer, held):

@@ -95,6 +95,7 @@ cdef object admit(
     object limits, object held, bint exempt, bint reserved, bint reported, bint *repeated)
 # As `scope.expect_peer`, for the peer's first connection.
 cdef void expect_peer(object tracker, uint64_t hashed, bint slot_is_here) noexcept
+cdef int64_t connections_of(object tracker, object key) except -1  # established ones of a peer key
 # Pending connections in a direction that no limit counts.
 cdef int64_t exempt_pending(object tracker, bint inbound) except -1
 cdef object code_of(Denial denial)

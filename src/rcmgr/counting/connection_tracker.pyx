@@ -662,15 +662,7 @@ cdef class ConnectionTracker:
 
     def get_peer_connection_count(self, peer_id):
         """The number of established connections of a peer, with bypassed ones."""
-        cdef int64_t count
-        cdef size_t at
-        cdef ConnectionRecord head
-        key = peer_key(peer_id)
-        cdef uint64_t hashed = hash_of(key)
-        with cython.critical_section(self):
-            head = self._find_peer(hashed, key, &at)
-            count = 0 if head is None else head.back.of_peer.present
-        return count
+        return connections_of(self, peer_key(peer_id))
 
     def __len__(self):
         cdef size_t used
@@ -1500,6 +1492,18 @@ cdef bint remove(object tracker, ConnectionRecord record, bint only_pending) exc
 cdef int watch(object tracker, ConnectionWatcher watcher) except -1:
     (<ConnectionTracker?>tracker)._watcher = watcher
     return 0
+
+
+cdef int64_t connections_of(object tracker, object key) except -1:
+    cdef ConnectionTracker self = <ConnectionTracker?>tracker
+    cdef int64_t count
+    cdef size_t at
+    cdef ConnectionRecord head
+    cdef uint64_t hashed = hash_of(key)
+    with cython.critical_section(self):
+        head = self._find_peer(hashed, key, &at)
+        count = 0 if head is None else head.back.of_peer.present
+    return count
 
 
 cdef int read_counted(object tracker, int64_t *counted) except -1:

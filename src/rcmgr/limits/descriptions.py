@@ -128,7 +128,7 @@ KEYS: Final[Mapping[str, Mapping[str, str]]] = {
         "protocols": "rates of requests by protocol, of all peers together",
         "protocol_peers": "rates of requests by protocol, of each peer",
         "Peer": "`Conns` and `Streams` of each peer",
-        "Network": "`Conns` and `Streams` of each network",
+        "Network": "`Conns` of each network",
         "ipv4_prefix": "leading bits of an IPv4 address that name its network",
         "ipv6_prefix": "leading bits of an IPv6 address that name its network",
         "exempt": "networks to which `Network` and `network_rate` do not apply",

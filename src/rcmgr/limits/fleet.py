@@ -49,7 +49,7 @@ class FleetLimits:
     rate: new connections of the fleet. peer_rate, network_rate: those of each peer and network.
     protocols: requests of a protocol, of all peers together, by its name.
     protocol_peers: requests of a protocol by each peer.
-    peer, network: connections and streams of each peer and network at once.
+    peer: connections and streams of each peer at once. network: connections of each network.
     ipv4_prefix, ipv6_prefix: leading bits of an address that name its network. At most 32 and 128.
     exempt: networks to which `network` and `network_rate` do not apply. Default: loopback.
     on_loss: without the engine, "local": the node applies its share, which is the limit divided by
@@ -91,6 +91,10 @@ class FleetLimits:
         for name in ("peer", "network"):
             if not isinstance(getattr(self, name), FleetPlaces):
                 raise TypeError(f"{name} must be a FleetPlaces, not {getattr(self, name)!r}")
+        if self.network.streams is not None:
+            raise ValueError(
+                f"network.streams must be None, not {self.network.streams}: the fleet counts "
+                "streams by peer only (peer.streams)")
         check_count("ipv4_prefix", self.ipv4_prefix, 1, 32)
         check_count("ipv6_prefix", self.ipv6_prefix, 1, 128)
         if isinstance(self.exempt, str | bytes):
