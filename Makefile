@@ -57,6 +57,11 @@ sanitize: ## tests under AddressSanitizer and UndefinedBehaviorSanitizer
 threads: ## tests under ThreadSanitizer, with the interpreter PYTHON_TSAN
 	PYTHON=$(PYTHON_TSAN) scripts/sanitize thread
 
+.PHONY: parallel
+parallel: ## tests of limits and counting, each in three threads at once; needs pytest-run-parallel
+	$(PYTHON) -m pytest -q -n0 --parallel-threads 3 -o thread_unsafe_fixtures=caplog tests/limits \
+		$(addprefix tests/counting/test_,bucket_table.py denials.py groups.py token_bucket.py)
+
 .PHONY: fuzz
 fuzz: ## changed inputs for each reader of foreign bytes, five minutes each
 	for reader in $$($(PYTHON) tests/fuzz_readers.py); do $(PYTHON) tests/fuzz_readers.py $$reader 300 || exit 1; done

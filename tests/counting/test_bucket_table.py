@@ -180,6 +180,7 @@ def test_calls_search_the_whole_table_once_a_minute() -> None:
     assert len(table) == 1
 
 
+@pytest.mark.thread_unsafe(reason="tracemalloc counts the memory of all threads")
 def test_a_table_gives_its_memory_back_without_new_keys() -> None:
     clock = Clock()
     tracemalloc.start()
