@@ -12,6 +12,7 @@ from rcmgr import (
     AddressRates,
     ConcreteLimits,
     ConnectionLimits,
+    DryRun,
     Eviction,
     FleetLimits,
     FleetPlaces,
@@ -89,11 +90,13 @@ FLEETS = st.one_of(st.none(), st.builds(
     FLEET_PLACES, st.builds(FleetPlaces, MAYBE), st.integers(1, 32), st.integers(1, 128),
     st.frozensets(OVERRIDES),
     st.sampled_from(["local", "refuse"]), st.integers(1, 1000), st.integers(1, 10_000_000)))
+DRY_RUNS = st.builds(DryRun, st.frozensets(st.sampled_from(
+    ["all", "rate", "stream.peer", "connection.system.conns", "memory.process"])))
 PARTIALS = trees(PartialLimits, PARTIAL)
 NODES = st.builds(
     NodeLimits, trees(ConcreteLimits, LIMIT),
     st.builds(ConnectionLimits, **dict.fromkeys(ConnectionLimits().to_dict(), MAYBE)),
     st.builds(ProcessMemoryLimits, **MEMORY), SUBNETS, RATES, PEER_RATES,
     PENALTIES,
-    EVICTIONS, FLEETS,
+    EVICTIONS, FLEETS, DRY_RUNS,
 )

@@ -65,9 +65,11 @@ def test_rcmgr_run_without_libp2p() -> None:
      "rcmgr.libp2p.report_remote_addresses needs libp2p: pip install 'rcmgr[libp2p]'"),
     ("import rcmgr.metrics", ("prometheus_client",),
      "rcmgr.metrics needs prometheus_client: pip install 'rcmgr[metrics]'"),
+    ("import rcmgr.otel", ("opentelemetry",),
+     "rcmgr.otel needs opentelemetry: pip install 'rcmgr[otel]'"),
     ("import rcmgr; rcmgr.ResourceManager().serve_metrics(0)", ("prometheus_client",),
      "rcmgr.metrics needs prometheus_client: pip install 'rcmgr[metrics]'"),
-], ids=["install", "toml", "dropin", "addresses", "metrics", "serve_metrics"])
+], ids=["install", "toml", "dropin", "addresses", "metrics", "otel", "serve_metrics"])
 def test_a_call_without_its_packages(code: str, missing: tuple[str, ...], line: str) -> None:
     status, output = run(code, *missing)
     assert status == 1

@@ -20,6 +20,7 @@ MODULES = [
     "rcmgr",
     pytest.param("rcmgr.libp2p", marks=pytest.mark.libp2p),
     "rcmgr.metrics",
+    "rcmgr.otel",
 ]
 
 

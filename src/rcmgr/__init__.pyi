@@ -43,6 +43,7 @@ from rcmgr.events.kinds import (
     ConnectionClosedEvent,
     ConnectionDeniedEvent,
     ConnectionLifecycleEvent,
+    ConnectionWouldBeDeniedEvent,
     DialFailedEvent,
     Endpoint,
     EstablishedInboundConnectionEvent,
@@ -66,6 +67,7 @@ from rcmgr.gates.requests import ProtocolRateLimiter, RateLimiter
 from rcmgr.libp2p.guard.stream_scopes import manager_of
 from rcmgr.libp2p.installation import install, installed, uninstall
 from rcmgr.limits.documents import LimitsFileError
+from rcmgr.limits.dry_run import DryRun
 from rcmgr.limits.eviction import Eviction
 from rcmgr.limits.files import LimitsFile
 from rcmgr.limits.fleet import FleetLimits, FleetPlaces
@@ -124,11 +126,13 @@ __all__ = [
     "ConnectionRecord",
     "ConnectionScope",
     "ConnectionTracker",
+    "ConnectionWouldBeDeniedEvent",
     "Denial",
     "DenialEntry",
     "DenialLog",
     "DenialSummary",
     "DialFailedEvent",
+    "DryRun",
     "Endpoint",
     "ErrorContextBuilder",
     "EstablishedInboundConnectionEvent",

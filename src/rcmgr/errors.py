@@ -103,12 +103,16 @@ class ResourceLimitExceeded(_LimitRoot):
     category: "connection", "stream", "memory" or "rate": the thing that was refused.
     code: a short name of the limit, for programs. setting: the setting that would allow more.
     connection_id, peer_id, address: the request came from them; None: unknown.
+    enforced: False: a dry run admitted the request, which the limit would have refused.
     scope_name, resource_type, requested, available: libp2p's attributes, with values of a scope.
         None: another kind of limit refused.
     """
 
     category: ClassVar[str] = "resource"
     _section: ClassVar[str] = "error-codes"
+
+    enforced: bool = True
+    """False: a dry run admitted the request, which the limit would have refused."""
 
     _is_brief_without_subject = True
     """Whether the text is only the first sentence if no peer, connection and address is known."""
@@ -144,7 +148,8 @@ class ResourceLimitExceeded(_LimitRoot):
     @property
     def explanation(self) -> str:
         """The request, the peer, the limit, how much is in use, and the setting to change."""
-        return "; ".join([self._sentence(), *self._subject(), f"see {self.setting}"])
+        begin = "" if self.enforced else "Dry run, would refuse: "
+        return "; ".join([f"{begin}{self._sentence()}", *self._subject(), f"see {self.setting}"])
 
     def _sentence(self) -> str:
         return ", ".join(map(str, self.args))
@@ -199,7 +204,7 @@ class ResourceLimitExceeded(_LimitRoot):
     def to_dict(self) -> dict[str, Any]:
         """Code, category, message, setting and all fields, ready for JSON.
 
-        Peers are text. An infinite time is None.
+        Peers are text. An infinite time is None. "enforced": only if it is False.
         """
         known: tuple[Field[Any], ...] = fields(self) if is_dataclass(self) else ()
         values = {each.name: _plain(each.name, getattr(self, each.name)) for each in known}
@@ -209,6 +214,7 @@ class ResourceLimitExceeded(_LimitRoot):
             "message": self.explanation,
             "setting": self.setting,
             "documentation": self.documentation,
+            **({} if self.enforced else {"enforced": False}),
             **values,
         }
 

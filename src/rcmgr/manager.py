@@ -36,6 +36,7 @@ from rcmgr.gates.networks import AddressGate, SubnetLimiter
 from rcmgr.gates.penalties import Penalties
 from rcmgr.gates.requests import ProtocolRateLimiter, RateRefusal
 from rcmgr.limits.checks import check_count
+from rcmgr.limits.dry_run import DryRun
 from rcmgr.limits.fleet import FleetLimits
 from rcmgr.limits.limiter import AskLimiter
 from rcmgr.limits.memory import ProcessMemoryLimits
@@ -47,10 +48,12 @@ from rcmgr.limits.rates import PeerRates, RateLimits
 from rcmgr.limits.scopes import MAX_LIMIT, ConcreteLimits
 from rcmgr.limits.states import ConnectionLimits
 from rcmgr.peers import bounded_name, peer_from_any, peer_key
+from rcmgr.report.above import usages_above
 from rcmgr.report.canonical_log import CanonicalLog
 from rcmgr.report.explain import explain
 from rcmgr.report.log import log_denials
 from rcmgr.report.stats import denied_by_limit, stats_of, total_held
+from rcmgr.report.usage import Usage
 
 if TYPE_CHECKING:
     from rcmgr.fleet.fleet import Fleet
@@ -87,6 +90,8 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
     limiter: a `rcmgr.Limiter` or another callable, which gives new scopes their limits.
     trace_allocations: remember where each scope was opened, for `ledger.leaked_at` (1 us each).
     denials_kept: how many of the latest denials `denials` keeps, 1 or more.
+    enforce: False: a dry run. Every limit reports what it would refuse, and refuses nothing; see
+        the property `enforce`. True: every limit refuses. None: as `limits` say.
     bans_file: keep bans in this file over a restart. Each node needs its own; see `BanFile`.
     enable_prometheus, prometheus_port: serve metrics at this port from the start; see
         `serve_metrics`.
@@ -107,7 +112,6 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
     _tracker_type: type[ConnectionTracker] = ConnectionTracker
     _lifecycle_type: type[ConnectionLifecycleManager] = ConnectionLifecycleManager
     _memory_limits_type: type[MemoryConnectionLimits] = MemoryConnectionLimits
-    _refused_by_old_peer_rates = 0
     _penalties: Penalties | None = None
     _fleet: Fleet | None = None
     _recording: Recording | None = None
@@ -123,6 +127,7 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
         limiter: AskLimiter | None = None,
         trace_allocations: bool = False,
         denials_kept: int = 256,
+        enforce: bool | None = None,
         bans_file: str | os.PathLike[str] | None = None,
         enable_prometheus: bool = False,
         prometheus_port: int = 8000,
@@ -136,10 +141,13 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
         self._clock = clock
         self._bans = Bans() if clock is None else Bans(clock=clock)
         denials = DenialLog(denials_kept, clock=clock)
+        would_deny = DenialLog(denials_kept, clock=clock, enforced=False)
         log_denials(denials)
+        log_denials(would_deny)
         admission = Admission(
             self._tracker_type(bypass=allowed.allowed_peers, clock=clock),
             denials,
+            would_deny=would_deny,
             ledger=Ledger(trace_allocations=trace_allocations, limiter=limiter),
             allowlist=allowed,
             bans=self._bans,
@@ -149,6 +157,8 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
         super().__init__(admission, lifecycle, allowed)
         self._memory = self.ledger.system()
         self._limits_lock = threading.RLock()
+        # the name under which the swarm starts it
+        self.graceful_degradation = self._new_watch()
         self._adjusting: list[Callable[[ConcreteLimits], ConcreteLimits]] = []
         self._node_limits = NodeLimits()
         self._gate = AddressGate(allowlist=allowed, clock=clock)
@@ -156,6 +166,8 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
             self.node_limits = limits
         else:
             self.limits = ResourceLimits() if limits is None else limits
+        if enforce is not None:
+            self.enforce = enforce
         if connection_limits is not None:
             self.connection_limits = connection_limits
         if connection_rate_limits is not None:
@@ -171,8 +183,6 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
         self._waiting = Waiting(weakref.proxy(self))
         self._servers: list[StatusServer | MetricsServer] = []
         self._lock = threading.Lock()
-        # the name under which the swarm starts it
-        self.graceful_degradation = self._new_watch()
         self.prometheus_exporter = prometheus_exporter
         if prometheus_exporter is not None:
             from rcmgr.report.metrics import show_in_exporter
@@ -206,6 +216,27 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
         with self._limits_lock:
             self._apply(limits)
 
+    def change_limits(
+        self, change: Callable[[NodeLimits], NodeLimits]
+    ) -> tuple[NodeLimits, NodeLimits]:
+        """Replace `node_limits` by `change(node_limits)`, in one step: the limits before and after.
+
+        An exception of `change` leaves them as they are. Thread safe: no other change is lost.
+        """
+        with self._limits_lock:
+            before = self.node_limits
+            self.node_limits = change(before)
+            return before, self.node_limits
+
+    def usages_above(self, limits: NodeLimits | None = None) -> list[Usage]:
+        """The uses that are above these limits now; None: above those of the node.
+
+        It tells before a change which limits would be exceeded at once. Everything held stays, and
+        new requests are refused until use has fallen. O(scopes and addresses).
+        """
+        limits = self.node_limits if limits is None else limits
+        return usages_above(self, replace(limits, scopes=self._adjusted(limits.scopes)))
+
     def _apply(self, limits: NodeLimits) -> None:
         """Apply limits, part by part. Only the first step can fail."""
         before = self.node_limits
@@ -221,18 +252,53 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
         if (limits.subnets, limits.rates) != (before.subnets, before.rates):
             self._set_addresses(limits.subnets, limits.rates)
         if limits.peer_rates != before.peer_rates:
-            self._refused_by_old_peer_rates = self.refused_by_peer_rate
             self._set_peer_rates(limits.peer_rates)
         if limits.penalties != before.penalties:
             self._penalties = None if limits.penalties is None else Penalties(
                 limits.penalties, self._bans, self.allowlist, CanonicalLog(), clock=self._clock)
             self.denials.penalties = self._penalties
+        if (limits.penalties, limits.dry_run) != (before.penalties, before.dry_run):
+            self._set_dry_run(limits.dry_run)
         if limits.eviction != before.eviction:
             self._admission.room.settings = limits.eviction
         if limits.fleet != before.fleet and self._fleet is not None:
             self._set_fleet(self._fleet, limits.fleet)
         self._node_limits = limits
         self._note_settings()
+
+    def _set_dry_run(self, dry_run: DryRun) -> None:
+        codes, before = dry_run.codes, self._admission.only_reporting
+        bans_report = "connection.banned" in codes
+        self._admission.only_reporting = codes
+        self._gate.only_reporting = codes
+        # bans that refuse may not come from limits that do not
+        self.would_deny.penalties = self._penalties if bans_report else None
+        if "connection.banned" in before and not bans_report:
+            self._bans.end_of_box()
+        self.graceful_degradation.let_streams_pass("stream.system.streams" in codes)
+
+    @property
+    def enforce(self) -> bool:
+        """Whether limits refuse. False: every limit reports what it would refuse, to `would_deny`.
+
+        May be set. In such a dry run, what a limit would refuse is admitted and counted. So use may
+        exceed limits. When `enforce` is True again, it stays, and new requests are refused until
+        use has fallen. `node_limits.dry_run` is for single limits. Setting this replaces it.
+        """
+        return not self._node_limits.dry_run.is_whole
+
+    @enforce.setter
+    def enforce(self, enforce: bool) -> None:
+        if not isinstance(enforce, bool):
+            raise TypeError(f"enforce must be True or False, not {enforce!r}")
+        with self._limits_lock:
+            self.node_limits = replace(
+                self.node_limits, dry_run=DryRun(**DryRun.WORDS["off" if enforce else "on"]))
+
+    @property
+    def would_deny(self) -> DenialLog:
+        """Would-be refusals by limits in a dry run; see `enforce`."""
+        return self._admission.would_deny
 
     @property
     def connection_limits(self) -> ConnectionLimits:
@@ -660,7 +726,8 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
         """
         limiter = ProtocolRateLimiter(
             protocol, limits, networks=networks, is_exempt=self._admission.is_exempt_peer,
-            denials=self.denials, clock=self._clock)
+            denials=self.denials, would_deny=self.would_deny,
+            only_reports=self._admission.only_reports, clock=self._clock)
         limiter.fleet = self._fleet_protocols.get(protocol)
         self.protocol_rate_limiters[protocol] = limiter
         self._note_settings()
@@ -770,6 +837,7 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
         "over_released": what was given back and had not been taken. "leaked": scopes that were
         dropped without `close`.
         "denied": counts by limit, of those that have refused. "evictions": see `evictions`.
+        "would_deny": what a dry run admitted above a limit, by the code of the limit.
         "protocol_rates": `ProtocolRateLimiter.get_protocol_stats` by protocol.
 
         The protocol rates are O(tracked peers), the rest is O(1). `ledger.snapshot()` has all
@@ -791,6 +859,7 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
         of the connections that ended. "leaving", "most_leaving": evicted connections that are
         closing now, and their limit. "cut": how many of them were cut, because they did not go.
         "refused_handshakes": those of networks that came too often to a full node.
+        "would_make_room": newcomers above limits in a dry run, if it would have made room for them.
         "choices": how often each rule found a connection, and why none did (see docs/siege.md).
         """
         return self._admission.room.stats()
@@ -803,8 +872,7 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
     @property
     def refused_by_peer_rate(self) -> int:
         """How often a peer connected faster than `connection_rate_limits.per_peer` allows."""
-        rates = self._admission.peer_rates
-        return self._refused_by_old_peer_rates + (0 if rates is None else rates.denied)
+        return self._admission.refused_by_peer_rate
 
     def _held(self) -> ScopeStat:
         return total_held(self.ledger)
@@ -835,6 +903,7 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
         self._close()
         self._memory.close()
         self.denials.flush()
+        self.would_deny.flush()
         if self._fleet is not None:
             self._fleet.close()
         for server in self._servers:

@@ -31,6 +31,7 @@ def command_line(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         (["-m", "my.node", "--option"], ["-m", "my.node", "--option"]),
         (["--harden", "--status", "node.py", "--harden"],
          ["--harden", "--status", "node.py", "--harden"]),
+        (["--dry-run", "node.py"], ["--dry-run", "node.py"]),
         (["node.py", "--help"], ["node.py", "--help"]),
     ],
 )

@@ -6,7 +6,15 @@ from typing import Any
 import pytest
 from rich.console import Console, RenderableType
 
-from rcmgr.cli.status_tables import denial_lines, headline, limits_table, top_screen
+from rcmgr.cli.status_tables import (
+    denial_lines,
+    dry_run_line,
+    headline,
+    limits_table,
+    rows_screen,
+    rows_table,
+    top_screen,
+)
 
 
 def usage(limit: str, used: int, of: int, peak: int | None = None) -> dict[str, Any]:
@@ -123,3 +131,41 @@ def test_a_wrong_time_of_a_denial_is_left_out(seconds: object) -> None:
     found = status(limit=1)
     found["latest_denials"] = [{"message": "no", "seconds_ago": seconds}]
     assert list(denial_lines(found))[-1] == "  no"
+
+
+ROWS = [
+    {"peer": "QmNLei78zWmzUdbeRB3CiUfAizWUrbeeZh5K1rhAQKCh51", "connections": 3, "memory": 2048},
+    {"peer": "x\x1b[2J", "connections": 12, "memory": 0},
+]
+
+
+@pytest.mark.parametrize(("width", "name"), [
+    (80, "QmNLei78zWmzUdbeRB3CiUfAizWUrbeeZh5K1rhAQKCh51"), (40, "QmNLei…QKCh51")])
+def test_rows_of_peers_fit(width: int, name: str) -> None:
+    head, first, second = lines(rows_table(ROWS, "peer", console(width)), console(width))
+    assert head.split() == ["peer", "conns", "memory"]
+    assert first.split() == [name, "3", "2", "KiB"]
+    assert second.split() == [r"x\x1b[2J", "12", "0", "B"]
+    ascii_first = lines(rows_table(ROWS, "peer", ascii_console()), ascii_console())[1]
+    assert ascii_first.isascii()
+
+
+def test_no_rows_are_a_line() -> None:
+    assert lines(rows_table([], "peer", console()), console()) == ["no peer yet"]
+
+
+def test_the_screen_of_rows_has_as_many_as_the_terminal() -> None:
+    shown = lines(rows_screen(status(), "peer", ROWS * 20, console(height=10)), console(height=10))
+    assert shown[1] == "by peer; `q` quits"
+    assert len(shown) <= 10
+
+
+def test_a_dry_run_has_a_line() -> None:
+    dry = {"limits": ["rate"], "is_whole": False, "would_deny": {"total": 2, "by_limit": {}}}
+    assert dry_run_line({**status(), "dry_run": dry}) == "DRY RUN of rate; would refuse 2 so far"
+    assert dry_run_line({**status(), "dry_run": {**dry, "limits": []}}) is None
+    assert dry_run_line(status()) is None
+    whole = {**status(), "dry_run": {**dry, "limits": ["all"], "is_whole": True}}
+    for shown in (top_screen(whole, None, console()), rows_screen(whole, "peer", [], console())):
+        assert "DRY RUN: no limit refuses anything; would refuse 2 so far" in lines(
+            shown, console())

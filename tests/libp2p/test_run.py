@@ -119,6 +119,16 @@ def test_hosts_of_a_program_are_hardened(tmp_path: Path) -> None:
     assert done.stdout == "None True\n", done.stderr
 
 
+@pytest.mark.parametrize("module", ["libp2p.rcmgr", "rcmgr"])
+def test_managers_of_a_program_refuse_nothing_in_a_dry_run(tmp_path: Path, module: str) -> None:
+    (tmp_path / "program.py").write_text(
+        f"from {module} import ResourceLimits, ResourceManager\n"
+        "manager = ResourceManager(ResourceLimits(max_connections=0))\n"
+        "print(manager.open_connection() is not None, manager.would_deny.total)\n")
+    done = run("-m", "rcmgr", "run", "--dry-run", "program.py", cwd=tmp_path)
+    assert done.stdout == "True 1\n"
+
+
 def test_the_status_of_a_program_is_served(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(textwrap.dedent("""
         import subprocess, sys

@@ -20,9 +20,9 @@ def test_every_field_except_scopes_is_a_section() -> None:
         each.name for each in fields(NodeLimits)]
     assert [section.key for section in SECTIONS] == [
         "Connections", "ProcessMemory", "Subnets", "Rates", "PeerRates", "PenaltyBox", "Eviction",
-        "Fleet"]
+        "Fleet", "DryRun"]
     assert [section.optional for section in SECTIONS] == [
-        False, False, True, True, True, True, False, True]
+        False, False, True, True, True, True, False, True, False]
 
 
 def test_infinite_limits_are_no_limits() -> None:

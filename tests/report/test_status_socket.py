@@ -22,7 +22,7 @@ from threads import in_threads, rounds
 from rcmgr import ResourceLimits, ResourceManager
 from rcmgr.report import status_socket
 from rcmgr.report.status import status_of
-from rcmgr.report.status_client import StatusError, read_status
+from rcmgr.report.status_client import StatusError, connect, read_status, watch
 from rcmgr.report.status_socket import StatusServer
 
 PEER = b"\x12\x20" + b"p" * 32
@@ -351,3 +351,72 @@ def test_closing_the_manager_closes_its_servers(manager: ResourceManager, tmp_pa
     assert not server.path.exists()
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", metrics.port), timeout=10)
+
+
+def watch_as_it_comes(path: Path) -> socket.socket:
+    """A client that watches, and reads nothing."""
+    client = connect(path)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.sendall(b'{"do": "watch"}\n')
+    return client
+
+
+@unix
+def test_a_reader_that_stops_is_dropped_and_told(
+    manager: ResourceManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over a Unix socket, whose buffers are small."""
+    monkeypatch.setattr(status_socket, "_PATIENCE_S", 0.2)
+    with StatusServer(manager, tmp_path / "s") as server:
+        stop_reading(server, manager, monkeypatch)
+
+
+def stop_reading(
+    server: StatusServer, manager: ResourceManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with watch_as_it_comes(server.path) as client, client.makefile("rb") as lines:
+        assert json.loads(lines.readline())["answer"] == "watching"
+        places = server._server.free_watchers
+        # until the buffers of both sides are full, and the server gives up
+        dismissed = threading.Event()
+        monkeypatch.setattr(
+            status_socket._Handler, "_dismiss",
+            lambda handler, unsent, tell=status_socket._Handler._dismiss: (
+                dismissed.set(), tell(handler, unsent)))
+        while not dismissed.is_set():
+            for _ in range(500):
+                manager.open_connection(PEER, "192.0.2.1")
+            dismissed.wait(0.05)
+        client.settimeout(60)
+        events = [json.loads(line) for line in lines]
+        assert events[-1]["event"] == "dropped"
+        assert events[-1]["reason"].startswith("nothing was read for")
+        assert {each["event"] for each in events} >= {"denied", "left_out", "dropped"}
+        while places._value < 8:  # type: ignore[attr-defined]
+            time.sleep(0.01)
+
+
+def test_a_reader_that_hangs_up_frees_its_place(server: StatusServer) -> None:
+    places = server._server.free_watchers
+    for _ in range(3):
+        clients = [watch_as_it_comes(server.path) for _ in range(8)]
+        for each in clients:
+            assert b"watching" in each.recv(1000)
+        with watch_as_it_comes(server.path) as one_more:
+            assert b"8 others watch this node already" in one_more.recv(1000)
+        # other questions are answered meanwhile
+        assert read_status(server.path)["pid"] == os.getpid()
+        for each in clients:
+            each.close()
+        while places._value < 8:  # type: ignore[attr-defined]
+            time.sleep(0.01)
+
+
+def test_the_end_of_the_server_ends_its_readers(manager: ResourceManager, tmp_path: Path) -> None:
+    with StatusServer(manager, tmp_path / "s") as server:
+        events = watch(server.path, ["bans"])
+        assert next(events) == {"event": "watching"}
+        manager.ban("192.0.2.9")
+        assert next(events)["what"] == "192.0.2.9"
+    with pytest.raises(StatusError, match="has ended"):
+        next(events)

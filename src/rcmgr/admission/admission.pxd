@@ -37,11 +37,15 @@ cdef class Admission:
     cdef readonly DenialLog denials
     cdef readonly Room room
     """Makes room for newcomers when a limit is reached."""
+    cdef readonly DenialLog would_deny
+    """Would-be refusals by limits that only report."""
     cdef readonly int64_t refused_for_memory
     """How often a step was refused because the process uses too much memory."""
+    cdef readonly int64_t refused_by_peer_rate
+    """How often a peer connected faster than `peer_rates` allows."""
     # The lock of the object guards what is set later, and the counts. Everything else is constant.
-    cdef public object limits
-    """A ConnectionLimits, for the states."""
+    cdef object _limits, _enforced_limits
+    cdef object _only_reporting  # codes of limits that refuse nothing; None: all limits refuse
     cdef public object memory_limits
     """A MemoryConnectionLimits; None: no limit."""
     cdef public object addresses
@@ -74,8 +78,14 @@ cdef class Admission:
     cdef bint may_be_allowed(self, bint allowed_here, bint inbound) except -1
     cdef bint is_exempt(self, object peer, object address) except -1
     cpdef bint is_exempt_peer(self, object peer) except -1
-    cdef object limits_now(self)
+    cdef object enforced_limits_now(self)
+    cdef int set_limits(self, object limits, object only_reporting) except -1
     cdef object refusal_by_peer_rate(self)
+    cdef int count_for_memory(self) except -1
+    cdef int count_by_peer_rate(self) except -1
+    cdef int note_passed(
+        self, object refusal, object handle, object connection_id, object peer, bint inbound,
+        object address) except -1
 
 
 cdef inline bint may_exempt(Admission admission) noexcept:

@@ -26,6 +26,7 @@ _Answer = (
 @final
 class Admission:
     limits: ConnectionLimits
+    only_reporting: frozenset[str]
     memory_limits: MemoryConnectionLimits | None
     addresses: AddressGate | None
     fleet: FleetGate | None
@@ -36,6 +37,7 @@ class Admission:
         tracker: ConnectionTracker,
         denials: DenialLog,
         *,
+        would_deny: DenialLog | None = None,
         ledger: Ledger | None = None,
         allowlist: Allowlist | None = None,
         bans: Bans | None = None,
@@ -52,9 +54,16 @@ class Admission:
     @property
     def denials(self) -> DenialLog: ...
     @property
+    def would_deny(self) -> DenialLog: ...
+    def only_reports(self, code: str) -> bool: ...
+    @property
+    def enforced_limits(self) -> ConnectionLimits: ...
+    @property
     def room(self) -> Room: ...
     @property
     def refused_for_memory(self) -> int: ...
+    @property
+    def refused_by_peer_rate(self) -> int: ...
     def report_pending(
         self, connection_id: Hashable, peer: Hashable | None, inbound: bool, address: Any = None
     ) -> _Answer: ...

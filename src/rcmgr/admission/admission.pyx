@@ -28,11 +28,15 @@ from rcmgr.counting.leases cimport FleetGate
 from rcmgr.counting.memory_stats cimport is_fine as memory_is_fine
 from rcmgr.peers cimport key_of as peer_key
 
+from dataclasses import replace
+
 from rcmgr.counting.scope import ConnScope
 
 __all__ = ["Admission"]
 
 cdef object CONN_SCOPE = ConnScope
+cdef str BANNED = "connection.banned"
+cdef str EVICTED = "connection.evicted"
 
 cdef inline bint is_refusal(object answer) noexcept:
     """`not answer` in a few instructions, for answers of compiled modules."""
@@ -45,11 +49,12 @@ cdef inline bint is_refusal(object answer) noexcept:
 @cython.final
 @cython.binding(False)
 cdef class Admission:
-    """Admission(tracker, denials, *, ledger=None, allowlist=None, bans=None, \
+    """Admission(tracker, denials, *, would_deny=None, ledger=None, allowlist=None, bans=None, \
     reuses_ids=False)\n--\n
     The limits on the connections of one node, and the order in which they decide.
 
     tracker: counts connections by state. denials: where refusals are noted.
+    would_deny: where the refusals of limits that only report are noted; default: a new log.
     ledger: counts them by scope; None: there are no scopes.
     allowlist: an Allowlist, whose peers and addresses are exempt. None: only the tracker's bypassed
         peers are.
@@ -59,11 +64,12 @@ cdef class Admission:
     """
 
     def __cinit__(
-        self, tracker, DenialLog denials not None, *, ledger=None, allowlist=None, bans=None,
-        bint reuses_ids=False,
+        self, tracker, DenialLog denials not None, *, DenialLog would_deny=None, ledger=None,
+        allowlist=None, bans=None, bint reuses_ids=False,
     ):
         self.tracker = tracker
         self.denials = denials
+        self.would_deny = DenialLog(1, enforced=False) if would_deny is None else would_deny
         self.ledger = ledger
         self.allowlist = allowlist
         self.exempt_peers = trackers.exempt_peers(tracker)
@@ -73,6 +79,60 @@ cdef class Admission:
         self.reuses_ids = reuses_ids
         self.room = Room(denials)
         trackers.watch(tracker, self.room)
+
+    # -- limits --------------------------------------------------------------------------------
+
+    @property
+    def limits(self):
+        """A ConnectionLimits, for the states. May be set."""
+        with cython.critical_section(self):
+            limits = self._limits
+        return limits
+
+    @limits.setter
+    def limits(self, limits):
+        self.set_limits(limits, self.only_reporting)
+
+    @property
+    def enforced_limits(self):
+        """`limits` without those that only report."""
+        return self.enforced_limits_now()
+
+    @property
+    def only_reporting(self):
+        """Codes of the limits that refuse nothing, and only report. May be set.
+
+        They admit and count everything, so that use may exceed them.
+        """
+        with cython.critical_section(self):
+            codes = self._only_reporting
+        return frozenset() if codes is None else codes
+
+    @only_reporting.setter
+    def only_reporting(self, codes):
+        trackers.only_report(self.tracker, codes)
+        if self.ledger is not None:
+            self.ledger._only_report(codes, self.would_deny)
+        self.room.only_reports = EVICTED in codes
+        self.set_limits(self.limits, codes)
+
+    def only_reports(self, code):
+        """Whether the limit of this code refuses nothing."""
+        return code in self.only_reporting
+
+    cdef int set_limits(self, object limits, object only_reporting) except -1:
+        enforced = limits
+        if only_reporting and limits is not None:
+            lifted = {
+                field: None for field in limits.to_dict()
+                if f"connection.{field.removeprefix('max_')}" in only_reporting}
+            enforced = replace(limits, **lifted) if lifted else limits
+        with cython.critical_section(self):
+            # freed outside of the lock
+            _limits, self._limits = self._limits, limits
+            _enforced, self._enforced_limits = self._enforced_limits, enforced
+            _codes, self._only_reporting = self._only_reporting, only_reporting or None
+        return 0
 
     # -- the decision --------------------------------------------------------------------------
 
@@ -94,9 +154,13 @@ cdef class Admission:
         cdef object handle = known
         cdef object scope = conn_scope_of(known)
         cdef object taken = None  # to give back if a later step refuses or raises
+        cdef list passed = None  # the refusals of limits that only report
         with cython.critical_section(self):  # another thread may set them meanwhile
-            state_limits, limits = self.limits, self.memory_limits
+            state_limits, enforced = self._limits, self._enforced_limits
+            limits, reporting = self.memory_limits, self._only_reporting
             gate, rates, fleet = self.addresses, self.peer_rates, self.fleet
+        if reporting is not None:
+            passed = []
         if known is not None and trackers.is_established(known):
             exempt = trackers.is_exempt(known)
         else:
@@ -112,18 +176,20 @@ cdef class Admission:
                 if self.banned:
                     # a known connection was asked about its address when it began
                     answer = self.bans.refusal(
-                        peer, address if known is None else None, inbound=inbound)
-                    if is_refusal(answer):
+                        peer, address if known is None else None, inbound=inbound,
+                        counted=reporting is None or BANNED not in reporting)
+                    if is_refusal(answer) and not passes(reporting, answer, passed):
                         return answer
                 if steps & MEMORY and limits is not None:
                     answer = self.ask_memory(limits, known, peer if steps & PEER else None)
-                    if is_refusal(answer):
+                    if is_refusal(answer) and not passes(reporting, answer, passed):
+                        self.count_for_memory()
                         return answer
                 if (
                     steps & ADDRESS and gate is not None and address is not None
                     and (scope is None or not scopes.has_network_share(scope))
                 ):
-                    answer = gate.try_enter(address, inbound, exempt=False)
+                    answer = gate.try_enter(address, inbound, exempt=False, passed=passed)
                     if not answer:
                         return answer
                     taken = answer
@@ -131,21 +197,25 @@ cdef class Admission:
                     steps & PEER and rates is not None and inbound and peer is not None
                     and not rates.try_consume(peer)
                 ):
-                    return self.refusal_by_peer_rate()
+                    answer = self.refusal_by_peer_rate()
+                    if not passes(reporting, answer, passed):
+                        self.count_by_peer_rate()
+                        return answer
                 if fleet is not None and inbound:
                     answer = self.ask_fleet(<FleetGate>fleet, steps, known, peer)
-                    if answer is not None:
+                    if answer is not None and not passes(reporting, answer, passed):
                         return answer
                 if makes_room and pending and not reserved:
                     answer = self.room.refusal_of_handshake(address)
-                    if answer is not None:
+                    if answer is not None and not passes(reporting, answer, passed):
+                        self.room.count_refused_handshake()
                         return answer
             if steps & SCOPES and self.ledger is not None:
                 if scope is not None:
-                    answer = scopes.try_set_peer(scope, peer, exempt, taken)
+                    answer = scopes.try_set_peer(scope, peer, exempt, taken, passed)
                     if makes_room and is_refusal(answer) and self.room.after_refusal(
                             self.tracker, self.ledger, answer, pending, address):
-                        answer = scopes.try_set_peer(scope, peer, exempt, taken)
+                        answer = scopes.try_set_peer(scope, peer, exempt, taken, passed)
                     if is_refusal(answer):
                         return answer
                     taken = None  # the known connection holds it
@@ -154,11 +224,11 @@ cdef class Admission:
                     fd = pending or not steps & STATES
                     of_peer = None if pending else peer
                     answer = scopes.try_open_connection(
-                        self.ledger, inbound, fd, exempt, reserved, of_peer, taken)
+                        self.ledger, inbound, fd, exempt, reserved, of_peer, taken, passed)
                     if makes_room and is_refusal(answer) and self.room.after_refusal(
                             self.tracker, self.ledger, answer, pending, address):
                         answer = scopes.try_open_connection(
-                            self.ledger, inbound, fd, exempt, reserved, of_peer, taken)
+                            self.ledger, inbound, fd, exempt, reserved, of_peer, taken, passed)
                     if is_refusal(answer):
                         return answer
                     handle = taken = answer
@@ -166,12 +236,12 @@ cdef class Admission:
                         exempt = scopes.is_exempt(answer)
             if steps & STATES:
                 if makes_room:
-                    self.room.before(self.tracker, state_limits, pending, peer, address)
+                    self.room.before(self.tracker, enforced, pending, peer, address)
                 answer = trackers.admit(
                     self.tracker, known,
                     trackers.UNNAMED if connection_id is None else connection_id, peer,
                     trackers.state_of(not pending, inbound), state_limits, taken, exempt, reserved,
-                    steps & REPORTED, &repeated)
+                    steps & REPORTED, &repeated, passed)
                 if is_refusal(answer):
                     return answer
                 handle = answer
@@ -179,6 +249,8 @@ cdef class Admission:
                         self.room, <ConnectionRecord>answer, address):
                     self.room.entered(<ConnectionRecord>answer, address)
             done = not repeated  # by another thread: then the connection holds what it had
+            if passed:
+                self.note_passed(passed[0], handle, connection_id, peer, inbound, address)
             return handle
         finally:
             if not done and taken is not None:
@@ -242,6 +314,28 @@ cdef class Admission:
         """`admit`, for a replay: the ConnectionRecord or the ConnScope, or a refusal."""
         return self.admit(steps, known, None, peer, inbound, address)
 
+    cdef int note_passed(
+        self, object refusal, object handle, object connection_id, object peer, bint inbound,
+        object address,
+    ) except -1:
+        """Note that a limit which only reports would have refused this connection."""
+        if connection_id is None and type(handle) is ConnectionRecord:
+            connection_id = trackers.id_of(<ConnectionRecord>handle)
+        self.would_deny.add(refusal, connection_id, peer, inbound, address)
+        if inbound and not is_exempt_handle(handle):
+            self.room.note_passed(refusal)
+        return 0
+
+    cdef int count_for_memory(self) except -1:
+        with cython.critical_section(self):
+            self.refused_for_memory += 1
+        return 0
+
+    cdef int count_by_peer_rate(self) except -1:
+        with cython.critical_section(self):
+            self.refused_by_peer_rate += 1
+        return 0
+
     cdef object ask_memory(self, object limits, ConnectionRecord known, object peer):
         """True, or a MemoryExcess. peer: None, or a peer that is refused earlier if it is new."""
         cdef bint new_peer = peer is not None
@@ -254,11 +348,7 @@ cdef class Admission:
                 connections -= 1
             new_peer = connections <= 0
         excess = limits.excess(new_peer=new_peer)
-        if excess is None:
-            return True
-        with cython.critical_section(self):
-            self.refused_for_memory += 1
-        return excess
+        return True if excess is None else excess
 
     cdef object ask_fleet(
         self, FleetGate fleet, int steps, ConnectionRecord known, object peer,
@@ -285,14 +375,18 @@ cdef class Admission:
     cpdef object refusal_of_stream(self, object peer):
         """The refusal of an inbound stream by a limit of the fleet. None: it is admitted."""
         with cython.critical_section(self):
-            fleet = self.fleet
+            fleet, reporting = self.fleet, self._only_reporting
         if fleet is None or (<FleetGate>fleet).peer_streams is None:
             return None
         peer = peer_key(peer)
         if (<FleetGate>fleet).peer_streams.admits(
                 peer, scopes.inbound_streams_of(self.ledger, peer)):
             return None
-        return (<FleetGate>fleet).refusals["peer_streams"]
+        answer = (<FleetGate>fleet).refusals["peer_streams"]
+        if not passes(reporting, answer, None):
+            return answer
+        self.would_deny.add(answer, None, peer, True)
+        return None
 
     cdef object refusal_by_peer_rate(self):
         with cython.critical_section(self):
@@ -408,9 +502,9 @@ cdef class Admission:
             here.established = record
         return record
 
-    cdef object limits_now(self):
+    cdef object enforced_limits_now(self):
         with cython.critical_section(self):
-            limits = self.limits
+            limits = self._enforced_limits
         return limits
 
     def has_place_for_handshake(self, address):
@@ -419,7 +513,7 @@ cdef class Admission:
         Other limits may refuse it nevertheless.
         """
         cdef int64_t[4] counted
-        cdef object most = self.limits_now().max_pending_inbound
+        cdef object most = self.enforced_limits_now().max_pending_inbound
         trackers.read_counted(self.tracker, counted)
         if (most is None or counted[<int>RCMGR_PENDING_INBOUND] < most) and (
             self.ledger is None or scopes.refusal_of_handshake(self.ledger, True, False) is None
@@ -440,17 +534,22 @@ cdef class Admission:
         return answer
 
     def ask_process_memory(self):
-        """Whether the process may use more memory: True, or a MemoryExcess, which is noted."""
+        """Whether the process may use more memory: True, or a MemoryExcess. Its log has it."""
         with cython.critical_section(self):
-            limits = self.memory_limits
+            limits, reporting = self.memory_limits, self._only_reporting
         if limits is None:
             return True
         answer = self.ask_memory(limits, None, None)
-        if is_refusal(answer):
-            if self.denials.ring is not None:
-                self.denials.ring.note(
-                    RCMGR_EV_PROCESS, 0, 0, None, None, None, None, code_of(answer), 0, 0)
-            self.denials.add(answer)
+        if not is_refusal(answer):
+            return True
+        if passes(reporting, answer, None):
+            self.would_deny.add(answer)
+            return True
+        self.count_for_memory()
+        if self.denials.ring is not None:
+            self.denials.ring.note(
+                RCMGR_EV_PROCESS, 0, 0, None, None, None, None, code_of(answer), 0, 0)
+        self.denials.add(answer)
         return answer
 
     cpdef bint is_exempt_peer(self, object peer) except -1:
@@ -464,6 +563,21 @@ cdef class Admission:
         if not self.exempt_networks:
             return False
         return scopes.has_exempt_connection(self.ledger, peer)
+
+
+cdef bint passes(object reporting, object refusal, list passed) except -1:
+    """Whether a refusal is by a limit that only reports. Then `passed` gets it."""
+    if reporting is None or code_of(refusal) not in reporting:
+        return False
+    if passed is not None:
+        passed.append(refusal)
+    return True
+
+
+cdef bint is_exempt_handle(object handle) except -1:
+    if type(handle) is ConnectionRecord:
+        return trackers.is_exempt(<ConnectionRecord>handle)
+    return scopes.is_exempt(handle)
 
 
 cdef inline bint is_pending_in(ConnectionRecord record, bint inbound) noexcept:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from weakref import WeakMethod
 
@@ -33,7 +34,21 @@ class HostWatch:
     def __init__(self, on_stopped: Callable[[trio.Nursery | None], Any], room: Room) -> None:
         self._on_stopped = WeakMethod(on_stopped)
         self._room = room
+        self._swarms: list[tuple[Any, trio.lowlevel.TrioToken]] = []
+        self._streams_pass = False
         self.running_hosts = 0
+
+    def let_streams_pass(self, passing: bool) -> None:
+        """passing: no stream waits in the queue of a stock swarm, in running hosts and later ones.
+
+        The queue has no time limit, so it is no better than a refusal. Thread safe.
+        """
+        self._streams_pass = passing
+        if not passing:
+            return
+        for swarm, token in self._swarms.copy():
+            with suppress(RuntimeError):  # trio has ended meanwhile
+                token.run_sync_soon(_let_streams_pass, swarm)
 
     async def run_periodic_recovery(self) -> None:
         """Wait for the host's end. Runs in the host's nursery."""
@@ -45,7 +60,13 @@ class HostWatch:
         ends: list[Callable[[], object]] = []
         if swarm is not None:
             closer = HostCloser(swarm, self._room)
-            ends = [self._room.add_host(closer), closer.end_listeners]
+            running = swarm, trio.lowlevel.current_trio_token()
+            self._swarms.append(running)
+            if self._streams_pass:
+                _let_streams_pass(swarm)
+            ends = [
+                self._room.add_host(closer), closer.end_listeners,
+                lambda: self._swarms.remove(running)]
         try:
             await trio.sleep_forever()
         finally:
@@ -55,3 +76,11 @@ class HostWatch:
             on_stopped = self._on_stopped()
             if on_stopped is not None:
                 on_stopped(nursery if self.running_hosts else None)
+
+
+def _let_streams_pass(swarm: Any) -> None:
+    """libp2p 0.8.1: network/swarm.py line 369 lets streams above `max_streams` wait."""
+    before, swarm._stream_semaphore = getattr(swarm, "_stream_semaphore", None), None
+    if before is not None:
+        for _ in range(before.statistics().tasks_waiting):
+            before.release()

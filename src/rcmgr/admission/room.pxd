@@ -21,6 +21,9 @@ cdef class Room(ConnectionWatcher):
     """Evicted connections whose close took too long, and was cut short."""
     cdef readonly int64_t refused_handshakes
     """Handshakes of networks that came too often to a full node."""
+    cdef readonly int64_t would_make_room
+    """Newcomers above a limit that only reports. The node would have made room for them."""
+    cdef bint _only_reports
     cdef object _settings
     cdef tuple _hosts
     cdef object _protected  # a deque of records that a host protects. The policy lacks them.
@@ -36,6 +39,8 @@ cdef class Room(ConnectionWatcher):
     cdef int before(
         self, object tracker, object limits, bint pending, object peer, object address) except -1
     cdef object refusal_of_handshake(self, object address)
+    cdef int count_refused_handshake(self) except -1
+    cdef int note_passed(self, object refusal) except -1
     cdef bint after_refusal(
         self, object tracker, object ledger, object refusal, bint pending, object address
     ) except -1

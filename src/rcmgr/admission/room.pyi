@@ -31,6 +31,8 @@ class Room(ConnectionWatcher):
     evicted_pending: int
     cut: int
     refused_handshakes: int
+    would_make_room: int
+    only_reports: bool
     settings: Eviction
     def __new__(cls, denials: DenialLog) -> Room: ...
     @property

@@ -122,6 +122,20 @@ cdef class Room(ConnectionWatcher):
         """Whether the settings allow evictions, and a host can end connections."""
         return makes_place(self)
 
+    @property
+    def only_reports(self):
+        """Whether it ends nothing, and only counts. May be set."""
+        cdef bint only_reports
+        with cython.critical_section(self):
+            only_reports = self._only_reports
+        return only_reports
+
+    @only_reports.setter
+    def only_reports(self, bint only_reports):
+        with cython.critical_section(self):
+            self._only_reports = only_reports
+        self.change_hosts(None, None)
+
     def add_host(self, host):
         """Let this host end connections. The result is a function that undoes this."""
         def leave():
@@ -139,7 +153,9 @@ cdef class Room(ConnectionWatcher):
                 hosts.append(added)
             self._hosts = tuple(hosts)
             self._limits_source = None  # the next connection reads the limits of the hosts too
-            rcmgr_write_word(&self.active, self._settings.enabled and len(hosts) > 0)
+            rcmgr_write_word(
+                &self.active,
+                self._settings.enabled and len(hosts) > 0 and not self._only_reports)
         return 0
 
     cdef EvictionPolicy policy_now(self):
@@ -235,9 +251,24 @@ cdef class Room(ConnectionWatcher):
         delay_s = policy.begin_handshake(group)
         if delay_s == 0:
             return None
+        return _comes_too_often(self.settings_now(), address, delay_s)
+
+    cdef int count_refused_handshake(self) except -1:
         with cython.critical_section(self):
             self.refused_handshakes += 1
-        return _comes_too_often(self.settings_now(), address, delay_s)
+        return 0
+
+    cdef int note_passed(self, object refusal) except -1:
+        """Note a newcomer that a limit would have refused, if that limit did not only report."""
+        cdef bint is_full
+        if type(refusal) is Refusal:
+            is_full = scopes.is_full_of_connections(refusal)
+        else:
+            is_full = trackers.is_full_of_inbound(refusal)
+        if is_full:
+            with cython.critical_section(self):
+                self.would_make_room += self._settings.enabled and len(self._hosts) > 0
+        return 0
 
     cdef bint after_refusal(
         self, object tracker, object ledger, object refusal, bint pending, object address
@@ -476,13 +507,15 @@ cdef class Room(ConnectionWatcher):
         "enabled": whether the settings and a host allow evictions. "evicted": by state. "leaving",
         "most_leaving": evicted connections that are closing, and their limit. "cut": how many of
         them did not go by themselves. "refused_handshakes": those of networks that came too often
-        to a full node. "choices": see `EvictionPolicy.stats`.
+        to a full node. "would_make_room": newcomers above limits that only report, if the node
+        would have made room for them. "choices": see `EvictionPolicy.stats`.
         """
-        cdef int64_t established, pending, leaving, cut, refused
+        cdef int64_t established, pending, leaving, cut, refused, would
         with cython.critical_section(self):
             policy = self.policy
             established, pending = self.evicted_established, self.evicted_pending
             leaving, cut, refused = self.leaving, self.cut, self.refused_handshakes
+            would = self.would_make_room
         return {
             "enabled": self.is_active,
             "evicted": {"established_inbound": established, "pending_inbound": pending},
@@ -490,6 +523,7 @@ cdef class Room(ConnectionWatcher):
             "most_leaving": self.most_leaving,
             "cut": cut,
             "refused_handshakes": refused,
+            "would_make_room": would,
             "choices": (
                 dict.fromkeys(OUTCOMES, 0) if policy is None else policy.stats()["choices"]),
         }

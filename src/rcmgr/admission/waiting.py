@@ -96,7 +96,8 @@ class Waiting:
 
     def _full_states(self, inbound: bool) -> Iterator[ResourceLimitExceeded]:
         manager = self._manager
-        limits, now = manager.connection_limits, manager.connection_tracker.snapshot()
+        limits = manager._admission.enforced_limits
+        now = manager.connection_tracker.snapshot()
         direction = "inbound" if inbound else "outbound"
         pending = getattr(now, f"pending_{direction}")
         total = now.pending_inbound + now.pending_outbound

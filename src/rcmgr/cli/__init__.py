@@ -12,8 +12,11 @@ except ImportError as error:
 
 import click
 
+from .attack_command import attack
 from .ban_commands import allow, ban, bans, unban
 from .bench_command import bench
+from .completion_command import completion
+from .control_commands import apply, peer, scope, set_limit, watch
 from .demo.command import demo
 from .fleet_commands import fleet
 from .limit_commands import limits
@@ -32,6 +35,7 @@ def main() -> None:
 
 
 for command in (
-    allow, ban, bans, bench, demo, explain, fleet, limits, replay, run, status, suggest, top, unban,
+    allow, apply, attack, ban, bans, bench, completion, demo, explain, fleet, limits, peer, replay,
+    run, scope, set_limit, status, suggest, top, unban, watch,
 ):
     main.add_command(command)

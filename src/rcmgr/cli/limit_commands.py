@@ -11,8 +11,9 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import click
 
-from rcmgr.cli.limit_files import read_limits_file, read_scaling_file
+from rcmgr.cli.limit_files import change_line, read_limits_file, read_scaling_file
 from rcmgr.errors import printable
+from rcmgr.limits.changes import differences
 from rcmgr.limits.conflicts import admitted_connections, conflicts
 from rcmgr.limits.files import LimitsFile
 from rcmgr.limits.machine import total_memory
@@ -27,6 +28,9 @@ from rcmgr.limits.scopes import (
     soft_fd_limit,
 )
 from rcmgr.limits.sizes import parse_size
+from rcmgr.limits.toml_writer import to_toml
+
+from .node_socket import ask_node, socket_option
 
 __all__ = ["limits"]
 
@@ -277,6 +281,21 @@ def _edited_scopes(scopes: PartialLimits, default: PartialLimits) -> PartialLimi
 
 
 @limits.command()
+@socket_option
+@click.option("--json", "as_json", is_flag=True, help="Write JSON.")
+def running(path: Path | None, as_json: bool) -> None:
+    """Write the limits of a running node to standard output, as a file.
+
+    So changes by `rcmgr set` outlive the node: rcmgr limits running > node.toml
+    """
+    tree = ask_node(path, "limits")
+    if as_json:
+        click.echo(json.dumps(tree, indent=2))
+    else:
+        click.echo(to_toml(tree), nl=False)
+
+
+@limits.command()
 @click.argument("file", type=_FILE, required=False)
 @_options
 @click.option("--high-watermark", type=click.IntRange(min=0), metavar="NUMBER",
@@ -320,37 +339,8 @@ def diff(
     fallback = NodeLimits.default(memory=machine.memory, fds=machine.fds)
     first = fallback if other is None else _read(file, lenient).build(fallback)
     second = _read(file if other is None else other, lenient).build(fallback)
-    before, after = _flat(_with_names_of(first, second)), _flat(_with_names_of(second, first))
-    names = [*before, *(name for name in after if name not in before)]
-    changed = [name for name in names if before.get(name) != after.get(name)]
-    for name in changed:
-        old, new = before.get(name), after.get(name)
-        click.echo(f"{name}: {old or 'not there'} -> {new or 'not there'}")
-    if not changed:
+    found = differences(first, second)
+    for change in found:
+        click.echo(change_line(*change))
+    if not found:
         click.echo("no differences")
-
-
-def _with_names_of(node: NodeLimits, other: NodeLimits) -> NodeLimits:
-    """The same limits, also said of the protocols, peers, ... that `other` has limits for."""
-    scopes = node.scopes
-    more: dict[str, Any] = {
-        kind: {
-            **dict.fromkeys(getattr(other.scopes, kind), getattr(scopes, f"{kind}_default")),
-            **getattr(scopes, kind),
-        }
-        for kind in scopes.MAPPINGS
-    }
-    return replace(node, scopes=replace(scopes, **more))
-
-
-def _flat(node: NodeLimits) -> dict[str, str]:
-    """Every limit by its place, as a file would say it."""
-
-    def walk(path: str, value: Any) -> Iterator[tuple[str, str]]:
-        if isinstance(value, dict):
-            for key, each in value.items():
-                yield from walk(f"{path}.{key}".lstrip("."), each)
-        else:
-            yield path, str(value)
-
-    return dict(walk("", LimitsFile.of(node).to_dict()))

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import click
 
+from rcmgr.errors import printable
 from rcmgr.limits.documents import LimitsFileError
 from rcmgr.limits.files import LimitsFile
 from rcmgr.limits.scaling_files import read_scaling_limits
 from rcmgr.limits.scopes import ScalingLimits
 
-__all__ = ["UnusableLimitsFile", "read_limits_file", "read_scaling_file"]
+__all__ = ["UnusableLimitsFile", "change_line", "read_limits_file", "read_scaling_file"]
 
 
 class UnusableLimitsFile(click.ClickException):
@@ -32,6 +33,11 @@ def read_scaling_file(path: Path, *, lenient: bool = False) -> ScalingLimits:
     """UnusableLimitsFile: as `read_limits_file`."""
     with _errors_name(path):
         return read_scaling_limits(path, lenient=lenient)
+
+
+def change_line(limit: str, before: str | None, after: str | None) -> str:
+    """A difference between limits, as a line."""
+    return printable(f"{limit}: {before or 'not there'} -> {after or 'not there'}")
 
 
 @contextmanager

@@ -18,7 +18,10 @@ from rcmgr.errors import printable
 
 from .terminal import cut_off
 
-__all__ = ["denial_lines", "headline", "limits_table", "top_screen"]
+__all__ = [
+    "amount", "denial_lines", "dry_run_line", "headline", "limits_table", "rows_screen",
+    "rows_table", "top_screen",
+]
 
 _WIDE = 70
 """Columns of a terminal with room for long bars and for peaks."""
@@ -38,6 +41,17 @@ def headline(status: dict[str, Any]) -> Text:
     )
 
 
+def dry_run_line(status: dict[str, Any]) -> str | None:
+    """A line that says which limits refuse nothing; None: all limits refuse."""
+    dry_run = status.get("dry_run")
+    if dry_run is None or not dry_run["limits"]:
+        return None
+    would = f"would refuse {dry_run['would_deny']['total']} so far"
+    if dry_run["is_whole"]:
+        return f"DRY RUN: no limit refuses anything; {would}"
+    return f"DRY RUN of {printable(', '.join(dry_run['limits']))}; {would}"
+
+
 def top_screen(
     status: dict[str, Any], before: dict[str, Any] | None, console: Console
 ) -> Group:
@@ -48,8 +62,10 @@ def top_screen(
     latest = status["latest_denials"]
     last = printable(latest[-1]["message"]) if latest else "none"
     total = status["denials"]["total"]
+    dry_run = dry_run_line(status)
     lines = [
         headline(status),
+        *([] if dry_run is None else [_line(dry_run, console, "bold yellow")]),
         _line(f"denials {total}{_denial_rates(status, before)}; `q` quits", console),
         _line(f"last: {last}", console, "dim"),
     ]
@@ -77,6 +93,11 @@ def _denial_rates(status: dict[str, Any], before: dict[str, Any] | None) -> str:
 
 def denial_lines(status: dict[str, Any]) -> Iterator[str]:
     """The number of denials by limit, and the latest ones with their settings."""
+    would = (status.get("dry_run") or {}).get("would_deny")
+    if would is not None and would["total"]:
+        yield f"a dry run would refuse {would['total']}:"
+        for code, times in Counter(would["by_limit"]).most_common(_MOST_LIMITS):
+            yield f"  {times} by {printable(code)}"
     denials = status["denials"]
     if not denials["total"]:
         yield "denials 0"
@@ -125,20 +146,65 @@ def limits_table(status: dict[str, Any], console: Console, rows: int | None) -> 
         limit, peak = each["limit"], each["peak"]
         table.add_row(
             name,
-            _amount(limit, each["used"]),
-            *([_amount(limit, peak) if peak is not None else ""] if with_peaks else []),
-            _amount(limit, each["of"]),
+            amount(limit, each["used"]),
+            *([amount(limit, peak) if peak is not None else ""] if with_peaks else []),
+            amount(limit, each["of"]),
             Text(full * filled, style) + Text(empty * (bar - filled), "dim"),
             f"{each['share']:.0%}",
         )
     return table
 
 
+_HEADS = {"connections": "conns"}
+
+
+def rows_screen(
+    status: dict[str, Any], by: str, rows: list[dict[str, Any]], console: Console
+) -> Group:
+    """The headline and the table of `rcmgr top --by`, on a terminal."""
+    dry_run = dry_run_line(status)
+    lines = [
+        headline(status),
+        *([] if dry_run is None else [_line(dry_run, console, "bold yellow")]),
+        _line(f"by {by}; `q` quits", console),
+    ]
+    shown = rows[:max(1, console.height - len(lines) - 2)]
+    return Group(*lines, rows_table(shown, by, console))
+
+
+def rows_table(rows: list[dict[str, Any]], by: str, console: Console) -> Table | Text:
+    """The rows of a node's answer to `top`, in its order of columns."""
+    if not rows:
+        return Text(f"no {by} yet" if by != "limit" else "no limit is in use")
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    columns = [name for name in rows[0] if name not in (by, "share", "peak")]
+    cells = {
+        name: [amount(f"{row[by]} memory" if name == "memory" else str(row[by]), row[name])
+               for row in rows] for name in columns}
+    heads = {name: _HEADS.get(name, name) for name in columns}
+    widths = {name: max(len(heads[name]), *map(len, cells[name])) for name in columns}
+    room = max(8, console.width - sum(widths.values()) - len(columns) - 1)
+    table.add_column(by, no_wrap=True, overflow=cut_off(console), max_width=room)
+    for name in columns:
+        table.add_column(heads[name], justify="right", no_wrap=True, min_width=widths[name])
+    for number, row in enumerate(rows):
+        name = printable(str(row[by]))
+        if len(name) > room:
+            name = _PEER.sub(_short_peer(console), f"peer:{name}").removeprefix("peer:")
+        table.add_row(Text(name), *(cells[each][number] for each in columns))
+    return table
+
+
+def _short_peer(console: Console) -> str:
+    return r"\1..\2" if console.options.ascii_only else r"\1…\2"
+
+
 def _row_name(limit: str, ascii_only: bool) -> str:
     return printable(_PEER.sub(r"\1..\2" if ascii_only else r"\1…\2", limit).replace("_", " "))
 
 
-def _amount(limit: str, value: int) -> str:
+def amount(limit: str, value: int) -> str:
+    """A number for people: bytes with a unit if the limit is on memory."""
     if not limit.endswith("memory"):
         return str(value)
     for unit in ("B", "KiB", "MiB", "GiB"):

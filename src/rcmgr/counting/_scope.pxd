@@ -40,7 +40,10 @@ cdef extern from "scope.h" nogil:
     void rcmgr_hold_nothing(rcmgr_scope *) noexcept
     bint rcmgr_scope_refuses(const rcmgr_scope *, const rcmgr_amounts *ask, int priority,
                              rcmgr_refusal *why) noexcept
+    bint rcmgr_chain_admits(rcmgr_scope **chain, int count, const rcmgr_amounts *ask,
+                            int priority, rcmgr_refusal *why) noexcept
     bint rcmgr_is_nothing(const rcmgr_amounts *) noexcept
     bint rcmgr_charge(rcmgr_scope **chain, int count, const rcmgr_amounts *ask,
                       int priority, rcmgr_refusal *why) noexcept
+    void rcmgr_add(rcmgr_scope *to, const rcmgr_amounts *what) noexcept
     void rcmgr_give_back(rcmgr_scope **chain, int count, const rcmgr_amounts *what) noexcept

@@ -89,16 +89,22 @@ cdef void note_endpoint(ConnectionRecord record, object address) noexcept  # the
 # connection_id: UNNAMED: that of `known`, or if it is None, the next "conn-N".
 # `repeated` becomes true if the connection was in this state already and this is no error. Then the
 # answer is its record, and the caller still has `held`.
+# passed: None, or a list for the Denial of a limit that only reports: the connection is admitted.
 cdef object UNNAMED
 cdef object admit(
     object tracker, ConnectionRecord known, object connection_id, object peer_id, int state,
-    object limits, object held, bint exempt, bint reserved, bint reported, bint *repeated)
+    object limits, object held, bint exempt, bint reserved, bint reported, bint *repeated,
+    list passed)
 # As `scope.expect_peer`, for the peer's first connection.
 cdef void expect_peer(object tracker, uint64_t hashed, bint slot_is_here) noexcept
 cdef int64_t connections_of(object tracker, object key) except -1  # established ones of a peer key
+# Let the limits of these codes refuse nothing. `admit` tells what they would refuse.
+cdef int only_report(object tracker, object codes) except -1
 # Pending connections in a direction that no limit counts.
 cdef int64_t exempt_pending(object tracker, bint inbound) except -1
 cdef object code_of(Denial denial)
+# Whether a limit refused because of inbound connections that are there. False: another refusal.
+cdef bint is_full_of_inbound(object refusal) noexcept
 cdef ConnectionRecord find(object tracker, object connection_id)  # as `get_connection`
 cdef dict exempt_peers(object tracker)  # the bypassed peers by peer key, not a copy
 cdef bint holds(object tracker, ConnectionRecord record) except -1

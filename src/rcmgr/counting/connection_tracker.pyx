@@ -23,7 +23,8 @@ from libc.string cimport memcmp, memcpy, memset
 from rcmgr.counting._clock cimport rcmgr_now_coarse_ns
 from rcmgr.counting._connection_counts cimport (
     RCMGR_ADMITTED, RCMGR_CLOSED, RCMGR_CONNECTIONS, RCMGR_ESTABLISHED_INBOUND,
-    RCMGR_ESTABLISHED_OUTBOUND, RCMGR_FIRST_BIT, RCMGR_LIMITS, RCMGR_NO_LIMIT,
+    RCMGR_ESTABLISHED_OUTBOUND, RCMGR_ESTABLISHED_TOTAL, RCMGR_FIRST_BIT, RCMGR_LIMITS,
+    RCMGR_NO_LIMIT,
     RCMGR_PEAK_PENDING_TOTAL, RCMGR_PENDING_INBOUND, RCMGR_PENDING_OUTBOUND, RCMGR_PER_PEER,
     RCMGR_REPORTED_BIT, RCMGR_STATES, rcmgr_close_entry, rcmgr_connection_counts,
     rcmgr_connection_limits, rcmgr_counted, rcmgr_enter, rcmgr_enter_state, rcmgr_entry_has,
@@ -90,6 +91,10 @@ cdef struct Verdict:
     int was      # after a CONFLICT: the state of the connection that has the id
     int64_t current
     int64_t limit
+    # the first limit that only reports, and would have refused; RCMGR_ADMITTED: none
+    int passed
+    int64_t passed_current
+    int64_t passed_limit
 
 cdef object NOT_READ = object()
 UNNAMED = object()
@@ -140,6 +145,11 @@ cdef class Denial:
 
 cdef object code_of(Denial denial):
     return CODES[denial._kind]
+
+
+cdef bint is_full_of_inbound(object refusal) noexcept:
+    return type(refusal) is Denial and (<Denial>refusal)._kind in (
+        RCMGR_PENDING_INBOUND, RCMGR_ESTABLISHED_INBOUND, RCMGR_ESTABLISHED_TOTAL)
 
 
 cdef Denial new_denial(int kind, int64_t current, int64_t limit):
@@ -260,6 +270,11 @@ cdef class ConnectionRecord:
         return peer_of(self)
 
     @property
+    def address(self):
+        """The remote address of an inbound connection, as the caller gave it; None: unknown."""
+        return endpoint_of(self)
+
+    @property
     def held(self):
         """An object that is closed when the connection ends; None: there is no such object."""
         return held_of(self)
@@ -314,13 +329,17 @@ cdef class ConnectionWatcher:
 
 cdef int close_held(ConnectionTracker tracker, ConnectionRecord record) except -1:
     """Close what the connection held. The caller has ended the connection, and left the lock."""
-    cdef bint has_ticket
+    cdef bint has_ticket, is_watched
     rcmgr_lock_shortly(<PyObject *>record)
     has_ticket = record.ticket != 0
     held, record.held = record.held, None
     rcmgr_unlock_shortly(<PyObject *>record)
     if has_ticket and tracker._watcher is not None:
         tracker._watcher.ended(record)
+    with cython.critical_section(tracker):
+        is_watched = tracker._step_watchers is not None
+    if is_watched:
+        tracker._tell_step("closed", record)
     if held is not None:
         held.close()
     return 0
@@ -383,10 +402,12 @@ cdef class ConnectionTracker:
     cdef int64_t _denied_outbound[RCMGR_LIMITS]  # the part of `_counts.denied`
     cdef rcmgr_connection_limits _limits  # those of _limits_source, and max_connections
     cdef object _limits_source
+    cdef uint64_t _only_reporting  # a bit for each limit that refuses nothing
     cdef object _clock
     cdef bint _reuse_ids
     cdef uint64_t _numbers  # given to connections without an id
     cdef ConnectionWatcher _watcher
+    cdef tuple _step_watchers  # functions to call with a state and a record; None: none
     # for `reconcile`
     cdef int64_t _reported          # connections that the swarm has reported by their id
     cdef int64_t _unseen            # reported since the last pass, or too young at that pass
@@ -505,7 +526,7 @@ cdef class ConnectionTracker:
         cdef int state = state_of(peer_id is not None, inbound)
         answer = admit(
             self, None, connection_id, peer_id, state, limits, held, exempt, False, False,
-            &repeated)
+            &repeated, None)
         if repeated:
             raise ValueError(f"connection {connection_id!r} is {STATES[state]} already")
         return answer
@@ -576,6 +597,35 @@ cdef class ConnectionTracker:
             drop_name(former)
             drop_name(name)
 
+    def _watch_steps(self, watcher):
+        """Call `watcher(state, record)` after each step of a connection. The result ends this.
+
+        state: that which it has entered, or "closed". The thread that counts the step calls it.
+        """
+        def stop():
+            self._set_step_watchers(None, watcher)
+
+        self._set_step_watchers(watcher, None)
+        return stop
+
+    cdef int _set_step_watchers(self, object added, object removed) except -1:
+        with cython.critical_section(self):
+            former = self._step_watchers or ()
+        watchers = tuple([each for each in former if each is not removed])
+        if added is not None:
+            watchers += (added,)
+        with cython.critical_section(self):
+            _former, self._step_watchers = self._step_watchers, watchers or None
+        return 0
+
+    cdef int _tell_step(self, object state, ConnectionRecord record) except -1:
+        with cython.critical_section(self):
+            watchers = self._step_watchers
+        if watchers is not None:
+            for watcher in watchers:
+                watcher(state, record)
+        return 0
+
     def clear(self):
         """End every connection. They count as closed. Bypasses, peaks and totals stay."""
         for record in self._records():
@@ -637,6 +687,10 @@ cdef class ConnectionTracker:
     def get_connection(self, connection_id):
         """The ConnectionRecord, or None."""
         return find(self, connection_id)
+
+    def records(self):
+        """The records of all connections of one moment. O(all), 2 ns each under the lock."""
+        return self._records()
 
     def get_connection_count(self, kind):
         """The number of connections of a ConnectionKind or its value, with bypassed ones.
@@ -1133,6 +1187,8 @@ cdef class ConnectionTracker:
             return 0
         cdef int refusing = rcmgr_refusing_limit(
             &self._counts, &self._limits, state, of_peer, counted_already)
+        if refusing != RCMGR_ADMITTED and self._only_reporting >> refusing & 1:
+            refusing = self._ask_the_others(state, refusing, of_peer, counted_already, verdict)
         if refusing != RCMGR_ADMITTED:
             verdict.outcome = refusing
             verdict.current = rcmgr_counted(&self._counts, refusing, of_peer)
@@ -1141,6 +1197,20 @@ cdef class ConnectionTracker:
             self._denied_outbound[refusing] += state in (
                 RCMGR_PENDING_OUTBOUND, RCMGR_ESTABLISHED_OUTBOUND)
         return 0
+
+    cdef int _ask_the_others(self, int state, int passed, int64_t of_peer, bint counted_already,
+                             Verdict *verdict) noexcept:
+        """The limit that refuses, without those that only report. `passed`: one of these."""
+        cdef rcmgr_connection_limits enforced = self._limits
+        cdef int i
+        if verdict.passed == RCMGR_ADMITTED:
+            verdict.passed = passed
+            verdict.passed_current = rcmgr_counted(&self._counts, passed, of_peer)
+            verdict.passed_limit = self._limits.at[passed]
+        for i in range(RCMGR_LIMITS):
+            if self._only_reporting >> i & 1:
+                enforced.at[i] = RCMGR_NO_LIMIT
+        return rcmgr_refusing_limit(&self._counts, &enforced, state, of_peer, counted_already)
 
     cdef inline void _enter(self, ConnectionRecord record, int state, bint exempt,
                             int64_t now) noexcept:
@@ -1271,7 +1341,7 @@ cdef inline bint add(
     cdef bint repeated
     admit(
         tracker, None, connection_id, peer_id, state, UNLIMITED, None, False, False, True,
-        &repeated)
+        &repeated, None)
     return not repeated
 
 
@@ -1283,21 +1353,23 @@ cdef inline object denial_of(
     cdef bint repeated
     answer = admit(
         tracker, None, connection_id, peer_id, state, limits, None, False, False, reported,
-        &repeated)
+        &repeated, None)
     return answer if type(answer) is Denial else None
 
 
 cdef object admit(
     object tracker, ConnectionRecord known, object connection_id, object peer_id, int state,
     object limits, object held, bint exempt, bint reserved, bint reported, bint *repeated,
+    list passed,
 ):
     cdef ConnectionTracker self = <ConnectionTracker?>tracker
-    cdef bint established = state >= RCMGR_ESTABLISHED_INBOUND
+    cdef bint established = state >= RCMGR_ESTABLISHED_INBOUND, is_watched
     cdef object key = None
     cdef uint64_t name, hashed, peer_hashed = 0
     cdef int64_t now
     cdef ConnectionRecord record = None
     cdef Verdict verdict
+    verdict.passed = RCMGR_ADMITTED
     repeated[0] = False
     if connection_id is not UNNAMED:
         name = name_of(connection_id)
@@ -1325,6 +1397,7 @@ cdef object admit(
     with cython.critical_section(self):
         if limits is not self._limits_source and limits is not UNLIMITED:
             self._read_limits(limits)
+        is_watched = self._step_watchers is not None
         if not established:
             record = self._try_pend(
                 record, hashed, key, state, limits, exempt, reserved, now, &verdict)
@@ -1337,6 +1410,11 @@ cdef object admit(
                 _former, record.held = record.held, held  # freed outside of the lock
                 rcmgr_unlock_shortly(<PyObject *>record)
     if verdict.outcome == RCMGR_ADMITTED:
+        if is_watched:
+            self._tell_step(STATES[state], record)
+        if passed is not None and verdict.passed != RCMGR_ADMITTED:
+            passed.append(
+                new_denial(verdict.passed, verdict.passed_current, verdict.passed_limit))
         return record
     if verdict.outcome >= 0:
         if established and record is not None:
@@ -1443,6 +1521,18 @@ cdef void expect_peer(object tracker, uint64_t hashed, bint slot_is_here) noexce
         rcmgr_table_expect_item(table, hashed)
     else:
         rcmgr_table_expect(table, hashed)
+
+
+cdef int only_report(object tracker, object codes) except -1:
+    cdef ConnectionTracker self = <ConnectionTracker?>tracker
+    cdef uint64_t mask = 0
+    cdef int i
+    for i in range(RCMGR_LIMITS):
+        if CODES[i] in codes:
+            mask |= <uint64_t>1 << i
+    with cython.critical_section(self):
+        self._only_reporting = mask
+    return 0
 
 
 cdef dict exempt_peers(object tracker):

@@ -13,6 +13,7 @@ cdef class _Counts:
 
 cdef class _Entry:
     cdef object refusal, connection_id, peer_id, inbound
+    cdef bint enforced
     cdef str address
     cdef int64_t when
 
@@ -38,8 +39,8 @@ cdef class _Reporting:
     cdef int tell_each(self, _Entry entry) except -1
 
 
-# The lock of the log guards its fields, counts and unreported denials. `_size` and `_clock` are
-# constant. An entry does not change.
+# The lock of the log guards its fields, counts and unreported denials. `_size`, `_clock` and
+# `enforced` are constant. An entry does not change.
 cdef class DenialLog:
     cdef list _ring
     cdef Py_ssize_t _size, _at
@@ -48,6 +49,9 @@ cdef class DenialLog:
     cdef _Unreported _latest
     cdef _Reporting _reporting  # None: no function wants denials
     cdef object _clock
+    cdef _Counts _by_code  # None: not counted
+    cdef readonly bint enforced
+    """Whether these requests were refused. False: they would have been, without a dry run."""
     cdef readonly int64_t total
     cdef readonly int64_t inbound
     cdef readonly int64_t outbound

@@ -56,7 +56,10 @@ cdef class _Entry:
     """A denial, not formatted yet. Immutable, and cheaper than a tuple."""
 
     cdef object error(self):
-        return self.refusal.to_error(self.connection_id, self.peer_id).explained(self.address)
+        error = self.refusal.to_error(self.connection_id, self.peer_id).explained(self.address)
+        if not self.enforced:
+            error.enforced = False
+        return error
 
 
 @cython.final
@@ -188,7 +191,7 @@ cdef class _Reporting:
 @cython.final
 @cython.binding(False)
 cdef class DenialLog:
-    """DenialLog(size=256, *, clock=None)\n--\n
+    """DenialLog(size=256, *, clock=None, enforced=True)\n--\n
     The last `size` denials, and counts of all. Reading a denial builds its error.
 
     A refusal is any object with `to_error(connection_id, peer_id)`, and with a `code`, the short
@@ -201,9 +204,10 @@ cdef class DenialLog:
 
     total: denials since the start. inbound, outbound: those that have a direction.
     clock: returns monotonic nanoseconds; default the system's coarse clock (steps of a few ms).
+    enforced: False: a dry run admitted these requests. Then the log also counts them by limit.
     """
 
-    def __cinit__(self, Py_ssize_t size=256, *, clock=None):
+    def __cinit__(self, Py_ssize_t size=256, *, clock=None, bint enforced=True):
         if size < 1:
             raise ValueError(f"size must be 1 or more, not {size}")
         self._ring = [None] * size
@@ -212,6 +216,8 @@ cdef class DenialLog:
         self._by_address = new_counts(MOST_ADDRESSES)
         self._unreported = {}
         self._clock = clock
+        self.enforced = enforced
+        self._by_code = None if enforced else new_counts(MOST_LIMITS)
 
     cdef int64_t now(self) except? -1:
         return rcmgr_now_coarse_ns() if self._clock is None else self._clock()
@@ -254,6 +260,8 @@ cdef class DenialLog:
         entry.peer_id = peer_id
         entry.inbound = inbound
         entry.when = self.now()
+        entry.enforced = self.enforced
+        code = None if self._by_code is None else code_of(refusal)
         source = None
         if address is not None:
             text = address if type(address) is str else str(address)
@@ -277,6 +285,8 @@ cdef class DenialLog:
                 self._by_peer.count(key)
             if source is not None:
                 self._by_address.count(source)
+            if code is not None:
+                self._by_code.count(code)
             penalties, reporting = self.penalties, self._reporting
         if inbound is True and penalties is not None:
             penalties.denied(refusal, peer_id, address)
@@ -346,6 +356,22 @@ cdef class DenialLog:
             most = self._by_address.most(count)
         return [(source_text(source), times) for source, times in most]
 
+    def of_connection(self, connection_id):
+        """The latest denials of the connection with this id, as errors, oldest first. O(size)."""
+        return [
+            (<_Entry>entry).error() for entry in self.latest()
+            if (<_Entry>entry).connection_id is not None
+            and (<_Entry>entry).connection_id == connection_id
+        ]
+
+    def by_code(self):
+        """How many by each limit, by the code of its error. Empty if they were refused."""
+        if self._by_code is None:
+            return {}
+        with cython.critical_section(self):
+            most = self._by_code.most(MOST_LIMITS)
+        return dict(most)
+
     cdef list latest(self):
         """The entries, oldest first."""
         with cython.critical_section(self):
@@ -361,13 +387,19 @@ cdef class DenialLog:
 
     def entries(self):
         """The latest denials, each a `DenialEntry`, oldest first."""
+        return self.latest_entries(self._size)
+
+    def latest_entries(self, Py_ssize_t count):
+        """The latest `count` denials, or fewer, each a `DenialEntry`, oldest first."""
         cdef int64_t now = self.now()
+        if count <= 0:
+            return []
         return [
             DenialEntry(
                 (<_Entry>entry).error(), max(0, now - (<_Entry>entry).when) / 1e9,
                 (<_Entry>entry).inbound,
             )
-            for entry in self.latest()
+            for entry in self.latest()[-count:]
         ]
 
     def __len__(self):

@@ -129,6 +129,8 @@ cdef class Refusal:
 
 
 cdef object code_of(Refusal refusal)
+cdef object code_of_kind(int kind, int what)
+cdef int kind_of(Refusal refusal) noexcept
 cdef str leaf_name(int kind, uint64_t number)
 cdef GroupLimit read_limit(object source)
 cdef Group new_group(int kind, object name, object peer)

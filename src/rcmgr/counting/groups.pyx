@@ -20,6 +20,7 @@ from rcmgr.peers cimport peer_text
 
 from rcmgr.errors import MemoryReservationExceeded, ScopeLimitExceeded, StreamLimitExceeded
 from rcmgr.limits.checks import check_limit
+from rcmgr.limits.codes import RESOURCES, SCOPES, scope_code
 
 __all__ = ["Refusal"]
 
@@ -39,20 +40,13 @@ LIMIT_NAMES = (
     ("conn", None), ("stream", None),
 )
 # by the resources of scope.h: the field of a limit, and the words of an error
-RESOURCE_FIELDS = (
-    "memory", "streams_inbound", "streams_outbound", "conns_inbound", "conns_outbound", "fd",
-    "streams", "conns",
-)
+RESOURCE_FIELDS = RESOURCES
 RESOURCE_TEXTS = (
     "memory", "inbound stream", "outbound stream", "inbound connection", "outbound connection",
     "file descriptor", "stream", "connection",
 )
-CATEGORIES = {"memory": "memory", "streams": "stream"}
 # by Kind and resource: the code of an error
-cdef tuple CODES = tuple([
-    f"{CATEGORIES.get(field.partition('_')[0], 'connection')}.{name or default}.{field}"
-    for default, name in LIMIT_NAMES for field in RESOURCE_FIELDS
-])
+cdef tuple CODES = tuple([scope_code(scope, field) for scope in SCOPES for field in RESOURCES])
 
 
 @cython.final
@@ -232,9 +226,19 @@ cdef class Refusal:
         return f"Refusal({str(self.to_error())!r})"
 
 
-cdef object code_of(Refusal refusal):
+cdef int kind_of(Refusal refusal) noexcept:
+    """The kind of the scope in the code of its error."""
+    # signed: a group's kind is not
     cdef int kind = refusal.leaf_kind if refusal.blamed is None else refusal.blamed.state.kind
-    return CODES[max(0, kind) * RCMGR_RESOURCES + refusal.what]
+    return max(0, kind)
+
+
+cdef object code_of_kind(int kind, int what):
+    return CODES[kind * RCMGR_RESOURCES + what]
+
+
+cdef object code_of(Refusal refusal):
+    return code_of_kind(kind_of(refusal), refusal.what)
 
 
 cdef str leaf_name(int kind, uint64_t number):

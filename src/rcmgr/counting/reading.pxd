@@ -6,7 +6,7 @@ from cpython.object cimport PyObject
 cimport cython
 
 from rcmgr.counting._scope cimport rcmgr_amounts, rcmgr_limit
-from rcmgr.counting.groups cimport Group
+from rcmgr.counting.groups cimport KINDS, Group
 from rcmgr.counting.pacing cimport Pacer
 
 cdef object stat_of(const rcmgr_amounts *held)
@@ -82,8 +82,26 @@ cdef class FullestReader(Reader):
     cdef list fullest(self)
 
 
+# As FullestReader, under other limits than those of the ledger.
+@cython.final
+cdef class UnderReader(Reader):
+    cdef FullestReader inner
+    cdef rcmgr_limit defaults[KINDS]
+    cdef list named  # by kind: limits of particular names, as GroupLimit
+
+
+@cython.final
+cdef class LargestReader(Reader):
+    cdef size_t most, seen
+    cdef list found
+
+    cdef list largest(self)
+
+
 cdef SnapshotReader new_snapshot()
 cdef StatsReader new_stats()
 cdef KeysReader new_keys(int kind)
 cdef DistributionReader new_distributions(dict bounds)
 cdef FullestReader new_fullest(size_t most)
+cdef UnderReader new_under(const rcmgr_limit *defaults, list named, size_t most)
+cdef LargestReader new_largest(size_t most)

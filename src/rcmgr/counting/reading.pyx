@@ -11,15 +11,16 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t
 
 from collections import namedtuple
+from heapq import nlargest
 
 from rcmgr.counting._scope cimport (
     RCMGR_CONNS, RCMGR_CONNS_INBOUND, RCMGR_CONNS_OUTBOUND, RCMGR_RESOURCES, RCMGR_STREAMS,
     RCMGR_STREAMS_INBOUND, RCMGR_STREAMS_OUTBOUND, RCMGR_UNLIMITED, rcmgr_all_held, rcmgr_amounts,
-    rcmgr_held, rcmgr_limit,
+    rcmgr_held, rcmgr_is_nothing, rcmgr_limit,
 )
 from rcmgr.counting.groups cimport (
-    DIRECTION_NAMES, KIND_NAMES, LIMIT_NAMES, PEER, PROTOCOL, PROTOCOL_PEER, RESOURCE_FIELDS,
-    RESOURCE_TEXTS, SERVICE, SERVICE_PEER, Group, name_of, text_of,
+    DIRECTION_NAMES, KIND_NAMES, KINDS, LIMIT_NAMES, PEER, PROTOCOL, PROTOCOL_PEER, RESOURCE_FIELDS,
+    RESOURCE_TEXTS, SERVICE, SERVICE_PEER, Group, GroupLimit, name_of, text_of,
 )
 from rcmgr.peers cimport peer_text
 
@@ -295,5 +296,66 @@ cdef FullestReader new_fullest(size_t most):
     cdef FullestReader made = FullestReader.__new__(FullestReader)
     made.most = most
     made.least = -1.0
+    made.found = []
+    return made
+
+
+@cython.final
+cdef class UnderReader(Reader):
+    """As FullestReader, under other limits than those of the ledger."""
+
+    cdef bint wants(self, Group group) noexcept:
+        cdef rcmgr_amounts held = rcmgr_all_held(&group.state)
+        return not rcmgr_is_nothing(&held)
+
+    cdef int take(self, Reading reading) except -1:
+        cdef size_t i
+        cdef int kind
+        cdef Group group
+        for i in range(reading.count):
+            group = <Group>reading.rows[i].group
+            kind = group.state.kind
+            found = (<dict>self.named[kind]).get(group.peer if kind == PEER else name_of(group))
+            reading.rows[i].limit = (
+                self.defaults[kind] if found is None else (<GroupLimit>found).value)
+            self.pacer.step()
+        return self.inner.take(reading)
+
+
+cdef UnderReader new_under(const rcmgr_limit *defaults, list named, size_t most):
+    cdef UnderReader made = UnderReader.__new__(UnderReader)
+    cdef int kind
+    for kind in range(<int>KINDS):
+        made.defaults[kind] = defaults[kind]
+    made.named = named
+    made.inner = new_fullest(most)
+    return made
+
+
+@cython.final
+cdef class LargestReader(Reader):
+    """The groups that hold most connections, then streams, then memory."""
+
+    cdef int take(self, Reading reading) except -1:
+        cdef size_t i
+        cdef rcmgr_amounts *held
+        for i in range(reading.count):
+            held = &reading.rows[i].held
+            self.seen += 1  # so that no two are compared by their peers
+            self.found.append((
+                used_of(held.of, RCMGR_CONNS), used_of(held.of, RCMGR_STREAMS), held.of[0],
+                self.seen, (<Group>reading.rows[i].group).peer, stat_of(held)))
+            self.pacer.step()
+        if <size_t>len(self.found) > 4 * self.most + 1024:
+            self.found = nlargest(self.most, self.found)
+        return 0
+
+    cdef list largest(self):
+        return [(each[4], each[5]) for each in nlargest(self.most, self.found)]
+
+
+cdef LargestReader new_largest(size_t most):
+    cdef LargestReader made = LargestReader.__new__(LargestReader)
+    made.most = most
     made.found = []
     return made

@@ -2,7 +2,8 @@
 
 `ledger` is a Ledger, `scope` a ConnScope; TypeError otherwise. `network_share`: None, or an object
 with a `close()`. The ConnScope holds it from then on, and closes it when it is closed itself. A
-refusal or an exception leaves it to the caller.
+refusal or an exception leaves it to the caller. `passed`: None, or a list for the Refusal of a
+limit that only reports: the connection is charged.
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -11,7 +12,7 @@ from rcmgr.counting.groups cimport Refusal
 
 cdef object try_open_connection(
     object ledger, bint inbound, bint fd, bint exempt, bint reserved, object peer,
-    object network_share)
+    object network_share, list passed)
 # A decision about a peer follows soon: ask the processor for its place in the table, and later for
 # its group. hashed: `groups.hash_of` its key.
 cdef void expect_peer(object ledger, uint64_t hashed, bint slot_is_here) noexcept
@@ -20,7 +21,8 @@ cdef bint is_exempt(object scope) except -1
 cdef uint64_t number_of(object scope) noexcept
 # Give back the file descriptor of a connection that turns out to use no own one.
 cdef int give_descriptor(object scope) except -1
-cdef object try_set_peer(object scope, object peer, bint exempt, object network_share)
+cdef object try_set_peer(
+    object scope, object peer, bint exempt, object network_share, list passed)
 cdef bint has_network_share(object scope) except -1
 cdef object acquire_stream(object ledger, object peer, bint inbound, bint exempt)
 cdef bint release_stream(object ledger, object peer, bint inbound) except -1

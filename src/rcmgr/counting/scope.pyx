@@ -33,10 +33,11 @@ from rcmgr.counting._prefetch cimport rcmgr_prefetch_object
 from rcmgr.counting._scope cimport (
     RCMGR_CONNS, RCMGR_CONNS_INBOUND, RCMGR_CONNS_OUTBOUND, RCMGR_FD, RCMGR_MEMORY,
     RCMGR_PRIORITY_ALWAYS, RCMGR_RESOURCES, RCMGR_STREAMS, RCMGR_STREAMS_INBOUND,
-    RCMGR_STREAMS_OUTBOUND, RCMGR_UNLIMITED, rcmgr_all_held, rcmgr_amounts, rcmgr_charge,
-    rcmgr_give_back, rcmgr_held, rcmgr_hold_nothing, rcmgr_is_nothing, rcmgr_limit, rcmgr_refusal,
-    rcmgr_scope, rcmgr_scope_refuses,
+    RCMGR_STREAMS_OUTBOUND, RCMGR_UNLIMITED, rcmgr_add, rcmgr_all_held, rcmgr_amounts,
+    rcmgr_chain_admits, rcmgr_charge, rcmgr_give_back, rcmgr_held, rcmgr_hold_nothing,
+    rcmgr_is_nothing, rcmgr_limit, rcmgr_refusal, rcmgr_scope, rcmgr_scope_refuses,
 )
+from rcmgr.counting.denials cimport DenialLog
 from rcmgr.counting._event_ring cimport (
     RCMGR_EV_CHARGE, RCMGR_EV_CLOSE, RCMGR_EV_CLOSE_STREAM, RCMGR_EV_CONN_MEMORY, RCMGR_EV_EXEMPT,
     RCMGR_EV_FD, RCMGR_EV_FORGET, RCMGR_EV_FORGET_ALL, RCMGR_EV_GIVE_CONN_MEMORY,
@@ -49,13 +50,14 @@ from rcmgr.counting.groups cimport (
     ALLOWLISTED_SYSTEM, ALLOWLISTED_TRANSIENT, BY_LIMITER, BY_SET_LIMIT, CONN, DIRECTIONS,
     FIXED_KINDS, INBOUND, KIND_NAMES, KINDS, LIMIT_NAMES, NO_DIRECTION, NO_KIND, OUTBOUND, PEER,
     PROTOCOL, PROTOCOL_PEER, RESOURCE_FIELDS, SERVICE, SERVICE_PEER, STREAM, SYSTEM, TRANSIENT,
-    Group, GroupLimit, GroupTable, NamedGroup, Refusal, code_of, find as find_group,
-    found_or_added, groups_in, hash_of, leaf_name, name_of, new_group, new_refusal, read_limit,
-    remove as remove_group, text_of,
+    Group, GroupLimit, GroupTable, NamedGroup, Refusal, code_of, code_of_kind, find as find_group,
+    found_or_added, groups_in, hash_of, kind_of, leaf_name, name_of, new_group, new_refusal,
+    read_limit, remove as remove_group, text_of,
 )
 from rcmgr.counting.reading cimport (
-    MOST_ROWS, DistributionReader, FullestReader, KeysReader, Reader, Reading, SnapshotReader,
-    StatsReader, new_distributions, new_fullest, new_keys, new_snapshot, new_stats,
+    MOST_ROWS, DistributionReader, FullestReader, KeysReader, LargestReader, Reader, Reading,
+    SnapshotReader, StatsReader, UnderReader, new_distributions, new_fullest, new_keys, new_largest,
+    new_snapshot, new_stats, new_under,
     refused_by_direction, refused_by_kind, stat_of,
 )
 from rcmgr.peers cimport LONGEST_NAME, bounded_name, exact_peer, peer_text
@@ -287,19 +289,35 @@ cdef class Scope:
         return enclosing is None or enclosing.live()
 
     @cython.final
-    cdef Refusal refuse(self, rcmgr_refusal *why, int priority):
-        """Count and describe a refusal by a scope of the chain. Locked."""
+    cdef Refusal describe(self, const rcmgr_refusal *why, int priority):
+        """A refusal by a scope of the chain. Locked."""
         cdef PyObject *groups[LONGEST_CHAIN]
         cdef Group viewed = self.viewed(), blamed = viewed
         cdef Refusal refusal
         if why.place > 0:
             self.groups(groups)
             blamed = <Group>groups[why.place - 1]
-        self.ledger.refusals[
-            self.kind if blamed is None else blamed.state.kind][why.resource][self.direction] += 1
         refusal = new_refusal(why, priority, blamed, self.kind, self.number, viewed)
         if blamed is None and self.has_limit():
             refusal.origin = BY_SET_LIMIT
+        return refusal
+
+    @cython.final
+    cdef Refusal memory_refused(
+        self, rcmgr_scope **chain, int count, const rcmgr_amounts *ask, int priority,
+        rcmgr_refusal *why, bint *taken,
+    ):
+        """As `Ledger.refuse`, for the chain of this base."""
+        cdef PyObject *groups[LONGEST_CHAIN]
+        cdef Refusal refusal = self.describe(why, priority)
+        taken[0] = False
+        if self.ledger.only_reports(refusal):
+            groups[0] = NULL
+            self.groups(groups + 1)
+            taken[0] = self.ledger.charge_beyond(
+                chain, groups, self.kind, count, ask, priority, why)
+            if not taken[0]:
+                refusal = self.describe(why, priority)
         return refusal
 
     @cython.final
@@ -309,9 +327,11 @@ cdef class Scope:
         cdef rcmgr_scope own
         cdef rcmgr_amounts ask
         cdef rcmgr_refusal why
-        cdef Refusal refusal = None
-        cdef Scope base = self, scope
-        cdef bint closed
+        cdef Refusal refusal = None, found  # by the limit that refuses, or would refuse
+        cdef Scope base = self, scope, blamed = None
+        cdef bint closed, taken = True
+        cdef int count
+        cdef object peer = None
         memset(&ask, 0, sizeof(ask))
         ask.of[RCMGR_MEMORY] = size
         if self.ledger is None:
@@ -322,13 +342,20 @@ cdef class Scope:
                 while (scope := base.enclosing()) is not None:
                     base = scope
                 scope = self
-                while scope is not base and not (
-                    scope.has_limit() and scope.refuses_memory(&ask, priority, &why)
-                ):
+                while taken and scope is not base:
+                    if scope.has_limit() and scope.refuses_memory(&ask, priority, &why):
+                        found = refusal_of_span(&why, priority)
+                        taken = self.ledger.only_reports(found)
+                        if refusal is None or not taken:
+                            refusal, blamed = found, scope
                     scope = scope.enclosing()
-                if scope is not base:
-                    refusal = self.ledger.refuse_span(scope, &why, priority)
-                elif rcmgr_charge(chain, base.chain(&own, chain), &ask, priority, &why):
+                if taken:
+                    count = base.chain(&own, chain)
+                    if not rcmgr_charge(chain, count, &ask, priority, &why):
+                        found = base.memory_refused(chain, count, &ask, priority, &why, &taken)
+                        if refusal is None or not taken:
+                            refusal, blamed = found, base
+                if taken:
                     base.memory = own.memory
                     self.ledger.move_memory(base, size)
                     scope = self
@@ -338,16 +365,31 @@ cdef class Scope:
                         scope.extras.in_spans += size
                     self.ledger.raise_memory()
                 else:
-                    refusal = base.refuse(&why, priority)
+                    self.ledger.count_refusal(refusal, blamed.kind, blamed.direction)
                 if self.ledger.ring is not None and scope is base:
-                    self.ledger.note_memory(base, size, priority, refusal)
+                    self.ledger.note_memory(base, size, priority, None if taken else refusal)
+                if refusal is not None:
+                    peer = base.peer_of_groups()
         if closed:
             raise ResourceScopeClosed(self.name)
         if refusal is None:
             return True
         if base is not self:
-            refusal.spans = (self.name, None if scope is base else scope.name)
-        return refusal
+            refusal.spans = (self.name, None if blamed is base else blamed.name)
+        if not taken:
+            return refusal
+        self.ledger.report(refusal, peer, base.direction, None)
+        return True
+
+    @cython.final
+    cdef object peer_of_groups(self):
+        """The peer that pays; None: no peer. Locked."""
+        cdef PyObject *groups[LONGEST_CHAIN]
+        cdef int i
+        for i in range(self.groups(groups)):
+            if (<Group>groups[i]).peer is not None:
+                return (<Group>groups[i]).peer
+        return None
 
     @cython.final
     cdef bint refuses_memory(
@@ -740,7 +782,7 @@ cdef class ConnScope(Scope):
         that leaves the allowlisted scopes needs room in transient too, because it was never there.
         RuntimeError: it has a peer. ResourceScopeClosed: closed.
         """
-        answer = self.take_peer(peer, allowlisted, None)
+        answer = self.take_peer(peer, allowlisted, None, None)
         if self.ledger.ring_now() is not None:
             self.ledger.note_connection(
                 RCMGR_EV_SET_PEER, RCMGR_EV_KNOWN, self.number, self.direction == INBOUND,
@@ -766,15 +808,18 @@ cdef class ConnScope(Scope):
         if share is not None:
             share.close()
 
-    cdef object take_peer(self, object peer, object allowlisted, object network_share):
+    cdef object take_peer(
+        self, object peer, object allowlisted, object network_share, list passed,
+    ):
         """True, or a Refusal."""
         cdef rcmgr_scope *old[2]
         cdef rcmgr_scope *new[3]
+        cdef PyObject *groups[3]
         cdef rcmgr_refusal why
         cdef Refusal refusal = None
         cdef Group group, system, transient
         cdef rcmgr_amounts held
-        cdef bint exempt, closed, attached = False
+        cdef bint exempt, closed, taken = False, attached = False
         cdef int old_count, new_count
         if allowlisted is None:
             exempt = is_exempt(self)
@@ -802,13 +847,21 @@ cdef class ConnScope(Scope):
                     old[0] = &(<Group>self.ledger.transient_of(self.is_exempt)).state
                     system = <Group>self.ledger.system_of(exempt)
                     transient = <Group>self.ledger.transient_of(exempt)
+                    groups[0], groups[1] = <PyObject *>group, <PyObject *>system
+                    groups[2] = <PyObject *>transient
                     old_count = new_count = 1
                     if exempt != self.is_exempt:
                         new[1], new[2] = &system.state, &transient.state
                         old[1] = &(<Group>self.ledger.system_of(self.is_exempt)).state
                         old_count, new_count = 2, 2 if exempt else 3
                     held = self.held()
-                    if self.ledger.hand_over(&held, old, old_count, new, new_count, &why):
+                    taken = rcmgr_charge(new, new_count, &held, RCMGR_PRIORITY_ALWAYS, &why)
+                    if not taken:
+                        refusal = self.ledger.refuse(
+                            new, groups, new_count, &held, &why, self.direction, NO_KIND, 0,
+                            &taken)
+                    if taken:
+                        rcmgr_give_back(old, old_count, &held)
                         rcmgr_give_back(new + 2, new_count - 2, &held)
                         self.peer_group = group
                         if network_share is not None:
@@ -820,8 +873,6 @@ cdef class ConnScope(Scope):
                             self.ledger.raise_connections()
                         group.exempt_connections += exempt
                     else:
-                        refusal = self.ledger.refuse(
-                            &why, (group, system, transient)[why.place], self.direction)
                         self.ledger.unpin(group)
         if kept is not None:
             self.ledger.let_go(kept)
@@ -829,7 +880,12 @@ cdef class ConnScope(Scope):
             raise ResourceScopeClosed(self.name)
         if attached:
             raise RuntimeError("connection scope already attached to a peer")
-        return True if refusal is None else refusal
+        if refusal is None:
+            return True
+        if not taken:
+            return refusal
+        self.ledger.report(refusal, peer, self.direction, passed)
+        return True
 
     def __dealloc__(self):
         self.abandon()
@@ -947,13 +1003,14 @@ cdef class StreamScope(Scope):
 
     cdef object take_group(self, int kind, object name):
         """True, or a Refusal."""
-        cdef rcmgr_scope *old[1]
+        cdef rcmgr_scope *transient
         cdef rcmgr_scope *new[2]
+        cdef PyObject *groups[2]
         cdef rcmgr_refusal why
         cdef Refusal refusal = None
         cdef NamedGroup group, share
         cdef rcmgr_amounts held
-        cdef bint closed
+        cdef bint closed, taken = False
         cdef str misplaced = None
         cdef GroupTable table
         cdef int share_kind = PROTOCOL_PEER if kind == PROTOCOL else SERVICE_PEER
@@ -983,16 +1040,19 @@ cdef class StreamScope(Scope):
                 else:
                     new[0] = &group.state
                     new[1] = &share.state
-                    old[0] = &(<Group>self.ledger.transient_of(self.is_exempt)).state
+                    transient = &(<Group>self.ledger.transient_of(self.is_exempt)).state
+                    groups[0], groups[1] = <PyObject *>group, <PyObject *>share
                     held = self.held()
-                    if not self.ledger.hand_over(
-                        &held, old, 1 if kind == PROTOCOL else 0, new, 2, &why
-                    ):
+                    taken = rcmgr_charge(new, 2, &held, RCMGR_PRIORITY_ALWAYS, &why)
+                    if not taken:
                         refusal = self.ledger.refuse(
-                            &why, group if why.place == 0 else share, self.direction)
+                            new, groups, 2, &held, &why, self.direction, NO_KIND, 0,
+                            &taken)
+                    if not taken:
                         self.ledger.unpin(share)
                         self.ledger.unpin(group)
                     elif kind == PROTOCOL:
+                        rcmgr_give_back(&transient, 1, &held)
                         self.protocol_group, self.protocol_share = group, share
                     else:
                         self.service_group, self.service_share = group, share
@@ -1000,14 +1060,19 @@ cdef class StreamScope(Scope):
                         self.ledger.ring.note(
                             RCMGR_EV_PROTOCOL if kind == PROTOCOL else RCMGR_EV_SERVICE,
                             RCMGR_EV_KNOWN, self.number, None, None, name, None,
-                            refused_by(refusal), 0, 0)
+                            None if taken else refused_by(refusal), 0, 0)
         if kept is not None:
             self.ledger.let_go(kept)
         if closed:
             raise ResourceScopeClosed(self.name)
         if misplaced is not None:
             raise RuntimeError(misplaced)
-        return True if refusal is None else refusal
+        if refusal is None:
+            return True
+        if not taken:
+            return refusal
+        self.ledger.report(refusal, self.peer_group.peer, self.direction, None)
+        return True
 
     def __dealloc__(self):
         self.abandon()
@@ -1041,6 +1106,8 @@ cdef class Ledger:
     cdef bint limiter_failed
     # the limiter's last answers: a full young half replaces the old one
     cdef dict young_answers, old_answers
+    cdef uint32_t only_reporting[KINDS]  # a bit for each resource whose limits refuse nothing
+    cdef DenialLog would_deny  # their would-be refusals; None: no limit only reports
     cdef int64_t refusals[KINDS][RCMGR_RESOURCES][DIRECTIONS]
     cdef int64_t peaks[RCMGR_RESOURCES]
     cdef int64_t transient_peaks[RCMGR_RESOURCES]
@@ -1312,15 +1379,6 @@ cdef class Ledger:
         if held > 0:
             self.memory_of_connections[power_above(held)] += 1
 
-    cdef bint hand_over(
-        self, const rcmgr_amounts *held, rcmgr_scope **old, int old_count, rcmgr_scope **new,
-        int new_count, rcmgr_refusal *why,
-    ) noexcept:
-        if not rcmgr_charge(new, new_count, held, RCMGR_PRIORITY_ALWAYS, why):
-            return False
-        rcmgr_give_back(old, old_count, held)
-        return True
-
     # Each raises only the peaks of the resources that its caller has taken.
 
     cdef void raise_memory(self) noexcept:
@@ -1338,20 +1396,89 @@ cdef class Ledger:
         raise_peak(self.transient_peaks, self.transient_group, RCMGR_FD)
 
     cdef Refusal refuse(
-        self, const rcmgr_refusal *why, Group blamed, int direction, int leaf_kind=NO_KIND,
-        uint64_t leaf_number=0,
+        self, rcmgr_scope **chain, PyObject **groups, int count, const rcmgr_amounts *ask,
+        rcmgr_refusal *why, int direction, int leaf_kind, uint64_t leaf_number, bint *taken,
     ):
-        """Count and describe a refusal in which no handle asked. blamed: None: the new leaf."""
-        cdef int kind = leaf_kind if blamed is None else blamed.state.kind
-        self.refusals[kind][why.resource][direction] += 1
-        return new_refusal(why, RCMGR_PRIORITY_ALWAYS, blamed, leaf_kind, leaf_number, None)
+        """Say why `rcmgr_charge` has refused a chain. Locked.
 
-    cdef Refusal refuse_span(self, Scope span, const rcmgr_refusal *why, int priority):
-        """As `refuse`, by a span that has limits."""
-        cdef Refusal refusal = new_refusal(why, priority, None, NO_KIND, 0, None)
-        self.refusals[span.kind][why.resource][span.direction] += 1
-        refusal.origin = BY_SET_LIMIT
+        If the limit only reports, the chain is charged nevertheless, and `taken` is true. Otherwise
+        the refusal is counted. groups: those of the chain; NULL: the new leaf.
+        """
+        cdef Refusal refusal = refusal_of(why, groups, leaf_kind, leaf_number)
+        taken[0] = False
+        if self.only_reports(refusal):
+            taken[0] = self.charge_beyond(
+                chain, groups, leaf_kind, count, ask, RCMGR_PRIORITY_ALWAYS, why)
+            if taken[0]:
+                return refusal
+            refusal = refusal_of(why, groups, leaf_kind, leaf_number)
+        self.count_refusal(refusal, leaf_kind, direction)
         return refusal
+
+    cdef void count_refusal(self, Refusal refusal, int leaf_kind, int direction) noexcept:
+        cdef int kind = leaf_kind if refusal.blamed is None else refusal.blamed.state.kind
+        self.refusals[kind][refusal.what][direction] += 1
+
+    cdef bint only_reports(self, Refusal refusal) noexcept:
+        """Whether this refusal is by a limit that refuses nothing. Locked."""
+        return self.only_reporting[kind_of(refusal)] >> refusal.what & 1
+
+    cdef void lift(self, int kind, const rcmgr_limit *limit, rcmgr_limit *enforced) noexcept:
+        """Fill in a limit without the resources that it only reports. Locked."""
+        cdef int what
+        enforced[0] = limit[0]
+        for what in range(<int>RCMGR_RESOURCES):
+            if self.only_reporting[kind] >> what & 1:
+                enforced.of[what] = RCMGR_UNLIMITED
+
+    cdef bint charge_beyond(
+        self, rcmgr_scope **chain, PyObject **groups, int leaf_kind, int count,
+        const rcmgr_amounts *ask, int priority, rcmgr_refusal *why,
+    ) noexcept:
+        """As `rcmgr_charge`, without the limits that only report. Locked."""
+        cdef rcmgr_limit limits[LONGEST_CHAIN]
+        cdef rcmgr_scope copies[LONGEST_CHAIN]
+        cdef rcmgr_scope *enforced[LONGEST_CHAIN]
+        cdef int i, kind
+        for i in range(count):
+            kind = leaf_kind if groups[i] is NULL else (<Group>groups[i]).state.kind
+            self.lift(max(0, kind), chain[i].limit, &limits[i])
+            copies[i] = chain[i][0]
+            copies[i].limit = &limits[i]
+            enforced[i] = &copies[i]
+        if not rcmgr_chain_admits(enforced, count, ask, priority, why):
+            return False
+        for i in range(count):
+            rcmgr_add(chain[i], ask)
+        return True
+
+    cdef int report(self, Refusal refusal, object peer, int direction, list passed) except -1:
+        """Tell what a limit would have refused. passed: a list for it; None: tell the log."""
+        cdef DenialLog log
+        if passed is not None:
+            passed.append(refusal)
+            return 0
+        with cython.critical_section(self):
+            log = self.would_deny
+        if log is not None:
+            log.add(
+                refusal, None, peer, None if direction == NO_DIRECTION else direction == INBOUND)
+        return 0
+
+    def _only_report(self, codes, DenialLog log not None):
+        """Let the limits of these codes refuse nothing, and tell this log what they would refuse.
+        """
+        cdef uint32_t reporting[KINDS]
+        cdef int kind, what
+        for kind in range(<int>KINDS):
+            reporting[kind] = 0
+            for what in range(<int>RCMGR_RESOURCES):
+                if code_of_kind(kind, what) in codes:
+                    reporting[kind] |= <uint32_t>1 << what
+        with cython.critical_section(self):
+            for kind in range(<int>KINDS):
+                self.only_reporting[kind] = reporting[kind]
+            _former, self.would_deny = self.would_deny, log  # freed outside of the lock
 
     cdef int say_over_released(self, str name, str excess) except -1:
         cdef bint first
@@ -1435,17 +1562,19 @@ cdef class Ledger:
 
     cdef object take_connection(
         self, bint inbound, bint fd, bint exempt, bint reserved, object peer,
-        object network_share,
+        object network_share, list passed,
     ):
         """A ConnScope, or a Refusal.
 
         reserved: charge the allowlisted scopes if the normal ones refuse.
+        passed: see `report`.
         """
         cdef rcmgr_scope *chain[3]
+        cdef PyObject *groups[3]
         cdef rcmgr_scope leaf
         cdef rcmgr_amounts ask
         cdef rcmgr_refusal why, second
-        cdef Group group, system, blamed = None
+        cdef Group group, system
         cdef ConnScope scope = None
         cdef Refusal refusal = None
         cdef Group kept = None
@@ -1472,17 +1601,20 @@ cdef class Ledger:
             self.connections_opened += 1
             chain[1], chain[2] = &group.state, &system.state
             taken = rcmgr_charge(chain, 3, &ask, RCMGR_PRIORITY_ALWAYS, &why)
-            if not taken:
-                if why.place > 0:
-                    blamed = group if why.place == 1 else system
-                if reserved:
+            if not taken and reserved:
+                if peer is None:
+                    group = <Group>self.transient_of(True)
+                chain[1], chain[2] = &group.state, &(<Group>self.system_of(True)).state
+                # the first refusal is the one to report
+                exempt = taken = rcmgr_charge(chain, 3, &ask, RCMGR_PRIORITY_ALWAYS, &second)
+                if not taken:
                     if peer is None:
-                        group = <Group>self.transient_of(True)
-                    system = <Group>self.system_of(True)
+                        group = <Group>self.transient_of(False)
                     chain[1], chain[2] = &group.state, &system.state
-                    # the first refusal is the one to report
-                    exempt = taken = rcmgr_charge(
-                        chain, 3, &ask, RCMGR_PRIORITY_ALWAYS, &second)
+            if not taken:
+                groups[0], groups[1], groups[2] = NULL, <PyObject *>group, <PyObject *>system
+                refusal = self.refuse(
+                    chain, groups, 3, &ask, &why, direction, CONN, self.connections_opened, &taken)
             if taken:
                 try:
                     scope = ConnScope.__new__(ConnScope)
@@ -1498,12 +1630,13 @@ cdef class Ledger:
                     group.exempt_connections += exempt
                 self.raise_connections()
             else:
-                refusal = self.refuse(&why, blamed, direction, CONN, self.connections_opened)
                 self.unpin(group)
         if kept is not None:
             self.let_go(kept)
         if refusal is not None:
-            return refusal
+            if not taken:
+                return refusal
+            self.report(refusal, peer, direction, passed)
         scope.note_place()
         return scope
 
@@ -1515,7 +1648,7 @@ cdef class Ledger:
         peer: its peer, if known by now: charge the peer instead of transient.
         """
         cdef bint is_inbound = is_true("inbound", inbound)
-        answer = self.take_connection(is_inbound, fd, allowlisted, False, peer, None)
+        answer = self.take_connection(is_inbound, fd, allowlisted, False, peer, None, None)
         if self.ring_now() is not None:
             self.note_connection(
                 RCMGR_EV_CHARGE, RCMGR_EV_FD * fd, number_of(answer), is_inbound, allowlisted, peer,
@@ -1529,13 +1662,15 @@ cdef class Ledger:
     cdef object take_stream(self, object peer, bint inbound, bint exempt):
         """A StreamScope, or a Refusal."""
         cdef rcmgr_scope *chain[4]
+        cdef PyObject *groups[4]
         cdef rcmgr_scope leaf
         cdef rcmgr_amounts ask
         cdef rcmgr_refusal why
-        cdef Group group, transient, system, blamed = None
+        cdef Group group, transient, system
         cdef StreamScope scope = None
         cdef Refusal refusal = None
         cdef Group kept = None
+        cdef bint taken
         cdef int direction = INBOUND if inbound else OUTBOUND
         peer = exact_peer(peer)
         cdef uint64_t hashed = hash_of(peer)
@@ -1551,7 +1686,13 @@ cdef class Ledger:
             transient, system = <Group>self.transient_of(exempt), <Group>self.system_of(exempt)
             self.streams_opened += 1
             chain[1], chain[2], chain[3] = &group.state, &transient.state, &system.state
-            if rcmgr_charge(chain, 4, &ask, RCMGR_PRIORITY_ALWAYS, &why):
+            taken = rcmgr_charge(chain, 4, &ask, RCMGR_PRIORITY_ALWAYS, &why)
+            if not taken:
+                groups[0], groups[1] = NULL, <PyObject *>group
+                groups[2], groups[3] = <PyObject *>transient, <PyObject *>system
+                refusal = self.refuse(
+                    chain, groups, 4, &ask, &why, direction, STREAM, self.streams_opened, &taken)
+            if taken:
                 try:
                     scope = StreamScope.__new__(StreamScope)
                 finally:
@@ -1564,17 +1705,17 @@ cdef class Ledger:
                 group.streams_begun += inbound
                 self.raise_streams()
             else:
-                if why.place > 0:
-                    blamed = group if why.place == 1 else transient if why.place == 2 else system
-                refusal = self.refuse(&why, blamed, direction, STREAM, self.streams_opened)
                 self.unpin(group)
             if self.ring is not None:
                 self.note_stream(
-                    RCMGR_EV_STREAM, self.streams_opened, peer, inbound, exempt, refusal)
+                    RCMGR_EV_STREAM, self.streams_opened, peer, inbound, exempt,
+                    None if taken else refusal)
         if kept is not None:
             self.let_go(kept)
         if refusal is not None:
-            return refusal
+            if not taken:
+                return refusal
+            self.report(refusal, peer, direction, None)
         scope.note_place()
         return scope
 
@@ -1596,10 +1737,13 @@ cdef class Ledger:
 
     cdef object take_acquired(self, object peer, bint inbound, bint exempt):
         cdef rcmgr_scope *chain[2]
+        cdef PyObject *groups[2]
         cdef rcmgr_amounts ask
         cdef rcmgr_refusal why
         cdef Group group, system
         cdef Refusal refusal = None
+        cdef int direction = INBOUND if inbound else OUTBOUND
+        cdef bint taken
         peer = exact_peer(peer)
         cdef uint64_t hashed = hash_of(peer)
         cdef Group kept = None
@@ -1612,19 +1756,27 @@ cdef class Ledger:
             system = <Group>self.system_of(exempt)
             self.streams_opened += 1
             chain[0], chain[1] = &group.state, &system.state
-            if rcmgr_charge(chain, 2, &ask, RCMGR_PRIORITY_ALWAYS, &why):
+            taken = rcmgr_charge(chain, 2, &ask, RCMGR_PRIORITY_ALWAYS, &why)
+            if not taken:
+                groups[0], groups[1] = <PyObject *>group, <PyObject *>system
+                refusal = self.refuse(chain, groups, 2, &ask, &why, direction, NO_KIND, 0, &taken)
+            if taken:
                 group.acquired[exempt][not inbound] += 1
                 group.streams_begun += inbound
                 self.raise_streams()
             else:
-                refusal = self.refuse(
-                    &why, group if why.place == 0 else system, INBOUND if inbound else OUTBOUND)
                 self.unpin(group)
             if self.ring is not None:
-                self.note_stream(RCMGR_EV_TAKE_STREAM, 0, peer, inbound, exempt, refusal)
+                self.note_stream(
+                    RCMGR_EV_TAKE_STREAM, 0, peer, inbound, exempt, None if taken else refusal)
         if kept is not None:
             self.let_go(kept)
-        return True if refusal is None else refusal
+        if refusal is None:
+            return True
+        if not taken:
+            return refusal
+        self.report(refusal, peer, direction, None)
+        return True
 
     def release_stream(self, peer, inbound):
         """Give back a stream of `acquire_stream`; False if this peer has no such stream.
@@ -1779,19 +1931,8 @@ cdef class Ledger:
         peer, a protocol or a service. It ends if it is that of a scope that exists once.
         """
         cdef rcmgr_limit defaults[KINDS]
-        cdef list named = []
+        cdef list named = read_limits(limits, defaults)
         cdef int kind
-        for kind in range(<int>KINDS):
-            default, particular = LIMIT_NAMES[kind]
-            defaults[kind] = read_limit(getattr(limits, default)).value
-            table = {}
-            if particular is not None:
-                for key, value in getattr(limits, particular).items():
-                    exact = exact_peer(key) if kind == PEER else exact_name(particular, key)
-                    if exact in table:
-                        raise ValueError(f"{particular} {key!r} has two limits")
-                    table[exact] = read_limit(value)
-            named.append(table)
         if self.limiter is not None:
             young, old = {}, {}
             with cython.critical_section(self):
@@ -1965,6 +2106,23 @@ cdef class Ledger:
         self.read(reader, ALL if peers else WHOLES)
         return reader.fullest()
 
+    def _fullest_under(self, limits, size_t most):
+        """As `fullest`, if the ledger had these limits."""
+        cdef rcmgr_limit defaults[KINDS]
+        cdef list named = read_limits(limits, defaults)
+        cdef UnderReader reader = new_under(defaults, named, most)
+        self.read(reader, ALL)
+        return reader.inner.fullest()
+
+    def largest_peers(self, size_t most=20):
+        """The peers that hold most connections, then streams, then memory: (peer, ScopeStat).
+
+        O(peers), as `snapshot`, about 1 us each.
+        """
+        cdef LargestReader reader = new_largest(most)
+        self.read(reader, PEERS)
+        return reader.largest()
+
     def _peer_distributions(self, dict bounds):
         """Histograms over the peers: {field: (number of peers by bucket, sum)}.
 
@@ -2053,9 +2211,10 @@ cdef class Ledger:
 
 cdef object try_open_connection(
     object ledger, bint inbound, bint fd, bint exempt, bint reserved, object peer,
-    object network_share,
+    object network_share, list passed,
 ):
-    return (<Ledger?>ledger).take_connection(inbound, fd, exempt, reserved, peer, network_share)
+    return (<Ledger?>ledger).take_connection(
+        inbound, fd, exempt, reserved, peer, network_share, passed)
 
 
 cdef void expect_peer(object ledger, uint64_t hashed, bint slot_is_here) noexcept:
@@ -2102,8 +2261,10 @@ cdef int give_descriptor(object scope) except -1:
     return 0
 
 
-cdef object try_set_peer(object scope, object peer, bint exempt, object network_share):
-    return (<ConnScope?>scope).take_peer(peer, exempt, network_share)
+cdef object try_set_peer(
+    object scope, object peer, bint exempt, object network_share, list passed,
+):
+    return (<ConnScope?>scope).take_peer(peer, exempt, network_share, passed)
 
 
 cdef bint has_network_share(object scope) except -1:
@@ -2174,12 +2335,17 @@ cdef Refusal refusal_of_handshake(object ledger, bint inbound, bint of_system):
     cdef Group group = self.system_group if of_system else self.transient_group
     cdef rcmgr_amounts ask
     cdef rcmgr_refusal why
+    cdef rcmgr_limit limit
+    cdef rcmgr_scope enforced
     cdef Refusal refusal = None
     memset(&ask, 0, sizeof(ask))
     ask.of[RCMGR_CONNS_INBOUND if inbound else RCMGR_CONNS_OUTBOUND] = 1
     ask.of[RCMGR_FD] = 1
     with cython.critical_section(self):
-        if rcmgr_scope_refuses(&group.state, &ask, RCMGR_PRIORITY_ALWAYS, &why):
+        self.lift(group.state.kind, group.state.limit, &limit)
+        enforced = group.state
+        enforced.limit = &limit
+        if rcmgr_scope_refuses(&enforced, &ask, RCMGR_PRIORITY_ALWAYS, &why):
             refusal = new_refusal(&why, RCMGR_PRIORITY_ALWAYS, group, NO_KIND, 0, None)
     return refusal
 
@@ -2193,6 +2359,40 @@ cdef int uncount(object ledger, Refusal refusal) except -1:
     with cython.critical_section(self):
         self.refusals[refusal.blamed.state.kind][refusal.what][<int>INBOUND] -= 1
     return 0
+
+
+cdef list read_limits(object limits, rcmgr_limit *defaults):
+    """Fill in the limits by kind of scope; returns those of particular names, by kind."""
+    cdef int kind
+    cdef list named = []
+    for kind in range(<int>KINDS):
+        default, particular = LIMIT_NAMES[kind]
+        defaults[kind] = read_limit(getattr(limits, default)).value
+        table = {}
+        if particular is not None:
+            for key, value in getattr(limits, particular).items():
+                exact = exact_peer(key) if kind == PEER else exact_name(particular, key)
+                if exact in table:
+                    raise ValueError(f"{particular} {key!r} has two limits")
+                table[exact] = read_limit(value)
+        named.append(table)
+    return named
+
+
+cdef Refusal refusal_of(
+    const rcmgr_refusal *why, PyObject **groups, int leaf_kind, uint64_t leaf_number,
+):
+    cdef PyObject *blamed = groups[why.place]
+    return new_refusal(
+        why, RCMGR_PRIORITY_ALWAYS, None if blamed is NULL else <Group>blamed, leaf_kind,
+        leaf_number, None)
+
+
+cdef Refusal refusal_of_span(const rcmgr_refusal *why, int priority):
+    """By a span that has limits."""
+    cdef Refusal refusal = new_refusal(why, priority, None, NO_KIND, 0, None)
+    refusal.origin = BY_SET_LIMIT
+    return refusal
 
 
 cdef inline void raise_peak(int64_t *peaks, Group group, int what) noexcept:

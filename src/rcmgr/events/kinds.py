@@ -14,6 +14,7 @@ __all__ = [
     "ConnectionClosedEvent",
     "ConnectionDeniedEvent",
     "ConnectionLifecycleEvent",
+    "ConnectionWouldBeDeniedEvent",
     "DialFailedEvent",
     "Endpoint",
     "EstablishedInboundConnectionEvent",
@@ -114,6 +115,21 @@ class ConnectionDeniedEvent(AddressedEvent):
 
     error: names the limit; None: the manager gives no reason (a closed one, or py-libp2p's own).
     remote_addr: for a dial, the address that was dialled. endpoint: which side this node was.
+    """
+
+    error: ResourceLimitExceeded | None = None
+    endpoint: Endpoint = Endpoint.LISTENER
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionWouldBeDeniedEvent(AddressedEvent):
+    """A limit in a dry run would have refused the connection, which continues.
+
+    A connection may have several: at each step that asks limits.
+
+    error: names the limit; its `enforced` is False.
+    endpoint: which side of the connection this node is.
+    remote_addr: for a dial, the address that is dialled.
     """
 
     error: ResourceLimitExceeded | None = None

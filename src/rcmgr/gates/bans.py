@@ -232,6 +232,19 @@ class Bans:
                 ban.by, ban.times, slows=of_box and isinstance(subject, Network))
         self._journal = journal
 
+    def end_of_box(self) -> None:
+        """End all bans by the penalty box, and forget its earlier ones."""
+        with self._lock:
+            self._former.clear()
+            ended = [
+                (subject, each.what) for subject, each in self.entries.items()
+                if each.by == "penalty box"]
+            for subject, _ in ended:
+                self._drop(subject)
+        if self._journal is not None:
+            for _, what in ended:
+                self._journal.ended(what, self)
+
     def former(self, subject: Subject) -> tuple[int, float]:
         """How often the penalty box has banned it, and in how many seconds the last ban ends."""
         times, end = self._former.get(subject, (0, 0.0))
@@ -256,11 +269,12 @@ class Bans:
         return removed
 
     def refusal(
-        self, peer: Hashable | None, address: object, *, inbound: bool
+        self, peer: Hashable | None, address: object, *, inbound: bool, counted: bool = True
     ) -> BanRefusal | Literal[True]:
         """The ban that refuses this connection; True: none does.
 
         peer, address: None: not to be asked about. The penalty box refuses no outbound connection.
+        counted: whether it counts in `refused`.
         """
         now = self._now()
         if self._ends and self._ends[0][0] <= now:
@@ -268,14 +282,14 @@ class Bans:
         if peer is not None:
             entry = self.entries.get(peer_key(peer))
             if entry is not None and (inbound or entry.by == "operator"):
-                return self._refused(entry, address, now)
+                return self._refused(entry, address, now, counted)
         if address is not None:
             ip = endpoint_of(address).ip
             for _, entry in () if ip is None else self._networks.matching(ip):
                 if not inbound and entry.by != "operator":
                     continue
                 if entry.trickle is None or not entry.trickle.try_consume():
-                    return self._refused(entry, address, now)
+                    return self._refused(entry, address, now, counted)
         return True
 
     def shuts_out(self, address: object) -> bool:
@@ -286,9 +300,11 @@ class Bans:
             entry.trickle is None or entry.trickle.get_available_tokens() < 1
             for _, entry in self._networks.matching(ip))
 
-    def _refused(self, entry: _Entry, address: object, now: float) -> BanRefusal:
+    def _refused(
+        self, entry: _Entry, address: object, now: float, counted: bool
+    ) -> BanRefusal:
         with self._lock:
-            self.refused += 1
+            self.refused += counted
         left = entry.until - now
         if address is not None and (type(address) is not str or len(address) > _LONGEST_TEXT):
             address = shortened(address)

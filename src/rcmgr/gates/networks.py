@@ -232,12 +232,18 @@ class SubnetLimiter:
                 return _Refused(Network.of(ip, key[1]), limit, 0.0, override)
         return None
 
-    def _try_enter(self, ip: bytes) -> NetworkShare | _Refused:
+    def _try_enter(
+        self, ip: bytes, passed: list[_Refused] | None = None
+    ) -> NetworkShare | _Refused:
+        """passed: a list for a full network, which then counts the connection nevertheless."""
         with self._lock:
             address = self._addresses.get(ip)
             if address is None:
                 address = _Address(self._counted_as(ip))
             full = self._full(ip, address.counted)
+            if full is not None and passed is not None:
+                passed.append(full)
+                full = None
             if full is None:
                 address.connections += 1
                 self._addresses[ip] = address
@@ -317,6 +323,16 @@ class SubnetLimiter:
             if limit is not None:
                 found.append((Network(prefix, bits, size == 4), used, limit))
         return nlargest(most, found, key=lambda each: each[1] / each[2] if each[2] else 1.0)
+
+    def under(self, limits: SubnetLimits) -> SubnetLimiter:
+        """A copy with other limits, which counts the same connections. O(addresses)."""
+        copy = SubnetLimiter()
+        with self._lock:
+            for ip, address in self._addresses.items():
+                copy._addresses[ip] = counted = _Address([])
+                counted.connections = address.connections
+        copy.limits = limits
+        return copy
 
     def __len__(self) -> int:
         """Networks that have a connection."""
@@ -459,6 +475,8 @@ class AddressGate:
         self._verify: AddressRateLimiter | None = None
         self._fleet: FleetNetworks | None = None
         self._lock = threading.Lock()
+        self.only_reporting: frozenset[str] = frozenset()
+        """Codes of limits that refuse nothing; see `try_enter`."""
         self.refused_by_rate = 0
         """Refusals by a rate."""
         self.refused_by_number = 0
@@ -525,38 +543,46 @@ class AddressGate:
                 subnets.clear()
 
     def try_enter(
-        self, address: object, inbound: bool, exempt: bool | None = None
+        self, address: object, inbound: bool, exempt: bool | None = None,
+        passed: list[Any] | None = None,
     ) -> NetworkShare | AddressRefusal | FleetRefusal:
         """Count a connection of this multiaddr or IP address. Close the share afterwards.
 
         address: as for `parse_address`. It may have a port.
         exempt: whether the limits do not apply; None: ask the allowlist for this address.
+        passed: a list for the refusals of limits that are `only_reporting`.
         """
         try:
             ip = parse_address(address).ip
         except (TypeError, ValueError):
+            refusal = AddressRefusal(None, None, 0.0, shortened(address))
+            if self._passes(refusal, passed):
+                return _UNCOUNTED
             with self._lock:
                 self.refused_by_number += 1
                 self.refused_outbound += not inbound
-            return AddressRefusal(None, None, 0.0, shortened(address))
+            return refusal
         if exempt is None:
             exempt = self.allowlist.allows_address(ip)
         if ip is None or exempt:
             return _UNCOUNTED
         if inbound and self.rates is not None:
             late = self.rates._try_take(ip)
-            if late is not None:
+            if late is not None and not self._passes(late.at(address), passed):
                 with self._lock:
                     self.refused_by_rate += 1
                 return late.at(address)
         if self._fleet is not None:
-            refusal = self._fleet.refusal(ip, address, inbound)
-            if refusal is not None:
-                return refusal
+            of_fleet = self._fleet.refusal(ip, address, inbound)
+            if of_fleet is not None and not self._passes(of_fleet, passed):
+                return of_fleet
         subnets = self.subnets
         if subnets is None:
             return _UNCOUNTED
-        share = subnets._try_enter(ip)
+        full: list[_Refused] | None = [] if "connection.address" in self.only_reporting else None
+        share = subnets._try_enter(ip, full)
+        if full and passed is not None:
+            passed.append(full[0].at(address))
         if isinstance(share, NetworkShare):
             return share
         with self._lock:
@@ -564,12 +590,24 @@ class AddressGate:
             self.refused_outbound += not inbound
         return share.at(address)
 
+    def _passes(
+        self, refusal: AddressRefusal | FleetRefusal, passed: list[Any] | None
+    ) -> bool:
+        if refusal.code not in self.only_reporting:
+            return False
+        if passed is not None:
+            passed.append(refusal)
+        return True
+
     def verify_source_address(self, address: object) -> bool:
         """Whether a peer must prove that it owns this address before the node spends resources.
 
         QUIC's Retry asks this. address: as for `try_enter`. True without an IP address. If
-        overrides of several networks match, all of them must admit it, as in go-libp2p.
+        overrides of several networks match, all of them must admit it, as in go-libp2p. False if
+        the limits on addresses are `only_reporting`.
         """
+        if self.only_reporting.issuperset(("connection.address", "rate.address")):
+            return False
         ip = endpoint_of(address).ip
         if ip is None:
             return True

@@ -176,6 +176,8 @@ class ProtocolRateLimiter:
     exempt_peers: peers without limits, which take no tokens.
     is_exempt: tells whether another peer is exempt too; default: it is not.
     denials: a log for each denial; the manager's log for a limiter of a manager.
+    only_reports: tells by the code of a limit whether this limit refuses nothing. Its would-be
+        refusals go to `would_deny`. Default: every limit refuses.
     clock: returns monotonic nanoseconds; default the system's coarse clock (steps of a few ms).
 
     Peers are `ID`s, their bytes or base58 text. O(1), under a microsecond; thread safe. At most
@@ -191,6 +193,8 @@ class ProtocolRateLimiter:
         exempt_peers: Iterable[Hashable] = (),
         is_exempt: Callable[[Hashable], bool] | None = None,
         denials: DenialLog | None = None,
+        would_deny: DenialLog | None = None,
+        only_reports: Callable[[str], bool] | None = None,
         clock: Callable[[], int] | None = None,
     ) -> None:
         self.protocol = protocol
@@ -203,8 +207,11 @@ class ProtocolRateLimiter:
         self._exempt = {peer_key(peer) for peer in exempt_peers}
         self._is_exempt = is_exempt
         self._denials = denials
+        self._would_deny = would_deny
+        self._only_reports = only_reports
         self._exempted = 0
         self._denied_overall = self._denied_by_network = self._denied_by_fleet = 0
+        self._would_deny_by_tables = 0
 
     def add_exempt_peer(self, peer_id: Hashable) -> None:
         """Let requests of this peer pass without a count."""
@@ -252,15 +259,31 @@ class ProtocolRateLimiter:
         if refusal is None and self.fleet is not None and self._buckets.allows(
                 operation, peer, tokens):
             refusal = self.fleet.refusal(peer, tokens)
-            self._denied_by_fleet += refusal is not None
         if refusal is None:
             refused = self._buckets.take(operation, peer, tokens)
             if refused is None:
                 return None
-            if refused == "overall":
-                self._denied_overall += 1
             refusal = self.refusal(operation, by_overall=refused == "overall")
+            if self._passes(refusal, peer):
+                # the tables have counted it as a denial
+                self._would_deny_by_tables += self._buckets.table(operation) is not None
+                return None
+            self._denied_overall += refused == "overall"
+        elif self._passes(refusal, peer):
+            return None
+        elif isinstance(refusal, RateRefusal):
+            self._denied_by_network += 1
+        else:
+            self._denied_by_fleet += 1
         return refusal
+
+    def _passes(self, refusal: RateRefusal | FleetRefusal, peer: Hashable) -> bool:
+        """Whether this limit refuses nothing. Then a log gets what it would have refused."""
+        if self._only_reports is None or not self._only_reports(refusal.code):
+            return False
+        if self._would_deny is not None:
+            self._would_deny.add(refusal, None, peer, True, refusal.address)
+        return True
 
     def _ask_network(
         self, networks: AddressRateLimiter, peer: Hashable, operation: str, tokens: int,
@@ -274,7 +297,6 @@ class ProtocolRateLimiter:
         if late is None:
             return None
         network, seconds = late
-        self._denied_by_network += 1
         return RateRefusal(
             self.protocol, bounded_name(operation), lambda peer: seconds, None,
             f"network {network}", shortened(address))
@@ -315,7 +337,7 @@ class ProtocolRateLimiter:
         tables = [table for _, table in self._tables()]
         return {
             "allowed": sum(table.allowed for table in tables),
-            "denied": sum(table.denied for table in tables),
+            "denied": sum(table.denied for table in tables) - self._would_deny_by_tables,
             "denied_overall": self._denied_overall,
             "denied_by_network": self._denied_by_network,
             "denied_by_fleet": self._denied_by_fleet,

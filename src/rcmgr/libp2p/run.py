@@ -15,16 +15,19 @@ from typing import Any, NoReturn
 from rcmgr.libp2p.hooks import hook_new
 from rcmgr.libp2p.installation import install
 from rcmgr.limits.documents import LimitsFileError
+from rcmgr.manager import ResourceManager
 
 __all__ = ["main"]
+
+_OPTIONS = ("--harden", "--status", "--dry-run")
 
 
 def main(arguments: list[str]) -> None:
     """Run `["-m", "module", ...]` or `["script.py", ...]`, as `python` takes them.
 
-    "--harden" and "--status" may come first.
+    "--harden", "--status" and "--dry-run" may come first.
     """
-    options = list(itertools.takewhile(("--harden", "--status").__contains__, arguments))
+    options = list(itertools.takewhile(_OPTIONS.__contains__, arguments))
     arguments = arguments[len(options):]
     if not arguments or arguments == ["-m"]:
         fail("nothing to run: give script.py, or -m module")
@@ -34,6 +37,8 @@ def main(arguments: list[str]) -> None:
         fail(str(error))
     except (LimitsFileError, OSError) as error:
         fail(f"RCMGR_LIMITS={os.environ.get('RCMGR_LIMITS')}: {error}")
+    if "--dry-run" in options:
+        hook_new(ResourceManager, refuse_nothing)
     if "--status" in options:
         serve_status()
     if arguments[0] == "-m":
@@ -99,9 +104,14 @@ def one_line_errors(program: str) -> Iterator[None]:
         fail(f"can't open file {program!r}: {error.strerror or error}")
 
 
+def refuse_nothing(manager: ResourceManager) -> None:
+    """Make a dry run of a new manager, under any limits that the program gave it."""
+    manager.enforce = False
+
+
 def serve_status() -> None:
     """Serve the status of the program's first manager, which is that of its node."""
-    from rcmgr.libp2p.dropin.manager import ResourceManager
+    from rcmgr.libp2p.dropin.manager import ResourceManager as DropIn
 
     def serve(manager: Any) -> None:
         hook.undo()
@@ -110,7 +120,7 @@ def serve_status() -> None:
         except OSError as error:
             print(f"rcmgr run: no status: {error}", file=sys.stderr)
 
-    hook = hook_new(ResourceManager, serve)
+    hook = hook_new(DropIn, serve)
 
 
 def fail(reason: str) -> NoReturn:

@@ -22,6 +22,7 @@ SECTIONS: Final[Mapping[str, str]] = {
     "PenaltyBox": "when offenders are banned, and for how long",
     "Eviction": "how a full node makes room for newcomers",
     "Fleet": "limits on all nodes of a fleet together",
+    "DryRun": "limits that report what they would refuse, and refuse nothing",
     "AllowlistedSystem": "the whole node, for peers on the allowlist",
     "AllowlistedTransient": "the same as Transient, for peers on the allowlist",
     "ServiceDefault": "each service without a section of its own",
@@ -135,6 +136,9 @@ KEYS: Final[Mapping[str, Mapping[str, str]]] = {
         "on_loss": 'without the engine: "local" applies the share of the node, "refuse" refuses',
         "nodes_at_start": "nodes to assume until the engine has answered",
         "most_keys": "most peers, and most networks, of a table, 1 to 10000000",
+    },
+    "DryRun": {
+        "limits": 'codes of limits, or how codes begin: "rate", "stream.peer", "all"',
     },
 }
 """The keys of our sections."""

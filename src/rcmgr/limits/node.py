@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, NamedTuple
 
+from rcmgr.limits.dry_run import DryRun
 from rcmgr.limits.eviction import Eviction
 from rcmgr.limits.fleet import FleetLimits
 from rcmgr.limits.memory import ProcessMemoryLimits
@@ -41,6 +42,7 @@ class NodeLimits:
     penalties: when offenders are banned; None: never.
     eviction: how a full node makes room for newcomers. The word "off" or "on" may stand for it.
     fleet: limits on all nodes of a fleet together; None: no limit.
+    dry_run: the limits that report what they would refuse, and refuse nothing. "on": every limit.
 
     TypeError: a field has a value of a wrong type.
     """
@@ -60,10 +62,13 @@ class NodeLimits:
     eviction: Eviction = field(
         default_factory=Eviction, metadata=_section("Eviction", Eviction))
     fleet: FleetLimits | None = field(default=None, metadata=_section("Fleet", FleetLimits))
+    dry_run: DryRun = field(default_factory=DryRun, metadata=_section("DryRun", DryRun))
 
     def __post_init__(self) -> None:
-        if isinstance(self.eviction, str) and self.eviction in Eviction.WORDS:
-            object.__setattr__(self, "eviction", Eviction(**Eviction.WORDS[self.eviction]))
+        for name, kind in (("eviction", Eviction), ("dry_run", DryRun)):
+            word: object = getattr(self, name)
+            if isinstance(word, str) and word in kind.WORDS:
+                object.__setattr__(self, name, kind(**kind.WORDS[word]))
         if not isinstance(self.scopes, ConcreteLimits):
             raise TypeError(f"scopes must be a ConcreteLimits, not {self.scopes!r}")
         for section in SECTIONS:

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 
+from rcmgr.counting.denials import DenialLog
 from rcmgr.counting.pacing import Pacer
 from rcmgr.errors import printable_name
 from rcmgr.peers import peer_text
@@ -24,13 +25,31 @@ def explain(node: Node, used: list[Usage] | None = None) -> str:
     pacer = Pacer()
     lines = []
     for part in (
-        _what_is_full(usages(node) if used is None else used), _who_made_room(node),
-        _what_was_denied(node), _who_is_banned(node),
+        _what_only_reports(node), _what_is_full(usages(node) if used is None else used),
+        _who_made_room(node), _what_was_denied(node.denials), _who_is_banned(node),
     ):
         for line in part:
             lines.append(line)
             pacer.step()
     return "\n".join(lines)
+
+
+def _what_only_reports(node: Node) -> Iterator[str]:
+    dry_run, log = node.node_limits.dry_run, node.would_deny
+    if dry_run.is_whole:
+        yield "Dry run: no limit refuses anything."
+    elif dry_run.limits:
+        yield f"Dry run: these limits refuse nothing: {', '.join(sorted(dry_run.limits))}."
+    if not log.total:
+        if dry_run.limits:
+            yield "  Nothing was above them yet."
+        return
+    yield from _what_was_denied(log)
+    made_room = node.evictions()["would_make_room"]
+    if made_room:
+        yield (
+            f"  For {made_room} of these newcomers, the node would have evicted another connection "
+            "where it could")
 
 
 def _what_is_full(used: list[Usage]) -> Iterator[str]:
@@ -75,18 +94,18 @@ def _amounts(usage: Usage) -> str:
     return f"{usage.used} of {usage.limit} ({usage.share:.0%})"
 
 
-def _what_was_denied(node: Node) -> Iterator[str]:
-    log = node.denials
+def _what_was_denied(log: DenialLog) -> Iterator[str]:
     if not log.total:
         yield "Nothing was denied yet."
         return
+    denied = "Denied" if log.enforced else "Would refuse"
     by_code: Counter[str] = Counter()
     settings: dict[str, set[str]] = {}
     for error in log:
         by_code[error.code] += 1
         settings.setdefault(error.code, set()).add(error.setting)
     yield (
-        f"Denied since the start: {log.total}, {log.inbound} inbound, {log.outbound} outbound. "
+        f"{denied} since the start: {log.total}, {log.inbound} inbound, {log.outbound} outbound. "
         f"Of the last {len(log)}:"
     )
     most = by_code.most_common(_MOST_LINES)
@@ -94,16 +113,19 @@ def _what_was_denied(node: Node) -> Iterator[str]:
         yield f"  {times} by {code}: see {_common_setting(settings[code])}"
     if others := by_code.total() - sum(times for _, times in most):
         yield f"  {others} by others"
+    most_often = "denied most" if log.enforced else "above limits most often"
     yield from _denied_most(
-        "Peers", [(peer_text(peer), times) for peer, times in log.most_denied(_MOST_NAMES)])
-    yield from _denied_most("Addresses", log.most_denied_addresses(_MOST_NAMES))
+        f"Peers {most_often}",
+        [(peer_text(peer), times) for peer, times in log.most_denied(_MOST_NAMES)])
+    yield from _denied_most(
+        f"Addresses {most_often}", log.most_denied_addresses(_MOST_NAMES))
     yield f"The setting of each code: {error.documentation.partition('#')[0]}"
 
 
-def _denied_most(what: str, denied: list[tuple[str, int]]) -> Iterator[str]:
+def _denied_most(title: str, denied: list[tuple[str, int]]) -> Iterator[str]:
     often = [(name, times) for name, times in denied if times > 1]
     if often:
-        yield f"{what} denied most:"
+        yield f"{title}:"
     for name, times in often:
         yield f"  {times} times {printable_name(name)}"
 

@@ -22,7 +22,8 @@ def log_denials(denials: DenialLog) -> None:
 
 
 def _log_summary(summary: DenialSummary) -> None:
-    error, times = summary.error, f"{summary.times} refused"
+    error = summary.error
+    times = f"{summary.times} {'refused' if error.enforced else 'would be refused'}"
     if summary.times > 1:
         times += f" in {summary.seconds:.1f} s"
     source = "" if summary.address is None else (
@@ -31,4 +32,5 @@ def _log_summary(summary: DenialSummary) -> None:
 
 
 def _log_each(error: ResourceLimitExceeded) -> None:
-    logger.debug("refused by %s: %s", error.code, error.explanation)
+    verb = "refused" if error.enforced else "would be refused"
+    logger.debug("%s by %s: %s", verb, error.code, error.explanation)

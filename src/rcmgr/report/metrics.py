@@ -21,6 +21,7 @@ from typing import Any, Final, NamedTuple
 from rcmgr.counting.memory_stats import default_cache
 from rcmgr.counting.pacing import Pacer
 from rcmgr.extras import require
+from rcmgr.limits import codes
 from rcmgr.limits.rates import Rate
 from rcmgr.report.http_server import BoundedHTTPServer
 from rcmgr.report.node import Node
@@ -63,6 +64,8 @@ _NO_DENIALS: Final = dict.fromkeys((
     "address_rate", "connection_rate_per_peer", "handshake_rate", "evicted",
 ), 0)
 """Shown as 0, so that Prometheus sees the first denial as an increase. Scopes are too many."""
+_WOULD_DENY_NOTHING: Final = dict.fromkeys(sorted(codes.OF_NO_SCOPE - {"connection.evicted"}), 0)
+"""Likewise."""
 _LIMITED_SCOPES: Final = ("system", "transient")
 _LIMITED: Final = (
     "memory", "fd", "conns", "conns_inbound", "conns_outbound", "streams", "streams_inbound",
@@ -219,14 +222,13 @@ class _NodeMetrics:
     def _process_memory(self) -> Iterator[Metric]:
         cache = default_cache()
         cache.refresh_if_needed()
-        if cache.is_known:
-            yield _gauge(
-                "rcmgr_process_memory_bytes", "Resident memory of the process.", "",
-                [((), cache.cached_memory_bytes)])
+        used = [((), cache.cached_memory_bytes)] if cache.is_known else []
+        yield _gauge("rcmgr_process_memory_bytes", "Resident memory of the process.", "", used)
         limits = self._node.memory_limits
         most = None if limits is None else limits.max_allowed_bytes
-        if most is not None:
-            yield _gauge("rcmgr_process_memory_limit_bytes", "What it may use.", "", [((), most)])
+        yield _gauge(
+            "rcmgr_process_memory_limit_bytes", "What it may use; absent: no limit.", "",
+            [] if most is None else [((), most)])
 
     def _denials(self) -> Iterator[Metric]:
         node = self._node
@@ -237,6 +239,13 @@ class _NodeMetrics:
         yield _counter(
             "rcmgr_denials_by_direction", "Denials by direction.", "dir",
             (((way,), getattr(node.denials, way)) for way in _DIRECTIONS))
+        yield _counter(
+            "rcmgr_would_deny", "Admitted by a dry run above a limit, by the limit's code.", "code",
+            (((code,), times)
+             for code, times in {**_WOULD_DENY_NOTHING, **node.would_deny.by_code()}.items()))
+        yield _gauge(
+            "rcmgr_dry_run_limits", "Limits that only report what they would refuse.", "",
+            [((), len(node.node_limits.dry_run.codes))])
         yield _counter(
             "rcmgr_leaked_scopes", "Scopes dropped while they held something.", "",
             [((), node.ledger.leaked)])

@@ -1,31 +1,39 @@
 """The commands that a running node takes over its status socket, each a line of JSON.
 
 Request: {"do": "ban", "what": "192.0.2.1", "seconds": 60}. Answer: {"format": 1, "answer": ...}, or
-{"format": 1, "error": "one line"}.
+{"format": 1, "error": "one line"}. After the answer to {"do": "watch"}, a line for each event
+follows.
 """
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from rcmgr.gates.bans import Ban
+from rcmgr.errors import shortened
+from rcmgr.limits.changes import changed, differences
+from rcmgr.limits.checks import check_count
+from rcmgr.limits.files import LimitsFile
+from rcmgr.limits.node import NodeLimits
+from rcmgr.report.lookups import peer_view, scope_view, top_rows
 from rcmgr.report.node import Node
 from rcmgr.report.status import FORMAT, status_of
+from rcmgr.report.watch import Watch, plain_ban
 
-__all__ = ["COMMANDS", "answer_to"]
+__all__ = ["COMMANDS", "WATCHING", "answer_to", "line_of"]
+
+_MOST_ROWS = 1000
 
 
 def _bans(node: Node) -> list[dict[str, Any]]:
-    return [_plain(ban) for ban in node.bans()]
+    return [plain_ban(ban) for ban in node.bans()]
 
 
 def _ban(
     node: Node, *, what: str, seconds: float | None = None, reason: str = ""
 ) -> dict[str, Any]:
-    return _plain(node.ban(_text(what), seconds, reason))
+    return plain_ban(node.ban(_text(what), seconds, reason))
 
 
 def _unban(node: Node, *, what: str) -> bool:
@@ -55,36 +63,97 @@ def _stop_recording(node: Node) -> bool:
     return True
 
 
+def _limits(node: Node) -> dict[str, Any]:
+    return LimitsFile.of(node.node_limits).to_dict()
+
+
+def _set(node: Node, *, key: str, value: Any) -> dict[str, Any]:
+    return _change(node, lambda limits: changed(limits, _text(key, "key"), value))
+
+
+def _apply(
+    node: Node, *, text: str, toml: bool = False, lenient: bool = False, check: bool = False
+) -> dict[str, Any]:
+    text = _text(text, "text")
+    file = LimitsFile.from_toml(text) if toml else LimitsFile.from_json(text, lenient=lenient)
+    return _change(node, file.build, check=check)
+
+
+def _change(
+    node: Node, change: Callable[[NodeLimits], NodeLimits], *, check: bool = False
+) -> dict[str, Any]:
+    """Apply a change whole, or not at all. check: only say what it would do."""
+    if check:
+        before = node.node_limits
+        after = change(before)
+    else:
+        before, after = node.change_limits(change)
+    return {
+        "applied": not check,
+        "changes": [each._asdict() for each in differences(before, after)],
+        "above": [
+            {"limit": shortened(each.name), "used": each.used, "of": each.limit}
+            for each in node.usages_above(after)
+        ],
+    }
+
+
+def _top(node: Node, *, by: str = "limit", most: int = 20) -> list[dict[str, Any]]:
+    check_count("most", most, 1, _MOST_ROWS)
+    return top_rows(node, _text(by, "by"), most)
+
+
+def _peer(node: Node, *, peer: str) -> dict[str, Any]:
+    return peer_view(node, _text(peer, "peer"))
+
+
+def _scope(node: Node, *, name: str) -> dict[str, Any]:
+    return scope_view(node, _text(name, "name"))
+
+
 COMMANDS: Final[Mapping[str, Callable[..., Any]]] = {
     "status": status_of, "bans": _bans, "ban": _ban, "unban": _unban, "allow": _allow,
     "record": _record, "stop_recording": _stop_recording,
+    "limits": _limits, "set": _set, "apply": _apply, "top": _top, "peer": _peer, "scope": _scope,
 }
 
 
-def answer_to(node: Node, request: bytes) -> bytes:
-    """The answer of a node to a request, both a line of JSON. A wrong request changes nothing."""
+def answer_to(node: Node, request: bytes) -> bytes | Watch:
+    """The answer of a node to a request, both a line of JSON. A wrong request changes nothing.
+
+    A Watch: the reader wants events, after the line `WATCHING`.
+    """
     try:
         asked = json.loads(request)
         if not isinstance(asked, dict):
             raise ValueError("a request must be an object")
         command = asked.pop("do", None)
+        if command == "watch":
+            return _watch(node, **asked)
         if not isinstance(command, str) or command not in COMMANDS:
-            raise ValueError(f"unknown command {command!r}: known are {', '.join(COMMANDS)}")
+            known = ", ".join((*COMMANDS, "watch"))
+            raise ValueError(f"unknown command {command!r}: known are {known}")
         answer: dict[str, Any] = {"answer": COMMANDS[command](node, **asked)}
     except (TypeError, ValueError, RecursionError) as error:
         answer = {"error": str(error)}
-    return json.dumps({"format": FORMAT, **answer}).encode() + b"\n"
+    return line_of({"format": FORMAT, **answer})
 
 
-def _text(what: object) -> str:
+def line_of(answer: Mapping[str, Any]) -> bytes:
+    return json.dumps(answer).encode() + b"\n"
+
+
+WATCHING: Final = line_of({"format": FORMAT, "answer": "watching"})
+"""The first line for a reader of events."""
+
+
+def _watch(node: Node, *, kinds: Sequence[str] = ()) -> Watch:
+    if not isinstance(kinds, list | tuple):
+        raise TypeError(f"the argument 'kinds' must be a list, not {kinds!r}")
+    return Watch(node, kinds)
+
+
+def _text(what: object, name: str = "what") -> str:
     if not isinstance(what, str):
-        raise TypeError(f"the argument 'what' must be text, not {what!r}")
+        raise TypeError(f"the argument {name!r} must be text, not {what!r}")
     return what
-
-
-def _plain(ban: Ban) -> dict[str, Any]:
-    """A ban, ready for JSON. seconds_left: None: until it is ended. node: another of the fleet."""
-    left = None if math.isinf(ban.seconds_left) else ban.seconds_left
-    return {
-        "what": ban.what, "seconds_left": left, "reason": ban.reason, "by": ban.by,
-        "times": ban.times, **({"node": ban.node} if ban.node else {})}

@@ -38,6 +38,7 @@ def stats_of(node: Node) -> dict[str, Any]:
         "over_released": ledger.over_released,
         "leaked": ledger.leaked,
         "denied": denied_by_limit(node),
+        "would_deny": node.would_deny.by_code(),
         "evictions": node.evictions(),
         "protocol_rates": {
             protocol: limiter.get_protocol_stats()

@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 from rcmgr import __version__
+from rcmgr.counting.denials import DenialLog
 from rcmgr.counting.pacing import Pacer
 from rcmgr.errors import shortened
 from rcmgr.peers import peer_text
@@ -31,13 +32,6 @@ def status_of(node: Node) -> dict[str, Any]:
     """The status of a node, ready for JSON. O(scopes). It lets other threads run meanwhile."""
     log, tracker = node.denials, node.connection_tracker.snapshot()
     used = usages(node)
-    pacer = Pacer()
-    latest = []
-    for entry in log.entries()[-_MOST_DENIALS:]:
-        latest.append({
-            "seconds_ago": entry.seconds_ago, "inbound": entry.inbound,
-            **_with_short_names(entry.error.to_dict())})
-        pacer.step()
     return {
         "format": FORMAT,
         "rcmgr": __version__,
@@ -57,21 +51,48 @@ def status_of(node: Node) -> dict[str, Any]:
         "scopes": _with_short_names(node.ledger.snapshot(peers=False)),
         "peak": node.ledger.peak,
         "peak_states": {state: getattr(tracker, f"peak_{state}") for state in _STATES},
-        "denials": {
-            "total": log.total, "inbound": log.inbound, "outbound": log.outbound,
-            "by_limit": denied_by_limit(node),
-            "by_peer": [
-                {"peer": shortened(peer_text(peer)), "times": times}
-                for peer, times in log.most_denied()
-            ],
-            "by_address": [
-                {"address": shortened(address), "times": times}
-                for address, times in log.most_denied_addresses()
-            ],
-        },
-        "latest_denials": latest,
+        "denials": _counts(log, denied_by_limit(node)),
+        "latest_denials": _latest(log),
+        "dry_run": _dry_run(node),
         "explanation": explain(node, used),
     }
+
+
+def _dry_run(node: Node) -> dict[str, Any]:
+    """The limits that refuse nothing, and what they would have refused."""
+    dry_run, log = node.node_limits.dry_run, node.would_deny
+    return {
+        "limits": sorted(dry_run.limits),
+        "is_whole": dry_run.is_whole,
+        "would_deny": _counts(log, log.by_code()),
+        "latest": _latest(log),
+    }
+
+
+def _counts(log: DenialLog, by_limit: dict[str, int]) -> dict[str, Any]:
+    return {
+        "total": log.total, "inbound": log.inbound, "outbound": log.outbound,
+        "by_limit": by_limit,
+        "by_peer": [
+            {"peer": shortened(peer_text(peer)), "times": times}
+            for peer, times in log.most_denied()
+        ],
+        "by_address": [
+            {"address": shortened(address), "times": times}
+            for address, times in log.most_denied_addresses()
+        ],
+    }
+
+
+def _latest(log: DenialLog) -> list[dict[str, Any]]:
+    pacer = Pacer()
+    latest = []
+    for entry in log.entries()[-_MOST_DENIALS:]:
+        latest.append({
+            "seconds_ago": entry.seconds_ago, "inbound": entry.inbound,
+            **_with_short_names(entry.error.to_dict())})
+        pacer.step()
+    return latest
 
 
 def _with_short_names(values: dict[str, Any]) -> dict[str, Any]:
@@ -96,11 +117,25 @@ def is_complete(status: dict[str, Any]) -> bool:
             return (
                 0 <= now < _END_OF_TIME
                 and all(map(_is_usage, usage))
+                and _is_dry_run(status.get("dry_run"))
                 and all(isinstance(times, int) for times in by_limit.values())
                 and all(
                     isinstance(each, dict) and isinstance(each.get("message"), str)
                     for each in latest)
             )
+    return False
+
+
+def _is_dry_run(dry_run: Any) -> bool:
+    match dry_run:
+        case None:  # an earlier version wrote the status
+            return True
+        case {
+            "limits": list(limits), "is_whole": bool(),
+            "would_deny": {"total": int(), "by_limit": dict(by_limit)},
+        }:
+            return all(isinstance(each, str) for each in limits) and all(
+                isinstance(times, int) for times in by_limit.values())
     return False
 
 

@@ -7,13 +7,17 @@ import os
 import socket
 import stat
 import tempfile
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 from rcmgr.errors import printable_name
 from rcmgr.report.status import FORMAT, is_complete
 
-__all__ = ["Gone", "StatusError", "ask", "connect", "default_path", "password_file", "read_status"]
+__all__ = [
+    "Gone", "StatusError", "ask", "connect", "default_path", "password_file", "read_status",
+    "watch",
+]
 
 _PATIENCE_S = 2.0
 _MOST_BYTES = 16 * 2**20
@@ -101,6 +105,47 @@ def ask(path: str | os.PathLike[str], do: str, **arguments: Any) -> Any:
             raise StatusError(f"the node at {path} does not answer ({error})") from None
     if not received:
         raise StatusError(f"the node at {path} does not answer: it is busy, or ending")
+    return _answer(path, received)
+
+
+def watch(path: str | os.PathLike[str], kinds: Collection[str] = ()) -> Iterator[dict[str, Any]]:
+    """The events of the node that serves at `path`, as they happen.
+
+    kinds: some of `rcmgr.report.watch.KINDS`; empty: all. The first event is {"event": "watching"}.
+    StatusError: the node refuses, has ended, or has dropped this reader because it was too slow.
+    """
+    path = Path(path)
+    with connect(path) as connection, connection.makefile("rb") as lines:
+        try:
+            connection.sendall(
+                json.dumps({"do": "watch", "kinds": list(kinds)}).encode() + b"\n")
+            first = lines.readline(_MOST_BYTES)
+            if not first:
+                raise StatusError(f"the node at {path} does not answer: it is busy, or ending")
+            _answer(path, first)
+            yield {"event": "watching"}
+            connection.settimeout(None)  # events may be rare
+            while line := lines.readline(_MOST_BYTES):
+                yield _event(path, line)
+        except OSError as error:
+            raise StatusError(f"the node at {path} does not answer ({error})") from None
+    raise StatusError(f"the node at {path} has ended")
+
+
+def _event(path: Path, line: bytes) -> dict[str, Any]:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        event = None
+    if not isinstance(event, dict) or not isinstance(event.get("event"), str):
+        raise StatusError(f"the server at {path} is no node: it sends no events")
+    if event["event"] == "dropped":
+        raise StatusError(
+            f"the node at {path} has dropped this reader: {printable_name(event.get('reason'))}")
+    return event
+
+
+def _answer(path: Path, received: bytes | bytearray) -> Any:
     try:
         answer = json.loads(received)
     except ValueError:

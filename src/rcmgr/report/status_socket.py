@@ -10,6 +10,7 @@ import hmac
 import json
 import os
 import secrets
+import select
 import socket
 import socketserver
 import stat
@@ -21,8 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from rcmgr.report.node import Node
-from rcmgr.report.node_commands import answer_to
+from rcmgr.report.node_commands import WATCHING, answer_to, line_of
+from rcmgr.report.status import FORMAT
 from rcmgr.report.status_client import Gone, StatusError, connect, password_file
+from rcmgr.report.watch import Watch
 
 __all__ = ["StatusServer"]
 
@@ -30,7 +33,11 @@ _PATIENCE_S = 2.0
 _PASSWORD_PATIENCE_S = 1.0
 _MOST_CLIENTS = 16
 _MOST_STRANGERS = 64
-_LONGEST_REQUEST = 1 << 16
+_MOST_WATCHERS = 8
+_LONGEST_REQUEST = 1 << 21  # a limits file, with the escapes of JSON
+_WATCH_EVERY_S = 0.1
+_LONGEST_BATCH = 1 << 18
+_FAREWELL_PATIENCE_S = 10.0
 _HAS_UNIX_SOCKETS = hasattr(socket, "AF_UNIX") and sys.platform != "win32"
 
 
@@ -76,11 +83,65 @@ class _Handler(socketserver.BaseRequestHandler):
             return
         try:
             request = self._request()
-            if request is not None:
+            if request is None:
+                return
+            answer = answer_to(self.server.node, request)
+            if isinstance(answer, bytes):
                 self.request.settimeout(_PATIENCE_S)
-                self.request.sendall(answer_to(self.server.node, request))
+                self.request.sendall(answer)
+                return
         finally:
             self.server.free_places.release()
+        with answer as watch:
+            self._serve_events(watch)
+
+    def _serve_events(self, watch: Watch) -> None:
+        """Send events until the client or the server ends, or the client does not read."""
+        if not self.server.free_watchers.acquire(blocking=False):
+            self.request.sendall(line_of({
+                "format": FORMAT, "error": f"{_MOST_WATCHERS} others watch this node already"}))
+            return
+        try:
+            batch = WATCHING
+            while not self.server.closing.is_set():
+                unsent = self._send(batch, _PATIENCE_S)
+                if unsent:
+                    self._dismiss(unsent)
+                    return
+                if select.select([self.request], [], [], _WATCH_EVERY_S)[0] and (
+                        not self.request.recv(_LONGEST_BATCH)):
+                    return  # it hung up
+                batch = self._batch(watch)
+        finally:
+            self.server.free_watchers.release()
+
+    def _batch(self, watch: Watch) -> bytes:
+        batch, left_out = bytearray(), 0
+        for event in watch.new_events():
+            if len(batch) < _LONGEST_BATCH:
+                batch += line_of(event)
+            else:
+                left_out += 1
+        if left_out:
+            batch += line_of({"event": "left_out", "time": time.time(), "events": left_out})
+        return bytes(batch)
+
+    def _send(self, data: bytes, patience_s: float) -> bytes:
+        """The part that the client did not take: it read nothing for so many seconds."""
+        self.request.settimeout(patience_s)
+        while data:
+            try:
+                data = data[self.request.send(data):]
+            except TimeoutError:
+                break
+        return data
+
+    def _dismiss(self, unsent: bytes) -> None:
+        """Tell a client that reads too slowly, after the line that it has in part."""
+        last = line_of({
+            "event": "dropped", "time": time.time(),
+            "reason": f"nothing was read for {_PATIENCE_S:.0f} s"})
+        self._send(unsent[:unsent.index(b"\n") + 1] + last, _FAREWELL_PATIENCE_S)
 
     def _request(self) -> bytes | None:
         """The line that the owner sends; None: it sends none."""
@@ -132,6 +193,8 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
 
     def __init__(self, address: Any) -> None:
         self.free_places = threading.BoundedSemaphore(_MOST_CLIENTS)
+        self.free_watchers = threading.BoundedSemaphore(_MOST_WATCHERS)
+        self.closing = threading.Event()
         self.strangers = _Strangers()
         super().__init__(address, _Handler)
 
@@ -163,8 +226,8 @@ class StatusServer(AbstractContextManager["StatusServer"]):
     A context manager. docs/status.md has the protocol.
 
     It replaces the socket of a node that ended without closing. Each client has a thread. A client
-    that does not read is dropped after 2 s. On a port, at most 64 clients without the password stay
-    connected, for at most 1 s.
+    that does not read is dropped after 2 s. At most 8 clients watch events. On a port, at most 64
+    clients without the password stay connected, for at most 1 s.
 
     unix: whether to use a Unix socket; default: if the system has them.
 
@@ -218,6 +281,7 @@ class StatusServer(AbstractContextManager["StatusServer"]):
         if os.getpid() != self._process:  # `shutdown` would wait for a thread of the parent
             self._server.server_close()
             return
+        self._server.closing.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import NamedTuple
 
+from rcmgr.limits.states import ConnectionLimits
 from rcmgr.report.node import Node
 
-__all__ = ["Usage", "usages"]
+__all__ = ["Usage", "by_states", "usages"]
 
 _MOST_PEERS = 10
 _FIELDS = 8
@@ -44,14 +45,17 @@ def usages(node: Node) -> list[Usage]:
     The fullest comes first. If two are equally full, a limit on the whole node comes before a limit
     on one peer. O(scopes and networks).
     """
-    found = [*_by_state(node), *_by_scope(node), *_of_process(node), *_by_network(node)]
+    found = [
+        *by_states(node, node.connection_limits), *_by_scope(node), *_of_process(node),
+        *_by_network(node)]
     return sorted(found, key=lambda usage: (-usage.share, usage.of_one_peer, usage.name))
 
 
-def _by_state(node: Node) -> Iterator[Usage]:
+def by_states(node: Node, limits: ConnectionLimits) -> Iterator[Usage]:
+    """The connections by state, and these limits on them."""
     tracker = node.connection_tracker
     seen = tracker.snapshot()
-    for name, limit in node.connection_limits.to_dict().items():
+    for name, limit in limits.to_dict().items():
         kind = name.removeprefix("max_")
         if limit is None:
             continue

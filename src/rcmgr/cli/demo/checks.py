@@ -8,13 +8,14 @@ import trio
 from libp2p.peer.id import ID
 
 from .processes import Visitor
-from .run_state import Check, Run
+from .run_state import Check, Run, Visited
 from .run_text import newcomers_line
 
 __all__ = [
     "all_given_back",
     "attackers_worked",
     "has_gone",
+    "honest_peer_pinged",
     "honest_peer_served",
     "memory_kept",
     "newcomers_served",
@@ -28,8 +29,15 @@ PONG_TIMEOUT_S = 5.0
 
 
 async def honest_peer_served(run: Run) -> Check:
+    """As `honest_peer_pinged`, and the host must have a connection to the peer."""
+    check, peer_id = await honest_peer_pinged(run.honest), run.honest.peer_id
+    if check.held and (peer_id is None or not run.view.has(ID.from_base58(peer_id))):
+        return Check(check.what, False, "the host has no connection to it")
+    return check
+
+
+async def honest_peer_pinged(honest: Visitor) -> Check:
     """Wait for one more ping of the honest peer."""
-    honest = run.honest
     answered = len(honest.pings_ms)
     with trio.move_on_after(PONG_TIMEOUT_S):
         await wait_until(lambda: len(honest.pings_ms) > answered or has_gone(honest))
@@ -38,19 +46,17 @@ async def honest_peer_served(run: Run) -> Check:
         return Check(what, False, f"it lost its connection: {honest.lost or honest.died}")
     if len(honest.pings_ms) == answered:
         return Check(what, False, f"no answer to its last ping within {PONG_TIMEOUT_S:.0f} s")
-    if honest.peer_id is None or not run.view.has(ID.from_base58(honest.peer_id)):
-        return Check(what, False, "the host has no connection to it")
     return Check(what, True, f"{len(honest.pings_ms)} pings answered on one stream")
 
 
-def newcomers_served(run: Run) -> Check:
+def newcomers_served(run: Visited) -> Check:
     """A newcomer that is still under way at the end does not count."""
     served, came = run.served()
     held = run.newcomers.unmeasured is not None or served >= MUST_SERVE * came
     return Check("Honest newcomers got in", held, newcomers_line(run))
 
 
-def attackers_worked(run: Run) -> Check:
+def attackers_worked(run: Visited) -> Check:
     what = "Every attacker attacked to the end"
     for visitor in run.attackers:
         if visitor.died is not None:

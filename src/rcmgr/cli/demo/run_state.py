@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from rcmgr.limits.node import NodeLimits
 
@@ -13,7 +14,7 @@ from .processes import Visitor
 from .swarm_view import SwarmView
 from .visit import HONEST, NEWCOMERS
 
-__all__ = ["Check", "DemoOptions", "Run"]
+__all__ = ["Check", "DemoOptions", "Run", "Visited"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,16 @@ class Check:
     what: str
     held: bool
     detail: str
+
+
+class Visited(Protocol):
+    """The honest peer, the newcomers and the attackers of a host."""
+
+    honest: Visitor
+    newcomers: Visitor
+    attackers: list[Visitor]
+
+    def served(self) -> tuple[int, int]: ...
 
 
 @dataclass

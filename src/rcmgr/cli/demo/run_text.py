@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from .run_state import median_and_p99
 
 if TYPE_CHECKING:
-    from .run_state import Run
+    from .run_state import Run, Visited
 
 __all__ = [
     "attackers_by_role",
@@ -61,7 +61,7 @@ def honest_peer_line(run: Run) -> str:
     return f"ping median {median:.1f} ms, 99th percentile {p99:.1f} ms, {count} pings"
 
 
-def newcomers_line(run: Run) -> str:
+def newcomers_line(run: Visited) -> str:
     newcomers, (served, came) = run.newcomers, run.served()
     if newcomers.unmeasured is not None:
         return f"not measured: {newcomers.unmeasured}"

@@ -5,6 +5,7 @@ A visitor reports one JSON object per line on standard output. Each has a key `e
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import logging
 import sys
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 
 import trio
 
-__all__ = ["ATTACKS", "HONEST", "NEWCOMERS", "UPLOAD", "Visit", "mute_libp2p"]
+__all__ = ["ATTACKS", "HONEST", "NEWCOMERS", "UPLOAD", "Visit", "check_loopback", "mute_libp2p"]
 
 HALF_OPEN, IDENTITIES, ONE_IDENTITY, STREAMS = "half-open", "identities", "one-identity", "streams"
 MEMORY = "memory"
@@ -27,6 +28,16 @@ UPLOAD = "/rcmgr-demo/upload/1.0.0"
 logger = logging.getLogger(__name__)
 
 
+def check_loopback(host: str) -> None:
+    """ValueError: the address is not on loopback. No visitor goes elsewhere."""
+    try:
+        is_loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        is_loopback = False
+    if not is_loopback:
+        raise ValueError(f"only loopback may be attacked, not {host}")
+
+
 @dataclass
 class Visit:
     """The address of the host, the signal to start, and the reports to the demo."""
@@ -38,6 +49,9 @@ class Visit:
     tried: int = 0
     holding: int = 0
     refused: int = 0
+
+    def __post_init__(self) -> None:
+        check_loopback(self.host)
 
     def report(self, event: str, **values: object) -> None:
         sys.stdout.write(json.dumps({"event": event, **values}) + "\n")

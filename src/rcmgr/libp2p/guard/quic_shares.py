@@ -25,7 +25,7 @@ async def _make_room(
     manager, registry = manager_of(listener._transport._swarm), listener._registry
     if isinstance(manager, ResourceManager) and len(registry._pending) >= _MOST:
         room = manager._admission.room
-        if room.settings.enabled:
+        if room.settings.enabled and not room.only_reports:
             chosen = _oldest_of_largest_group(room, registry)
             await registry.remove_pending_connection(chosen)
             registry._connection_sequence_counters.pop(chosen, None)

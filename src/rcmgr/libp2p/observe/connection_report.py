@@ -13,6 +13,7 @@ from rcmgr.errors import ResourceLimitExceeded, shortened
 from rcmgr.events.kinds import (
     ConnectionClosedEvent,
     ConnectionDeniedEvent,
+    ConnectionWouldBeDeniedEvent,
     DialFailedEvent,
     Endpoint,
     EstablishedInboundConnectionEvent,
@@ -97,6 +98,7 @@ class ConnectionReport:
         self.connection: Any = None  # as a listener gave it to the swarm
         self.was_denied = False
         self.denial: ResourceLimitExceeded | None = None
+        self._dry_denials = 0
         self._established_at = 0.0
 
     @property
@@ -143,6 +145,15 @@ class ConnectionReport:
             self.peer_id = self.peer_id or getattr(denial, "peer_id", None)
             self.error = denial if isinstance(denial, ResourceLimitExceeded) else None
             self._notify(ConnectionDeniedEvent)
+
+    def would_be_denied(self, denials: list[ResourceLimitExceeded]) -> None:
+        """A dry run admitted it above limits. denials: all of them so far."""
+        new, self._dry_denials = denials[self._dry_denials:], len(denials)
+        before = self.error
+        for denial in new if self.in_progress else ():
+            self.error = denial
+            self._notify(ConnectionWouldBeDeniedEvent)
+        self.error = before
 
     def failed(self, reason: str, error: str = "") -> None:
         """It failed, and the manager did not deny it. error: short and printable."""

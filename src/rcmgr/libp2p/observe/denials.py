@@ -10,6 +10,7 @@ from rcmgr.admission.host_closer import was_evicted
 from rcmgr.errors import ConnectionEvicted, ResourceLimitExceeded, printable
 from rcmgr.events.kinds import (
     ConnectionDeniedEvent,
+    ConnectionWouldBeDeniedEvent,
     DialFailedEvent,
     Endpoint,
     ListenFailedEvent,
@@ -29,7 +30,7 @@ _MOST_CHARACTERS = 500
 # events that depend on the answers of the manager
 _BY_MANAGER = (
     PendingInboundConnectionEvent, PendingOutboundConnectionEvent, ConnectionDeniedEvent,
-    DialFailedEvent, ListenFailedEvent,
+    ConnectionWouldBeDeniedEvent, DialFailedEvent, ListenFailedEvent,
 )
 
 
@@ -100,12 +101,20 @@ class Denials:
                 report.denial = self._manager.last_denial
         elif peer_id is None:
             report.pending()
+        if scope is not None:
+            self._report_dry_run(report, scope)
         return scope
 
     def _count(self) -> int:
         """How many denials the manager has logged. A closed manager and py-libp2p's log none."""
         log = getattr(self._manager, "denials", None)
         return 0 if log is None else log.total
+
+    def _report_dry_run(self, report: ConnectionReport, scope: Any) -> None:
+        log = getattr(self._manager, "would_deny", None)
+        if log is not None and log.total and self._reporter.wants(ConnectionWouldBeDeniedEvent):
+            # an accept gate may have asked before this report began
+            report.would_be_denied(log.of_connection(scope.connection_id))
 
     def _refuse(
         self, original: Callable[..., None], gate: AcceptGate, socket: Any, by_manager: bool
