@@ -19,6 +19,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "shared_words.h"
+
 enum {
     RCMGR_MEMORY, /* bytes */
     RCMGR_STREAMS_INBOUND,
@@ -55,7 +57,7 @@ typedef struct {
     int64_t memory;
     uint32_t count[RCMGR_AMOUNTS - 1]; /* RCMGR_STREAMS_INBOUND and the next ones */
     /* for the owner of the scope, which would lose four bytes otherwise */
-    uint32_t pins : 28, kind : 4;
+    uint32_t kind_and_pins; /* the kind has the lowest four bits, and never changes */
 } rcmgr_scope;
 
 typedef struct {
@@ -63,6 +65,32 @@ typedef struct {
     int place;    /* which scope of the chain refused */
     int64_t held, asked, limit;
 } rcmgr_refusal;
+
+/* Any thread may read the kind. The owner's lock guards the pins. */
+static inline int rcmgr_kind_of(const rcmgr_scope *scope)
+{
+    return (int)(rcmgr_read_word32(&scope->kind_and_pins) & 15);
+}
+
+static inline void rcmgr_set_kind(rcmgr_scope *scope, int kind)
+{
+    rcmgr_write_word32(&scope->kind_and_pins, (uint32_t)kind);
+}
+
+static inline uint32_t rcmgr_pins_of(const rcmgr_scope *scope)
+{
+    return scope->kind_and_pins >> 4;
+}
+
+static inline void rcmgr_pin(rcmgr_scope *scope)
+{
+    rcmgr_write_word32(&scope->kind_and_pins, scope->kind_and_pins + 16);
+}
+
+static inline void rcmgr_unpin(rcmgr_scope *scope)
+{
+    rcmgr_write_word32(&scope->kind_and_pins, scope->kind_and_pins - 16);
+}
 
 /* a + b for amounts of 0 or more; INT64_MAX if it is more than that */
 static inline int64_t rcmgr_sum(int64_t a, int64_t b)

@@ -1,7 +1,7 @@
 /* Words that several threads use without a common lock, and a lock for a few instructions.
  *
- * rcmgr_read_word and rcmgr_write_word are relaxed atomics: a reader never sees half of a value. They
- * order nothing else.
+ * rcmgr_read_word, rcmgr_write_word and those with 32 bits are relaxed atomics: a reader never sees
+ * half of a value. They order nothing else.
  *
  * A short lock guards pointers to Python objects: a reader takes its reference before a writer drops
  * the old one. No code between lock and unlock waits or runs Python, so no thread waits for long. A
@@ -25,6 +25,16 @@ static inline void rcmgr_write_word(uint64_t *word, uint64_t value)
     *(volatile uint64_t *)word = value;
 }
 
+static inline uint32_t rcmgr_read_word32(const uint32_t *word)
+{
+    return *(const volatile uint32_t *)word;
+}
+
+static inline void rcmgr_write_word32(uint32_t *word, uint32_t value)
+{
+    *(volatile uint32_t *)word = value;
+}
+
 #else
 
 static inline uint64_t rcmgr_read_word(const uint64_t *word)
@@ -33,6 +43,16 @@ static inline uint64_t rcmgr_read_word(const uint64_t *word)
 }
 
 static inline void rcmgr_write_word(uint64_t *word, uint64_t value)
+{
+    __atomic_store_n(word, value, __ATOMIC_RELAXED);
+}
+
+static inline uint32_t rcmgr_read_word32(const uint32_t *word)
+{
+    return __atomic_load_n(word, __ATOMIC_RELAXED);
+}
+
+static inline void rcmgr_write_word32(uint32_t *word, uint32_t value)
 {
     __atomic_store_n(word, value, __ATOMIC_RELAXED);
 }

@@ -25,8 +25,6 @@ cdef extern from "scope.h" nogil:
     ctypedef struct rcmgr_scope:
         const rcmgr_limit *limit
         int64_t memory
-        uint32_t pins  # 28 bits
-        uint32_t kind  # 4 bits
 
     ctypedef struct rcmgr_refusal:
         int resource
@@ -35,6 +33,11 @@ cdef extern from "scope.h" nogil:
         int64_t asked
         int64_t limit
 
+    int rcmgr_kind_of(const rcmgr_scope *) noexcept
+    void rcmgr_set_kind(rcmgr_scope *, int kind) noexcept
+    uint32_t rcmgr_pins_of(const rcmgr_scope *) noexcept
+    void rcmgr_pin(rcmgr_scope *) noexcept
+    void rcmgr_unpin(rcmgr_scope *) noexcept
     int64_t rcmgr_held(const rcmgr_scope *, int what) noexcept
     rcmgr_amounts rcmgr_all_held(const rcmgr_scope *) noexcept
     void rcmgr_hold_nothing(rcmgr_scope *) noexcept

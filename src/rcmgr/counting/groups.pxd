@@ -7,7 +7,7 @@ cimport cython
 
 from rcmgr.counting._hash cimport PyObject_Hash
 from rcmgr.counting._pointer_table cimport rcmgr_table, rcmgr_table_mix
-from rcmgr.counting._scope cimport rcmgr_limit, rcmgr_refusal, rcmgr_scope
+from rcmgr.counting._scope cimport rcmgr_kind_of, rcmgr_limit, rcmgr_refusal, rcmgr_scope
 
 
 cdef enum Kind:
@@ -95,6 +95,10 @@ cdef class NamedGroup(Group):
     cdef object name
     cdef GroupTable shares  # the peers' shares of a service or protocol; None: it never had one
     cdef NamedGroup whole   # the service or protocol of a share, which pins it
+
+
+cdef inline int group_kind(Group group) noexcept:
+    return rcmgr_kind_of(&group.state)
 
 
 cdef inline object name_of(Group group):

@@ -14,7 +14,7 @@ from rcmgr.counting._pointer_table cimport (
 from rcmgr.counting._prefetch cimport rcmgr_prefetch_object
 from rcmgr.counting._scope cimport (
     RCMGR_MEMORY, RCMGR_RESOURCES, RCMGR_STREAMS, RCMGR_STREAMS_INBOUND, RCMGR_STREAMS_OUTBOUND,
-    RCMGR_UNLIMITED, rcmgr_refusal,
+    RCMGR_UNLIMITED, rcmgr_refusal, rcmgr_set_kind,
 )
 from rcmgr.peers cimport peer_text
 
@@ -71,9 +71,9 @@ cdef class NamedGroup(Group):
 
 
 cdef str text_of(Group group):
-    cdef str text = KIND_NAMES[group.state.kind]
+    cdef str text = KIND_NAMES[group_kind(group)]
     name = name_of(group)
-    if group.state.kind == PEER:
+    if group_kind(group) == PEER:
         return f"peer:{peer_text(group.peer)}"
     if name is not None:
         text = f"{text.partition('-')[0]}:{name}"
@@ -228,8 +228,7 @@ cdef class Refusal:
 
 cdef int kind_of(Refusal refusal) noexcept:
     """The kind of the scope in the code of its error."""
-    # signed: a group's kind is not
-    cdef int kind = refusal.leaf_kind if refusal.blamed is None else refusal.blamed.state.kind
+    cdef int kind = refusal.leaf_kind if refusal.blamed is None else group_kind(refusal.blamed)
     return max(0, kind)
 
 
@@ -268,7 +267,7 @@ cdef Group new_group(int kind, object name, object peer):
     else:
         group = NamedGroup.__new__(NamedGroup)
         (<NamedGroup>group).name = name
-    group.state.kind = kind
+    rcmgr_set_kind(&group.state, kind)
     group.peer = peer
     return group
 

@@ -20,7 +20,7 @@ from rcmgr.counting._scope cimport (
 )
 from rcmgr.counting.groups cimport (
     DIRECTION_NAMES, KIND_NAMES, KINDS, LIMIT_NAMES, PEER, PROTOCOL, PROTOCOL_PEER, RESOURCE_FIELDS,
-    RESOURCE_TEXTS, SERVICE, SERVICE_PEER, Group, GroupLimit, name_of, text_of,
+    RESOURCE_TEXTS, SERVICE, SERVICE_PEER, Group, GroupLimit, group_kind, name_of, text_of,
 )
 from rcmgr.peers cimport peer_text
 
@@ -138,16 +138,16 @@ cdef class SnapshotReader(Reader):
             self.pacer.step()
             group = <Group>reading.rows[i].group
             row = row_shown(&reading.rows[i])
-            if group.state.kind == PEER:
+            if group_kind(group) == PEER:
                 self.by_peer[peer_text(group.peer)] = row
-            elif group.state.kind == PROTOCOL or group.state.kind == SERVICE:
+            elif group_kind(group) == PROTOCOL or group_kind(group) == SERVICE:
                 row["peers"] = {}
-                self.tables[group.state.kind][name_of(group)] = row
-            elif group.state.kind == PROTOCOL_PEER or group.state.kind == SERVICE_PEER:
-                table = self.tables[PROTOCOL if group.state.kind == PROTOCOL_PEER else SERVICE]
+                self.tables[group_kind(group)][name_of(group)] = row
+            elif group_kind(group) == PROTOCOL_PEER or group_kind(group) == SERVICE_PEER:
+                table = self.tables[PROTOCOL if group_kind(group) == PROTOCOL_PEER else SERVICE]
                 table[name_of(group)]["peers"][peer_text(group.peer)] = row
             else:
-                self.shown[LIMIT_NAMES[group.state.kind][0]] = row
+                self.shown[LIMIT_NAMES[group_kind(group)][0]] = row
         return 0
 
 
@@ -184,7 +184,7 @@ cdef class KeysReader(Reader):
     """The peers, or the names, of the groups of one kind."""
 
     cdef bint wants(self, Group group) noexcept:
-        return group.state.kind == self.kind
+        return group_kind(group) == self.kind
 
     cdef int take(self, Reading reading) except -1:
         cdef size_t i
@@ -314,7 +314,7 @@ cdef class UnderReader(Reader):
         cdef Group group
         for i in range(reading.count):
             group = <Group>reading.rows[i].group
-            kind = group.state.kind
+            kind = group_kind(group)
             found = (<dict>self.named[kind]).get(group.peer if kind == PEER else name_of(group))
             reading.rows[i].limit = (
                 self.defaults[kind] if found is None else (<GroupLimit>found).value)

@@ -35,7 +35,8 @@ from rcmgr.counting._scope cimport (
     RCMGR_PRIORITY_ALWAYS, RCMGR_RESOURCES, RCMGR_STREAMS, RCMGR_STREAMS_INBOUND,
     RCMGR_STREAMS_OUTBOUND, RCMGR_UNLIMITED, rcmgr_add, rcmgr_all_held, rcmgr_amounts,
     rcmgr_chain_admits, rcmgr_charge, rcmgr_give_back, rcmgr_held, rcmgr_hold_nothing,
-    rcmgr_is_nothing, rcmgr_limit, rcmgr_refusal, rcmgr_scope, rcmgr_scope_refuses,
+    rcmgr_is_nothing, rcmgr_limit, rcmgr_pin, rcmgr_pins_of, rcmgr_refusal, rcmgr_scope,
+    rcmgr_scope_refuses, rcmgr_unpin,
 )
 from rcmgr.counting.denials cimport DenialLog
 from rcmgr.counting._event_ring cimport (
@@ -51,8 +52,8 @@ from rcmgr.counting.groups cimport (
     FIXED_KINDS, INBOUND, KIND_NAMES, KINDS, LIMIT_NAMES, NO_DIRECTION, NO_KIND, OUTBOUND, PEER,
     PROTOCOL, PROTOCOL_PEER, RESOURCE_FIELDS, SERVICE, SERVICE_PEER, STREAM, SYSTEM, TRANSIENT,
     Group, GroupLimit, GroupTable, NamedGroup, Refusal, code_of, code_of_kind, find as find_group,
-    found_or_added, groups_in, hash_of, kind_of, leaf_name, name_of, new_group, new_refusal,
-    read_limit, remove as remove_group, text_of,
+    found_or_added, group_kind, groups_in, hash_of, kind_of, leaf_name, name_of, new_group,
+    new_refusal, read_limit, remove as remove_group, text_of,
 )
 from rcmgr.counting.reading cimport (
     MOST_ROWS, DistributionReader, FullestReader, KeysReader, LargestReader, Reader, Reading,
@@ -684,7 +685,7 @@ cdef class ScopeView(Scope):
     cdef Group group
 
     cdef int groups(self, PyObject **groups) noexcept:
-        cdef int kind = self.group.state.kind, count = 1
+        cdef int kind = group_kind(self.group), count = 1
         cdef NamedGroup whole = whole_of(self.group)
         groups[0] = <PyObject *>self.group
         if whole is not None:
@@ -1181,12 +1182,12 @@ cdef class Ledger:
         cdef dict named
         if self.overrides:
             # making the tuple may run other code that sets other limits: read those after it
-            limit = self.overrides.get((group.state.kind, name_of(group), group.peer), given)
-        named = <dict>self.named[group.state.kind]
+            limit = self.overrides.get((group_kind(group), name_of(group), group.peer), given)
+        named = <dict>self.named[group_kind(group)]
         if limit is None and named:
-            limit = named.get(group.peer if group.state.kind == PEER else name_of(group))
+            limit = named.get(group.peer if group_kind(group) == PEER else name_of(group))
         group.limit = limit
-        group.state.limit = &self.defaults[group.state.kind] if limit is None else &limit.value
+        group.state.limit = &self.defaults[group_kind(group)] if limit is None else &limit.value
         return 0
 
     cdef object remembered_limit(self, int kind, object name, object peer):
@@ -1259,7 +1260,7 @@ cdef class Ledger:
                 with cython.critical_section(self):
                     group = self.found(kind, name, peer)
                     if group is not None:
-                        group.state.pins += 1
+                        rcmgr_pin(&group.state)
                 if group is None:
                     given = self.remembered_limit(kind, name, peer)
                     with cython.critical_section(self):
@@ -1270,8 +1271,9 @@ cdef class Ledger:
                         elif self.found(whole_kind, name, None) is whole:
                             group = self.pinned_share(whole, kind, peer, hash_of(peer))
                         # otherwise `clear` has forgotten it meanwhile
-                        if group is not None and group.state.pins == 1 and given is not None:
-                            self.bind(group, <GroupLimit>given)
+                        if group is not None and given is not None:
+                            if rcmgr_pins_of(&group.state) == 1:
+                                self.bind(group, <GroupLimit>given)
             finally:
                 if whole is not None:
                     self.let_go(whole)
@@ -1279,7 +1281,7 @@ cdef class Ledger:
 
     cdef int let_go(self, Group group) except -1:
         with cython.critical_section(self):
-            if self.found(group.state.kind, name_of(group), group.peer) is group:
+            if self.found(group_kind(group), name_of(group), group.peer) is group:
                 # no `clear` meanwhile
                 self.unpin(group)
         return 0
@@ -1318,7 +1320,7 @@ cdef class Ledger:
         else:
             # if other code made one in the meantime, take that one
             group = found_or_added(table, self.bound_group(kind, name, peer), hashed)
-        group.state.pins += 1
+        rcmgr_pin(&group.state)
         return group
 
     cdef NamedGroup pinned_share(
@@ -1339,17 +1341,17 @@ cdef class Ledger:
                 whole.shares, self.bound_group(kind, whole.name, peer), hashed)
             if share.whole is None:
                 share.whole = whole
-                whole.state.pins += 1
-        share.state.pins += 1
+                rcmgr_pin(&whole.state)
+        rcmgr_pin(&share.state)
         return share
 
     cdef void unpin(self, Group group) noexcept:
         cdef NamedGroup whole
-        cdef int kind = group.state.kind
+        cdef int kind = group_kind(group)
         if kind < FIXED_KINDS:
             return
-        group.state.pins -= 1
-        if group.state.pins > 0:
+        rcmgr_unpin(&group.state)
+        if rcmgr_pins_of(&group.state) > 0:
             return
         if kind == PEER:
             remove_group(self.peer_groups, group)
@@ -1365,8 +1367,8 @@ cdef class Ledger:
         twin.group = view.group
         twin.epoch = view.epoch
         twin.holds = IS_OPEN
-        if twin.group.state.kind >= FIXED_KINDS:
-            twin.group.state.pins += 1
+        if group_kind(twin.group) >= FIXED_KINDS:
+            rcmgr_pin(&twin.group.state)
 
     cdef void move_memory(self, Scope base, int64_t change) noexcept:
         """`base` has taken or given back memory: the sums over connections change."""
@@ -1416,7 +1418,7 @@ cdef class Ledger:
         return refusal
 
     cdef void count_refusal(self, Refusal refusal, int leaf_kind, int direction) noexcept:
-        cdef int kind = leaf_kind if refusal.blamed is None else refusal.blamed.state.kind
+        cdef int kind = leaf_kind if refusal.blamed is None else group_kind(refusal.blamed)
         self.refusals[kind][refusal.what][direction] += 1
 
     cdef bint only_reports(self, Refusal refusal) noexcept:
@@ -1441,7 +1443,7 @@ cdef class Ledger:
         cdef rcmgr_scope *enforced[LONGEST_CHAIN]
         cdef int i, kind
         for i in range(count):
-            kind = leaf_kind if groups[i] is NULL else (<Group>groups[i]).state.kind
+            kind = leaf_kind if groups[i] is NULL else group_kind(<Group>groups[i])
             self.lift(max(0, kind), chain[i].limit, &limits[i])
             copies[i] = chain[i][0]
             copies[i].limit = &limits[i]
@@ -1527,7 +1529,7 @@ cdef class Ledger:
         if group is not None:
             self.ring.note(
                 RCMGR_EV_MEMORY if taken else RCMGR_EV_GIVE_MEMORY, 0, 0, group.peer, None,
-                name_of(group), KIND_NAMES[group.state.kind], refused_by(refusal),
+                name_of(group), KIND_NAMES[group_kind(group)], refused_by(refusal),
                 size if taken else -size, priority)
             return
         if base.kind == CONN:
@@ -1949,21 +1951,21 @@ cdef class Ledger:
     cdef int override(self, ScopeView view, object limit) except -1:
         cdef GroupLimit own = None
         cdef Group group = view.group
-        cdef tuple key = (group.state.kind, name_of(group), group.peer)
+        cdef tuple key = (group_kind(group), name_of(group), group.peer)
         cdef bint closed
         cdef GroupLimit given = None
         if limit is not None:
             own = read_limit(limit)
             own.origin = BY_SET_LIMIT
-        elif group.state.kind < FIXED_KINDS:
+        elif group_kind(group) < FIXED_KINDS:
             raise TypeError(f"{text_of(group)} has no default limit to go back to")
         elif self.limiter is not None:
-            given = self.given_limit(group.state.kind, name_of(group), group.peer)
+            given = self.given_limit(group_kind(group), name_of(group), group.peer)
         with cython.critical_section(self):
             closed = not view.live()
             if not closed:
-                if group.state.kind < FIXED_KINDS:
-                    self.defaults[group.state.kind] = own.value
+                if group_kind(group) < FIXED_KINDS:
+                    self.defaults[group_kind(group)] = own.value
                 elif own is not None:
                     self.overrides[key] = own
                 else:
@@ -2325,7 +2327,7 @@ cdef uint32_t inbound_streams(object scope, int64_t *now_open) except? 0:
 
 cdef bint is_full_of_connections(Refusal refusal) noexcept:
     return (
-        refusal.blamed is not None and refusal.blamed.state.kind in (SYSTEM, TRANSIENT)
+        refusal.blamed is not None and group_kind(refusal.blamed) in (SYSTEM, TRANSIENT)
         and refusal.what in (RCMGR_CONNS_INBOUND, RCMGR_CONNS, RCMGR_FD)
     )
 
@@ -2342,7 +2344,7 @@ cdef Refusal refusal_of_handshake(object ledger, bint inbound, bint of_system):
     ask.of[RCMGR_CONNS_INBOUND if inbound else RCMGR_CONNS_OUTBOUND] = 1
     ask.of[RCMGR_FD] = 1
     with cython.critical_section(self):
-        self.lift(group.state.kind, group.state.limit, &limit)
+        self.lift(group_kind(group), group.state.limit, &limit)
         enforced = group.state
         enforced.limit = &limit
         if rcmgr_scope_refuses(&enforced, &ask, RCMGR_PRIORITY_ALWAYS, &why):
@@ -2351,13 +2353,13 @@ cdef Refusal refusal_of_handshake(object ledger, bint inbound, bint of_system):
 
 
 cdef bint is_of_system(Refusal refusal) noexcept:
-    return refusal.blamed.state.kind == SYSTEM
+    return group_kind(refusal.blamed) == SYSTEM
 
 
 cdef int uncount(object ledger, Refusal refusal) except -1:
     cdef Ledger self = <Ledger?>ledger
     with cython.critical_section(self):
-        self.refusals[refusal.blamed.state.kind][refusal.what][<int>INBOUND] -= 1
+        self.refusals[group_kind(refusal.blamed)][refusal.what][<int>INBOUND] -= 1
     return 0
 
 
@@ -2425,7 +2427,7 @@ cdef class Binder(Reader):
     cdef bint wants(self, Group group) noexcept:
         # a default limit has changed in its place
         return (
-            len(<dict>self.ledger.named[group.state.kind]) > 0 or len(self.ledger.overrides) > 0
+            len(<dict>self.ledger.named[group_kind(group)]) > 0 or len(self.ledger.overrides) > 0
             or (group.limit is not None and group.limit.origin != BY_LIMITER)
         )
 
