@@ -24,6 +24,7 @@ SHOWS = {
     "metrics": r'^rcmgr_connections{dir="inbound",state="established"} 1\.0',
     "parts": r"^bytes that are still reserved: 0\n6 tokens .*\n6 tokens ",
     "ping": r"^ping 3: [\d.]+ ms\n(.*\n)*ping 4: StreamFailure\n(.*\n)*server: rate limit exceeded",
+    "record": r"^Nothing would have changed\.\n(.*\n)*applied: 1\d\d connections",
     "relay": r"^connections of the node: 2 in through the relay, 1 out .*\nrefused .*: {}",
     "unmodified": r"^libp2p\.rcmgr\.manager 64\n.* --harden node.py\nrcmgr\.\S* 32",
 }
