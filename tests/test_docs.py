@@ -57,4 +57,4 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
         [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", ROOT / "docs", tmp_path],
         capture_output=True, text=True, timeout=250)
     assert built.returncode == 0, built.stderr
-    assert "Sphinx" in (tmp_path / "searchindex.js").read_text()[:200]
+    assert (tmp_path / "searchindex.js").read_text().startswith("Search.setIndex(")
