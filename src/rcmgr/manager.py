@@ -801,8 +801,9 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
             older, 1 or more. The oldest file goes first.
         identities: write peers and addresses as they are, and not as keyed hashes.
 
-        OSError: the file cannot be made, or another node records there. ImportError: the extra
-        `record` is not installed. ResourceScopeClosed: the manager is closed.
+        OSError: the file cannot be made, or another node records there. FileExistsError: the file
+        is no record. ImportError: the extra `record` is not installed. ResourceScopeClosed: the
+        manager is closed.
         """
         from rcmgr.record.recording import Recording
 

@@ -155,3 +155,18 @@ def test_a_wrong_limits_file_is_an_error_in_one_line(tmp_path: Path) -> None:
         assert done.stderr.startswith(f"rcmgr run: RCMGR_LIMITS={name}: ")
         assert reason in done.stderr
         assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("how", ["option", "environment"])
+def test_a_program_is_never_replaced_by_its_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    program = tmp_path / "prog.py"
+    program.write_text("print('ran')\n")
+    option = ["--record", "prog.py"] if how == "option" else []
+    if how == "environment":
+        monkeypatch.setenv("RCMGR_RECORD", str(program))
+    done = run("-m", "rcmgr", "run", *option, "prog.py", cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "prog.py: this file is no record" in done.stderr
+    assert program.read_text() == "print('ran')\n"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rcmgr.record import segments as module
-from rcmgr.record.segments import Segments, older_segments, segments
+from rcmgr.record.segments import Segments, check_replaceable, older_segments, segments
 
 HEADER = b"header"
 
@@ -125,3 +125,43 @@ def test_a_full_disk_costs_the_oldest_file(
     files.write(b"frame")
     files.close()
     assert [each.name for each in older_segments(path)] == ["node.rec.000003"]
+
+
+def test_a_file_that_is_no_record_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "prog.py"
+    path.write_text("print('mine')\n")
+    with pytest.raises(FileExistsError, match=r"no record.*prog\.py"):
+        begun(path)
+    with pytest.raises(FileExistsError, match=r"no record.*prog\.py"):
+        check_replaceable(path)
+    assert path.read_text() == "print('mine')\n"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_missing_file_an_empty_file_and_a_record_are_replaceable(tmp_path: Path) -> None:
+    path = tmp_path / "node.rec"
+    check_replaceable(path)
+    path.touch()
+    check_replaceable(path)
+    begun(path).close()
+    check_replaceable(path)
+
+
+def test_numbered_files_that_are_no_records_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, foreign = tmp_path / "node.rec", tmp_path / "node.rec.000007"
+    foreign.write_bytes(b"x" * (1 << 18))
+    os.utime(foreign, (1, 1))
+    begun(path).close()
+    files = begun(path, max_bytes=1 << 17)
+    assert [each.name for each in older_segments(path)] == ["node.rec.000007", "node.rec.000008"]
+
+    def full(fd: int, data: Any) -> int:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(OSError, match="full"):
+        files.write(b"frame")
+    files.close()
+    assert foreign.stat().st_size == 1 << 18

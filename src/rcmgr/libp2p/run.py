@@ -10,12 +10,14 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, NoReturn
 
 from rcmgr.libp2p.hooks import hook_new
 from rcmgr.libp2p.installation import install
 from rcmgr.limits.documents import LimitsFileError
 from rcmgr.manager import ResourceManager
+from rcmgr.record.segments import check_replaceable
 
 __all__ = ["main"]
 
@@ -31,6 +33,12 @@ def main(arguments: list[str]) -> None:
     arguments = arguments[len(options):]
     if not arguments or arguments == ["-m"]:
         fail("nothing to run: give script.py, or -m module")
+    record = os.environ.get("RCMGR_RECORD")
+    if record:
+        try:
+            check_replaceable(Path(record))
+        except OSError as error:
+            fail(f"cannot record to {record}: {error.strerror}")
     try:
         install(harden="--harden" in options)
     except ImportError as error:

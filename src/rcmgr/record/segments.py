@@ -16,7 +16,7 @@ from typing import Final
 
 from rcmgr.record.frames import MAGIC
 
-__all__ = ["Segments", "older_segments", "segments"]
+__all__ = ["Segments", "check_replaceable", "older_segments", "segments"]
 
 _SHARE: Final = 8
 """A file is as large as this part of all files together, and as old as this part of their age."""
@@ -40,11 +40,18 @@ def segments(path: Path) -> list[Path]:
     return [*older_segments(path), path]
 
 
+def check_replaceable(path: Path) -> None:
+    """FileExistsError: there is a file, and it is no record. A missing or empty file is fine."""
+    if path.is_file() and path.stat().st_size and not _is_record(path):
+        raise _no_record(path)
+
+
 class Segments:
     """Writes frames to the newest file, and begins a new one in time.
 
     header: returns the bytes that begin each file.
-    OSError: the file cannot be made, or another process records there.
+    OSError: the file cannot be made, or another process records there. FileExistsError: there is a
+    file that is no record. Files that are no records are never renamed or removed.
     """
 
     def __init__(
@@ -65,6 +72,8 @@ class Segments:
         try:
             _lock(fd, self.path)
             if os.fstat(fd).st_size:
+                if os.read(fd, len(MAGIC)) != MAGIC:
+                    raise _no_record(self.path)
                 os.close(fd)
                 fd = -1
                 self._number_current()
@@ -89,6 +98,10 @@ class Segments:
         last = int(older[-1].name.rpartition(".")[2]) if older else 0
         os.rename(self.path, f"{self.path}.{last + 1:06}")
 
+    def _older(self) -> list[Path]:
+        """The older files that are records, oldest first. Others have such names by accident."""
+        return [each for each in older_segments(self.path) if _is_record(each)]
+
     def is_full(self) -> bool:
         """Whether the next frame belongs into a new file."""
         return (
@@ -97,7 +110,7 @@ class Segments:
 
     def remove_old(self) -> None:
         """Remove files that are too old, or too large together."""
-        older = older_segments(self.path)
+        older = self._older()
         sizes = [_size_of(each) for each in older]
         room = self._max_bytes - max(_LEAST_BYTES, self._max_bytes // _SHARE)
         oldest = time.time() - self._max_age_s
@@ -118,7 +131,7 @@ class Segments:
                 _write_whole(self._fd, frame)
             except OSError as error:
                 self._cut()
-                older = older_segments(self.path)
+                older = self._older()
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not older:
                     raise
                 older[0].unlink(missing_ok=True)
@@ -156,6 +169,19 @@ def _lock(fd: int, path: Path) -> None:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise FileExistsError(errno.EEXIST, "another node records there", str(path)) from None
+
+
+def _is_record(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError:
+        return False
+
+
+def _no_record(path: Path) -> FileExistsError:
+    return FileExistsError(
+        errno.EEXIST, "this file is no record, and a record would replace it", str(path))
 
 
 def _size_of(path: Path) -> int:
