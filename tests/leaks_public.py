@@ -99,6 +99,7 @@ def tracker() -> Calls:
         "ConnectionRecord": lambda i: tracker.remove(record(i)),
         "Denial": lambda i: full.admit_pending_inbound(i, NO_LIMITS),
         "Denial.to_error": lambda i: denial.to_error(i, b"peer %d" % i),
+        "ConnectionTracker.records": lambda i: (record(i), tracker.records(), tracker.clear()),
         "ConnectionTracker.add_pending_inbound": lambda i: (
             tracker.add_pending_inbound(i, b"%d" % i), tracker.remove_connection(i)),
         "ConnectionTracker.add_pending_outbound": lambda i: (
@@ -230,6 +231,7 @@ def scopes() -> Calls:
         "Ledger.has_allowlisted_connection": lambda i: ledger.has_allowlisted_connection(name(i)),
         "Ledger.inbound_streams_of": lambda i: ledger.inbound_streams_of(name(i)),
         "Ledger.peers": lambda i: ledger.peers(),
+        "Ledger.largest_peers": lambda i: ledger.largest_peers(),
         "Ledger.protocols": lambda i: ledger.protocols(),
         "Ledger.services": lambda i: ledger.services(),
         "Ledger.snapshot": lambda i: ledger.snapshot(),
@@ -297,6 +299,9 @@ def memory_and_denials() -> Calls:
         "DenialLog.most_denied": lambda i: log.most_denied(),
         "DenialLog.most_denied_addresses": lambda i: log.most_denied_addresses(),
         "DenialLog.entries": lambda i: log.entries(),
+        "DenialLog.latest_entries": lambda i: log.latest_entries(3),
+        "DenialLog.of_connection": lambda i: log.of_connection(i),
+        "DenialLog.by_code": lambda i: log.by_code(),
         "DenialEntry": lambda i: rcmgr.DenialEntry(error, 1.0, True),
         "DenialSummary": lambda i: rcmgr.DenialSummary(error, i, 1.0, None, 0),
     }
@@ -315,6 +320,7 @@ def limits() -> Calls:
     asked = rcmgr.Limiter()
     return {
         "ConnectionLimits": lambda i: ConnectionLimits(i),
+        "DryRun": lambda i: rcmgr.DryRun(frozenset({"rate", "stream.peer"})),
         "ConnectionLimits.from_dict": lambda i: ConnectionLimits.from_dict(
             {"max_pending_inbound": i}),
         "ConnectionLimits.to_dict": lambda i: states.to_dict(),
@@ -447,6 +453,7 @@ def events() -> Calls:
     admission = ResourceManager()._admission
     kinds = [
         rcmgr.ConnectionClosedEvent, rcmgr.ConnectionDeniedEvent, rcmgr.ConnectionLifecycleEvent,
+        rcmgr.ConnectionWouldBeDeniedEvent,
         rcmgr.DialFailedEvent, rcmgr.EstablishedInboundConnectionEvent,
         rcmgr.EstablishedOutboundConnectionEvent, rcmgr.ListenFailedEvent,
         rcmgr.PendingInboundConnectionEvent, rcmgr.PendingOutboundConnectionEvent,
@@ -569,6 +576,7 @@ def gates() -> Calls:
         "SubnetLimiter.allows_few": lambda i: subnets.allows_few(ip(i)),
         "SubnetLimiter.full": lambda i: subnets.full(ip(i)),
         "SubnetLimiter.fullest": lambda i: subnets.fullest(5),
+        "SubnetLimiter.under": lambda i: subnets.under(SubnetLimits(ipv4=((32, i + 1),))),
         "SubnetLimiter.clear": lambda i: (other.try_add(ip(i)), other.clear()),
         "MemoryConnectionLimits": lambda i: rcmgr.MemoryConnectionLimits(2**40),
         "MemoryConnectionLimits.of": lambda i: rcmgr.MemoryConnectionLimits.of(process),
@@ -698,6 +706,8 @@ def manager() -> Calls:
         "ResourceManager.wait_for_room": wait_for_room,
         "ResourceManager.evictions": lambda i: manager.evictions(),
         "ResourceManager.explain": lambda i: manager.explain(),
+        "ResourceManager.change_limits": lambda i: manager.change_limits(lambda limits: limits),
+        "ResourceManager.usages_above": lambda i: manager.usages_above(),
         "ResourceManager.get_stats": lambda i: manager.get_stats(),
         "ResourceManager.record": lambda i: (
             manager.record(folder / "record").close(), (folder / "record").unlink()),

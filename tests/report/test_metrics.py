@@ -383,7 +383,7 @@ def test_no_peer_and_no_address_is_a_label(manager: ResourceManager) -> None:
             assert str(name) not in text
     names = {label for _, labels in read(text) for label, _ in labels}
     assert names == {
-        "dir", "scope", "protocol", "service", "resource", "limit", "state", "le", "rule"}
+        "code", "dir", "scope", "protocol", "service", "resource", "limit", "state", "le", "rule"}
 
 
 def test_the_short_name_exports_the_same_classes() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -40,7 +41,7 @@ class OnlyNode:
         return getattr(self._manager, name)
 
 
-def test_reports_and_commands_use_all_of_a_node_and_no_more() -> None:
+def test_reports_and_commands_use_all_of_a_node_and_no_more(tmp_path: Path) -> None:
     manager = ResourceManager(
         NodeLimits(subnets=SubnetLimits(), rates=AddressRates(ipv4=((32, Rate(5, 50)),))),
         connection_rate_limits=ConnectionRateLimits(per_peer=Rate(3, 30)),
@@ -54,8 +55,14 @@ def test_reports_and_commands_use_all_of_a_node_and_no_more() -> None:
     registry = CollectorRegistry()
     registry.register(MetricsCollector(node))
     assert b"rcmgr_peers" in generate_latest(registry)
-    for command in ("ban", "unban", "allow", "bans"):
-        what = {} if command == "bans" else {"what": "192.0.2.1"}
-        answer = json.loads(answer_to(node, json.dumps({"do": command, **what}).encode()))
-        assert "error" not in answer
+    address = {"what": "192.0.2.1"}
+    commands: dict[str, dict[str, object]] = {
+        "ban": address, "unban": address, "allow": address, "bans": {},
+        "set": {"key": "System.Conns", "value": 9},
+        "record": {"file": str(tmp_path / "node.rec")}, "stop_recording": {},
+    }
+    for command, arguments in commands.items():
+        answer = answer_to(node, json.dumps({"do": command, **arguments}).encode())
+        assert isinstance(answer, bytes)
+        assert "error" not in json.loads(answer)
     assert node._read == READABLE

@@ -183,7 +183,7 @@ def limits() -> None:
 def show(
     file: Path | None, memory: int | None, fds: int | None, lenient: bool, as_json: bool
 ) -> None:
-    """Show the effective limits and their origin, with the changes of FILE."""
+    """Show the effective limits and their origin, also of FILE."""
     machine = _machine(memory, fds)
     read = _read(file, lenient)
     rows = _rows(read, machine)

@@ -89,6 +89,10 @@ cdef class PrefixTable:
                     return
         raise KeyError(str(network))
 
+    def lengths(self, bint is_ipv4):
+        """The prefix lengths in use, longest first. A look-up costs a dict access for each."""
+        return tuple([bits for bits, _ in self.tables(is_ipv4)])
+
     def longest(self, bytes ip not None):
         """Length and value of the longest prefix of an address, or None."""
         for bits, values in self.tables(PyBytes_GET_SIZE(ip) == 4):

@@ -33,7 +33,7 @@ def test_a_forked_child_reads_its_own_memory() -> None:
     if child == 0:
         status = 1
         try:
-            ballast = bytearray(os.urandom(1)) * (80 * MIB)
+            ballast = bytearray(os.urandom(1)) * (320 * MIB)
             parent = psutil.Process(os.getppid()).memory_info().rss
             own = psutil.Process().memory_info().rss
             found = [
