@@ -794,7 +794,8 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
 
         A thread writes. The disk never delays or fails a decision: events that find no room are
         dropped and counted. About 40 ns for each event, and 5 bytes on the disk. This replaces a
-        recording that runs. The result, or the manager, closes it.
+        recording that runs, unless the new file cannot be made. The result, or the manager, closes
+        it.
 
         path: the newest file. Older ones have a number behind the name.
         max_bytes: all files together are not larger; 128 KiB or more. max_age_s: no file becomes
@@ -807,13 +808,11 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
         """
         from rcmgr.record.recording import Recording
 
-        self._check_open()
         with self._limits_lock:
-            if self._recording is not None:
-                self._recording.close()
+            self._check_open()
             self._recording = Recording(
                 self, path, max_bytes=max_bytes, max_age_s=max_age_s, identities=identities,
-                clock=self._clock)
+                clock=self._clock, before=self._recording)
             return self._recording
 
     @property
@@ -911,8 +910,10 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
             server.close()
         self._servers.clear()
         self._forget_connections()
-        if self._recording is not None:
-            self._recording.close()
+        with self._limits_lock:  # a `record` that began before this call ends first
+            recording = self._recording
+        if recording is not None:
+            recording.close()
 
     def _forget_connections(self) -> None:
         """Forget a host's connections and streams. Memory of `acquire_memory` is not the host's."""

@@ -85,7 +85,11 @@ def test_a_limit_that_the_file_leaves_out_is_that_of_the_record(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [(b"text", "no record"), (b"\x1f\x8b", "no trace"), (b"", "no record")])
+    ("content", "words"), [
+        (b"text", "no record"), (b"\x1f\x8b", "no trace"), (b"", "no record"),
+        (b"rcmgr record 1\n", "without a header"),
+        (b"rcmgr record 1\n" + b"garbage" * 9, "without a header"),
+    ])
 def test_a_file_that_is_no_record_ends_in_one_line(
     tmp_path: Path, content: bytes, words: str
 ) -> None:

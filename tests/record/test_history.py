@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from rcmgr import ResourceManager
-from rcmgr.record.frames import Frame, Header, RecordError
+from rcmgr.record.frames import MAGIC, Frame, Header, RecordError
 from rcmgr.record.history import History
 
 
@@ -51,3 +51,21 @@ def test_errors_name_the_file(tmp_path: Path) -> None:
         list(History(tmp_path / "x"))
     with pytest.raises(FileNotFoundError):
         History(tmp_path / "none")
+
+
+@pytest.mark.parametrize("rest", [b"", b"garbage" * 9])
+def test_a_record_without_a_whole_header_is_an_error(tmp_path: Path, rest: bytes) -> None:
+    path = tmp_path / "node.rec"
+    path.write_bytes(MAGIC + rest)
+    with pytest.raises(RecordError, match=r"node\.rec: a record without a header"):
+        list(History(path))
+
+
+def test_a_file_without_a_header_after_a_whole_one_is_cut(tmp_path: Path) -> None:
+    path = tmp_path / "node.rec"
+    recorded(path, 2)
+    path.rename(tmp_path / "node.rec.000001")
+    path.write_bytes(MAGIC)
+    history = History(path)
+    assert [each.events for each in history if isinstance(each, Frame)] == [2]
+    assert history.cut == [path]

@@ -17,7 +17,16 @@ from typing import Any
 
 import pytest
 
-from rcmgr import ConnectionLimits, NodeLimits, ResourceManager
+from rcmgr import (
+    ConcreteLimits,
+    ConnectionLimits,
+    Limit,
+    NodeLimits,
+    RateLimits,
+    ResourceManager,
+    ResourceScopeClosed,
+)
+from rcmgr.record import recording as module
 from rcmgr.record.frames import Frame, Header
 from rcmgr.record.history import History
 from rcmgr.record.recording import Recording
@@ -364,3 +373,89 @@ def test_a_read_only_disk_is_an_error_at_the_begin(tmp_path: Path) -> None:
 def test_the_class_is_what_the_manager_returns(tmp_path: Path) -> None:
     with ResourceManager().record(tmp_path / "node.rec") as recording:
         assert type(recording) is Recording
+
+
+def test_texts_without_utf8_are_recorded_as_escapes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    limits = ConcreteLimits(peer={"known \ud800": Limit(streams=9)})
+    manager = ResourceManager(NodeLimits(limits))
+    manager.add_protocol_rate_limiter("/\udfff", RateLimits())
+    with manager.record(tmp_path / "node.rec", identities=True) as recording:
+        recording._ring.note_offence("\udfff", "known \ud800", "address \ud800")
+        recording.flush()
+        stream = manager.open_stream(b"peer", "inbound")
+        assert stream is not None
+        stream.set_protocol("/\ud800")
+        recording.flush()
+    stats = recording.stats()
+    assert (stats["written"], stats["lost"]) == (3, 0)
+    names = [name for each in frames(tmp_path / "node.rec") for name in each.names]
+    assert {"\\udfff", "/\\ud800"} <= set(names)
+    assert not [each for each in caplog.records if each.name.startswith("rcmgr.record")]
+
+
+def test_an_error_of_any_kind_loses_events_and_the_thread_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    manager = ResourceManager()
+    recording = manager.record(tmp_path / "node.rec")
+
+    def failing(_content: object) -> bytes:
+        raise LookupError("unforeseen")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "packed", failing)
+        for _ in range(2):
+            streams(manager, 3)
+            recording.flush()
+    streams(manager, 2)
+    eventually(lambda: recording.stats()["written"] == 4)
+    recording.close()
+    assert recording.stats()["lost"] == 12
+    assert caplog.text.count("unforeseen") == 1
+    assert events(tmp_path / "node.rec") == 4
+
+
+@pytest.mark.parametrize("where", ["no/folder", "prog.py"])
+def test_a_recording_that_cannot_begin_leaves_the_first_alone(tmp_path: Path, where: str) -> None:
+    (tmp_path / "prog.py").write_text("mine")
+    manager = ResourceManager()
+    first = manager.record(tmp_path / "a")
+    for path, wrong in ((tmp_path / where, {}), (tmp_path / "a", {"max_bytes": 1})):
+        with pytest.raises((OSError, ValueError)):
+            manager.record(path, **wrong)
+        assert manager.recording is first
+    streams(manager, 2)
+    first.close()
+    assert events(tmp_path / "a") == 4
+
+
+def test_a_second_recording_of_one_path_begins_a_new_file(tmp_path: Path) -> None:
+    manager = ResourceManager()
+    manager.record(tmp_path / "a")
+    streams(manager, 1)
+    with manager.record(tmp_path / "a"):
+        streams(manager, 2)
+    assert events(tmp_path / "a.000001") == 2
+    assert events(tmp_path / "a") == 6  # both files
+
+
+def test_a_record_that_races_the_end_of_the_manager_is_closed(tmp_path: Path) -> None:
+    manager = ResourceManager()
+    refused: list[Exception] = []
+
+    def record() -> None:
+        try:
+            manager.record(tmp_path / "node.rec")
+        except ResourceScopeClosed as error:
+            refused.append(error)
+
+    thread = threading.Thread(target=record)
+    with manager._limits_lock:
+        thread.start()
+        time.sleep(0.1)  # the call waits for the lock
+        manager.close()
+    thread.join()
+    assert len(refused) == 1
+    assert manager.recording is None

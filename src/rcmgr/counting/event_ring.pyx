@@ -100,6 +100,8 @@ cdef class EventRing:
         if address is not None:
             if type(address) is not str:
                 address = str(address)
+            if not address.isascii():  # a lone surrogate has no UTF-8
+                address = address.encode("ascii", "backslashreplace").decode()
             text = PyUnicode_AsUTF8AndSize(address, &size)
             flags |= RCMGR_EV_HAS_ADDRESS
         if name is not None:

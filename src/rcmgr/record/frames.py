@@ -89,12 +89,29 @@ class Frame:
 
 
 def packed(content: Header | Frame) -> bytes:
-    """A frame as it stands in a file."""
+    """A frame as it stands in a file. Surrogates in texts, which CBOR lacks, become escapes."""
     import cbor2
 
     fields = {name: getattr(content, name) for name in content.__slots__}
-    body = zlib.compress(cbor2.dumps(fields), _LEVEL)
+    try:
+        body = cbor2.dumps(fields)
+    except UnicodeEncodeError:
+        body = cbor2.dumps(_without_surrogates(fields))
+    body = zlib.compress(body, _LEVEL)
     return _PREFIX.pack(len(body), zlib.crc32(body)) + body
+
+
+def _without_surrogates(value: Any) -> Any:
+    match value:
+        case str():
+            return value.encode(errors="backslashreplace").decode()
+        case list() | tuple():
+            return [_without_surrogates(each) for each in value]
+        case dict():
+            return {
+                _without_surrogates(key): _without_surrogates(each)
+                for key, each in value.items()}
+    return value
 
 
 def read_frames(file: BinaryIO) -> Iterator[Header | Frame]:

@@ -32,6 +32,7 @@ class History:
 
     def __iter__(self) -> Iterator[Header | Frame]:
         before = 0
+        begun = False
         for path in self.paths:
             with path.open("rb") as file:
                 whole = 0
@@ -39,6 +40,7 @@ class History:
                     for frame in read_frames(file):
                         whole = file.tell()
                         self.bytes_read = before + whole
+                        begun = True
                         if isinstance(frame, Frame):
                             self.dropped += frame.dropped
                             self.lost += frame.lost
@@ -49,3 +51,5 @@ class History:
                 if whole < size or not whole:
                     self.cut.append(path)
                 before += size
+        if not begun:
+            raise RecordError(f"{self.path}: a record without a header")

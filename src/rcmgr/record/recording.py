@@ -59,15 +59,16 @@ class Recording:
     """The record of a node, while it is written; `ResourceManager.record` makes one.
 
     `close` ends it; the end of the manager does too. Nothing about it delays or fails a decision.
-    An error of the disk is logged once, and its events are lost and counted.
+    An error while it writes is logged once, and its events are lost and counted.
     Thread safe. After `fork`, only the parent records.
     """
 
     def __init__(
         self, node: Recorded, path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES,
         max_age_s: float = MAX_AGE_S, identities: bool = False,
-        clock: Callable[[], int] | None = None,
+        clock: Callable[[], int] | None = None, before: Recording | None = None,
     ) -> None:
+        """before: the recording that this one replaces. It stays if this one cannot begin."""
         require("cbor2", "a record", "record")
         check_count("max_bytes", max_bytes, _LEAST_BYTES)
         check_number("max_age_s", max_age_s, 1, 1e10)
@@ -86,8 +87,12 @@ class Recording:
         self._failed = False
         self._closed = False
         self._wake = threading.Event()
+        if before is not None and os.path.realpath(before.path) == os.path.realpath(path):
+            before.close()  # one file has one writer
         self._segments = Segments(
             self.path, self._header, max_bytes=max_bytes, max_age_s=max_age_s)
+        if before is not None:
+            before.close()
         self._attach(node, self._ring)
         self._thread = threading.Thread(target=self._run, name="rcmgr record", daemon=True)
         self._thread.start()
@@ -156,7 +161,7 @@ class Recording:
         dropped, lost = self._ring.dropped, self._lost
         try:
             self._segments.write(packed(self._frame(dropped, lost)))
-        except (OSError, MemoryError) as error:
+        except Exception as error:  # noqa: BLE001  # it is logged, and the thread must continue
             self._lost += events
             self._end_file()  # it lacks the names and peers that this frame brought
             self._failed_with(error)
@@ -214,7 +219,7 @@ class Recording:
 
     def stats(self) -> dict[str, Any]:
         """Counts as a dict, ready for JSON. "written": events in the files. "dropped": events that
-        found no room, because the disk was slow. "lost": events that the disk did not take.
+        found no room, because the disk was slow. "lost": events that could not be written.
         """
         return {
             "path": str(self.path), "written": self._written, "dropped": self._ring.dropped,

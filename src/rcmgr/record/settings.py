@@ -137,7 +137,7 @@ def _limits_of(text: str) -> NodeLimits:
 
 def _peer(peer: Hashable, ring: EventRing) -> Any:
     made = ring.hash_of_peer(peer)
-    return made if isinstance(made, bytes) else str(made).encode()
+    return made if isinstance(made, bytes) else str(made).encode(errors="backslashreplace")
 
 
 def _network(network: Network, ring: EventRing) -> str:
