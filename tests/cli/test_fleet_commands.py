@@ -61,6 +61,19 @@ def test_no_fleet_and_no_engine_are_one_line() -> None:
     assert "s3cret" not in wrong.stderr + gone.stderr
 
 
+@pytest.mark.parametrize("url", [
+    "valkey://u:12/s3cret@h", "valkey://u:s3cret/x@h", "valkey://u:s3cret\u2100@h",
+    "valkey://h?Password=s3cret"])
+def test_a_wrong_url_is_one_line_without_its_secret(url: str) -> None:
+    for asked in (
+            run("fleet", "status", "--url", url), run("fleet", "status", url=url),
+            run("run", "-m", "this", url=url)):
+        assert asked.returncode != 0
+        [line] = asked.stderr.splitlines()
+        assert "url" in line
+        assert "s3cret" not in line + asked.stdout
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="a terminal")
 def test_top_needs_a_terminal() -> None:
     assert "use `rcmgr fleet status`" in run("fleet", "top", url="valkey://h").stderr

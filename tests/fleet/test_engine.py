@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import traceback
 from pathlib import Path
 from typing import Any
 
 import pytest
 from engine_server import comes_true, free_port, needs_server, running
 
+from rcmgr import Fleet
 from rcmgr.fleet.engine import Engine, EngineError, safe_url
 
 SECRET = "s3cr%40t"
 
 
 @pytest.mark.parametrize(("url", "shown"), [
-    (f"valkey://user:{SECRET}@host:1/2?x=1#fleet", "valkey://host:1/2"),
+    (f"valkey://user:{SECRET}@host:1/2?protocol=3#fleet", "valkey://host:1/2"),
     (f"rediss://:{SECRET}@[::1]:6379", "rediss://[::1]:6379"),
     ("valkey+sentinel://u:p@a:1,b:2/main/0", "valkey+sentinel://a:1,b:2/main/0"),
     ("valkeys+cluster://host", "valkeys+cluster://host"),
@@ -37,6 +39,52 @@ def test_a_wrong_url_is_named_without_its_secret(url: str, message: str) -> None
         Engine(url, 1)
     assert "s3cr" not in str(caught.value)
     assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("url", [
+    "valkey://u:12/s3cr@h:6379", "valkey://u:12#s3cr@h", "valkey://u:12?s3cr@h",
+    "valkey://u:s3cr/x@h", "valkey://u:s3cr\u2100@h", "valkey://u:s3cr#x@h", "valkey://u:s3cr?x@h",
+    "valkey://u:[s3cr]@h", "valkey://u:s3cr]@h", "valkey:u:s3cr@h", "s3cr:x@h",
+    "valkey+sentinel://a,u:1/s3cr@h/main", "unix://u:12/s3cr@/run/x", "valkey://u:1,s3cr/@h",
+])
+def test_a_password_that_is_not_escaped_is_in_no_message(url: str) -> None:
+    with pytest.raises(ValueError, match=r"^url is no URL of an engine: ") as caught:
+        Fleet(url)
+    assert "s3cr" not in "".join(traceback.format_exception(caught.value)).replace(url, "")
+
+
+@pytest.mark.parametrize(("option", "message"), [
+    ("foo=s3cr", "'foo' must be one of"), ("Password=s3cr", "'Password' must"),
+    ("retry=3", "'retry' must"), ("connection_class=s3cr", "'connection_class' must"),
+    ("decode_responses=1", "'decode_responses' must"), ("db=s3cr", "'db' has a wrong value"),
+    ("ssl_ca_certs=s3cr", "'ssl_ca_certs' needs valkeys://"), ("protocol=4", "'protocol' has"),
+    ("socket_timeout=nan", "'socket_timeout' has"), ("max_connections=-1", "'max_connections'"),
+    ("foo", "'foo' must"),
+])
+def test_a_wrong_option_is_named_without_its_value(option: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        Engine(f"valkey://h?{option}", 1)
+    assert "s3cr" not in str(caught.value)
+
+
+def test_every_error_of_the_client_is_a_lost_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    import valkey
+
+    def fails(*args: Any, **options: Any) -> Any:
+        raise AttributeError("no such thing: s3cr@t")
+
+    monkeypatch.setattr(valkey.Valkey, "from_url", fails)
+    fleet = Fleet(f"valkey://u:{SECRET}@h")
+    engine = Engine(f"valkey://u:{SECRET}@h", 1)
+    for ask in (fleet.nodes, fleet.bans, lambda: engine.call("ping"), lambda: engine.listen("x")):
+        with pytest.raises(EngineError, match=r"^AttributeError: no such thing: \*\*\*$"):
+            ask()
+
+
+def test_a_cluster_that_cannot_be_reached_is_a_lost_engine() -> None:
+    fleet = Fleet(f"valkey+cluster://127.0.0.1:{free_port()}")
+    with pytest.raises(EngineError, match="ValkeyClusterException"):
+        fleet.nodes()
 
 
 def test_a_url_is_text() -> None:

@@ -44,7 +44,8 @@ def _from_engine(url: str | None, question: Callable[[Fleet], _T]) -> _T:
     try:
         asked = Fleet(given, timeout=5)
     except (ValueError, ImportError) as error:
-        raise click.UsageError(str(error)) from None
+        click.echo(f"rcmgr: {'--url' if url else 'RCMGR_FLEET'}: {printable(str(error))}", err=True)
+        raise SystemExit(2) from None
     try:
         return question(asked)
     except EngineError as error:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 from rcmgr.extras import require
 
@@ -13,6 +16,39 @@ __all__ = ["Engine", "EngineError", "safe_url"]
 _PLAIN: Final = {"valkey": False, "redis": False, "valkeys": True, "rediss": True}
 _KINDS: Final = ("", "cluster", "sentinel")
 _SCHEMES: Final = "valkey, valkeys, redis, rediss, valkey+cluster, valkey+sentinel and unix"
+_ESCAPE: Final = "escape / # ? and @ in the password (percent-encoding)"
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise ValueError
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise ValueError
+    return value
+
+
+def _one_of(*texts: str) -> Callable[[str], object]:
+    return texts.index
+
+
+_OPTIONS: Final[Mapping[str, Callable[[str], object]]] = {
+    "db": _count, "username": str, "password": str, "client_name": str,
+    "protocol": _one_of("2", "3"), "max_connections": _count, "health_check_interval": _count,
+    "socket_timeout": _seconds, "socket_connect_timeout": _seconds, "socket_keepalive": str,
+    "retry_on_timeout": str,
+}
+"""Options of the client that a URL may have. Each function raises a ValueError for a bad text."""
+_TLS_OPTIONS: Final[Mapping[str, Callable[[str], object]]] = {
+    "ssl_keyfile": str, "ssl_certfile": str, "ssl_password": str, "ssl_ca_certs": str,
+    "ssl_ca_path": str, "ssl_ca_data": str, "ssl_check_hostname": str, "ssl_ciphers": str,
+    "ssl_cert_reqs": _one_of("none", "optional", "required"),
+}
 
 
 class EngineError(Exception):
@@ -28,14 +64,15 @@ class Engine:
         Options of the client may follow, such as ?ssl_ca_certs=/path.
     timeout: seconds for one command, also to connect.
 
-    ValueError: not such a URL. ImportError: the client is missing. No call of the constructor
-    connects.
+    ValueError: not such a URL, or a wrong option. ImportError: the client is missing. The
+    constructor does not connect.
     """
 
     def __init__(self, url: str, timeout: float) -> None:
         require("valkey", "a fleet", "fleet")
         self.place = safe_url(url)
         """The URL without user, password and options."""
+        _check_options(urlsplit(url))
         self._secrets = _secrets(url)
         self._url, self._timeout = url, timeout
         self._client: Any = None
@@ -64,44 +101,42 @@ class Engine:
             raise EngineError(str(error)) from None
 
     def _call(self, command: str, *arguments: Any, **options: Any) -> Any:
-        from valkey.exceptions import NoScriptError, ValkeyError
+        from valkey.exceptions import NoScriptError
 
-        try:
+        with self._lost_on_error(NoScriptError):
             if self._client is None:
                 self._client = _client_of(self._url, self._timeout)
             return getattr(self._client, command)(*arguments, **options)
-        except NoScriptError:
-            raise
-        except (ValkeyError, OSError, ValueError) as error:
-            raise EngineError(self._safe(error)) from None
 
     def listen(self, channel: str) -> Any:
         """A subscription, with `get_message(timeout=...)`. EngineError."""
-        from valkey.exceptions import ValkeyError
-
-        try:
+        with self._lost_on_error():
             if self._client is None:
                 self._client = _client_of(self._url, self._timeout)
             subscription = self._client.pubsub(ignore_subscribe_messages=True)
             subscription.subscribe(channel)
             return subscription
-        except (ValkeyError, OSError, ValueError) as error:
-            raise EngineError(self._safe(error)) from None
 
     def next_message(self, subscription: Any, timeout: float) -> bytes | None:
         """The next message; None: no message in so many seconds. EngineError: it is cut off."""
-        from valkey.exceptions import ValkeyError
-
-        try:
+        with self._lost_on_error():
             message = subscription.get_message(timeout=timeout)
-        except (ValkeyError, OSError, ValueError) as error:
-            raise EngineError(self._safe(error)) from None
         return None if message is None else message["data"]
 
     def close(self) -> None:
         client, self._client = self._client, None
         if client is not None:
             client.close()
+
+    @contextmanager
+    def _lost_on_error(self, *passed: type[Exception]) -> Iterator[None]:
+        """EngineError for each exception of the client: it documents no base type of all."""
+        try:
+            yield
+        except passed:
+            raise
+        except Exception as error:  # noqa: BLE001
+            raise EngineError(self._safe(error)) from None
 
     def _safe(self, error: BaseException) -> str:
         text = f"{type(error).__name__}: {error}"
@@ -117,32 +152,70 @@ def safe_url(url: object) -> str:
     """The URL without user, password and options. ValueError: it is no URL of an engine."""
     if not isinstance(url, str):
         raise TypeError(f"url must be text such as valkey://host:6379/0, not {type(url).__name__}")
-    try:
-        parts = urlsplit(url)
-        _check(parts.scheme, parts.netloc, parts.path)
-    except ValueError as error:
-        # the message must not repeat the URL, which has a password
-        raise ValueError(f"url is no URL of an engine: {error}") from None
+    parts = _split(url)
+    if any("@" in part for part in (parts.path, parts.query, parts.fragment)):
+        raise ValueError(f"url is no URL of an engine: {_ESCAPE}")
+    _check(parts.scheme, parts.netloc, parts.path)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
+def _split(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError:  # its text may have the password
+        raise ValueError(
+            "url is no URL of an engine: its host is no name or [IPv6] address, or the password "
+            "has a character to escape (percent-encoding)") from None
+
+
 def _check(scheme: str, netloc: str, path: str) -> None:
+    """The messages repeat no part of the URL: any part may be one of the password."""
+    wrong = "url is no URL of an engine"
     base, _, kind = scheme.partition("+")
     if scheme == "unix":
         if not path:
-            raise ValueError("unix:// needs the path of a socket")
+            raise ValueError(f"{wrong}: unix:// needs the path of a socket")
         return
     if base not in _PLAIN or kind not in _KINDS or scheme.endswith("+"):
-        raise ValueError(f"its scheme must be one of {_SCHEMES}, not {scheme!r}")
-    hosts = netloc.rpartition("@")[2]
-    if not hosts:
-        raise ValueError("it names no host")
-    for each in hosts.split(","):
-        port = urlsplit(f"//{each}").port  # ValueError: not a number, or too large
-        if port == 0:
-            raise ValueError("port 0 cannot be connected to")
+        raise ValueError(f"{wrong}: its scheme must be one of {_SCHEMES}")
+    hosts = netloc.rpartition("@")[2].split(",")
+    if not all(hosts):
+        raise ValueError(f"{wrong}: it names no host")
+    if len(hosts) > 1 and kind != "sentinel":
+        raise ValueError(f"{wrong}: only valkey+sentinel:// may name several hosts")
+    for each in hosts:
+        if _port(each) == 0:
+            raise ValueError(f"{wrong}: port 0 cannot be connected to")
     if kind == "sentinel" and not path.strip("/"):
-        raise ValueError("valkey+sentinel:// needs the name of the master after the hosts")
+        raise ValueError(
+            f"{wrong}: valkey+sentinel:// needs the name of the master after the hosts")
+
+
+def _port(host: str) -> int | None:
+    parts = _split(f"//{host}")
+    try:
+        return parts.port
+    except ValueError:  # its text may have the password
+        raise ValueError(
+            "url is no URL of an engine: its port must be a number in the range 1 to 65535. "
+            f"Also {_ESCAPE}") from None
+
+
+def _check_options(parts: SplitResult) -> None:
+    """ValueError: the client does not take an option. It names the option, not its value."""
+    base, _, kind = parts.scheme.partition("+")
+    known = {**_OPTIONS, **_TLS_OPTIONS} if _PLAIN.get(base) else _OPTIONS
+    for name, text in parse_qsl(parts.query, keep_blank_values=True):
+        if name not in known:
+            hint = "needs valkeys://" if name in _TLS_OPTIONS else (
+                f"must be one of {', '.join(known)}")
+            raise ValueError(f"url: option {name!r} {hint}")
+        try:
+            known[name](text)
+        except ValueError:  # its text has the value
+            raise ValueError(f"url: option {name!r} has a wrong value") from None
+        if name == "db" and kind == "cluster":
+            raise ValueError("url: option 'db' is not for a cluster")
 
 
 def _secrets(url: str) -> list[str]:
@@ -151,7 +224,8 @@ def _secrets(url: str) -> list[str]:
     credentials = parts.netloc.rpartition("@")[0]
     password = credentials.partition(":")[2]
     options = [value for name, value in parse_qsl(parts.query) if "password" in name]
-    found = {password, unquote(password), *options} - {""}
+    given = [password, *options]  # the client decodes options twice
+    found = {*given, *map(unquote, given)} - {""}
     return sorted(found, key=len, reverse=True)
 
 
@@ -195,4 +269,4 @@ def _master(parts: Any, is_tls: bool, options: dict[str, Any]) -> Any:
         sentinel_kwargs={
             "socket_timeout": options["socket_timeout"],
             "socket_connect_timeout": options["socket_connect_timeout"]},
-        ssl=is_tls, **options, **one).master_for(name)
+        ssl=is_tls, **{**options, **one}).master_for(name)

@@ -55,7 +55,8 @@ class Fleet:
         clock: Callable[[], int] | None = None,
     ) -> None:
         self._place = safe_url(url)
-        self.name = _checked("name", name or urlsplit(url).fragment or "default")
+        self.name = _checked(
+            "name", urlsplit(url).fragment or "default" if name is None else name)
         self.node = _checked("node", f"{socket.gethostname()}-{os.getpid()}"[-_MOST_CHARACTERS:]
                              if node is None else node)
         check_number("timeout", timeout, 0.05, 60)

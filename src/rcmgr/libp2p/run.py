@@ -39,6 +39,7 @@ def main(arguments: list[str]) -> None:
             check_replaceable(Path(record))
         except OSError as error:
             fail(f"cannot record to {record}: {error.strerror}")
+    check_fleet()
     try:
         install(harden="--harden" in options)
     except ImportError as error:
@@ -59,6 +60,19 @@ def main(arguments: list[str]) -> None:
         sys.path[0] = os.path.dirname(os.path.abspath(arguments[0]))
         check_script(arguments[0])
         runpy.run_path(arguments[0], run_name="__main__")
+
+
+def check_fleet() -> None:
+    """Fail in one line if no manager could join the fleet. It does not connect."""
+    url = os.environ.get("RCMGR_FLEET")
+    if not url:
+        return
+    from rcmgr.fleet.fleet import Fleet
+
+    try:
+        Fleet(url)
+    except (ImportError, ValueError) as error:
+        fail(f"RCMGR_FLEET: {error}")
 
 
 def check_module(name: str) -> None:
