@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,7 +37,11 @@ def test_a_file_is_suggested_from_a_record(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [["--headroom", "0.5"], ["--percentile", "10"], ["--for", "soon"], ["--for", "0"]])
+    "wrong", [
+        ["--headroom", "0.5"], ["--headroom", "nan"], ["--percentile", "10"],
+        ["--percentile", "nan"], ["--for", "soon"], ["--for", "0"], ["--for", "nan"],
+        ["--for", "999999999d"], ["--for", "366d"],
+    ])
 def test_wrong_options_are_refused(wrong: list[str]) -> None:
     assert run(*wrong).exit_code == 2
 
@@ -86,6 +93,27 @@ def test_ctrl_c_ends_the_watch_early(
     assert "1 events" in done.stdout
 
 
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_ends_the_watch_and_the_recording(
+    node: ResourceManager, tmp_path: Path, name: str
+) -> None:
+    if not hasattr(signal, name):
+        pytest.skip(f"no {name} here")
+    number = getattr(signal, name)
+    if signal.getsignal(number) is signal.SIG_IGN:
+        pytest.skip(f"this process ignores {name}, as under nohup")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rcmgr", "suggest", "--socket", tmp_path / "sock", "--for", "60s"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert "watching the node" in process.stderr.readline()
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=50)
+    assert (process.returncode, output) == (128 + number, "")
+    assert node.recording is not None
+    assert node.recording.stats()["closed"]
+
+
 def test_a_node_that_records_already_is_left_alone(node: ResourceManager, tmp_path: Path) -> None:
     recording = node.record(tmp_path / "own.rec")
     done = run("--socket", tmp_path / "sock", "--for", "1s")
@@ -106,3 +134,11 @@ def test_the_socket_refuses_wrong_paths(node: ResourceManager, tmp_path: Path) -
 def test_without_a_node_it_ends_in_one_line(tmp_path: Path) -> None:
     done = run("--socket", tmp_path / "none")
     assert (done.exit_code, done.output.count("\n")) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "command", [["bench", "--seconds"], ["top", "--every"], ["fleet", "top", "--every"]])
+def test_other_commands_refuse_nan_too(command: list[str]) -> None:
+    done = CliRunner().invoke(main, [*command, "nan"])
+    assert done.exit_code == 2
+    assert "nan is not a finite number" in done.output

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from rcmgr.cli.demo.command import finite
 from rcmgr.cli.terminal import stdout_console
 from rcmgr.counting.bucket_table import BucketTable
 from rcmgr.counting.connection_tracker import ConnectionTracker
@@ -185,7 +186,7 @@ def has_libp2p() -> bool:
 @click.command()
 @click.option(
     "--seconds", type=click.FloatRange(min=1), default=120.0, show_default=True,
-    help="The time that all takes. Filling libp2p's tables may take longer.")
+    callback=finite, help="The time that all takes. Filling libp2p's tables may take longer.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def bench(seconds: float, as_json: bool) -> None:
     """Measure what the manager costs on this machine.

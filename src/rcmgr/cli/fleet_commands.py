@@ -19,6 +19,7 @@ from rcmgr.errors import printable
 from rcmgr.fleet.engine import EngineError
 from rcmgr.fleet.fleet import Fleet
 
+from .demo.command import finite
 from .terminal import cut_off, read_keys, stdout_console, tidy_on_signals
 
 __all__ = ["fleet", "fleet_bans", "url_option"]
@@ -84,7 +85,8 @@ def status(url: str | None, as_json: bool) -> None:
 @fleet.command(short_help="Watch the nodes of a fleet.")
 @url_option
 @click.option(
-    "--every", type=click.FloatRange(min=0.1), default=1.0, show_default=True, metavar="SECONDS",
+    "--every", type=click.FloatRange(min=0.1), default=1.0, show_default=True, callback=finite,
+    metavar="SECONDS",
     help="Time between two readings.",
 )
 def top(url: str | None, every: float) -> None:

@@ -14,6 +14,7 @@ from rcmgr.errors import printable
 from rcmgr.report.lookups import TOP
 from rcmgr.report.status_client import StatusError, ask, default_path, read_status
 
+from .demo.command import finite
 from .node_socket import answer_of, ask_node, socket_option
 from .status_tables import (
     denial_lines,
@@ -68,7 +69,8 @@ def explain(path: Path | None) -> None:
     help="Rows of --by and --json.")
 @click.option("--json", "as_json", is_flag=True, help="Print the rows once, as JSON.")
 @click.option(
-    "--every", type=click.FloatRange(min=0.1), default=1.0, show_default=True, metavar="SECONDS",
+    "--every", type=click.FloatRange(min=0.1), default=1.0, show_default=True, callback=finite,
+    metavar="SECONDS",
     help="Time between two readings.",
 )
 def top(path: Path | None, by: str | None, most: int, as_json: bool, every: float) -> None:

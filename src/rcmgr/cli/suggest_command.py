@@ -10,9 +10,11 @@ from typing import Any
 
 import click
 
+from rcmgr.cli.demo.command import finite
 from rcmgr.cli.limit_commands import Size
 from rcmgr.cli.node_socket import ask_node, socket_option
 from rcmgr.cli.replay_commands import progress_bar, readable
+from rcmgr.cli.terminal import tidy_on_signals
 from rcmgr.limits.conflicts import conflicts
 from rcmgr.limits.machine import total_memory
 from rcmgr.limits.node import NodeLimits
@@ -24,10 +26,11 @@ from rcmgr.replay.survey import survey
 __all__ = ["suggest"]
 
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+_LONGEST_S = 365 * 86_400
 
 
 class Duration(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2 only
-    """Seconds: 30, 30s, 10m, 2h, 1d."""
+    """Seconds: 30, 30s, 10m, 2h, 1d. At most a year."""
 
     name = "duration"
 
@@ -39,7 +42,10 @@ class Duration(click.ParamType):  # type: ignore[type-arg]  # generic since clic
         match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,3})?)([smhd]?)", str(value))
         if match is None or not float(match[1]):
             self.fail(f"{value!r} is not a time such as 30s, 10m or 2h", param, ctx)
-        return float(match[1]) * _UNITS[match[2] or "s"]
+        seconds = float(match[1]) * _UNITS[match[2] or "s"]
+        if seconds > _LONGEST_S:
+            self.fail(f"{value!r} is longer than 365d", param, ctx)
+        return seconds
 
 
 @click.command(short_help="Suggest limits for a node from its record.")
@@ -49,9 +55,9 @@ class Duration(click.ParamType):  # type: ignore[type-arg]  # generic since clic
 @click.option("--for", "seconds", type=Duration(), default="10m", show_default=True,
               metavar="TIME", help="Without RECORD: how long to watch the running node.")
 @click.option("--headroom", type=click.FloatRange(1, 1000), default=1.5, show_default=True,
-              metavar="TIMES", help="How many times the tail a limit allows.")
+              callback=finite, metavar="TIMES", help="How many times the tail a limit allows.")
 @click.option("--percentile", type=click.FloatRange(50, 100), default=99.9, show_default=True,
-              metavar="PERCENT", help="Where the tail begins.")
+              callback=finite, metavar="PERCENT", help="Where the tail begins.")
 @click.option("--memory", type=Size(), metavar="SIZE",
               help="Say how many connections fit into this memory. Default: this machine's.")
 def suggest(
@@ -67,7 +73,10 @@ def suggest(
     read.
     """
     if record is None:
-        with tempfile.TemporaryDirectory(prefix="rcmgr-suggest-") as folder:
+        with (
+            tidy_on_signals(),
+            tempfile.TemporaryDirectory(prefix="rcmgr-suggest-") as folder,
+        ):
             made = _watch(path, Path(folder) / "node.rec", seconds)
             _write(made, headroom, percentile, memory)
     else:
@@ -77,8 +86,8 @@ def suggest(
 def _watch(socket: Path | None, record: Path, seconds: float) -> Path:
     """Let a running node record itself for some time. Ctrl-C ends the time early."""
     ask_node(socket, "record", file=str(record), max_bytes=1 << 30)
-    click.echo(f"watching the node for {seconds:g} s; Ctrl-C ends it early", err=True)
     try:
+        click.echo(f"watching the node for {seconds:g} s; Ctrl-C ends it early", err=True)
         time.sleep(seconds)
     except KeyboardInterrupt:
         click.echo("ended early", err=True)

@@ -30,13 +30,18 @@ def cut_off(console: Console) -> OverflowMethod:
 
 @contextmanager
 def tidy_on_signals() -> Iterator[None]:
-    """Let a signal that ends the process first leave the context, which restores the terminal."""
+    """Let a signal that ends the process first leave the context, which tidies up.
+
+    A signal that the process ignores stays ignored: nohup does so.
+    """
 
     def leave(number: int, _frame: object) -> None:
         raise SystemExit(128 + number)
 
     signals = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {each: signal.signal(each, leave) for each in signals}
+    before = {
+        each: signal.signal(each, leave) for each in signals
+        if signal.getsignal(each) is not signal.SIG_IGN}
     try:
         yield
     finally:

@@ -127,8 +127,8 @@ def test_what_cannot_be_read_names_the_file(tmp_path: Path, name: str, reason: s
     ("arguments", "complaint"),
     [
         (["--seconds", "0"], "0.0 is not in the range"),
-        (["--seconds", "nan"], "nan is not a number of seconds"),
-        (["--seconds", "inf"], "inf is not a number of seconds"),
+        (["--seconds", "nan"], "nan is not a finite number"),
+        (["--seconds", "inf"], "inf is not a finite number"),
         (["--seconds", "soon"], "'soon' is not a valid float"),
         (["--attackers", "-1"], "-1 is not in the range"),
         (["--plain", "--json"], "exclude each other"),

@@ -56,7 +56,7 @@ Exit status:
 
 def finite(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
     if not math.isfinite(value):
-        raise click.BadParameter(f"{value} is not a number of seconds.")
+        raise click.BadParameter(f"{value} is not a finite number.")
     return value
 
 
