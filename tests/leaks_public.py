@@ -797,6 +797,7 @@ def fleet() -> Calls:
 
     def join(i: int) -> None:
         fleet = rcmgr.Fleet("valkey://127.0.0.1:1", timeout=0.05)
+        fleet.claim(manager)
         fleet.join(manager)
         fleet.close()
 

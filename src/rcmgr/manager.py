@@ -184,13 +184,15 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
         self._servers: list[StatusServer | MetricsServer] = []
         self._lock = threading.Lock()
         self.prometheus_exporter = prometheus_exporter
+        self._join_fleet(fleet)
         if prometheus_exporter is not None:
             from rcmgr.report.metrics import show_in_exporter
 
             show_in_exporter(prometheus_exporter, self)
         if enable_prometheus:
             self.serve_metrics(prometheus_port)
-        self._join_fleet(fleet)
+        if self._fleet is not None:  # its threads start last: a failed constructor leaves none
+            self._fleet.join(self)
 
     # -- limits --------------------------------------------------------------------------------
 
@@ -480,10 +482,10 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
                 raise ValueError(f"{source}: {error}") from None
         elif not isinstance(given, Fleet):
             raise TypeError(f"fleet must be a rcmgr.Fleet or a URL, not {type(given).__name__}")
+        given.claim(self)
         with self._limits_lock:
             self._fleet = given
             self._set_fleet(given, self._node_limits.fleet)
-        given.join(self)
 
     def _set_fleet(self, fleet: Fleet, limits: FleetLimits | None) -> None:
         shares = fleet.apply(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import traceback
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 from engine_server import comes_true, free_port, needs_server, running
 
-from rcmgr import Fleet
+from rcmgr import Fleet, FleetLimits, NodeLimits, Rate, ResourceManager
 from rcmgr.fleet.engine import Engine, EngineError, safe_url
 
 SECRET = "s3cr%40t"
@@ -186,3 +187,43 @@ def test_a_cluster_and_a_sentinel(tmp_path: Path) -> None:
             with server.client() as client:
                 assert client.get("rcmgr:x") == b"1"
             engine.close()
+
+
+def test_a_refused_fleet_keeps_the_tables_of_its_manager() -> None:
+    fleet = Fleet(f"valkey://127.0.0.1:{free_port()}", timeout=0.05)
+    first = ResourceManager(NodeLimits(fleet=FleetLimits(rate=Rate(1, 5))), fleet=fleet)
+    shares = fleet._shares
+    with pytest.raises(ValueError, match="belongs to one manager"):
+        ResourceManager(fleet=fleet)
+    assert fleet._shares is fleet._member.shares is shares
+    first.close()
+    with pytest.raises(ValueError, match="is closed"):
+        ResourceManager(fleet=fleet)
+
+
+def test_a_closed_fleet_is_refused() -> None:
+    fleet = Fleet("valkey://h")
+    fleet.close()
+    with pytest.raises(ValueError, match="this Fleet is closed"):
+        ResourceManager(fleet=fleet)
+    assert fleet._shares is None
+
+
+def test_a_failed_manager_leaves_no_server_and_no_thread() -> None:
+    port = free_port()
+    closed = Fleet("valkey://h")
+    closed.close()
+    with pytest.raises(ValueError, match="closed"):
+        ResourceManager(fleet=closed, enable_prometheus=True, prometheus_port=port)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", port))  # OSError: its server was left running
+        taken.listen()
+        fleet = Fleet("valkey://h")
+        with pytest.raises(OSError, match="in use"):
+            ResourceManager(fleet=fleet, enable_prometheus=True, prometheus_port=port)
+        assert not fleet._member._threads
+
+
+def test_an_empty_name_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^name must be 1 to 64"):
+        Fleet("valkey://h", name="")

@@ -44,6 +44,7 @@ def test_a_file_has_the_section() -> None:
     ({"on_loss": "wait"}, "^on_loss must be one of local, refuse, not 'wait'"),
     ({"ipv4_prefix": 33}, "^ipv4_prefix must be 1 to 32"),
     ({"ipv6_prefix": 0}, "^ipv6_prefix must be 1 or more"),
+    ({"exempt": 5}, "^exempt must be a collection of networks, not 5"),
     ({"exempt": "::1"}, "^exempt must be a collection of networks, not '::1'"),
     ({"exempt": ["x"]}, "^not an IP address or network: 'x'"),
     ({"nodes_at_start": 0}, "^nodes_at_start must be 1 or more"),

@@ -68,15 +68,21 @@ class Fleet:
         self._lock = threading.Lock()
         self._manager: weakref.ref[Any] | None = None
         self._shares: Shares | None = None
+        self._is_closed = False
 
     # -- for the manager -----------------------------------------------------------------------
 
-    def join(self, manager: Node) -> None:
-        """Join this node to the fleet. ValueError: it has joined for another manager."""
+    def claim(self, manager: Node) -> None:
+        """Belong to this manager from now. ValueError: it belongs to another, or is closed."""
         with self._lock:
+            if self._is_closed:
+                raise ValueError("this Fleet is closed: make another Fleet")
             if self._manager is not None:
                 raise ValueError("a Fleet belongs to one manager: make another Fleet")
             self._manager = weakref.ref(manager)
+
+    def join(self, manager: Node) -> None:
+        """Join this node to the fleet. `claim` comes first."""
         self._member.start(manager)
 
     def apply(
@@ -94,6 +100,7 @@ class Fleet:
 
     def close(self) -> None:
         """Leave the fleet: tokens and places go back, as far as the engine answers. Idempotent."""
+        self._is_closed = True
         self._member.stop()
         self._reader.close()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
@@ -97,11 +97,12 @@ class FleetLimits:
                 "streams by peer only (peer.streams)")
         check_count("ipv4_prefix", self.ipv4_prefix, 1, 32)
         check_count("ipv6_prefix", self.ipv6_prefix, 1, 128)
-        if isinstance(self.exempt, str | bytes):
+        if isinstance(self.exempt, str | bytes) or not isinstance(self.exempt, Iterable):
             raise TypeError(f"exempt must be a collection of networks, not {self.exempt!r}")
-        for network in self.exempt:
+        exempt = tuple(self.exempt)
+        for network in exempt:
             Network.parse(network)
-        object.__setattr__(self, "exempt", frozenset(self.exempt))
+        object.__setattr__(self, "exempt", frozenset(exempt))
         check_choice("on_loss", self.on_loss, ("local", "refuse"))
         check_count("nodes_at_start", self.nodes_at_start, 1, 1_000_000)
         check_count("most_keys", self.most_keys, 1, 10_000_000)
