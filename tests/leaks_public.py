@@ -813,6 +813,7 @@ def fleet() -> Calls:
 
     return {
         "Fleet": lambda i: rcmgr.Fleet("valkey://127.0.0.1:1"),
+        "Fleet.claim": join,
         "Fleet.join": join,
         "Fleet.close": join,
         "Fleet.apply": lambda i: alone.apply(
