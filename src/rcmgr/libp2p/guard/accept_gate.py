@@ -123,8 +123,7 @@ class AcceptGate:
                 found = self._next_of(waiting)
                 if found is not None:
                     return found
-                with trio.move_on_after(_TRY_AGAIN_S if len(waiting) else math.inf):
-                    found = await self._next_accepted(listener, waiting, original)
+                found = await self._next_accepted(listener, waiting, original)
                 if found is not None:
                     return found
                 await self._count()
@@ -138,7 +137,9 @@ class AcceptGate:
     ) -> Accepted | None:
         """A connection that the swarm gets. None: those that came were refused, or wait."""
         if not CAN_ACCEPT or getattr(original, "__func__", None) is not type(listener).accept:
-            return self._let_in(waiting, *await original())
+            with _until_next_look(waiting):
+                return self._let_in(waiting, *await original())
+            return None
         import trio
 
         door, before = self._door_to(waiting), self._door.turned_away
@@ -154,7 +155,8 @@ class AcceptGate:
         elif turned_away:
             await trio.sleep(_GATHER_S)
         else:
-            await trio.lowlevel.wait_readable(listener)
+            with _until_next_look(waiting):
+                await trio.lowlevel.wait_readable(listener)
         return None
 
     def _door_to(self, waiting: WaitingSockets) -> Door:
@@ -313,6 +315,13 @@ class AcceptGate:
 
 
 _REFUSE = AcceptGate.refuse
+
+
+def _until_next_look(waiting: WaitingSockets) -> Any:
+    """A cancel scope of trio. It ends the wait for connections while sockets wait for a place."""
+    import trio
+
+    return trio.move_on_after(_TRY_AGAIN_S if len(waiting) else math.inf)
 
 
 def _hang_up(socket: Any) -> None:
