@@ -74,6 +74,18 @@ def test_a_foreign_message_changes_nothing(message: bytes) -> None:
     assert list(bans) == []
 
 
+def test_a_ban_heard_before_the_first_reading_ends_if_the_fleet_has_ended_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made, bans, _, engine = mirror()
+    made.forget_read()  # it listens since now
+    made.hear(b'7 1 {"ban": "192.0.2.1", "seconds": 60, "from": "other", "node": "n"}')
+    made.forget_read()  # it was cut off, and missed the end of the ban
+    monkeypatch.setattr(ban_mirror, "read_bans", lambda *_: FleetBans(7, 2, {}))
+    made.compare(engine, (7, 2))
+    assert list(bans) == []
+
+
 def test_a_watcher_that_left_is_told_nothing() -> None:
     made, bans, _, _ = mirror()
     made.unwatch()

@@ -124,6 +124,8 @@ class BanMirror:
             if self._read in ((change[0], change[1] - 1), (0, change[1] - 1)):
                 self._read = change
                 self._generation = change[0]
+            elif not self._generation:
+                self._generation = change[0]
         if said.get("from") == self._origin:
             return
         match said:
