@@ -81,7 +81,7 @@ def test_a_ban_heard_before_the_first_reading_ends_if_the_fleet_has_ended_it(
     made.forget_read()  # it listens since now
     made.hear(b'7 1 {"ban": "192.0.2.1", "seconds": 60, "from": "other", "node": "n"}')
     made.forget_read()  # it was cut off, and missed the end of the ban
-    monkeypatch.setattr(ban_mirror, "read_bans", lambda *_: FleetBans(7, 2, {}))
+    monkeypatch.setattr(ban_mirror, "read_bans", lambda *_: FleetBans({}, 7, 2))
     made.compare(engine, (7, 2))
     assert list(bans) == []
 
