@@ -171,9 +171,10 @@ def test_a_ban_anywhere_is_a_ban_everywhere(server: Server, join: Any) -> None:
 
 
 def test_nodes_show_their_use(server: Server, join: Any) -> None:
-    nodes = [join(server.url, FleetLimits(peer_rate=Rate(1, 1)), f"node-{at}") for at in range(2)]
-    held = opened(nodes[0], PEERS[0], 3)
+    limits = FleetLimits(peer_rate=Rate(0.001, 1))
+    nodes = [join(server.url, limits, f"node-{at}") for at in range(2)]
     together(*nodes)
+    held = opened(nodes[0], PEERS[0], 3)
     comes_true(lambda: [each["connections"] for each in fleet_of(nodes[1]).nodes()] == [1, 0])
     first = fleet_of(nodes[1]).nodes()[0]
     assert (first["node"], first["peers"], first["denied"]) == ("node-0", 1, 2)
