@@ -185,7 +185,7 @@ def test_cancelled_at_each_step_under_trio(name: str, step: int) -> None:
                 if name != "life":
                     for _ in range(2):
                         nursery.start_soon(getattr(case, name))
-                case.release()
+                    case.release()
 
     trio.run(main)
     case.check(name)
