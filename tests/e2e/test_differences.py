@@ -31,6 +31,7 @@ from libp2p.rcmgr.memory_limits import MemoryConnectionLimits
 from libp2p.transport.tcp.tcp import TCP
 from multiaddr import Multiaddr
 from nodes import (
+    PATIENCE_S,
     Node,
     Notifee,
     comes_true,
@@ -642,3 +643,24 @@ async def test_x4_streams_that_only_the_host_has_closed(side: Side) -> tuple[int
         await settled(lambda: node.manager._current_streams)
         await settled(lambda: sum(map(len, muxed.stream_buffers.values())))
         return len(muxed.streams) - before, sum(map(len, muxed.stream_buffers.values()))
+
+
+@outcomes(stock="the host ended", hardened="the host runs, no stream is left")
+async def test_x5_an_error_in_a_handler(side: Side) -> str:
+    """What one stream does to the host of a handler that raises."""
+
+    async def fail(stream: Any) -> None:
+        raise ValueError("bytes that the handler did not expect")
+
+    try:
+        async with guarded(side) as node, running_node() as peer:
+            node.host.set_stream_handler(HOLD, fail)
+            assert await peer.dial(node)
+            with suppress(StreamFailure, StreamError), trio.fail_after(PATIENCE_S):
+                await (await peer.host.new_stream(node.id, [HOLD])).read(1)
+            assert await comes_true(lambda: node.manager._current_streams == 0)
+            assert live(node) == 1
+    except BaseExceptionGroup as error:
+        assert error.split(ValueError)[0] is not None
+        return "the host ended"
+    return "the host runs, no stream is left"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rcmgr.libp2p.guard.accept_gate import gate_accepts
 from rcmgr.libp2p.guard.allowed_peers import admit_allowed_peers
 from rcmgr.libp2p.guard.bounded_muxers import bounded_muxers
+from rcmgr.libp2p.guard.handler_errors import contain_handler_errors
 from rcmgr.libp2p.guard.inbound_slots import free_inbound_slots
 from rcmgr.libp2p.guard.offences import charge_silent_streams
 from rcmgr.libp2p.guard.paced_dials import pace_dials
@@ -55,6 +56,7 @@ class Hardening:
         yield gate_accepts(self._swarm)
         yield admit_allowed_peers(self._swarm)
         yield free_inbound_slots(self._swarm)
+        yield contain_handler_errors(self._swarm).undo
         yield charge_silent_streams(self._host).undo
         yield pace_dials(self._swarm).undo
         yield Hook(self._swarm, "set_resource_manager", self._changing_managers).undo
@@ -98,6 +100,8 @@ def harden(host: IHost) -> Hardening:
       beyond a window.
     * Muxers drop streams that were refused, reset, or closed by their handler. A peer that sends
       more than its window loses the connection. This affects all hosts of the process.
+    * An error in the handler of a stream is logged and ends this stream. In a stock host it ends the
+      host.
 
     It is off by default, and `undo` removes every hook. They stay if the host gets another manager
     of ours. A second call for the same host returns the same result.
