@@ -645,12 +645,12 @@ async def test_x4_streams_that_only_the_host_has_closed(side: Side) -> tuple[int
         return len(muxed.streams) - before, sum(map(len, muxed.stream_buffers.values()))
 
 
-@outcomes(stock="the host ended", hardened="the host runs, no stream is left")
+@outcomes(stock="the host ended: wrong bytes", hardened="the host runs, no stream is left")
 async def test_x5_an_error_in_a_handler(side: Side) -> str:
-    """What one stream does to the host of a handler that raises."""
+    """One stream reaches a handler that raises. The result says how the host is."""
 
     async def fail(stream: Any) -> None:
-        raise ValueError("bytes that the handler did not expect")
+        raise ValueError("wrong bytes")
 
     try:
         async with guarded(side) as node, running_node() as peer:
@@ -660,7 +660,8 @@ async def test_x5_an_error_in_a_handler(side: Side) -> str:
                 await (await peer.host.new_stream(node.id, [HOLD])).read(1)
             assert await comes_true(lambda: node.manager._current_streams == 0)
             assert live(node) == 1
-    except BaseExceptionGroup as error:
-        assert error.split(ValueError)[0] is not None
-        return "the host ended"
+    except Exception as error:  # noqa: BLE001 (Python 3.10 has no ExceptionGroup)
+        while groups := getattr(error, "exceptions", ()):
+            error = groups[0]
+        return f"the host ended: {error}"
     return "the host runs, no stream is left"

@@ -100,8 +100,7 @@ def harden(host: IHost) -> Hardening:
       beyond a window.
     * Muxers drop streams that were refused, reset, or closed by their handler. A peer that sends
       more than its window loses the connection. This affects all hosts of the process.
-    * An error in the handler of a stream is logged and ends this stream. In a stock host it ends the
-      host.
+    * An error in the handler of a stream is logged and ends this stream. It ends a stock host.
 
     It is off by default, and `undo` removes every hook. They stay if the host gets another manager
     of ours. A second call for the same host returns the same result.
