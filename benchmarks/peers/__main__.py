@@ -20,19 +20,18 @@ import argparse
 import json
 import math
 import random
-import subprocess
 import sys
 import tempfile
 from array import array
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.peers import programs
 from benchmarks.peers.ours import ID_LENGTH
 from benchmarks.peers.works import NATIVE, WORKS
-from benchmarks.verdict import ROOT, Figures, targets_of
+from benchmarks.verdict import Figures, targets_of
 
 ROUNDS = 9
 LEAST, MOST = 20_000, 200_000  # pieces of work in a round
@@ -70,25 +69,6 @@ def write_files(folder: Path, size: int) -> list[str]:
     return [str(peers), str(order)]
 
 
-@contextmanager
-def started(command: list[str]) -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen(
-        command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def answer(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    if not line:
-        raise RuntimeError(f"{process.args} ended with status {process.wait()}")
-    return line
-
-
 def measure(name: str, size: int, rounds: int, commands: dict[str, list[str]]) -> list[Result]:
     work = WORKS[name]
     results = [
@@ -100,18 +80,15 @@ def measure(name: str, size: int, rounds: int, commands: dict[str, list[str]]) -
         for result in results:
             each = result.implementation
             theirs = "floor" if each == "floor" else work.names.get(each, name)
-            process = stack.enter_context(started([*commands[each], theirs, *files]))
+            process = stack.enter_context(programs.running([*commands[each], theirs, *files]))
             running.append((process, result))
         for process, result in running:
-            held = float(answer(process).split()[1])
+            held = float(programs.answer(process).split()[1])
             if work.holds and size >= MANY_PEERS and result.implementation != "floor":
                 result.bytes = held
         for _ in range(rounds):
             for process, result in running:
-                assert process.stdin is not None
-                process.stdin.write("\n")
-                process.stdin.flush()
-                result.nanoseconds = min(result.nanoseconds, float(answer(process)))
+                result.nanoseconds = min(result.nanoseconds, float(programs.ask(process)))
             running.reverse()
     compare(results)
     return results

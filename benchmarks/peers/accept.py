@@ -17,17 +17,14 @@ import json
 import logging
 import math
 import secrets
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import trio
 
 from benchmarks.peers import programs
 from benchmarks.siege.peers import Peer, Target, open_ping
-from benchmarks.verdict import ROOT, Figures, benchmark_main, fresh_process
+from benchmarks.verdict import Figures, benchmark_main, fresh_process
 
 MODULE = "benchmarks.peers.accept"
 KINDS = ("c", "install", "harden", "libp2p")
@@ -53,25 +50,6 @@ async def serve(kind: str) -> None:
         print(host.get_addrs()[0], flush=True)
         while await trio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True):
             print(0, time.process_time_ns(), flush=True)
-
-
-@contextmanager
-def running(command: list[str]) -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen(
-        command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def processor_ns(process: subprocess.Popen[str]) -> int:
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write("\n")
-    process.stdin.flush()
-    return int(process.stdout.readline().split()[1])
 
 
 async def flood(port: int, rate: float, seconds: float) -> tuple[int, int, float]:
@@ -121,9 +99,8 @@ async def measure_node(kind: str, rate: float = RATE, seconds: float = SECONDS) 
         programs.c("accept") if kind == "c" else [sys.executable, "-m", MODULE, "--serve", kind])
     programs.c("flood")
     found: Figures = {}
-    with running(command) as node:
-        assert node.stdout is not None
-        where = (await trio.to_thread.run_sync(node.stdout.readline)).strip()
+    with programs.running(command) as node:
+        where = (await trio.to_thread.run_sync(programs.answer, node)).strip()
         port = int(where) if kind == "c" else Target.parse(where).port
         async with trio.open_nursery() as nursery:
             honest = Honest()
@@ -134,9 +111,9 @@ async def measure_node(kind: str, rate: float = RATE, seconds: float = SECONDS) 
                 honest.pings(kind, "calm")
                 await trio.sleep(seconds)
                 found |= honest.pings(kind, "calm")
-            before = processor_ns(node)
+            before = int(programs.ask(node).split()[1])
             opened, closed, passed = await flood(port, rate, seconds)
-            used = processor_ns(node) - before
+            used = int(programs.ask(node).split()[1]) - before
             found |= {
                 f"refusal at accept, {kind}: offered per second": opened / passed,
                 f"refusal at accept, {kind}: per second": closed / passed,

@@ -1,4 +1,4 @@
-"""The programs that benchmarks.peers compares, built where their toolchain is installed."""
+"""Builds and runs what benchmarks.peers compares, where the toolchain is installed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.verdict import ROOT
@@ -16,7 +18,7 @@ MINUTES = 20
 
 
 class MissingProgramError(Exception):
-    """The program cannot be built here. The message says why."""
+    """This machine cannot build the program. The message says why."""
 
 
 def python() -> list[str]:
@@ -45,6 +47,35 @@ def c(name: str) -> list[str]:
         compiler[0], [*compiler[1:], "-O2", "-std=gnu11", "-o", str(built), f"{name}.c"],
         SOURCES / "c")
     return [str(built)]
+
+
+@contextmanager
+def running(command: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """A program that answers each line of its standard input with one line, until it is killed."""
+    with subprocess.Popen(
+        command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def ask(process: subprocess.Popen[str]) -> str:
+    """The answer to an empty line. RuntimeError: the program ended."""
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+    return answer(process)
+
+
+def answer(process: subprocess.Popen[str]) -> str:
+    """The next line of the program. RuntimeError: the program ended."""
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line:
+        raise RuntimeError(f"{process.args} ended with status {process.wait()}")
+    return line
 
 
 def _build(tool: str, arguments: list[str], folder: Path) -> None:
