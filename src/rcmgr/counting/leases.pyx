@@ -21,7 +21,7 @@ from rcmgr.peers cimport key_of
 from rcmgr.counting.bucket_table import BucketTable
 from rcmgr.limits.checks import bucket_ticks, check_choice, check_count
 
-__all__ = ["FleetGate", "LeaseTable", "PlaceTable"]
+__all__ = ["FleetGate", "FleetTable", "LeaseTable", "PlaceTable"]
 
 cdef enum:
     MOST_QUEUED = 1024  # keys that wait for the engine, in each of two queues
@@ -36,15 +36,111 @@ cdef int64_t MOST_COST_NS = 1 << 61
 cdef int64_t LONG_AGO = -(1 << 61)
 
 
+@cython.no_gc
+cdef class _Entry:
+    """A key of a table, with the numbers of this node."""
+
+
+@cython.binding(False)
+cdef class FleetTable:
+    """FleetTable()\n--\n
+    The common part of `LeaseTable` and `PlaceTable`.
+
+    A table begins without the engine, as if it were lost.
+    """
+
+    def __cinit__(self):
+        self._is_lost = True
+        self._hungry, self._queued, self._unswept = [], [], []
+
+    cdef int begin(
+        self, int64_t limit, object max_keys, object nodes, object on_loss, object clock,
+        object wake,
+    ) except -1:
+        check_count("max_keys", max_keys, 1)
+        check_choice("on_loss", on_loss, ("local", "refuse"))
+        self._limit = limit
+        self._refuses = on_loss == "refuse"
+        self._clock, self._wake = clock, wake
+        self.set_nodes(nodes)
+        return 0
+
+    @cython.final
+    cdef bint queue(self, _Entry entry, list queue) except -1:
+        """Whether it is the first one. Locked."""
+        if len(queue) >= MOST_QUEUED:
+            return False
+        entry.is_queued = True
+        queue.append(entry)
+        return len(queue) == 1
+
+    @cython.final
+    cdef list dequeue(self, Py_ssize_t most):
+        """At most so many entries that wait. Denied keys come first. Locked."""
+        cdef list found = self._hungry[:most]
+        cdef Py_ssize_t number = max(0, most - len(found))
+        cdef _Entry entry
+        found += self._queued[:number]
+        del self._hungry[:most], self._queued[:number]
+        for entry in found:
+            entry.is_queued = False
+        return found
+
+    def set_nodes(self, nodes):
+        """The number of nodes of the fleet, 1 or more."""
+        check_count("nodes", nodes, 1)
+        with cython.critical_section(self):
+            self._nodes = nodes
+            self._advance = min(self._limit, max(1, self._limit // self._nodes))
+
+    def lose(self):
+        """The engine is lost: `on_loss` decides from now on."""
+        with cython.critical_section(self):
+            self._is_lost = True
+
+    def find_again(self):
+        """The engine answers (again). Tokens leased before may still be spent."""
+        with cython.critical_section(self):
+            self._is_lost = False
+
+    @property
+    def is_lost(self):
+        """Whether it decides without the engine."""
+        cdef bint is_lost
+        with cython.critical_section(self):
+            is_lost = self._is_lost
+        return is_lost
+
+    @property
+    def advance(self):
+        """Tokens or places of a key before the engine knows it: the limit divided by the nodes."""
+        cdef int64_t advance
+        with cython.critical_section(self):
+            advance = self._advance
+        return advance
+
+    @property
+    def waiting(self):
+        """Keys that wait for the engine."""
+        cdef Py_ssize_t waiting
+        with cython.critical_section(self):
+            waiting = len(self._hungry) + len(self._queued)
+        return waiting
+
+    @cython.final
+    cdef int64_t now(self) except? -1:
+        return rcmgr_now_coarse_ns() if self._clock is None else self._clock()
+
+
 @cython.final
 @cython.no_gc
-cdef class _Lease:
+cdef class _Lease(_Entry):
     """The tokens of a key on this node."""
 
 
 @cython.final
 @cython.binding(False)
-cdef class LeaseTable:
+cdef class LeaseTable(FleetTable):
     """LeaseTable(capacity, refill_rate, *, max_keys=100000, nodes=1, on_loss='local', \
     clock=None, wake=None)\n--\n
     The tokens that this node has leased from a rate of the fleet, by key.
@@ -57,7 +153,7 @@ cdef class LeaseTable:
     clock: returns monotonic nanoseconds; default the system's coarse clock (steps of a few ms).
     wake: called when a key begins to wait for the engine; any thread.
 
-    It begins without the engine; `find` ends that. A key is a peer (an `ID`, bytes or text).
+    It begins without the engine; `find_again` ends that. A key is a peer (an `ID`, bytes or text).
     TypeError, ValueError: as `TokenBucket`. O(1), 20 to 40 ns. Thread safe.
     """
 
@@ -66,21 +162,14 @@ cdef class LeaseTable:
         wake=None,
     ):
         scale, cost = bucket_ticks(capacity, refill_rate)
-        check_count("max_keys", max_keys, 1)
-        check_choice("on_loss", on_loss, ("local", "refuse"))
         if cost == 0:
             raise ValueError(f"refill_rate must be finite, not {refill_rate}")
-        self._capacity = capacity
+        self.begin(capacity, max_keys, nodes, on_loss, clock, wake)
         self._refill_rate = refill_rate
-        self._cost_ns = min(MOST_COST_NS // max(1, self._capacity), max(1, cost // scale))
+        self._cost_ns = min(MOST_COST_NS // self._limit, max(1, cost // scale))
         self._half = (max_keys + 1) // 2
-        self._is_lost = True
-        self._refuses = on_loss == "refuse"
         self._young, self._old, self._dying = {}, {}, {}
-        self._hungry, self._queued, self._unswept = [], [], []
-        self._clock, self._wake = clock, wake
         self._seen_ns = self.now()
-        self.set_nodes(nodes)
 
     # -- decisions -----------------------------------------------------------------------------
 
@@ -137,7 +226,7 @@ cdef class LeaseTable:
             return False
         now = self.now()
         debt = lease.full_ns - now if lease.full_ns > now else 0
-        advance = min(self._advance, self._capacity - (debt + self._cost_ns - 1) // self._cost_ns)
+        advance = min(self._advance, self._limit - (debt + self._cost_ns - 1) // self._cost_ns)
         if advance <= 0:
             return False
         lease.tokens += advance
@@ -148,20 +237,12 @@ cdef class LeaseTable:
 
     cdef bint denies(self, _Lease lease, int64_t amount) except -1:
         """Ask for more, unless the engine has no token yet. Whether to wake the thread. Locked."""
-        lease.lacking = max(lease.lacking, min(amount, self._capacity))
+        lease.lacking = max(lease.lacking, min(amount, self._limit))
         if lease.is_queued or lease.is_asked:
             return False
-        if self.now() < lease.full_ns - (self._capacity - 1) * self._cost_ns:
+        if self.now() < lease.full_ns - (self._limit - 1) * self._cost_ns:
             return False
         return self.queue(lease, self._hungry)
-
-    cdef bint queue(self, _Lease lease, list queue) except -1:
-        """Whether it is the first one. Locked."""
-        if len(queue) >= MOST_QUEUED:
-            return False
-        lease.is_queued = True
-        queue.append(lease)
-        return len(queue) == 1
 
     cdef bint take_share(self, object key, int64_t amount) except -1:
         """Decide without the engine."""
@@ -182,7 +263,7 @@ cdef class LeaseTable:
         """
         if self._local is None or self._local_nodes != self._nodes:
             self._local = BucketTable(
-                max(1, self._capacity // self._nodes), self._refill_rate / self._nodes,
+                self._advance, self._refill_rate / self._nodes,
                 max_peers=2 * self._half, clock=self._clock)
             self._local_nodes = self._nodes
         return self._local
@@ -204,7 +285,7 @@ cdef class LeaseTable:
                     debt = max(0, lease.full_ns - self.now())
                     free += max(0, min(
                         self._advance,
-                        self._capacity - (debt + self._cost_ns - 1) // self._cost_ns))
+                        self._limit - (debt + self._cost_ns - 1) // self._cost_ns))
         return free if local is None else local.get_available_tokens(key)
 
     def time_until(self, key, tokens=1):
@@ -212,13 +293,13 @@ cdef class LeaseTable:
         cdef _Lease lease
         cdef int64_t amount = amount_of(tokens), wait = 0
         key = key_of(key)
-        if amount > self._capacity:
+        if amount > self._limit:
             return float("inf")
         with cython.critical_section(self):
             local = self.local() if self._is_lost and not self._refuses else None
             lease = self.find(key)
             if lease is not None and lease.tokens < amount:
-                wait = lease.full_ns - (self._capacity - amount) * self._cost_ns - self.now()
+                wait = lease.full_ns - (self._limit - amount) * self._cost_ns - self.now()
         return max(0, wait) / 1e9 if local is None else local.time_until(key, amount)
 
     cdef object find(self, object key):
@@ -237,25 +318,20 @@ cdef class LeaseTable:
         """
         cdef list found = []
         cdef _Lease lease
-        cdef Py_ssize_t number
         with cython.critical_section(self):
             self._seen_ns = self.now()
-            for queue in (self._hungry, self._queued):
-                number = min(len(queue), <Py_ssize_t>most - len(found))
-                for lease in queue[:number]:
-                    lease.is_queued = False
-                    found.append(self.entry(lease))
-                del queue[:number]
+            for lease in self.dequeue(most):
+                found.append(self.news(lease))
             self.sweep(found, most)
             for _ in range(min(FREED, len(self._dying))):
                 self._dying.popitem()
         return found
 
-    cdef object entry(self, _Lease lease):
+    cdef object news(self, _Lease lease):
         """Locked."""
         cdef int64_t want = max(lease.lacking, 2 * lease.spent) - lease.tokens
         cdef int64_t charge = lease.owed
-        want = max(0, min(want, self._capacity))
+        want = max(0, min(want, self._limit))
         lease.low = lease.spent
         lease.owed = lease.spent = lease.lacking = 0
         lease.is_asked = True
@@ -304,47 +380,6 @@ cdef class LeaseTable:
             if lease is not None:
                 lease.is_asked = False
 
-    def set_nodes(self, nodes):
-        """The number of nodes of the fleet, 1 or more."""
-        check_count("nodes", nodes, 1)
-        with cython.critical_section(self):
-            self._nodes = nodes
-            self._advance = max(1, self._capacity // self._nodes)
-
-    def lose(self):
-        """The engine is lost: `on_loss` decides from now on."""
-        with cython.critical_section(self):
-            self._is_lost = True
-
-    def find_again(self):
-        """The engine answers (again). Tokens leased before may still be spent."""
-        with cython.critical_section(self):
-            self._is_lost = False
-
-    @property
-    def is_lost(self):
-        """Whether it decides without the engine."""
-        cdef bint is_lost
-        with cython.critical_section(self):
-            is_lost = self._is_lost
-        return is_lost
-
-    @property
-    def advance(self):
-        """Tokens that it grants a key before the engine knows: the burst divided by the nodes."""
-        cdef int64_t advance
-        with cython.critical_section(self):
-            advance = self._advance
-        return advance
-
-    @property
-    def waiting(self):
-        """Keys that wait for the engine."""
-        cdef Py_ssize_t waiting
-        with cython.critical_section(self):
-            waiting = len(self._hungry) + len(self._queued)
-        return waiting
-
     def portion(self, key):
         """Tokens of this key that the node has leased, or granted in advance, and not spent."""
         cdef _Lease lease
@@ -363,19 +398,16 @@ cdef class LeaseTable:
             number = len(self._young) + len(self._old)
         return number
 
-    cdef int64_t now(self) except? -1:
-        return rcmgr_now_coarse_ns() if self._clock is None else self._clock()
-
 
 @cython.final
 @cython.no_gc
-cdef class _Place:
+cdef class _Place(_Entry):
     """The places of a key on this node."""
 
 
 @cython.final
 @cython.binding(False)
-cdef class PlaceTable:
+cdef class PlaceTable(FleetTable):
     """PlaceTable(limit, *, max_keys=100000, nodes=1, on_loss='local', clock=None, wake=None)\n--\n
     How many more places a key may take on this node, under a limit for the whole fleet.
 
@@ -388,16 +420,9 @@ cdef class PlaceTable:
         self, limit, *, max_keys=100_000, nodes=1, on_loss="local", clock=None, wake=None,
     ):
         check_count("limit", limit)
-        check_count("max_keys", max_keys, 1)
-        check_choice("on_loss", on_loss, ("local", "refuse"))
-        self._limit = min(limit, MOST_COST_NS)
+        self.begin(min(limit, MOST_COST_NS), max_keys, nodes, on_loss, clock, wake)
         self._most = max_keys
-        self._is_lost = True
-        self._refuses = on_loss == "refuse"
         self._places = {}
-        self._hungry, self._queued, self._unswept = [], [], []
-        self._clock, self._wake = clock, wake
-        self.set_nodes(nodes)
 
     def may_take(self, key, held):
         """Whether a key that holds so many places on this node may take one more."""
@@ -438,14 +463,6 @@ cdef class PlaceTable:
         PyDict_SetItem(self._places, key, place)
         return place
 
-    cdef bint queue(self, _Place place, list queue) except -1:
-        """Whether it is the first one. Locked."""
-        if len(queue) >= MOST_QUEUED:
-            return False
-        place.is_queued = True
-        queue.append(place)
-        return len(queue) == 1
-
     def collect(self, most, count):
         """The news for the engine: at most `most` entries of (key, places that it holds here).
 
@@ -458,13 +475,7 @@ cdef class PlaceTable:
         cdef int64_t held, now = self.now()
         cdef bint tell
         with cython.critical_section(self):
-            places = self._hungry[:most]
-            del self._hungry[:most]
-            number = max(0, <Py_ssize_t>most - len(places))
-            places += self._queued[:number]
-            del self._queued[:number]
-            for place in places:
-                place.is_queued = False
+            places = self.dequeue(most)
             if not self._unswept:
                 self._unswept = list(self._places.values())
             number = len(places)
@@ -514,48 +525,12 @@ cdef class PlaceTable:
             for place in self._places.values():
                 place.told = 0
 
-    def set_nodes(self, nodes):
-        """The number of nodes of the fleet, 1 or more."""
-        check_count("nodes", nodes, 1)
-        with cython.critical_section(self):
-            self._nodes = nodes
-            self._advance = min(self._limit, max(1, self._limit // self._nodes))
-
-    def lose(self):
-        """The engine is lost: `on_loss` decides from now on."""
-        with cython.critical_section(self):
-            self._is_lost = True
-
-    def find_again(self):
-        """The engine answers (again)."""
-        with cython.critical_section(self):
-            self._is_lost = False
-
-    @property
-    def is_lost(self):
-        """Whether it decides without the engine."""
-        cdef bint is_lost
-        with cython.critical_section(self):
-            is_lost = self._is_lost
-        return is_lost
-
-    @property
-    def waiting(self):
-        """Keys that wait for the engine."""
-        cdef Py_ssize_t waiting
-        with cython.critical_section(self):
-            waiting = len(self._hungry) + len(self._queued)
-        return waiting
-
     def __len__(self):
         """__len__($self, /)\n--\n\nKeys that it keeps."""
         cdef Py_ssize_t number
         with cython.critical_section(self):
             number = len(self._places)
         return number
-
-    cdef int64_t now(self) except? -1:
-        return rcmgr_now_coarse_ns() if self._clock is None else self._clock()
 
 
 @cython.final

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from rcmgr.counting.connection_tracker import ConnectionTracker
-from rcmgr.counting.leases import FleetGate, LeaseTable, PlaceTable
+from rcmgr.counting.leases import FleetGate, FleetTable, LeaseTable, PlaceTable
 from rcmgr.counting.scope import Ledger
 from rcmgr.fleet.exchange import LeasedRate, SharedPlaces
 from rcmgr.gates.fleet import WHOLE, FleetNetworks, FleetProtocol, FleetRefusal
@@ -104,7 +104,7 @@ class Shares:
     def all(self) -> list[LeasedRate | SharedPlaces]:
         return [*self.rates, *self.places]
 
-    def tables(self) -> Iterator[LeaseTable | PlaceTable]:
+    def tables(self) -> Iterator[FleetTable]:
         for each in self.all():
             yield each.table
 
