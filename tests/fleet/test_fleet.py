@@ -10,20 +10,11 @@ from typing import Any
 
 import pytest
 from engine_server import Proxy, Server, comes_true, free_port, needs_server, running
+from fleet_nodes import PEERS, fleet_of, opened, together
 
 from rcmgr import Fleet, FleetLimits, FleetPlaces, NodeLimits, Rate, RateLimits, ResourceManager
-from rcmgr.fleet import member
 
-pytestmark = needs_server()
-
-PEERS = [b"\x12\x20" + bytes([number]) * 32 for number in range(8)]
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nodes that talk more often, so that tests wait less."""
-    monkeypatch.setattr(member, "_BEAT_S", 0.1)
-    monkeypatch.setattr(member, "_PAUSE_S", 0.01)
+pytestmark = [needs_server(), pytest.mark.usefixtures("quick")]
 
 
 @pytest.fixture(scope="module")
@@ -38,39 +29,6 @@ def server(shared: Server) -> Server:
         client.flushall()
         client.config_set("maxmemory", 0)
     return shared
-
-
-@pytest.fixture
-def join() -> Iterator[Any]:
-    """Makes nodes that have joined a fleet, and closes them."""
-    made: list[ResourceManager] = []
-
-    def new(url: str, limits: FleetLimits | None = None, node: str = "node") -> ResourceManager:
-        manager = ResourceManager(
-            NodeLimits(fleet=limits), fleet=Fleet(url, node=node, timeout=0.3))
-        made.append(manager)
-        return manager
-
-    yield new
-    for manager in made:
-        manager.close()
-
-
-def fleet_of(manager: ResourceManager) -> Fleet:
-    assert manager.fleet is not None
-    return manager.fleet
-
-
-def together(*managers: ResourceManager) -> None:
-    """Wait until each knows all others."""
-    comes_true(lambda: all(
-        not fleet_of(each).is_lost and fleet_of(each).status()["nodes"] == len(managers)
-        for each in managers))
-
-
-def opened(manager: ResourceManager, peer: bytes, times: int) -> list[Any]:
-    asked = [manager.open_connection(peer, direction="inbound") for _ in range(times)]
-    return [each for each in asked if each is not None]
 
 
 def test_a_peer_has_one_budget_on_all_nodes(server: Server, join: Any) -> None:
