@@ -188,6 +188,29 @@ def test_a_persistent_peer_stays_counted() -> None:
     assert log.total == 11_000
 
 
+@dataclass(frozen=True)
+class Named:
+    """A refusal by a limit of this name."""
+
+    code: str | None
+
+    def to_error(self, connection_id: object, peer_id: object) -> ResourceLimitExceeded:
+        return ResourceLimitExceeded(str(self.code))
+
+
+def test_denials_are_counted_by_limit() -> None:
+    log = DenialLog()
+    assert log.by_code() == {}
+    for code, times in (("a", 2), ("b", 3), (None, 1), ("a", 2)):
+        for _ in range(times):
+            log.add(Named(code))
+    assert list(log.by_code().items()) == [("a", 4), ("b", 3)]
+    for number in range(1000):
+        log.add(Named(f"made up {number}"))
+    assert len(log.by_code()) <= 256
+    assert list(log.by_code().items())[:2] == [("a", 4), ("b", 3)]
+
+
 @pytest.mark.parametrize("size", [0, -1])
 def test_a_wrong_size(size: int) -> None:
     with pytest.raises(ValueError, match=f"size must be 1 or more, not {size}"):

@@ -20,14 +20,16 @@ cdef class _Entry:
     cdef object error(self)
 
 
-cdef class _Unreported:
+cdef class _OfLimit:
     cdef object code
+    cdef int64_t total
     cdef int64_t times
     cdef int64_t since
     cdef int64_t next_summary
     cdef _Counts addresses
     cdef _Entry latest
 
+    cdef object note(self, _Entry entry, object source)
     cdef object taken(self, int64_t now)
 
 
@@ -39,17 +41,16 @@ cdef class _Reporting:
     cdef int tell_each(self, _Entry entry) except -1
 
 
-# The lock of the log guards its fields, counts and unreported denials. `_size`, `_clock` and
+# The lock of the log guards its fields and counts. `_size`, `_clock` and
 # `enforced` are constant. An entry does not change.
 cdef class DenialLog:
     cdef list _ring
     cdef Py_ssize_t _size, _at
     cdef _Counts _by_peer, _by_address
-    cdef dict _unreported  # by code of the refusal
-    cdef _Unreported _latest
+    cdef dict _by_code  # an _OfLimit by code of the refusal
+    cdef _OfLimit _latest
     cdef _Reporting _reporting  # None: no function wants denials
     cdef object _clock
-    cdef _Counts _by_code  # None: not counted
     cdef readonly bint enforced
     """Whether these requests were refused. False: they would have been, without a dry run."""
     cdef readonly int64_t total
@@ -62,8 +63,7 @@ cdef class DenialLog:
 
     cpdef add(self, refusal, connection_id=*, peer_id=*, inbound=*, address=*)
     cdef int64_t now(self) except? -1
-    cdef _Unreported unreported_by(self, object code, int64_t now)
-    cdef int report(self, _Reporting reporting, _Entry entry, object source) except -1
+    cdef _OfLimit of_limit(self, object code, int64_t now)
     cdef list latest(self)
 
 

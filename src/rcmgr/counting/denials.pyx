@@ -107,8 +107,16 @@ cdef _Counts new_counts(Py_ssize_t size):
 
 
 @cython.final
-cdef class _Unreported:
-    """The denials by one limit since its last summary."""
+cdef class _OfLimit:
+    """The denials by one limit: all of them, and those since its last summary."""
+
+    cdef object note(self, _Entry entry, object source):
+        """Count a denial for the summary. Returns the summary if it is due."""
+        self.times += 1
+        self.latest = entry
+        if source is not None:
+            self.addresses.count(source)
+        return self.taken(entry.when) if entry.when >= self.next_summary else None
 
     cdef object taken(self, int64_t now):
         """The summary. Begin the next one."""
@@ -204,7 +212,7 @@ cdef class DenialLog:
 
     total: denials since the start. inbound, outbound: those that have a direction.
     clock: returns monotonic nanoseconds; default the system's coarse clock (steps of a few ms).
-    enforced: False: a dry run admitted these requests. Then the log also counts them by limit.
+    enforced: False: a dry run admitted these requests.
     """
 
     def __cinit__(self, Py_ssize_t size=256, *, clock=None, bint enforced=True):
@@ -214,10 +222,9 @@ cdef class DenialLog:
         self._size = size
         self._by_peer = new_counts(MOST_PEERS)
         self._by_address = new_counts(MOST_ADDRESSES)
-        self._unreported = {}
+        self._by_code = {}
         self._clock = clock
         self.enforced = enforced
-        self._by_code = None if enforced else new_counts(MOST_LIMITS)
 
     cdef int64_t now(self) except? -1:
         return rcmgr_now_coarse_ns() if self._clock is None else self._clock()
@@ -261,7 +268,7 @@ cdef class DenialLog:
         entry.inbound = inbound
         entry.when = self.now()
         entry.enforced = self.enforced
-        code = None if self._by_code is None else code_of(refusal)
+        code = code_of(refusal)
         source = None
         if address is not None:
             text = address if type(address) is str else str(address)
@@ -285,57 +292,41 @@ cdef class DenialLog:
                 self._by_peer.count(key)
             if source is not None:
                 self._by_address.count(source)
-            if code is not None:
-                self._by_code.count(code)
+            if self._latest is None or self._latest.code is not code:  # in a flood it is the same
+                self._latest = self.of_limit(code, entry.when)
+            self._latest.total += 1
             penalties, reporting = self.penalties, self._reporting
+            summary = None if reporting is None else self._latest.note(entry, source)
         if inbound is True and penalties is not None:
             penalties.denied(refusal, peer_id, address)
-        if reporting is not None:
-            self.report(<_Reporting>reporting, entry, source)
-
-    cdef int report(self, _Reporting reporting, _Entry entry, object source) except -1:
-        """Tell the functions of `report_to`."""
-        cdef _Unreported unreported
-        code = code_of(entry.refusal)
-        summary = None
-        with cython.critical_section(self):
-            unreported = self._latest
-            if unreported is None or unreported.code is not code:  # in a flood it is the same
-                unreported = self._latest = self.unreported_by(code, entry.when)
-            unreported.times += 1
-            unreported.latest = entry
-            if source is not None:
-                unreported.addresses.count(source)
-            if entry.when >= unreported.next_summary:
-                summary = unreported.taken(entry.when)
         if summary is not None:
-            reporting.tell(summary)
-        if reporting.levels.get(DEBUG) is not False:
-            reporting.tell_each(entry)
-        return 0
+            (<_Reporting>reporting).tell(summary)
+        if reporting is not None and (<_Reporting>reporting).levels.get(DEBUG) is not False:
+            (<_Reporting>reporting).tell_each(entry)
 
-    cdef _Unreported unreported_by(self, object code, int64_t now):
-        """The count for the limit of this code. The caller holds the lock."""
-        cdef _Unreported unreported
-        found = self._unreported.get(code)
+    cdef _OfLimit of_limit(self, object code, int64_t now):
+        """The counts of the limit with this code. The caller holds the lock."""
+        cdef _OfLimit limit
+        found = self._by_code.get(code)
         if found is not None:
-            return <_Unreported>found
-        if len(self._unreported) >= MOST_LIMITS:
-            self._unreported.clear()
-        unreported = _Unreported.__new__(_Unreported)
-        unreported.code = code
-        unreported.since = now
-        unreported.addresses = new_counts(MOST_ADDRESSES_OF_LIMIT)
-        self._unreported[code] = unreported
-        return unreported
+            return <_OfLimit>found
+        if len(self._by_code) >= MOST_LIMITS:
+            self._by_code = dict(
+                sorted(self._by_code.items(), key=total_of, reverse=True)[:MOST_LIMITS // 2])
+        limit = _OfLimit.__new__(_OfLimit)
+        limit.code = code
+        limit.since = now
+        limit.addresses = new_counts(MOST_ADDRESSES_OF_LIMIT)
+        self._by_code[code] = limit
+        return limit
 
     def flush(self):
         """Summarize now what no summary has told yet."""
         cdef int64_t now = self.now()
         with cython.critical_section(self):
             summaries = [
-                (<_Unreported>each).taken(now)
-                for each in self._unreported.values() if (<_Unreported>each).times
+                (<_OfLimit>each).taken(now)
+                for each in self._by_code.values() if (<_OfLimit>each).times
             ]
             reporting = self._reporting
         for summary in summaries:
@@ -365,12 +356,11 @@ cdef class DenialLog:
         ]
 
     def by_code(self):
-        """How many by each limit, by the code of its error. Empty if they were refused."""
-        if self._by_code is None:
-            return {}
+        """The denials by each limit, by the code of its error, most first."""
         with cython.critical_section(self):
-            most = self._by_code.most(MOST_LIMITS)
-        return dict(most)
+            most = sorted(self._by_code.items(), key=total_of, reverse=True)
+            counts = {code: (<_OfLimit>limit).total for code, limit in most if code is not None}
+        return counts
 
     cdef list latest(self):
         """The entries, oldest first."""
@@ -415,3 +405,7 @@ cdef class DenialLog:
 
 def times_of(pair):
     return (<_Count>pair[1]).times
+
+
+def total_of(pair):
+    return (<_OfLimit>pair[1]).total

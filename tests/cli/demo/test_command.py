@@ -22,6 +22,8 @@ from urllib.request import urlopen
 import psutil
 import pytest
 
+from rcmgr.replay.replay import Replay, replay
+
 pty = pytest.importorskip("pty", reason="pseudo-terminals and SIGKILL are POSIX")
 fcntl = pytest.importorskip("fcntl")
 termios = pytest.importorskip("termios")
@@ -265,6 +267,33 @@ def test_a_port_that_is_taken(family: Family) -> None:
     assert done.returncode == 3
     assert f"could not start: no metrics at port {port}: " in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.loopback
+def test_a_recorded_demo_is_replayed_one_by_one(family: Family, tmp_path: Path) -> None:
+    path = tmp_path / "demo.rec"
+
+    def recorded() -> Replay:
+        return replay(path, differences=10)
+
+    def is_enough(_: str) -> bool:
+        if recorded().outcome.agreed > 50:
+            return True
+        path.unlink()
+        return False
+
+    done = run_until(is_enough, family, "--json", "--record", str(path))
+    assert done.returncode == 0, done.stdout
+    result = recorded()
+    assert result.outcome.differences == []
+    assert result.player.skipped.keys() <= {"machine"}
+    rows = summary_of(done.stdout)["limits"]
+    assert result.outcome.recorded["connection.established_per_peer"] == (
+        rows["established_per_peer"]["denied"])
+    assert not any(result.player.manager._held())
+    unwritable = run(family, "--plain", "--record", str(tmp_path / "none" / "demo.rec"))
+    assert unwritable.returncode == 3
+    assert "no record at" in unwritable.stderr
 
 
 def test_without_attackers_it_is_quiet(family: Family) -> None:
