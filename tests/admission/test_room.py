@@ -194,6 +194,26 @@ def test_allowed_peers_and_addresses_stay() -> None:
     assert not [loser for loser in host.ended if loser.is_bypassed]
 
 
+def test_the_youngest_stay_if_they_are_allowed() -> None:
+    """They came before the node was nearly full, so that it gets to know them all at once."""
+    manager, host = guarded(allowlist=[b"peer0", "/ip4/10.64.0.0/ipcidr/10"])
+    fill_from(manager, 10, PLACES - 1)
+    exempt = [connect(manager, number) for number in (0, 64, 65)]
+    time.sleep(0.02)
+    for number in range(130, 134):
+        assert connect(manager, number) is not None
+        time.sleep(0.02)
+    assert [scope is not None and scope.closed for scope in exempt] == [False] * 3
+    assert len(host.ended) == 3
+
+
+def test_an_allowed_newcomer_takes_the_place_of_none() -> None:
+    manager, host = guarded(allowlist=[b"peer0"])
+    fill_from(manager, 10, PLACES)
+    assert connect(manager, 0) is not None
+    assert host.ended == []
+
+
 def fill_from(manager: ResourceManager, first: int, places: int) -> list[ConnectionScope]:
     """So many connections of different ages, on a clock of a few milliseconds."""
     scopes = []
@@ -240,6 +260,23 @@ def test_protected_connections_stay() -> None:
     host.protected.clear()
     assert connect(manager, 102) is not None
     assert len(host.ended) == 2
+
+
+def test_a_connection_that_was_protected_goes_last() -> None:
+    # it entered twice, so that its network would wait longer on probation than others
+    manager, host = guarded(replace(LIMITS, eviction=replace(AT_ONCE, turn_s=0.001)))
+    kept = fill(manager)
+    first, second = kept[-2], kept[-3]  # in the order in which they would go
+    host.protected = {first.peer_id}
+    assert connect(manager, 100) is not None
+    assert [loser.peer_id for loser in host.ended] == [second.peer_id]
+    host.protected.clear()
+    for number in range(101, 104):
+        time.sleep(0.02)
+        assert connect(manager, number) is not None
+        manager._admission.room.left(was_cut=False)
+    assert len(host.ended) == 4
+    assert not first.closed
 
 
 def test_a_peer_that_works_outlives_the_idle_ones() -> None:

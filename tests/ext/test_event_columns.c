@@ -1,3 +1,18 @@
+#include <stdlib.h>
+
+static int allocations_left = -1; /* then the next one fails; -1: none does */
+
+static int may_allocate(void)
+{
+    if (allocations_left < 0)
+        return 1;
+    return allocations_left-- > 0;
+}
+
+#define malloc(size) (may_allocate() ? malloc(size) : NULL)
+#define calloc(count, size) (may_allocate() ? calloc(count, size) : NULL)
+#define realloc(at, size) (may_allocate() ? realloc(at, size) : NULL)
+
 #include "event_columns.h"
 
 #include "check.h"
@@ -111,6 +126,55 @@ static void test_addresses_stay_on_demand(void)
     rcmgr_columns_free(&columns);
 }
 
+static void test_an_address_of_either_version_has_a_place(void)
+{
+    static rcmgr_event_columns columns;
+    static const uint8_t ip[16] = {192, 0, 2, 1}; /* 192.0.2.1, and c000:201:: */
+    rcmgr_put_address(&columns, ip, 4);
+    rcmgr_put_address(&columns, ip, 16);
+    rcmgr_put_address(&columns, ip, 4);
+    CHECK_EQ(number_at(&columns, RCMGR_COL_ADDRESS, 1, 4), 1);
+    CHECK_EQ(number_at(&columns, RCMGR_COL_ADDRESS, 2, 4), 0);
+    CHECK_EQ(columns.columns[RCMGR_COL_NEW_ADDRESSES].size, 5 + 17);
+    rcmgr_columns_clear(&columns);
+    rcmgr_columns_forget(&columns);
+    rcmgr_put_address(&columns, ip, 16);
+    CHECK_EQ(number_at(&columns, RCMGR_COL_ADDRESS, 0, 4), 0);
+    CHECK_EQ(columns.columns[RCMGR_COL_NEW_ADDRESSES].size, 17);
+    rcmgr_columns_free(&columns);
+}
+
+static void test_a_long_pause_is_the_longest_that_fits(void)
+{
+    static rcmgr_event_columns columns;
+    static const int64_t longest_us = UINT32_MAX;
+    put(&columns, RCMGR_EV_CLOSE, RCMGR_EV_KNOWN, 1, 0);
+    put(&columns, RCMGR_EV_CLOSE, RCMGR_EV_KNOWN, 1, 1000 * (longest_us + 3));
+    put(&columns, RCMGR_EV_CLOSE, RCMGR_EV_KNOWN, 1, 1000 * (longest_us + 3));
+    CHECK_EQ(number_at(&columns, RCMGR_COL_TIME, 1, 4), longest_us);
+    CHECK_EQ(number_at(&columns, RCMGR_COL_TIME, 2, 4), 3);
+    rcmgr_columns_free(&columns);
+}
+
+static void test_a_failed_allocation_loses_one_frame(void)
+{
+    static rcmgr_event_columns columns;
+    static const uint8_t ip[4] = {192, 0, 2, 1};
+    for (int allowed = 0; allowed < 4; allowed++) { /* two for the table, one for each column */
+        allocations_left = allowed;
+        rcmgr_put_address(&columns, ip, 4);
+        CHECK(columns.failed);
+        allocations_left = -1;
+        rcmgr_columns_clear(&columns);
+        CHECK(!columns.failed);
+        rcmgr_columns_free(&columns);
+    }
+    rcmgr_put_address(&columns, ip, 4);
+    CHECK(!columns.failed);
+    CHECK_EQ(columns.columns[RCMGR_COL_NEW_ADDRESSES].size, 5);
+    rcmgr_columns_free(&columns);
+}
+
 static void test_a_drain_empties_the_ring(void)
 {
     static rcmgr_event_columns columns;
@@ -136,6 +200,9 @@ int main(void)
     test_each_event_has_the_columns_that_it_needs();
     test_many_peers_have_places_of_their_own();
     test_addresses_stay_on_demand();
+    test_an_address_of_either_version_has_a_place();
+    test_a_long_pause_is_the_longest_that_fits();
+    test_a_failed_allocation_loses_one_frame();
     test_a_drain_empties_the_ring();
     return 0;
 }

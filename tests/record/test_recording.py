@@ -16,16 +16,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from threads import in_threads, rounds
 
 from rcmgr import (
     ConcreteLimits,
     ConnectionLimits,
     Limit,
     NodeLimits,
+    PenaltyBox,
     RateLimits,
     ResourceManager,
     ResourceScopeClosed,
 )
+from rcmgr.counting.reading import ScopeStat
 from rcmgr.record import recording as module
 from rcmgr.record.frames import Frame, Header
 from rcmgr.record.history import History
@@ -71,7 +74,7 @@ def test_a_recording_writes_by_itself_and_ends_with_its_manager(tmp_path: Path) 
     assert recording.stats() == {
         "path": str(path), "written": 13, "dropped": 0, "lost": 0, "closed": True}
     assert "closed" in repr(recording)
-    with pytest.raises(Exception, match="closed"):
+    with pytest.raises(ResourceScopeClosed, match="closed"):
         manager.record(path)
 
 
@@ -226,6 +229,32 @@ def test_threads_and_the_recorder_side_by_side(tmp_path: Path) -> None:
     recording.close()
     assert events(tmp_path / "node.rec") == 4 * 300 * 6
     assert replay(tmp_path / "node.rec").same == 4 * 300 * 3
+
+
+def test_recordings_begin_and_end_while_threads_decide(tmp_path: Path) -> None:
+    manager = ResourceManager(NodeLimits(penalties=PenaltyBox()))
+    times = rounds(400)
+
+    def record() -> None:
+        for number in range(times // 8 + 1):
+            path = tmp_path / f"{number}.rec"
+            with manager.record(path, identities=number % 2 == 0) as recording:
+                streams(manager, 3, b"recorder")
+                recording.flush()
+            assert events(path) >= 6
+
+    def decide(number: int) -> None:
+        peer = b"peer %d" % number
+        for _ in range(times):
+            streams(manager, 1, peer)
+            with manager.ledger.open_connection(peer=peer) as scope:
+                scope.reserve_memory(10)
+            manager.ban(f"192.0.2.{number}", 60)
+            manager.unban(f"192.0.2.{number}")
+
+    in_threads(lambda number: decide(number) if number else record(), 4)
+    assert manager.ledger.system().stat() == ScopeStat(0, 0, 0, 0, 0, 0)
+    assert manager.bans() == []
 
 
 # -- other processes -------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from rcmgr.counting._event_ring cimport (
     RCMGR_EV_ACQUIRE, RCMGR_EV_BEGIN, RCMGR_EV_ESTABLISH, RCMGR_EV_EXEMPT, RCMGR_EV_INBOUND,
     RCMGR_EV_KNOWN, RCMGR_EV_PROCESS, RCMGR_EV_REPORT, RCMGR_EV_TAKE_OVER,
 )
-from rcmgr.counting.denials cimport DenialLog, code_of
+from rcmgr.counting.denials cimport DenialLog, code_of, ring_of
 from rcmgr.counting.event_ring cimport EventRing
 from rcmgr.counting.groups cimport hash_of
 from rcmgr.counting.leases cimport FleetGate
@@ -261,10 +261,8 @@ cdef class Admission:
         object address,
     ):
         """`take`, and what follows from a refusal: it is noted, and ends the known connection."""
-        cdef EventRing ring
+        cdef EventRing ring = ring_of(self.denials)
         cdef uint64_t number = 0
-        with cython.critical_section(self.denials):
-            ring = self.denials.ring
         if ring is not None:
             number = scopes.number_of(conn_scope_of(known))  # a refusal may end it
         answer = self.take(steps, known, connection_id, peer, inbound, address)
@@ -546,8 +544,9 @@ cdef class Admission:
             self.would_deny.add(answer)
             return True
         self.count_for_memory()
-        if self.denials.ring is not None:
-            self.denials.ring.note(
+        ring = ring_of(self.denials)
+        if ring is not None:
+            ring.note(
                 RCMGR_EV_PROCESS, 0, 0, None, None, None, None, code_of(answer), 0, 0)
         self.denials.add(answer)
         return answer

@@ -19,7 +19,7 @@ from rcmgr.counting._connection_counts cimport (
 from rcmgr.counting._event_ring cimport RCMGR_EV_EVICT, RCMGR_EV_INBOUND, RCMGR_EV_KNOWN
 from rcmgr.counting._shared_words cimport rcmgr_write_word
 from rcmgr.counting.connection_tracker cimport ConnectionRecord
-from rcmgr.counting.denials cimport DenialLog
+from rcmgr.counting.denials cimport DenialLog, ring_of
 from rcmgr.counting.groups cimport Refusal
 
 from rcmgr.counting.scope import ConnScope
@@ -461,8 +461,9 @@ cdef class Room(ConnectionWatcher):
 
     cdef int note_eviction(self, ConnectionRecord record, object why) except -1:
         """Note it for the record of the node. record: None: a handshake."""
-        if self._denials.ring is not None:
-            self._denials.ring.note(
+        ring = ring_of(self._denials)
+        if ring is not None:
+            ring.note(
                 RCMGR_EV_EVICT, RCMGR_EV_INBOUND | (0 if record is None else RCMGR_EV_KNOWN),
                 0 if record is None else scopes.number_of(trackers.held_of(record)), None, None,
                 None, None, why.code, 0, 0)

@@ -1,3 +1,4 @@
+cimport cython
 from libc.stdint cimport int64_t
 
 from rcmgr.counting.event_ring cimport EventRing
@@ -68,3 +69,11 @@ cdef class DenialLog:
 
 
 cdef object code_of(object refusal)
+
+
+cdef inline EventRing ring_of(DenialLog log):
+    """The ring of a log, which another thread may take away at any time. None: it has none."""
+    cdef EventRing ring
+    with cython.critical_section(log):
+        ring = log.ring
+    return ring

@@ -11,11 +11,16 @@ from rcmgr.counting._event_ring cimport rcmgr_event_columns, rcmgr_event_ring
 
 cdef class EventRing:
     cdef rcmgr_event_ring ring
-    cdef rcmgr_event_columns columns  # the thread that drains the ring has them alone
-    cdef dict places     # name -> its place in `names`; the lock of the object guards both
+    # The thread that drains the ring has these alone. Their key is constant.
+    cdef rcmgr_event_columns columns
+    cdef dict former_identities
+    # The lock of the object guards the changes of these three. No name ever leaves, so that a
+    # look-up needs no lock.
+    cdef dict places     # name -> its place in `names`
     cdef readonly list names
-    # hash of a peer in this process -> peer; None: the record has hashes
-    cdef dict identities, former_identities
+    cdef dict identities  # hash of a peer in this process -> peer
+    # constant
+    cdef bint keeps_identities  # False: the record has hashes
     cdef object clock
 
     # An event about a peer or an address gets the flag for it. code: None: it was not refused.

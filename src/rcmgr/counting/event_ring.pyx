@@ -63,8 +63,8 @@ cdef class EventRing:
         memset(&self.columns, 0, sizeof(self.columns))
         memcpy(&self.columns.key, <char *>key, 16)
         self.columns.keeps_ips = identities
-        self.identities = {} if identities else None
-        self.former_identities = {}
+        self.keeps_identities = identities
+        self.identities, self.former_identities = {}, {}
         self.places, self.names = {"": 0}, [""]
         self.clock = clock
         slots = <rcmgr_event *>PyMem_RawMalloc(count * sizeof(rcmgr_event))
@@ -95,8 +95,10 @@ cdef class EventRing:
             flags |= RCMGR_EV_HAS_PEER
             key = peer_key(peer)
             hashed = <uint64_t>PyObject_Hash(key)
-            if self.identities is not None and len(self.identities) < MOST_IDENTITIES:
-                self.identities[hashed] = key
+            if self.keeps_identities:
+                with cython.critical_section(self):
+                    if len(self.identities) < MOST_IDENTITIES:
+                        self.identities[hashed] = key
         if address is not None:
             if type(address) is not str:
                 address = str(address)
@@ -217,11 +219,14 @@ cdef class EventRing:
         cdef uint64_t hashed
         cdef list found = []
         cdef Py_ssize_t i
+        latest = {}
+        with cython.critical_section(self):
+            # events that are in the ring now may be about the peers of this half
+            latest, self.identities = self.identities, latest
         for i in range(len(hashes) // 8):
             memcpy(&hashed, at + 8 * i, 8)
-            found.append(self.identities.get(hashed, self.former_identities.get(hashed, b"")))
-        # events that are in the ring now may be about the peers of this half
-        self.former_identities, self.identities = self.identities, {}
+            found.append(latest.get(hashed, self.former_identities.get(hashed, b"")))
+        self.former_identities = latest
         return found
 
     def hash_of_ip(self, bytes ip):
@@ -240,7 +245,7 @@ cdef class EventRing:
         key = peer_key(peer)
         cdef uint64_t hashed = <uint64_t>PyObject_Hash(key)
         cdef uint64_t made
-        if self.identities is not None:
+        if self.keeps_identities:
             return key
         made = rcmgr_siphash(&self.columns.key, &hashed, sizeof(hashed))
         return made.to_bytes(8, "little")

@@ -6,7 +6,7 @@ from libc.stdint cimport int64_t
 
 @cython.no_gc
 cdef class _Entry:
-    # The lock of its table guards it.
+    # The lock of its table guards everything but the key, which is constant.
     cdef object key
     cdef bint is_queued
     cdef bint is_asked    # between `collect` and `settle`

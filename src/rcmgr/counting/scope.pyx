@@ -784,9 +784,10 @@ cdef class ConnScope(Scope):
         RuntimeError: it has a peer. ResourceScopeClosed: closed.
         """
         answer = self.take_peer(peer, allowlisted, None, None)
-        if self.ledger.ring_now() is not None:
-            self.ledger.note_connection(
-                RCMGR_EV_SET_PEER, RCMGR_EV_KNOWN, self.number, self.direction == INBOUND,
+        ring = self.ledger.ring_now()
+        if ring is not None:
+            note_connection(
+                ring, RCMGR_EV_SET_PEER, RCMGR_EV_KNOWN, self.number, self.direction == INBOUND,
                 is_exempt(self), peer, answer)
         return answer
 
@@ -1507,22 +1508,12 @@ cdef class Ledger:
             ring = self.ring
         return ring
 
-    # these need a ring
-
-    cdef int note_connection(
-        self, int kind, int flags, uint64_t number, bint inbound, bint exempt, object peer,
-        object answer,
-    ) except -1:
-        """Note a connection that no `Admission` knows. Not locked."""
-        flags |= RCMGR_EV_INBOUND * inbound | RCMGR_EV_EXEMPT * exempt
-        code = code_of(<Refusal>answer) if type(answer) is Refusal else None
-        self.ring_now().note(kind, flags, number, peer, None, None, None, code, 0, 0)
-        return 0
+    # these need a ring, and the lock
 
     cdef void note_memory(
         self, Scope base, int64_t size, int priority, Refusal refusal,
     ) noexcept:
-        """Note memory that a scope takes (or gives back: less than 0), or may not take. Locked."""
+        """Note memory that a scope takes (or gives back: less than 0), or may not take."""
         cdef Group group = base.viewed()
         cdef bint taken = size >= 0
         cdef int kind
@@ -1541,7 +1532,7 @@ cdef class Ledger:
             size if taken else -size, priority)
 
     cdef void note_end(self, Scope scope) noexcept:
-        """Note the end of a connection, a stream, or of a view's memory. Locked."""
+        """Note the end of a connection, a stream, or of a view's memory."""
         cdef int kind = RCMGR_EV_CLOSE if scope.kind == CONN else RCMGR_EV_CLOSE_STREAM
         if scope.enclosing() is not None:
             return  # `give_memory` notes it
@@ -1555,7 +1546,6 @@ cdef class Ledger:
     cdef void note_stream(
         self, int kind, uint64_t number, object peer, bint inbound, bint exempt, Refusal refusal,
     ) noexcept:
-        """Locked."""
         self.ring.note(
             kind, RCMGR_EV_INBOUND * inbound | RCMGR_EV_EXEMPT * exempt, number, peer, None, None,
             None, refused_by(refusal), 0, 0)
@@ -1651,9 +1641,10 @@ cdef class Ledger:
         """
         cdef bint is_inbound = is_true("inbound", inbound)
         answer = self.take_connection(is_inbound, fd, allowlisted, False, peer, None, None)
-        if self.ring_now() is not None:
-            self.note_connection(
-                RCMGR_EV_CHARGE, RCMGR_EV_FD * fd, number_of(answer), is_inbound, allowlisted, peer,
+        ring = self.ring_now()
+        if ring is not None:
+            note_connection(
+                ring, RCMGR_EV_CHARGE, RCMGR_EV_FD * fd, number_of(answer), is_inbound, allowlisted, peer,
                 answer)
         return answer
 
@@ -2260,6 +2251,17 @@ cdef int give_descriptor(object scope) except -1:
             if self.ledger.ring is not None:
                 self.ledger.ring.note(
                     RCMGR_EV_NO_FD, RCMGR_EV_KNOWN, self.number, None, None, None, None, None, 0, 0)
+    return 0
+
+
+cdef int note_connection(
+    EventRing ring, int kind, int flags, uint64_t number, bint inbound, bint exempt, object peer,
+    object answer,
+) except -1:
+    """Note a connection that no `Admission` knows."""
+    flags |= RCMGR_EV_INBOUND * inbound | RCMGR_EV_EXEMPT * exempt
+    code = code_of(<Refusal>answer) if type(answer) is Refusal else None
+    ring.note(kind, flags, number, peer, None, None, None, code, 0, 0)
     return 0
 
 

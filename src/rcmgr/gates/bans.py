@@ -204,8 +204,9 @@ class Bans:
                 if len(self._former) > _MOST_BANS:
                     ends = sorted(self._former.items(), key=lambda each: each[1][1])
                     self._former = dict(ends[len(ends) // 2:])
-        if self.ring is not None:
-            self.ring.note_ban(*_parts(subject), seconds, by == "penalty box")
+        ring = self.ring  # another thread may take it away
+        if ring is not None:
+            ring.note_ban(*_parts(subject), seconds, by == "penalty box")
         ban = Ban(
             entry.what, math.inf if seconds is None else seconds, entry.reason, by, times, node)
         if self._journal is not None and not node:
@@ -259,8 +260,9 @@ class Bans:
         with self._lock:
             self._former.pop(subject, None)
             removed = self._drop(subject)
-        if removed and self.ring is not None:
-            self.ring.note_unban(*_parts(subject))
+        ring = self.ring
+        if removed and ring is not None:
+            ring.note_unban(*_parts(subject))
         if removed and self._journal is not None:
             self._journal.ended(subject_text(subject), self)
         if told:

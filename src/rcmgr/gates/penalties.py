@@ -89,8 +89,9 @@ class Penalties:
 
     def charge(self, offence: Offence, peer: Hashable | None, address: object) -> None:
         """Charge an offence to a peer and its address; None: unknown."""
-        if self.ring is not None:
-            self.ring.note_offence(offence.name, peer, address)
+        ring = self.ring  # another thread may take it away
+        if ring is not None:
+            ring.note_offence(offence.name, peer, address)
         self._charge(offence, peer, address)
 
     def _charge(self, offence: Offence, peer: Hashable | None, address: object) -> None:

@@ -72,6 +72,22 @@ async def test_one_that_has_spoken_goes_before_silent_ones(sockets: Sockets, roo
     assert await speaking[0].recv(5) == b"hello"  # nothing was read
 
 
+async def test_one_is_not_worth_more_because_it_waits(
+    sockets: Sockets, room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(WaitingSockets, "MOST", 2)
+    waiting = WaitingSockets(lambda: room)
+    early, late = sockets.accepted("10.1.0.1"), sockets.accepted("10.1.0.1")
+    for each in (late, early):
+        waiting.add(*each)
+    for each, looks in ((early, 3), (late, 1)):  # in the order in which they spoke
+        sockets.others[each[0]].send(b"hello")
+        for _ in range(looks):
+            waiting.look()
+    assert waiting.first == early
+    assert waiting.add(*sockets.accepted("10.2.0.1")) == early  # the oldest of one stage
+
+
 async def test_one_that_hung_up_is_dropped(sockets: Sockets, room: Room) -> None:
     waiting = WaitingSockets(lambda: room)
     gone, here = sockets.accepted("10.1.0.1"), sockets.accepted("10.1.0.1")
@@ -117,9 +133,10 @@ async def test_in_a_full_waiting_room_the_largest_group_pays(
     another = sockets.accepted("10.1.0.1")
     assert waiting.add(*another) == another  # its group has no more than it had
     assert len(waiting) == 3
+    waiting.displaced.append(another)  # until the listener decides about it
     waiting.close()
     assert len(waiting) == 0
-    assert [each[0].fileno() for each in (*crowd[1:], other)] == [-1] * 3
+    assert [each[0].fileno() for each in (*crowd[1:], other, another)] == [-1] * 4
     assert crowd[0][0].fileno() != -1
 
 
