@@ -29,6 +29,7 @@ from rcmgr import (
 from rcmgr.admission import eviction
 from rcmgr.admission.room import Room
 from rcmgr.counting.denials import DenialLog
+from rcmgr.peers import peer_text
 from rcmgr.report.stats import blocked_resources
 
 PLACES = 8
@@ -133,6 +134,7 @@ def test_a_newcomer_takes_the_place_of_one_connection(limits: NodeLimits) -> Non
     assert error is not None
     assert error.code == "connection.evicted"
     assert error.to_dict()["state"] == "established_inbound"
+    assert (error.connection_id, error.peer) == (loser.connection_id, peer_text(loser.peer_id))
     assert "made room for a newcomer" in str(error)
     for scope in (*kept, newcomer):
         scope.close()
@@ -337,9 +339,38 @@ def test_so_many_may_be_on_their_way_out() -> None:
     assert sum(scope is not None for scope in served) == 4 == room.leaving
     assert len(host.ended) == 4
     room.left(was_cut=True)
+    room.settings = replace(AT_ONCE, share_leaving=0.5)
+    assert room.most_leaving == 16
+    room.settings = AT_ONCE
     assert connect(manager, 120) is not None
     assert manager.evictions()["cut"] == 1
     assert established(manager) == 32
+
+
+def test_as_many_a_second_as_the_settings_say() -> None:
+    places = 64
+    manager, host = guarded(replace(
+        LIMITS, connections=ConnectionLimits(max_established_inbound=places),
+        eviction=replace(AT_ONCE, share_per_second=1)))
+    for number in range(places):
+        assert connect(manager, number) is not None
+    time.sleep(0.02)
+    for number in range(100, 124):  # without a setting 16 at once
+        assert connect(manager, number) is not None
+        manager._admission.room.left(was_cut=False)
+    assert len(host.ended) == 24
+
+
+def test_a_network_is_known_for_as_long_as_the_settings_say() -> None:
+    manager, _ = guarded(replace(LIMITS, eviction=replace(AT_ONCE, turn_s=0.001)))
+    fill(manager)  # it waits at the end
+    room = manager._admission.room
+    assert room.policy is not None
+    assert room.policy.turns_of(room.group(address(PLACES - 1))) == 0
+    room.settings = AT_ONCE
+    connect(manager, 100)
+    assert room.policy is not None
+    assert room.policy.turns_of(room.group(address(100))) > 0.9
 
 
 def test_a_peer_at_its_own_limit_ends_no_connection_of_others() -> None:
@@ -447,6 +478,22 @@ def test_a_handshake_that_makes_progress_outlives_a_silent_one() -> None:
     time.sleep(0.02)
     assert manager.accept_connection("10.1.0.1") is not None
     assert [each.ended for each in handshakes] == [0, 1, 0, 0]
+
+
+def test_a_handshake_in_progress_has_as_long_as_the_settings_say() -> None:
+    limits = replace(
+        LIMITS, connections=ConnectionLimits(max_pending_inbound=4),
+        eviction=replace(AT_ONCE, pending_patience_s=600))
+    manager, _ = guarded(limits)
+    handshakes = [pend(manager, "10.1.0.1") for number in range(4)]
+    for handshake in handshakes:
+        assert handshake.scope.record is not None
+        manager._admission.room.advance(handshake.scope.record)
+    time.sleep(0.02)
+    assert manager.accept_connection("10.1.0.1") is None
+    manager.node_limits = replace(limits, eviction=replace(AT_ONCE, pending_patience_s=0.001))
+    assert manager.accept_connection("10.1.0.1") is not None
+    assert [each.ended for each in handshakes] == [1, 0, 0, 0]
 
 
 def test_a_network_that_comes_often_to_a_full_node_begins_few_handshakes() -> None:

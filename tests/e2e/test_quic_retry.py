@@ -83,6 +83,26 @@ async def test_nothing_is_spent_on_a_peer_without_a_token_of_ours(token: bytes) 
         assert listener._registry.get_stats()["pending_connections"] == 0
 
 
+async def test_a_peer_that_sends_its_token_again_has_one_handshake() -> None:
+    client = QuicConnection(configuration=QuicConfiguration(alpn_protocols=["libp2p"]))
+    client.connect(ADDRESS, now=0.0)
+    async with running_node("quic", node_limits=FEW) as node:
+        harden(node.host)
+        [listener] = node.host.get_network().listeners.values()  # type: ignore[attr-defined]
+        with trio.socket.socket(type=trio.socket.SOCK_DGRAM) as peer:
+            await peer.connect(listener._socket.getsockname())
+            await peer.send(client.datagrams_to_send(now=0.0)[0][0])
+            with trio.fail_after(PATIENCE_S):
+                retry = await peer.recv(2000)
+            client.receive_datagram(retry, ADDRESS, now=0.0)
+            [(proof, _)] = client.datagrams_to_send(now=0.0)
+            before = listener._stats["packets_processed"]
+            for _ in range(3):  # as if an answer was lost
+                await peer.send(proof)
+            await eventually(lambda: listener._stats["packets_processed"] == before + 3)
+            await eventually(lambda: len(listener._registry._pending) == 1)
+
+
 def test_tokens() -> None:
     now = 1000.0
     tokens = Tokens(lambda: now)

@@ -62,4 +62,6 @@ async def test_one_network_displaces_its_own_handshakes(
         found = sources(node)
         assert sorted(found)[-len(HONEST):] == sorted(HONEST)
         assert found.count(FLOOD) == (14 if evicts else 30)
+        registry = registry_of(node)
+        assert set(registry._connection_sequence_counters) == set(registry._pending)
         assert await peer.dial(node)

@@ -90,6 +90,12 @@ async def test_our_own_stream_above_the_limit_of_its_protocol(
         with pytest.raises(ScopeLimitExceeded):
             await node.host.new_stream(peer.id, [ECHO])
         await eventually(lambda: 0x1002 in codes)
+        other = await node.host.get_network().new_stream(peer.id)
+        await other.write(b"x")
+        codes.clear()
+        await other.reset()  # the code was for the stream before
+        await eventually(lambda: bool(codes))
+        assert set(codes) == {0}
 
 
 async def test_a_stream_above_a_rate(transport: str, codes: list[int]) -> None:

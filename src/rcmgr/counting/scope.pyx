@@ -1644,8 +1644,8 @@ cdef class Ledger:
         ring = self.ring_now()
         if ring is not None:
             note_connection(
-                ring, RCMGR_EV_CHARGE, RCMGR_EV_FD * fd, number_of(answer), is_inbound, allowlisted, peer,
-                answer)
+                ring, RCMGR_EV_CHARGE, RCMGR_EV_FD * fd, number_of(answer), is_inbound, allowlisted,
+                peer, answer)
         return answer
 
     def open_connection(self, inbound=True, bint fd=True, bint allowlisted=False, peer=None):
