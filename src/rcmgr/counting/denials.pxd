@@ -72,7 +72,7 @@ cdef object code_of(object refusal)
 
 
 cdef inline EventRing ring_of(DenialLog log):
-    """The ring of a log, which another thread may take away at any time. None: it has none."""
+    """The ring of a log, which another thread may take away. None: nothing is recorded."""
     cdef EventRing ring
     with cython.critical_section(log):
         ring = log.ring
