@@ -100,7 +100,7 @@ def top(url: str | None, every: float) -> None:
 
 def _watch(asked: Fleet, every: float, console: Console) -> None:
     before: list[dict[str, Any]] | None = None
-    nodes = asked.nodes()
+    nodes, lost = asked.nodes(), ""
     try:
         with (
             tidy_on_signals(),
@@ -109,26 +109,33 @@ def _watch(asked: Fleet, every: float, console: Console) -> None:
         ):
             while True:
                 rows = max(1, console.height - 5)
-                live.update(_screen(nodes, before, console, rows), refresh=True)
+                live.update(_screen(nodes, before, console, rows, lost), refresh=True)
                 if quit_pressed(every):
                     return
-                before, nodes = nodes, asked.nodes()
+                try:
+                    before, nodes, lost = nodes, asked.nodes(), ""
+                except EngineError as error:
+                    lost = printable(str(error))
     except KeyboardInterrupt:
         return
 
 
 def _screen(
     nodes: list[dict[str, Any]], before: list[dict[str, Any]] | None, console: Console,
-    rows: int | None,
+    rows: int | None, lost: str = "",
 ) -> Group:
     """The sums, the limits that denied most, and a table of the nodes.
 
     before: the nodes that were shown last: then nodes that denied most since are in front.
+    lost: why the engine does not answer now; the nodes are those of its last answer.
     """
     lines = [Text(
-        f"{len(nodes)} nodes: " + ", ".join(
+        f"{len(nodes)} node{'' if len(nodes) == 1 else 's'}: " + ", ".join(
             f"{name} {sum(node[name] for node in nodes)}" for name in _COLUMNS),
         "bold", no_wrap=True, overflow="crop")]
+    if lost:
+        lines.append(Text(
+            f"the engine does not answer: {lost}", no_wrap=True, overflow=cut_off(console)))
     denied: Counter[str] = Counter()
     for node in nodes:
         denied.update(node["denied_by"])
