@@ -6,6 +6,7 @@ Needs `rcmgr[test]` on Linux or macOS, for a Valkey server. The nodes run in fou
 asks for far more than the rate of the fleet for some seconds. The figures:
 
     rate ns, peer rate ns, places ns   more on a connection than the same limit on one node alone
+    networks                           times the cost of a connection with limits by network
     granted                            of the tokens that the fleet's rate allows in that time
     above bound                        tokens granted above the documented bound
     ban p99 ms                         until a ban is in force on all nodes
@@ -26,7 +27,15 @@ from typing import Any
 
 from benchmarks.timing import fastest
 from benchmarks.verdict import ROOT, Target
-from rcmgr import FleetLimits, NodeLimits, PeerRates, Rate, ResourceManager
+from rcmgr import (
+    FleetLimits,
+    FleetPlaces,
+    NodeLimits,
+    PeerRates,
+    Rate,
+    ResourceManager,
+    SubnetLimits,
+)
 from rcmgr.counting.leases import FleetGate, LeaseTable, PlaceTable
 from rcmgr.fleet.engine import Engine
 from rcmgr.fleet.member import Member
@@ -38,12 +47,13 @@ sys.path.insert(0, str(ROOT / "tests"))
 NODES, PROCESSES = 200, 4
 RATE = Rate(4000, 400)
 FLOOD_S, IDLE_S, BANS = 8.0, 5.0, 20
-PEER = b"\x12\x20" + b"p" * 32
+PEER, ADDRESS = b"\x12\x20" + b"p" * 32, "/ip4/192.0.2.7/tcp/4001"
 
 TARGETS = {
     "rate ns": Target(at_most=30),
     "peer rate ns": Target(at_most=30),
     "places ns": Target(at_most=30),
+    "networks": Target(at_most=2, why="the limits on addresses run in Python"),
     "granted": Target(at_least=0.95),
     "above bound": Target(at_most=0),
     "ban p99 ms": Target(at_most=1000),
@@ -56,10 +66,10 @@ TARGETS = {
 # -- the price of a decision -------------------------------------------------------------------
 
 
-def connections(manager: ResourceManager) -> Any:
+def connections(manager: ResourceManager, address: str | None = None) -> Any:
     def run() -> None:
         for _ in range(1000):
-            manager.open_connection(PEER, None, "inbound").close()
+            manager.open_connection(PEER, address, "inbound").close()
 
     return run
 
@@ -72,8 +82,20 @@ def with_gate(**tables: Any) -> ResourceManager:
     return manager
 
 
+def with_networks() -> ResourceManager:
+    """A manager that counts connections by network for itself and for a fleet."""
+    manager = ResourceManager(NodeLimits(subnets=SubnetLimits()))
+    limits = FleetLimits(network=FleetPlaces(connections=1 << 40))
+    shares = Shares(
+        limits, manager.connection_tracker, manager.ledger,
+        manager._gate.connections_of_network, lambda: None)
+    shares.find_again()
+    manager._gate.set_fleet(shares.networks, (limits.ipv4_prefix, limits.ipv6_prefix))
+    return manager
+
+
 def prices() -> dict[str, float]:
-    """Nanoseconds more than the same limit on one node alone."""
+    """Decisions in a fleet, compared with the same limit on one node alone."""
     much = 1 << 40
     peer_rates = NodeLimits(peer_rates=PeerRates(Rate(1e6, 1 << 30)))
     took = fastest({
@@ -82,11 +104,14 @@ def prices() -> dict[str, float]:
         "rate": connections(with_gate(rate=LeaseTable(much, 1e9))),
         "peer rate": connections(with_gate(peer_rate=LeaseTable(much, 1e9))),
         "places": connections(with_gate(peer_connections=PlaceTable(much))),
+        "subnets": connections(ResourceManager(NodeLimits(subnets=SubnetLimits())), ADDRESS),
+        "networks": connections(with_networks(), ADDRESS),
     }, rounds=300, operations=1000)
     return {
         "rate ns": took["rate"] - took["none"],
         "peer rate ns": took["peer rate"] - took["peer"],
         "places ns": took["places"] - took["none"],
+        "networks": took["networks"] / took["subnets"],
     }
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shlex
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
+from engine_server import comes_true, needs_server, running
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 PAGE = EXAMPLES.parent / "docs/examples.md"
@@ -46,3 +51,37 @@ def test_the_page_has_every_example() -> None:
     page = PAGE.read_text()
     assert [each.name for each in PROGRAMS if f"../examples/{each.name}" not in page] == []
     assert set(SHOWS) == {each.stem for each in PROGRAMS}
+
+
+@pytest.mark.libp2p
+@needs_server()
+def test_the_commands_of_the_compose_file_make_a_fleet_of_three(tmp_path: Path) -> None:
+    """The same commands, as processes of this machine and without containers."""
+    yaml = pytest.importorskip("yaml")
+    folder = EXAMPLES / "fleet"
+    text = (folder / "compose.yaml").read_text().replace("${FLEET_PASSWORD:?}", "s3cret")
+    services = yaml.safe_load(text)["services"]
+    node, engine = services["node"], shlex.split(services["engine"]["command"])
+    assert engine[0] == "valkey-server"
+    image = folder / node["build"]["context"] / node["build"]["dockerfile"]
+    assert image.samefile(folder / "Dockerfile")
+    with running(*engine[1:]) as server, ExitStack() as stack:
+        environment = {
+            **os.environ, "PORT": "0", "PYTHONWARNINGS": "error::Warning:rcmgr",
+            **{name: value.replace("engine:6379", f"127.0.0.1:{server.port}")
+               .replace("/app", str(folder)) for name, value in node["environment"].items()}}
+        command = shlex.split(node["command"].replace("/app", str(folder)))
+        for number in range(node["deploy"]["replicas"]):
+            started = stack.enter_context(subprocess.Popen(
+                [sys.executable, "-m", *command],
+                env={**environment, "RCMGR_STATUS": str(tmp_path / f"{number}.sock")}))
+            stack.callback(started.kill)
+
+        def nodes() -> list[Any]:
+            shown = subprocess.run(
+                [sys.executable, "-m", "rcmgr", "fleet", "status", "--json"],
+                env=environment, capture_output=True, text=True, check=True)
+            found: list[Any] = json.loads(shown.stdout)
+            return found
+
+        comes_true(lambda: len(nodes()) == 3, seconds=120)

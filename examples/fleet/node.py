@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import trio
 from libp2p import new_host
 from multiaddr import Multiaddr
@@ -9,7 +11,7 @@ from multiaddr import Multiaddr
 
 async def main() -> None:
     host = new_host()
-    async with host.run([Multiaddr("/ip4/0.0.0.0/tcp/4001")]):
+    async with host.run([Multiaddr(f"/ip4/0.0.0.0/tcp/{os.environ.get('PORT', '4001')}")]):
         print(host.get_id(), flush=True)
         await trio.sleep_forever()
 

@@ -97,7 +97,8 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
         `serve_metrics`.
     prometheus_exporter: a `libp2p.rcmgr.PrometheusExporter` that also shows this manager.
     fleet: a `Fleet`, or the URL of its engine: this node shares `limits.fleet` and all bans with
-        other nodes. Default: the URL in the environment variable RCMGR_FLEET, or no fleet.
+        other nodes. Default: the URL in the environment variable RCMGR_FLEET, or no fleet. "": no
+        fleet, even if the environment names one.
     clock: returns monotonic nanoseconds, for tests and replays. Default: the system's. The room
         that a full node makes, and the memory of the process, always use the system's.
 
@@ -466,8 +467,8 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
         return self._fleet
 
     def _join_fleet(self, fleet: Fleet | str | None) -> None:
-        given = os.environ.get("RCMGR_FLEET") or None if fleet is None else fleet
-        if given is None:
+        given = os.environ.get("RCMGR_FLEET") if fleet is None else fleet
+        if given is None or given == "":
             if self._node_limits.fleet is not None:
                 logger.warning(
                     "NodeLimits.fleet has no effect: this node is in no fleet (see RCMGR_FLEET)")

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import traceback
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from engine_server import comes_true, free_port, needs_server, running
 
 from rcmgr import Fleet, FleetLimits, NodeLimits, Rate, ResourceManager
+from rcmgr.fleet import engine
 from rcmgr.fleet.engine import Engine, EngineError, safe_url
 
 SECRET = "s3cr%40t"
+PAGE = Path(__file__).parents[2] / "docs" / "fleet.md"
 
 
 @pytest.mark.parametrize(("url", "shown"), [
@@ -66,6 +70,26 @@ def test_a_wrong_option_is_named_without_its_value(option: str, message: str) ->
     with pytest.raises(ValueError, match=message) as caught:
         Engine(f"valkey://h?{option}", 1)
     assert "s3cr" not in str(caught.value)
+
+
+def test_the_page_lists_every_option() -> None:
+    lines = PAGE.read_text().partition("| option |")[2].partition("\n\n")[0].splitlines()[2:]
+    listed = [name for line in lines for name in re.findall(r"`(\w+)`", line.split("|")[1])]
+    assert sorted(listed) == sorted({**engine._OPTIONS, **engine._TLS_OPTIONS})
+
+
+@pytest.mark.parametrize("password", [
+    "a/b", "a#b", "a?b", "a@b", "a:b", "[a]", "100%", "p\u00e4ss", "a b+c&d=e", "%2f"])
+def test_an_escaped_password_reaches_the_client_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, password: str
+) -> None:
+    import valkey.connection
+
+    seen = options_of(monkeypatch, "Valkey")
+    url = f"valkey://user:{quote(password, safe='')}@host"
+    with pytest.raises(EngineError, match="made"):
+        Engine(url, 1).call("ping")
+    assert valkey.connection.parse_url(seen["args"][0])["password"] == password
 
 
 def test_every_error_of_the_client_is_a_lost_engine(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -286,6 +286,7 @@ def test_the_environment_names_a_fleet(monkeypatch: pytest.MonkeyPatch, server: 
     monkeypatch.setenv("RCMGR_FLEET", f"{server.url}#edge")
     manager = ResourceManager()
     assert fleet_of(manager).name == "edge"
+    assert ResourceManager(fleet="").fleet is None
     comes_true(lambda: not fleet_of(manager).is_lost)
     manager.close()
     monkeypatch.setenv("RCMGR_FLEET", "http://u:s3cret@x")

@@ -362,6 +362,21 @@ def test_the_environment_names_a_record_for_the_first_manager(tmp_path: Path) ->
     assert frame.peers == [b"a known peer"]
 
 
+def test_only_managers_of_the_program_join_the_fleet_of_the_environment() -> None:
+    """And not the one that `install` makes to try a host."""
+    code = """
+    from rcmgr.fleet.fleet import Fleet
+    joined = []
+    join, Fleet.join = Fleet.join, lambda fleet, manager: joined.append(manager)
+    import rcmgr
+    rcmgr.install(harden=True)
+    from libp2p import new_host
+    host = new_host()
+    print(len(joined))
+    """
+    assert check(code, RCMGR_FLEET="valkey://127.0.0.1:1").strip() == "1"
+
+
 def test_a_file_that_sets_few_limits_keeps_the_defaults(tmp_path: Path) -> None:
     file = tmp_path / "limits.toml"
     file.write_text("[System]\nConns = 7\n")

@@ -105,11 +105,11 @@ def operations() -> dict[str, Maker]:
     return {
         "a connection's states": lambda peers: tracker(ConnectionTracker, None, peers),
         "open and close a connection": lambda peers: connections(
-            ResourceManager(ResourceLimits(MANY, 10**6, MANY)), peers),
+            ResourceManager(ResourceLimits(MANY, 10**6, MANY), fleet=""), peers),
         "acquire and release a stream": lambda peers: streams(
-            ResourceManager(ResourceLimits(MANY, 10**6, MANY)), peers),
+            ResourceManager(ResourceLimits(MANY, 10**6, MANY), fleet=""), peers),
         "deny a connection": lambda peers: denials(
-            ResourceManager(ResourceLimits(0, 10**6, 0)), peers),
+            ResourceManager(ResourceLimits(0, 10**6, 0), fleet=""), peers),
         "decide by rate": lambda peers: decisions(
             BucketTable(MANY, 1.0, max_peers=2 * len(peers)).try_consume, peers),
     }

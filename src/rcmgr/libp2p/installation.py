@@ -141,7 +141,6 @@ def _guarding_hosts(hardened: bool) -> Iterator[Undo]:
     from libp2p.host.basic_host import BasicHost
     from libp2p.network.swarm import Swarm
 
-    from rcmgr.libp2p.dropin.manager import ResourceManager as DropIn
     from rcmgr.libp2p.guard.accept_gate import gate_accepts
     from rcmgr.libp2p.guard.hardening import Hardening, harden
     from rcmgr.libp2p.guard.inbound_slots import free_inbound_slots
@@ -156,7 +155,7 @@ def _guarding_hosts(hardened: bool) -> Iterator[Undo]:
             free_inbound_slots(host.get_network())
         return harden(host) if hardened else None
 
-    on_trial = guard(new_host(resource_manager=DropIn()))
+    on_trial = guard(new_host(resource_manager=ResourceManager(fleet="")))
     if on_trial is not None:
         on_trial.undo()
 

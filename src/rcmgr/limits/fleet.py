@@ -93,8 +93,8 @@ class FleetLimits:
                 raise TypeError(f"{name} must be a FleetPlaces, not {getattr(self, name)!r}")
         if self.network.streams is not None:
             raise ValueError(
-                f"network.streams must be None, not {self.network.streams}: the fleet counts "
-                "streams by peer only (peer.streams)")
+                f"network.streams must be None, not {self.network.streams}: a stream has a peer, "
+                "and no address (use peer.streams)")
         check_count("ipv4_prefix", self.ipv4_prefix, 1, 32)
         check_count("ipv6_prefix", self.ipv6_prefix, 1, 128)
         if isinstance(self.exempt, str | bytes) or not isinstance(self.exempt, Iterable):

@@ -66,8 +66,7 @@ class Player:
 
     def __init__(self, limits: NodeLimits | None, asked: Asked) -> None:
         self._now = [0]
-        self.manager = _Replayed(
-            NodeLimits(), clock=lambda: self._now[0])
+        self.manager = ResourceManager(NodeLimits(), fleet="", clock=lambda: self._now[0])
         self._quiet()
         self.own_limits = limits is None
         if limits is not None:
@@ -511,12 +510,6 @@ class Player:
     def _skip(self, reason: str) -> object:
         self.skipped[reason] += 1
         return NOT_ASKED
-
-
-class _Replayed(ResourceManager):
-    """A manager that joins no fleet, also if the environment names one."""
-
-    def _join_fleet(self, fleet: object) -> None: ...
 
 
 def _ignore(*_: object) -> None:

@@ -35,7 +35,7 @@ class MeasuredRcmgr:
         self._most_of_peer = 0
         self._status: StatusServer | None = None
         self._status_error = "the host does not run"
-        self.manager = ResourceManager(limits)
+        self.manager = ResourceManager(limits, fleet="")
         self._metrics = (
             None if metrics_port is None else self.manager.serve_metrics(metrics_port))
         self._recording = None if record is None else self.manager.record(record)
