@@ -34,6 +34,7 @@ autodoc_member_order = "groupwise"
 html_theme = "furo"
 html_title = f"rcmgr {version}"
 html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_theme_options = {
     "source_repository": "https://github.com/rcmgr/rcmgr/",
     "source_branch": "main",
