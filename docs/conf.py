@@ -31,6 +31,9 @@ myst_heading_anchors = 4
 autodoc_typehints = "none"
 autodoc_member_order = "groupwise"
 
+# "" in a docstring is an empty text, and no pair of quotation marks
+smartquotes = False
+
 html_theme = "furo"
 html_title = f"rcmgr {version}"
 html_static_path = ["_static"]

@@ -5,6 +5,7 @@ To guard a host, use one of these:
     ResourceManager    libp2p.new_host(resource_manager=rcmgr.ResourceManager(...))
     install()          afterwards, libp2p.rcmgr has the classes of this package
     NodeLimits         all limits of a node; LimitsFile reads them from a file
+    Fleet              shares limits and bans with other nodes
 
 These parts also work without a host:
 
