@@ -51,6 +51,12 @@ def test_a_command_of_a_page_is_one_that_rcmgr_takes(
     command.make_context(line, words)
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_no_figure_begins_a_line(page: Path) -> None:
+    """Markdown would take the line for HTML, and end the paragraph before it."""
+    assert re.findall(r"^<!-- figures: [\w.]+ -->\S.*", page.read_text(), re.M) == []
+
+
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="Sphinx 8.2 needs Python 3.11")
 def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     built = subprocess.run(
