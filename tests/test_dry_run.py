@@ -471,6 +471,16 @@ def test_a_full_node_evicts_nothing_in_a_dry_run(name: str) -> None:
     assert "the node would have evicted" in manager.explain()
 
 
+def test_without_a_host_a_dry_run_would_make_no_room() -> None:
+    manager = ResourceManager(NodeLimits(
+        connections=ConnectionLimits(max_established_inbound=1),
+        dry_run=DryRun(frozenset(["all"]))))
+    kept = [manager.open_connection(b"%d" % number, f"192.{number}.2.1") for number in range(3)]
+    assert all(kept)
+    assert manager.would_deny.total == 2
+    assert manager.evictions()["would_make_room"] == 0
+
+
 def test_a_limit_that_only_reports_evicts_nothing() -> None:
     manager, closer = full_node(DryRun(frozenset(["connection.established_inbound"])))
     assert closer.ended == []

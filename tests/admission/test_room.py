@@ -240,6 +240,18 @@ def test_the_limits_of_hosts_are_added_up() -> None:
     assert room.places == 5
 
 
+def test_places_grow_with_another_host_while_the_node_is_full() -> None:
+    manager = ResourceManager(NodeLimits(eviction=AT_ONCE))
+    room = manager._admission.room
+    room.add_host(Host(most_inbound=PLACES))
+    fill(manager)
+    assert room.policy is not None
+    assert room.policy.places == PLACES
+    room.add_host(Host(most_inbound=2))
+    assert connect(manager, 100) is not None
+    assert room.policy.places == PLACES + 2
+
+
 def test_a_group_is_a_network_of_either_version() -> None:
     room = Room(DenialLog())
     room.settings = Eviction(ipv4_prefix=8, ipv6_prefix=64)

@@ -116,6 +116,22 @@ async def test_by_address(transport: str, entry: str, hardened: bool) -> None:
         assert await gets_in(friend, node)
 
 
+async def test_a_friend_takes_no_slot_of_the_swarm(transport: str) -> None:
+    async with (
+        full_node(transport, NodeLimits(), FRIEND, hardened=True) as node,
+        running_node(transport) as stranger,
+        friend_of(transport) as friend,
+    ):
+        limiter = node.host.get_network()._inbound_limiter  # type: ignore[attr-defined]
+        assert await gets_in(stranger, node)
+        assert await gets_in(friend, node)
+        await eventually(lambda: node.is_connected_to(friend))
+        assert limiter.borrowed_tokens == 1
+        for peer in (friend, stranger):
+            await peer.host.disconnect(node.id)
+        await eventually(lambda: limiter.borrowed_tokens == 0)
+
+
 async def test_under_install(transport: str) -> None:
     with installed(harden=True):
         manager = ResourceManager(FULL["total"], [FRIEND])

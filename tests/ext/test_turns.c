@@ -38,8 +38,10 @@ static void test_never_more_than_the_most(void)
     for (int i = 0; i < 3 * RCMGR_MOST_TURNS; i++)
         rcmgr_turns_take(&t, in_cells(1, 2), 1000);
     CHECK_EQ(rcmgr_turns_debt(&t, in_cells(1, 2), 1000), RCMGR_MOST_TURNS * TURN);
+    rcmgr_turns_take(&t, in_cells(1, 2), 1050); /* the most that it may have then */
+    CHECK_EQ(rcmgr_turns_debt(&t, in_cells(1, 2), 1050), RCMGR_MOST_TURNS * TURN);
     rcmgr_turns_take(&t, in_cells(1, 2), 500); /* an earlier time takes nothing back */
-    CHECK_EQ(rcmgr_turns_debt(&t, in_cells(1, 2), 1000), RCMGR_MOST_TURNS * TURN);
+    CHECK_EQ(rcmgr_turns_debt(&t, in_cells(1, 2), 1050), RCMGR_MOST_TURNS * TURN);
 }
 
 static void test_a_shared_cell_is_not_held_against_a_group(void)

@@ -183,6 +183,22 @@ def test_tls_checks_the_name_of_the_host(
     assert seen["socket_timeout"] == seen["socket_connect_timeout"] == 0.5
 
 
+def test_a_sentinel_without_a_port_has_the_usual_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+
+    def make(sentinels: Any, **options: Any) -> Any:
+        seen.update(options, sentinels=sentinels)
+        raise OSError("made")
+
+    monkeypatch.setattr("valkey.sentinel.Sentinel", make)
+    with pytest.raises(EngineError, match="made"):
+        Engine("valkeys+sentinel://u:p@a,b:2/main/3", 0.5).call("ping")
+    assert seen["sentinels"] == [("a", 26379), ("b", 2)]
+    assert seen["sentinel_kwargs"] == {"socket_timeout": 0.5, "socket_connect_timeout": 0.5}
+    assert (seen["ssl"], seen["db"], seen["username"]) == (True, 3, "u")
+    assert seen["socket_timeout"] == 0.5
+
+
 def answers(engine: Engine, keys: list[str]) -> bool:
     try:
         return bool(engine.run("return #KEYS", keys, []) == 2)

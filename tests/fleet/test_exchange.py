@@ -41,6 +41,15 @@ def test_it_is_short_and_each_table_comes_first_in_turn() -> None:
     assert len(Question([rate], [places], 1).arguments("n")) == 3 + 1 + 1 + MOST_ENTRIES
 
 
+def test_the_answer_says_in_microseconds_when_the_bucket_is_full() -> None:
+    rate = LeasedRate(
+        "peer_rate", Rate(2.0, 10), LeaseTable(10, 2.0, nodes=5, clock=lambda: 0), 1000)
+    rate.table.find_again()
+    assert rate.table.try_consume(b"x")
+    Question([rate], []).settle([0, 100])
+    assert rate.table.time_until(b"x", 10) == 1e-4
+
+
 def test_an_idle_node_asks_nothing() -> None:
     rate, places = tables()
     assert not Question([rate], [places])

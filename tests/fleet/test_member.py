@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from rcmgr import FleetLimits, Rate, ResourceManager
+from rcmgr import FleetLimits, FleetPlaces, Rate, ResourceManager
 from rcmgr.fleet.engine import Engine, EngineError
 from rcmgr.fleet.member import Member
 from rcmgr.fleet.scripts import BEAT
@@ -21,6 +21,8 @@ class FakeEngine:
         self.fails = False
         self.nodes = 3
         self.uses: list[str] = []
+        self.asked: list[tuple[int, int]] = []  # leases and places
+        self.commands: list[tuple[str, ...]] = []
 
     def run(self, script: str, keys: list[Any], arguments: list[Any]) -> list[int]:
         if self.fails:
@@ -29,7 +31,13 @@ class FakeEngine:
             self.uses.append(arguments[2])
             return [self.nodes, 0, 0, 0]
         self.uses.append("")
-        return [1, 0] * arguments[7]
+        leases = arguments[3 + 4 * arguments[2]]
+        places = arguments[4 + 4 * (arguments[2] + leases)]
+        self.asked.append((leases, places))
+        return [1, 0] * leases + [0] * places
+
+    def call(self, *command: str) -> None:
+        self.commands.append(command)
 
     def close(self) -> None:
         self.uses.append("closed")
@@ -68,6 +76,34 @@ def test_a_busy_node_shows_its_use_only_once_a_second() -> None:
         case.call(0.05)
     assert len(case.engine.uses) > 10
     assert sum(use != "" for use in case.engine.uses) <= 3
+
+
+def test_each_limit_is_the_first_in_turn() -> None:
+    case = Case(FleetLimits(peer_rate=Rate(10, 30), peer=FleetPlaces(connections=8)))
+    case.call()
+    gate = case.shares.gate
+    assert gate.peer_rate is not None
+    assert gate.peer_connections is not None
+    for number in range(20):
+        gate.peer_rate.try_consume(b"%d" % number)
+        gate.peer_connections.may_take(b"%d" % number, 0)
+    for _ in range(4):
+        case.call(0.1)
+    assert sorted(case.engine.asked[:2]) == [(0, 6), (6, 0)]
+    assert case.engine.asked[2:] == case.engine.asked[:2]
+
+
+def test_a_node_that_leaves_takes_its_use_along() -> None:
+    case = Case()
+    case.member._leave()  # it never joined
+    assert case.engine.commands == []
+    case.call()
+    case.member._leave()
+    [(_, nodes, one), (_, use, other)] = case.engine.commands
+    assert [each[0] for each in case.engine.commands] == ["zrem", "hdel"]
+    assert (nodes, use) == ("p:nodes", "p:use")
+    assert one == other
+    assert one.startswith("node-")
 
 
 def test_a_loss_is_said_once_and_so_is_its_end(caplog: pytest.LogCaptureFixture) -> None:

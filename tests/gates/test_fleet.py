@@ -71,6 +71,17 @@ def test_a_protocol_has_a_rate_for_all_and_for_each_peer() -> None:
     assert of_all.to_error().burst == 3
 
 
+def test_a_wait_is_for_all_tokens_of_a_request() -> None:
+    protocol = FleetProtocol(
+        "/x", LIMITS, LeaseTable(3, 1.0, clock=lambda: 0), LeaseTable(2, 1.0, clock=lambda: 0))
+    assert protocol.refusal(b"a", 2) is None
+    of_peer, of_all = protocol.refusal(b"a", 2), protocol.refusal(b"b", 2)
+    assert of_peer is not None
+    assert of_all is not None
+    assert of_peer.to_error(None, b"a").retry_after_s == pytest.approx(2)
+    assert of_all.to_error(None, b"b").retry_after_s == pytest.approx(1)
+
+
 @pytest.mark.parametrize("limits", [None, SubnetLimits(), SubnetLimits(((32, 8), (24, 9)))])
 def test_a_gate_counts_the_networks_of_the_fleet(limits: SubnetLimits | None) -> None:
     gate = AddressGate(limits)

@@ -62,10 +62,11 @@ def test_a_cut_file_is_read_up_to_the_last_whole_frame() -> None:
     assert read(MAGIC) == []
 
 
-def test_a_flipped_bit_ends_the_file() -> None:
+@pytest.mark.parametrize("at", [0, 4, 20], ids=["size", "checksum", "content"])
+def test_a_flipped_bit_ends_the_file(at: int) -> None:
     whole = file_of(HEADER)
     data = bytearray(whole + packed(a_frame()))
-    data[len(whole) + 20] ^= 1
+    data[len(whole) + at] ^= 1
     assert read(bytes(data)) == [HEADER]
 
 

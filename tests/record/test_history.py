@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from rcmgr import ResourceManager
-from rcmgr.record.frames import MAGIC, Frame, Header, RecordError
+from rcmgr.record.frames import COLUMNS, MAGIC, Frame, Header, RecordError, packed
 from rcmgr.record.history import History
 
 
@@ -43,6 +43,17 @@ def test_files_that_are_cut_are_named(tmp_path: Path) -> None:
     history = History(path)
     assert [each.events for each in history if isinstance(each, Frame)] == [2]
     assert history.cut == [older]
+
+
+def test_what_is_missing_is_added_up(tmp_path: Path) -> None:
+    path = tmp_path / "node.rec"
+    header = Header(1e9, 5, "0.1", 7, False, {}, [])
+    none = [b""] * COLUMNS
+    path.write_bytes(MAGIC + b"".join(map(packed, (
+        header, Frame(0, 0, 0, none, dropped=1, lost=20), Frame(0, 0, 0, none, dropped=300)))))
+    history = History(path)
+    assert len(list(history)) == 3
+    assert (history.dropped, history.lost) == (301, 20)
 
 
 def test_errors_name_the_file(tmp_path: Path) -> None:

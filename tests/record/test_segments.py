@@ -50,6 +50,13 @@ def test_files_that_are_too_large_together_go(tmp_path: Path) -> None:
     assert not (tmp_path / "node.rec.000001").exists()
 
 
+def test_numbers_may_grow_longer(tmp_path: Path) -> None:
+    for number in ("1000000", "999999", "000007"):
+        (tmp_path / f"a.{number}").touch()
+    assert [each.name for each in older_segments(tmp_path / "a")] == [
+        "a.000007", "a.999999", "a.1000000"]
+
+
 def test_files_that_are_too_old_go(tmp_path: Path) -> None:
     path = tmp_path / "node.rec"
     for _ in range(3):

@@ -191,10 +191,17 @@ def test_a_record_may_begin_while_connections_are_open(tmp_path: Path) -> None:
     clock = Clock()
     manager = ResourceManager(HALF, clock=clock)
     run = Run(manager, clock).go(300)
+    held = [manager.open_connection(b"held", "203.0.113.9")]
+    pending = manager.open_connection(None, "203.0.113.9")
+    assert None not in (*held, pending)
     recording = manager.record(tmp_path / "node.rec")
+    held.append(manager.open_connection(b"early", "203.0.113.9"))
+    assert held[-1] is not None
+    assert pending is not None
+    assert held[-1].record is pending.record
     run.go(300, seed=2)
     recording.close()
     result = replay(tmp_path / "node.rec")
-    assert result.held_before[3] > 0
-    assert result.player.skipped["before the record"] >= 0
+    assert result.held_before[3] > 2
+    assert result.player.skipped["before the record"] == 1
     assert result.decisions > 50
