@@ -90,7 +90,7 @@ def test_ctrl_c_ends_the_watch_early(
     monkeypatch.setattr(module.time, "sleep", sleep)
     done = run("--socket", tmp_path / "sock")
     assert done.exit_code == 0, done.output
-    assert "1 events" in done.stdout
+    assert "1 event." in done.stdout
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])

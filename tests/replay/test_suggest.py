@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+from typing import Any
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from record_script import Clock, Run
 
 from rcmgr import NodeLimits, ResourceManager
 from rcmgr.limits.conflicts import conflicts
 from rcmgr.limits.files import LimitsFile
-from rcmgr.replay.suggest import (
-    connections_that_fit,
-    memory_of_connection,
-    suggest,
-)
+from rcmgr.replay.replay import replay
+from rcmgr.replay.suggest import connections_that_fit, memory_of_connection, suggest
 from rcmgr.replay.survey import Survey, survey
 
 
@@ -54,7 +57,7 @@ def test_the_file_is_read_and_does_not_contradict_itself(found: Survey) -> None:
 
 
 def test_headroom_and_percentile_matter(found: Survey) -> None:
-    def streams(**how: float) -> int:
+    def streams(**how: Any) -> int:
         limit = suggest(found, **how).file().build(NodeLimits()).scopes.system.streams
         assert limit is not None
         return limit
@@ -68,16 +71,90 @@ def test_headroom_and_percentile_matter(found: Survey) -> None:
 def test_memory_of_a_connection_is_measured() -> None:
     found = Survey()
     assert memory_of_connection(found) is None
-    found.memory = [(count, 0, 30_000_000 + 50_000 * count) for count in (0, 5, 10, 20, 40)]
+    counts = (0, 5, 10, 20, 40, 30, 20, 10, 5, 0)
+    found.memory = [(count, 0, 30_000_000 + 50_000 * count) for count in counts]
     assert memory_of_connection(found) == (50_000, 30_000_000)
     assert connections_that_fit(2 << 30, (50_000, 30_000_000)) == 42_349
-    found.memory = [(count, 0, 30_000_000 - count) for count in (0, 20, 40)]
+    assert "So about 42,349 connections fit into 2.0 GiB" in " ".join(suggest(found).head)
+
+
+@pytest.mark.parametrize("samples", [
+    [(count, 30_000_000 + count) for count in (0, 20, 40)],  # too few
+    [(5, 30_000_000)] * 20,  # no change
+    [(count, 30_000_000) for count in range(20)],
+    [(count, 30_000_000 - count) for count in range(20)],
+    [(count, 1_000 * count * count) for count in range(20)],  # nothing without any connection
+    [(count % 10, 30_000_000 + 50_000 * count) for count in range(40)],  # a growing process
+])
+def test_memory_of_a_connection_is_not_guessed(samples: list[tuple[int, int]]) -> None:
+    found = Survey()
+    found.memory = [(count, 0, rss) for count, rss in samples]
     assert memory_of_connection(found) is None
-    found.memory = [(5, 0, 30_000_000)] * 9
-    assert memory_of_connection(found) is None
+    assert "not measured" in suggest(found).to_toml()
 
 
 def test_an_empty_record_suggests_nothing() -> None:
     made = suggest(Survey())
     assert made.file() == LimitsFile()
     assert "0 events" in made.to_toml()
+    assert "nothing to suggest" in made.to_toml()
+
+
+SMALL = NodeLimits.default(memory=64 << 20, fds=128)
+LARGE = NodeLimits.default(memory=8 << 30, fds=100_000)
+
+
+def admits(path: Path, **how: Any) -> str:
+    """Check that the suggested file admits the whole record, whatever completes it."""
+    made = suggest(survey(path)[0], **how)
+    file = made.file()
+    for base in (NodeLimits(), SMALL, LARGE):
+        node = file.build(base)
+        assert [str(each) for each in conflicts(node, said=file)] == []
+        assert replay(path, node).outcome.refused == {}
+    return made.to_toml()
+
+
+@settings(max_examples=30)
+@given(
+    scripts=st.lists(
+        st.tuples(st.integers(1, 300), st.integers(0, 1 << 30), st.integers(0, 7200)),
+        min_size=1, max_size=3),
+    headroom=st.sampled_from([1.0, 1.5, 7.3]),
+    percentile=st.sampled_from([50.0, 90.0, 99.9, 100.0]),
+    limited=st.booleans(),
+)
+def test_a_suggestion_admits_its_record(
+    scripts: list[tuple[int, int, int]], headroom: float, percentile: float, limited: bool
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "node.rec"
+        clock = Clock()
+        manager = ResourceManager(SMALL if limited else NodeLimits(), clock=clock)
+        run = Run(manager, clock, rate=None)
+        with manager.record(path):
+            for steps, seed, pause in scripts:
+                run.go(steps, seed)
+                clock.now += pause * 10**9
+        admits(path, headroom=headroom, percentile=percentile)
+
+
+def test_many_protocols_have_their_limits(tmp_path: Path) -> None:
+    path, clock = tmp_path / "node.rec", Clock()
+    manager = ResourceManager(NodeLimits(), clock=clock)
+    held: list[Any] = [manager.open_connection(b"peer", "192.0.2.1", "inbound")]
+    with manager.record(path):
+        for protocol in range(400):  # each has an own count, up to 256
+            peers = 1 if protocol < 399 else 700
+            for peer in range(peers):
+                for _ in range(3 if protocol == 0 else 1):
+                    stream = manager.open_stream(b"peer%d" % peer, "inbound")
+                    assert stream is not None
+                    name = "/ipfs/ping/1.0.0" if protocol == 0 else f"/{protocol}"
+                    assert stream.try_set_protocol(name)
+                    held.append(stream)
+        clock.now += 10**9
+    text = admits(path)
+    assert '[Protocol."/ipfs/ping/1.0.0"]' in text
+    assert text.count("[Protocol.") <= 60
+    assert "each protocol without a section" in text

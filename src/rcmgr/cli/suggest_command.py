@@ -18,8 +18,8 @@ from rcmgr.cli.terminal import tidy_on_signals
 from rcmgr.limits.conflicts import conflicts
 from rcmgr.limits.machine import total_memory
 from rcmgr.limits.node import NodeLimits
+from rcmgr.limits.scopes import soft_fd_limit
 from rcmgr.record.segments import segments
-from rcmgr.replay.suggest import connections_that_fit, memory_of_connection
 from rcmgr.replay.suggest import suggest as suggestions_from
 from rcmgr.replay.survey import survey
 
@@ -69,8 +69,8 @@ def suggest(
     RECORD is a file of `rcmgr run --record` or `manager.record`, or a trace of go-libp2p. Without
     it, the running node whose status socket is at --socket is recorded for some time.
 
-    Exit status: 0, 1 if the limits contradict each other or there is no node, 2 if RECORD cannot be
-    read.
+    Exit status: 0, 1 if the limits contradict each other or this machine, or there is no node, 2 if
+    RECORD cannot be read.
     """
     if record is None:
         with (
@@ -99,20 +99,16 @@ def _watch(socket: Path | None, record: Path, seconds: float) -> Path:
 def _write(record: Path, headroom: float, percentile: float, memory: int | None) -> None:
     with readable(record), progress_bar("measure") as show:
         found, history = survey(record, show)
-    made = suggestions_from(found, headroom=headroom, percentile=percentile)
+    room = memory or total_memory() or 2 << 30
+    made = suggestions_from(found, headroom=headroom, percentile=percentile, memory=room)
     click.echo(made.to_toml(), nl=False)
-    measured = memory_of_connection(found)
-    room = total_memory() if memory is None else memory
-    if measured is not None and room:
-        click.echo(
-            f"note: about {connections_that_fit(room, measured):,} such connections fit into "
-            f"{room / (1 << 30):.1f} GiB", err=True)
     for path in history.cut:
         click.echo(f"note: {path} ends in the middle of a frame", err=True)
     if not found.events:
         click.echo(f"note: {', '.join(map(str, segments(record)))}: no events", err=True)
     file = made.file()
-    contradictions = conflicts(file.build(NodeLimits.default()), said=file)
+    contradictions = conflicts(
+        file.build(NodeLimits.default()), memory=total_memory(), fds=soft_fd_limit(), said=file)
     for conflict in contradictions:
         click.echo(str(conflict), err=True)
     if contradictions:

@@ -90,7 +90,11 @@ def quantile(values: Iterable[int], percentile: float) -> int:
 
 
 def least_burst(times: Iterable[int], rate: float) -> int:
-    """The smallest burst with which a bucket of this rate admits all these times (ns, in order)."""
+    """The smallest burst with which a bucket of this rate admits all these times (ns, in order).
+
+    A bucket may be slower than its rate by one in a million; see `bucket_ticks`.
+    """
+    rate *= 1 - 1e-6
     level, before, most = 0.0, 0, 0.0
     for now in times:
         level = max(0.0, level - (now - before) / 1e9 * rate) + 1

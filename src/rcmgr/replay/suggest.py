@@ -8,11 +8,13 @@ import textwrap
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from statistics import correlation, linear_regression
 from typing import Any, Final
 
 from rcmgr.limits.files import LimitsFile
 from rcmgr.limits.networks import AddressRates, SubnetLimits
 from rcmgr.limits.scope_values import FIELDS
+from rcmgr.limits.scopes import DEFAULT_LIMITS, named_limits
 from rcmgr.limits.sizes import size_text
 from rcmgr.replay.gauges import Gauge, least_burst, quantile
 from rcmgr.replay.survey import PREFIXES, Survey
@@ -32,8 +34,21 @@ _SCOPES: Final = (
     ("PeerDefault", "peer_default", "each peer"),
 )
 _TITLES: Final = {name: key for key, name in FIELDS.items()}
+_WHOLES: Final = {
+    "transient": "system", "peer_default": "system", "protocol_peer": "protocol",
+    "service_peer": "service",
+}
+"""The scope whose limits bound those of another one."""
+_DEFAULTS: Final = {name: limit.base for name, limit in named_limits(DEFAULT_LIMITS)}
+"""The default limits on the smallest machine."""
+_OTHERS: Final = "(others)"
+_SHORT_S: Final = 3600
+"""A shorter record says little about a node."""
 _ENOUGH_CONNECTIONS: Final = 8
-"""The number of connections must vary by this, before memory by connection can be told."""
+_ENOUGH_SAMPLES: Final = 10
+_ENOUGH_FIT: Final = 0.5
+"""The number of connections must vary by this, be measured so often, and explain this part of the
+changes of memory. Else nobody can say how much memory a connection takes."""
 
 
 @dataclass(slots=True)
@@ -71,14 +86,17 @@ class Suggestions:
         return LimitsFile.from_toml(self.to_toml())
 
 
-def suggest(found: Survey, *, headroom: float = 1.5, percentile: float = 99.9) -> Suggestions:
+def suggest(
+    found: Survey, *, headroom: float = 1.5, percentile: float = 99.9, memory: int = 2 << 30
+) -> Suggestions:
     """Limits for the demand of a record.
 
     headroom: how many times the tail a limit allows, 1 or more. percentile: where the tail begins,
     above 50 and up to 100. A limit is never below the peak of the record.
+    memory: bytes. The head of the file says how many connections fit into them.
     """
     made = Suggestions()
-    maker = _Maker(found, headroom, percentile, made)
+    maker = _Maker(found, headroom, percentile, memory, made)
     maker.write_head()
     for section, scope, title in _SCOPES:
         maker.write_scope(section, scope, title)
@@ -94,9 +112,10 @@ class _Maker:
     survey: Survey
     headroom: float
     percentile: float
+    memory: int
     made: Suggestions
-    whole: dict[str, int] = field(default_factory=dict)
-    """The limits of the system, which no part exceeds."""
+    values: dict[str, int] = field(default_factory=dict)
+    """The suggestions so far, by place."""
 
     def write_head(self) -> None:
         found = self.survey
@@ -104,24 +123,34 @@ class _Maker:
         head = self.made.head
         head.append(
             f"Limits from a record of {_duration(seconds)}, from {self._when(found.begin)} to "
-            f"{self._when(found.end)}: {found.events:,} events.")
+            f"{self._when(found.end)}: {_many(found.events, 'event')}.")
         head.append(
             f"Each limit is {self.headroom:g} times what {self.percentile:g} % of the time (of the "
             "peers, of the networks) needed, and never below the peak.")
         head.append("What it cannot know: " + " ".join(_unknown(found, seconds)))
-        slope = memory_of_connection(found)
-        if slope is not None:
-            each, rest = slope
-            head.append(
-                f"Memory, measured: {_bytes(each)} of the process for each connection with its "
-                f"streams, and {_bytes(rest)} without any. So "
-                f"{connections_that_fit(2 << 30, slope):,} connections fit into 2 GiB.")
+        head.append(self._memory_text())
         if found.refused:
             worst = ", ".join(f"{code} {times:,}" for code, times in found.refused.most_common(5))
             head.append(
                 f"The node refused requests, so it may have needed more than this shows: {worst}.")
+        if not found.gauges:
+            head.append("The record shows no use of the node, so there is nothing to suggest.")
+            return
         head.append("Try it: rcmgr replay RECORD --limits THIS_FILE. A limit that is left out has "
                     "its default.")
+
+    def _memory_text(self) -> str:
+        measured = memory_of_connection(self.survey)
+        if measured is None:
+            return (
+                "Memory of a connection: not measured. Too few connections came and went, or other "
+                "things moved the memory of the process.")
+        each, rest = measured
+        return (
+            f"Memory, measured: {_bytes(each)} of the process for each connection with its "
+            f"streams, and {_bytes(rest)} without any. So about "
+            f"{connections_that_fit(self.memory, measured):,} connections fit into "
+            f"{_bytes(self.memory)}.")
 
     def write_scope(self, section: str, scope: str, title: str) -> None:
         for name in FIELDS.values():
@@ -140,20 +169,36 @@ class _Maker:
                 place[len(kind) + 1:].rpartition("].")[0]: gauge.peak
                 for place, gauge in self.survey.gauges.items()
                 if place.startswith(f"{kind}[") and place.endswith("].streams")}
-            peaks.pop("(others)", None)
-            for name in sorted(peaks, key=lambda each: -peaks[each])[:_MOST_PROTOCOLS]:
-                self._write_name(kind, section, name)
+            others = peaks.pop(_OTHERS, 0)
+            for rank, name in enumerate(sorted(peaks, key=lambda each: -peaks[each])):
+                if rank < _MOST_PROTOCOLS or self._exceeds_default(kind, name):
+                    self._write_name(kind, name, f'{section}.{json.dumps(name)}',
+                                     f'{section}Peer.{json.dumps(name)}')
+            if others and self._exceeds_default(kind, _OTHERS):
+                self._write_name(kind, _OTHERS, f"{section}Default", f"{section}PeerDefault")
 
-    def _write_name(self, kind: str, section: str, name: str) -> None:
-        key = json.dumps(name)
+    def _exceeds_default(self, kind: str, name: str) -> bool:
+        """Whether the default limits would refuse a part of the demand."""
+        for scope, measured in (
+            (kind, self.survey.gauges), (f"{kind}_peer", self.survey.peers),
+        ):
+            default = _DEFAULTS.get(f"{scope}[{name}]", _DEFAULTS[f"{scope}_default"])
+            for each in FIELDS.values():
+                found = measured.get(f"{scope}[{name}].{each}")
+                if found is not None and found.needed > getattr(default, each):
+                    return True
+        return False
+
+    def _write_name(self, kind: str, name: str, section: str, peer_section: str) -> None:
+        whom = f"this {kind}" if name != _OTHERS else f"each {kind} without a section"
         for each in FIELDS.values():
             line = self._of_time(f"{kind}[{name}].{each}", each, part=8)
             if line is not None:
-                self.made.add(f"{section}.{key}", f"this {kind}, of all peers", line)
+                self.made.add(section, f"{whom}, of all peers", line)
         for each in FIELDS.values():
             line = self._of_peers(f"{kind}_peer[{name}].{each}", each, "peer")
             if line is not None:
-                self.made.add(f"{section}Peer.{key}", "the same, of each peer", line)
+                self.made.add(peer_section, "the same, of each peer", line)
 
     def write_leaves(self) -> None:
         for section, leaf in (("Conn", "conn"), ("Stream", "stream")):
@@ -164,20 +209,29 @@ class _Maker:
                     "Memory", _shown(value, "memory"), f"the most needed {_bytes(most)}"))
 
     def write_networks(self) -> None:
-        """How many connections a network had at once."""
+        """How many connections a network had at once. A wider network has as many at least."""
+        networks, node = self.survey.networks, self.values.get("system.conns")
+        if node is None or not any(each.most for each in networks.values()):
+            return
         default = {**dict(SubnetLimits().ipv4), **dict(SubnetLimits().ipv6)}
-        for family, bits in PREFIXES:
-            most = self.survey.networks[family, bits].most
-            if not most:
-                continue
-            tail, peak = quantile(most.values(), self.percentile), max(most.values())
-            value = max(_rounded(max(tail * self.headroom, peak), ""), default[bits] or 0)
+        wider: dict[str, int] = {}
+        for family, bits in sorted(PREFIXES, key=lambda prefix: prefix[1]):
+            most = networks[family, bits].most
+            tail, peak = quantile(most.values(), self.percentile), max(most.values(), default=0)
+            usual = default[bits] or 0
+            value = min(
+                max(_rounded(max(tail * self.headroom, peak), ""), usual),
+                wider.get(family, node))
+            wider[family] = value
+            reason = f"/{bits}: {_many(len(most), 'network')}"
+            if most:
+                reason += (
+                    f"; the most had {peak:,}, {self.percentile:g} % of them up to {tail:,}")
+            if value == usual:
+                reason += " (the default)"
             self.made.add(
                 f"Subnets.{family}", f"connections of each {_family(family)} network at once",
-                Line(str(bits), value, (
-                    f"/{bits}: {len(most):,} networks; the most had {peak:,}, "
-                    f"{self.percentile:g} % of them up to {tail:,}{_default(value, default[bits])}"
-                )))
+                Line(str(bits), value, reason))
 
     def write_rates(self) -> None:
         """How often a network, and a peer, began a connection."""
@@ -187,7 +241,7 @@ class _Maker:
             if times:
                 usual = default[bits]
                 rate, burst, reason = self._rate(
-                    times.values(), usual.refill_rate, usual.burst, f"/{bits}", "networks")
+                    times.values(), usual.refill_rate, usual.burst, f"/{bits}", "network")
                 self.made.add(
                     f"Rates.{family}.{bits}",
                     f"how often each {_family(family)} network may connect",
@@ -197,7 +251,7 @@ class _Maker:
                     Line("burst", burst, "connections at once, after a pause"))
         times = self.survey.peer_arrivals
         if times:
-            rate, burst, reason = self._rate(times.values(), 0.2, 16, "a peer", "peers")
+            rate, burst, reason = self._rate(times.values(), 0.2, 16, "a peer", "peer")
             self.made.add(
                 "PeerRates.rate", "how often each peer may connect",
                 Line("refill_rate", rate, reason))
@@ -218,8 +272,8 @@ class _Maker:
         burst = max(least, math.ceil(max(
             needed, self.headroom * quantile(bursts, self.percentile))))
         return rate, burst, (
-            f"{what}: {len(arrivals):,} {whose}, of which {self.percentile:g} % came up to "
-            f"{tail:,} times; at {rate:g} a second the worst needed a burst of {needed:,}"
+            f"{what}: {_many(len(arrivals), whose)}, of which {self.percentile:g} % came up to "
+            f"{_many(tail, 'time')}; at {rate:g} a second the worst needed a burst of {needed:,}"
             f"{' (the default is more)' if burst == least > needed else ''}")
 
     def _of_time(self, place: str, name: str, part: int = 1) -> Line | None:
@@ -233,7 +287,7 @@ class _Maker:
             f"peak {_amount(gauge.peak, name)} ({self._when(gauge.peak_at)}), "
             f"{self._busy(gauge, name)}{self.percentile:g} % of the time up to "
             f"{_amount(tail, name)}{' (the least that makes sense)' if value == least else ''}")
-        return Line(_TITLES[name], _shown(self._capped(value, name, place), name), reason)
+        return Line(_TITLES[name], _shown(self._bounded(value, place), name), reason)
 
     def _of_peers(self, place: str, name: str, whose: str) -> Line | None:
         most = self.survey.peers[place].most if place in self.survey.peers else {}
@@ -244,17 +298,23 @@ class _Maker:
         needed = self.survey.peers[place].needed
         value = max(_rounded(max(tail * self.headroom, needed), name), least)
         reason = (
-            f"{len(most):,} {whose}{'s' if len(most) != 1 else ''}: the most had "
+            f"{_many(len(most), whose)}: the most had "
             f"{_amount(peak, name)}, half of them up to "
             f"{_amount(quantile(most.values(), 50), name)}, {self.percentile:g} % up to "
             f"{_amount(tail, name)}{' (the least that makes sense)' if value == least else ''}")
-        return Line(_TITLES[name], _shown(self._capped(value, name, place), name), reason)
+        return Line(_TITLES[name], _shown(self._bounded(value, place), name), reason)
 
-    def _capped(self, value: int, name: str, place: str) -> int:
-        if place.startswith("system."):
-            self.whole[name] = value
-            return value
-        return min(value, self.whole.get(name, value))
+    def _bounded(self, value: int, place: str) -> int:
+        """At most what the whole scope has, and both directions together."""
+        scope, _, name = place.rpartition(".")
+        kind, bracket, of_name = scope.partition("[")
+        for whole in (
+            f"{scope}.{name.partition('_')[0]}",
+            f"{_WHOLES.get(kind, kind)}{bracket}{of_name}.{name}",
+        ):
+            value = min(value, self.values.get(whole, value))
+        self.values[place] = value
+        return value
 
     def _busy(self, gauge: Gauge, name: str) -> str:
         busy = gauge.busy_hour()
@@ -273,16 +333,13 @@ def memory_of_connection(found: Survey) -> tuple[int, int] | None:
     None: the number of connections did not vary enough, or memory did not follow it.
     """
     counts = [connections for connections, _, _ in found.memory]
-    if len(counts) < 3 or max(counts) - min(counts) < _ENOUGH_CONNECTIONS:
+    if len(counts) < _ENOUGH_SAMPLES or max(counts) - min(counts) < _ENOUGH_CONNECTIONS:
         return None
-    mean_x = sum(counts) / len(counts)
-    mean_y = sum(rss for _, _, rss in found.memory) / len(counts)
-    variance = sum((each - mean_x) ** 2 for each in counts)
-    slope = sum(
-        (connections - mean_x) * (rss - mean_y) for connections, _, rss in found.memory) / variance
-    if slope <= 0:
+    sizes = [float(rss) for _, _, rss in found.memory]
+    if min(sizes) == max(sizes) or correlation(counts, sizes) < math.sqrt(_ENOUGH_FIT):
         return None
-    return round(slope), max(0, round(mean_y - slope * mean_x))
+    slope, rest = linear_regression(counts, sizes)
+    return None if rest < 0 else (round(slope), round(rest))
 
 
 def connections_that_fit(memory: int, measured: tuple[int, int]) -> int:
@@ -292,13 +349,15 @@ def connections_that_fit(memory: int, measured: tuple[int, int]) -> int:
 
 
 def _unknown(found: Survey, seconds: float) -> Iterator[str]:
-    if seconds < 86_400:
+    if seconds < _SHORT_S:
+        yield f"{_duration(seconds)} are too short to set limits by: record a day at least."
+    elif seconds < 86_400:
         yield f"{_duration(seconds)} say nothing of other hours and days."
     elif seconds < 7 * 86_400:
         yield f"{_duration(seconds)} say nothing of other days of the week."
     yield "A record without an attack says nothing of a flood. A recorded flood counts as demand."
     if found.evicted:
-        yield f"{found.evicted:,} connections made room for others, and might have stayed."
+        yield f"{_many(found.evicted, 'connection')} made room for others, and might have stayed."
 
 
 def _comment(text: str) -> list[str]:
@@ -346,8 +405,8 @@ def _family(family: str) -> str:
     return "IPv4" if family == "ipv4" else "IPv6"
 
 
-def _default(value: int, default: int | None) -> str:
-    return " (the default)" if value == default else ""
+def _many(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _duration(seconds: float) -> str:
