@@ -118,6 +118,14 @@ def test_a_file_is_applied_whole(node: Running, tmp_path: Path) -> None:
     assert answer["above"] == [{"limit": "established_per_peer", "used": 3, "of": 2}]
 
 
+@pytest.mark.parametrize("text", ["[System]\nConns = 20\n", '{"System": {"Conns": 20}}'])
+def test_limits_are_applied_from_a_pipe(node: Running, text: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "rcmgr", "apply", "/dev/stdin", "--socket", str(node.server.path)],
+        input=text, capture_output=True, text=True, check=False)
+    assert done.stdout == "System.Conns: unlimited -> 20\n", done.stderr
+
+
 def test_a_wrong_file_changes_nothing(node: Running, tmp_path: Path) -> None:
     file = tmp_path / "new.toml"
     file.write_text(FILE + "max_pendng_inbound = 3\n")

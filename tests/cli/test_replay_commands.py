@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,16 @@ def test_a_file_that_is_no_record_ends_in_one_line(
     assert done.exit_code == 2
     assert words in done.output
     assert done.output.count("\n") == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with a name are POSIX")
+@pytest.mark.parametrize("command", ["replay", "suggest"])
+def test_a_record_in_a_pipe_is_refused(tmp_path: Path, command: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (str(tmp_path / "pipe"), "-"):
+        done = CliRunner().invoke(main, [command, path], terminal_width=200)
+        assert done.exit_code == 2
+        assert "is a pipe or a device. A record is read more than once" in done.stderr
 
 
 def test_a_cut_file_is_replayed_and_named(record: Path, tmp_path: Path) -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
 import pytest
 
-from rcmgr.limits.documents import LimitsFileError, from_json, from_toml, items
+from rcmgr.limits.documents import LimitsFileError, from_file, from_json, from_toml, items
 
 
 def test_bytes_that_are_not_text() -> None:
@@ -26,6 +31,36 @@ def test_keys_of_an_object() -> None:
     assert list(items("", None, lenient=True)) == []
     with pytest.raises(LimitsFileError, match=r"^at: must be an object, not null"):
         list(items("at", None))
+
+
+def through_a_pipe(folder: Path, content: bytes) -> Any:
+    """Read a file that can be read once."""
+    path = folder / "pipe"
+    os.mkfifo(path)
+    writer = threading.Thread(target=path.write_bytes, args=[content])
+    writer.start()
+    try:
+        return from_file(path)
+    finally:
+        writer.join()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with a name are POSIX")
+@pytest.mark.parametrize(("content", "tree"), [
+    (b'{"a": 1}', [("a", 1)]),
+    (b'\xef\xbb\xbf\n {"a": 1}', [("a", 1)]),
+    (b"# a comment\na = 1\n", [("a", 1)]),
+    (b"# " + b"x" * 4000 + b"\n" + b"# many\n" * 20_000 + b"a = 1\n", [("a", 1)]),
+])
+def test_a_pipe_says_its_format_by_its_content(tmp_path: Path, content: bytes, tree: Any) -> None:
+    assert through_a_pipe(tmp_path, content) == tree
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with a name are POSIX")
+def test_an_empty_pipe_is_an_error(tmp_path: Path) -> None:
+    """The command before the pipe failed."""
+    with pytest.raises(LimitsFileError, match="not JSON"):
+        through_a_pipe(tmp_path, b"\n")
 
 
 def test_lenient_json_ends_with_the_first_value() -> None:

@@ -80,10 +80,8 @@ def apply(file: Path, path: Path | None, check: bool, lenient: bool, as_json: bo
 
     Exit status 2: FILE cannot be read, or says something wrong. Then nothing has changed.
     """
-    read_limits_file(file, lenient=lenient)  # an error names the file
-    text, toml = file.read_text(encoding="utf-8-sig"), file.suffix == ".toml"
-    _show_change(
-        ask_node(path, "apply", text=text, toml=toml, lenient=lenient, check=check), as_json)
+    text = json.dumps(read_limits_file(file, lenient=lenient).to_dict())
+    _show_change(ask_node(path, "apply", text=text, check=check), as_json)
 
 
 def _show_change(answer: dict[str, Any], as_json: bool) -> None:

@@ -27,11 +27,28 @@ from rcmgr.replay.outcome import Difference, Refused
 from rcmgr.replay.replay import Replay
 from rcmgr.replay.replay import replay as replay_record
 
-__all__ = ["replay"]
+__all__ = ["RECORD", "progress_bar", "readable", "replay"]
 
 _MOST_ROWS: Final = 20
 _WIDTH: Final = 79
 _FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+class RecordPath(click.Path):
+    """A file that can be read more than once."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:
+        path = Path(value)
+        if value == "-" or (path.exists() and not (path.is_file() or path.is_dir())):
+            self.fail(
+                f"{value} is a pipe or a device. A record is read more than once: write it to a "
+                "file first.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+RECORD: Final = RecordPath(exists=True, dir_okay=False, path_type=Path)
 
 
 class UnusableRecord(click.ClickException):
@@ -68,7 +85,7 @@ def progress_bar(title: str) -> Iterator[Callable[[Any], None]]:
 
 
 @click.command(short_help="Ask the recorded history of a node again, under other limits.")
-@click.argument("record", type=_FILE)
+@click.argument("record", type=RECORD)
 @click.option("--limits", "limits_file", type=_FILE, metavar="FILE",
               help="The other limits. A limit that it leaves out is that of the record.")
 @click.option("--lenient", is_flag=True, help="Read JSON limits like go-libp2p does.")

@@ -13,7 +13,7 @@ import click
 from rcmgr.cli.demo.command import finite
 from rcmgr.cli.limit_commands import Size
 from rcmgr.cli.node_socket import ask_node, socket_option
-from rcmgr.cli.replay_commands import progress_bar, readable
+from rcmgr.cli.replay_commands import RECORD, progress_bar, readable
 from rcmgr.cli.terminal import tidy_on_signals
 from rcmgr.limits.conflicts import conflicts
 from rcmgr.limits.machine import total_memory
@@ -49,8 +49,7 @@ class Duration(click.ParamType):  # type: ignore[type-arg]  # generic since clic
 
 
 @click.command(short_help="Suggest limits for a node from its record.")
-@click.argument("record", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-                required=False)
+@click.argument("record", type=RECORD, required=False)
 @socket_option
 @click.option("--for", "seconds", type=Duration(), default="10m", show_default=True,
               metavar="TIME", help="Without RECORD: how long to watch the running node.")

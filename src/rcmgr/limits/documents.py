@@ -31,6 +31,7 @@ _MAX_TOML_LINE = 4096
 _MAX_KEY_PARTS = 16
 # a quote that is never closed ends with the line, so that no part is read twice
 _QUOTED = re.compile(r"\"(?:[^\"\\]|\\.)*(?:\"|\\?\Z)|'[^']*(?:'|\Z)")
+_BEGIN_OF_JSON = re.compile(rb"(\xef\xbb\xbf)?\s*\{")
 _NAME = re.compile(r"\s*[A-Za-z0-9_-]+\s*")
 
 
@@ -55,10 +56,15 @@ class Fraction(str):
 
 
 def from_file(path: Path, *, lenient: bool = False) -> Any:
-    """JSON, or TOML if its name ends in .toml. OSError, LimitsFileError."""
+    """JSON, or TOML if its name ends in .toml. OSError, LimitsFileError.
+
+    A name without an ending may be a pipe: it is TOML if it does not begin like a JSON object.
+    """
     with path.open("rb") as file:
         content = file.read(MAX_FILE_BYTES + 1)
-    return from_toml(content) if path.suffix == ".toml" else from_json(content, lenient=lenient)
+    is_toml = path.suffix == ".toml" or (
+        not path.suffix and content.strip() != b"" and not _BEGIN_OF_JSON.match(content))
+    return from_toml(content) if is_toml else from_json(content, lenient=lenient)
 
 
 def from_json(text: str | bytes, *, lenient: bool = False) -> Any:

@@ -76,6 +76,7 @@ class LimitsFile:
     def read(cls, path: Path, *, lenient: bool = False) -> LimitsFile:
         """From a file: JSON, or TOML if its name ends in .toml. OSError, LimitsFileError.
 
+        If its name has no ending, as that of a pipe, its first character decides.
         lenient: as for `from_json`. It is an error if nothing in the file is a limit: the keys that
         were skipped were probably meant.
         """
