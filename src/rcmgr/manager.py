@@ -214,8 +214,7 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
 
     @node_limits.setter
     def node_limits(self, limits: NodeLimits) -> None:
-        if not isinstance(limits, NodeLimits):
-            raise TypeError(f"node_limits must be a rcmgr.NodeLimits, not {limits!r}")
+        _check_node_limits(limits)
         with self._limits_lock:
             self._apply(limits)
 
@@ -236,8 +235,11 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
 
         It tells before a change which limits would be exceeded at once. Everything held stays, and
         new requests are refused until use has fallen. O(scopes and addresses).
+
+        TypeError: limits is no NodeLimits.
         """
         limits = self.node_limits if limits is None else limits
+        _check_node_limits(limits)
         return usages_above(self, replace(limits, scopes=self._adjusted(limits.scopes)))
 
     def _apply(self, limits: NodeLimits) -> None:
@@ -952,3 +954,8 @@ def _rates(limits: object) -> ConnectionRateLimits:
     if not isinstance(limits, ConnectionRateLimits):
         raise TypeError(f"connection_rate_limits must be a ConnectionRateLimits, not {limits!r}")
     return limits
+
+
+def _check_node_limits(limits: object) -> None:
+    if not isinstance(limits, NodeLimits):
+        raise TypeError(f"node_limits must be a rcmgr.NodeLimits, not {limits!r}")

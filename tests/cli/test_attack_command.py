@@ -39,12 +39,12 @@ trio.run(run)
 @pytest.mark.parametrize(("address", "text"), [
     (f"/ip4/192.0.2.1/tcp/4001/p2p/{PEER}", "only loopback may be attacked, not 192.0.2.1"),
     (f"/ip4/0.0.0.0/tcp/4001/p2p/{PEER}", "only loopback may be attacked, not 0.0.0.0"),
-    (f"/ip4/127.0.0.1/udp/4001/quic-v1/p2p/{PEER}", "ADDRESS must be such as /ip4/127.0.0.1/tcp/"),
-    (f"/dns4/localhost/tcp/4001/p2p/{PEER}", "ADDRESS must be such as"),
-    ("/ip4/127.0.0.1/tcp/4001", "ADDRESS must be such as"),
-    ("/ip4/127.0.0.1/tcp/4001/p2p/me", "ADDRESS must be such as"),
-    ("localhost:4001", "ADDRESS must be such as"),
-    ("\x1b[2J", "ADDRESS must be such as"),
+    (f"/ip4/127.0.0.1/udp/4001/quic-v1/p2p/{PEER}", "ADDRESS must be TCP over IPv4, such as"),
+    (f"/dns4/localhost/tcp/4001/p2p/{PEER}", "ADDRESS must be TCP over IPv4, such as"),
+    ("/ip4/127.0.0.1/tcp/4001", "ADDRESS must be TCP over IPv4, such as"),
+    ("/ip4/127.0.0.1/tcp/4001/p2p/me", "ADDRESS must be TCP over IPv4, such as"),
+    ("localhost:4001", "ADDRESS must be TCP over IPv4, such as"),
+    ("\x1b[2J", "ADDRESS must be TCP over IPv4, such as"),
 ])
 def test_another_address_is_refused(address: str, text: str) -> None:
     done = CliRunner().invoke(main, ["attack", address])

@@ -342,6 +342,14 @@ def test_memory_arguments() -> None:
     assert not conn.try_reserve_memory(1)  # 64 bits are full
 
 
+def test_the_count_of_over_releases_stays_at_its_most() -> None:
+    ledger = Ledger(debug=False)
+    connection = ledger.open_connection()
+    for _ in range(3):
+        connection.release_memory(2**63 - 1)
+    assert ledger.over_released == 2**63 - 1
+
+
 def test_an_over_release_takes_from_nobody(caplog: pytest.LogCaptureFixture) -> None:
     ledger = Ledger(debug=False)
     first, second = ledger.open_connection(), ledger.open_connection()

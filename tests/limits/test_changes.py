@@ -47,6 +47,8 @@ def system(**values: Any) -> NodeLimits:
     ("ProcessMemory.max_percentage", 0.5,
      replace(NODE, memory=ProcessMemoryLimits(max_percentage=0.5))),
     ("Rates", "unlimited", replace(NODE, rates=None)),
+    ("Subnets", "off", replace(NODE, subnets=None)),
+    ("PenaltyBox", "off", replace(NODE, penalties=None)),
     ("Rates.overall", {"refill_rate": 1.0, "burst": 9},
      replace(NODE, rates=replace(AddressRates(), overall=Rate(1.0, 9)))),
     ("Subnets.ipv4.32", 3, replace(NODE, subnets=replace(SubnetLimits(), ipv4=((32, 3),)))),

@@ -238,3 +238,13 @@ def test_a_limit_of_a_file_that_has_no_effect(text: str, where: str) -> None:
     limits = file.build(NodeLimits.default(memory=8 * GIB, fds=4096))
     found = conflicts(limits, memory=8 * GIB, fds=4096, said=file)
     assert [each.where for each in found] == [where]
+
+
+def test_a_file_that_says_every_limit_may_lower_one() -> None:
+    usual = NodeLimits.default(memory=1 << 30, fds=1024)
+    lower = LimitsFile.from_toml("[System]\nConns = 16\n").build(usual)
+    assert conflicts(lower, said=LimitsFile.of(lower), usual=usual) == []
+    assert conflicts(lower, said=LimitsFile.of(lower)) != []
+    higher = LimitsFile.from_toml("[PeerDefault]\nConns = 999\n").build(usual)
+    [conflict] = conflicts(higher, said=LimitsFile.of(higher), usual=usual)
+    assert conflict.where == "peer_default.conns"

@@ -105,7 +105,7 @@ LARGE = NodeLimits.default(memory=8 << 30, fds=100_000)
 
 
 def admits(path: Path, **how: Any) -> str:
-    """Check that the suggested file admits the whole record, whatever completes it."""
+    """Check that the suggested file admits the whole record, also with defaults."""
     made = suggest(survey(path)[0], **how)
     file = made.file()
     for base in (NodeLimits(), SMALL, LARGE):

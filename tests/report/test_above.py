@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
+
+import pytest
 
 from rcmgr import (
     ConcreteLimits,
@@ -52,3 +55,9 @@ def test_each_kind_of_limit() -> None:
         assert each
         each.close()
     assert used(manager, replace(OPEN, subnets=SubnetLimits(ipv4=((24, 0),)))) == {}
+
+
+def test_only_limits_of_a_node_are_compared() -> None:
+    wrong: Any = 3
+    with pytest.raises(TypeError, match=r"must be a rcmgr\.NodeLimits, not 3"):
+        ResourceManager().usages_above(wrong)

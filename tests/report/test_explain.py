@@ -185,3 +185,13 @@ def test_nine_tenths_are_nearly_full() -> None:
     assert manager.explain().splitlines()[0] == "Nothing is at its limit."
     kept.append(manager.open_stream(PEER, "inbound"))
     assert manager.explain().splitlines()[1] == "  system streams: 9 of 10 (90%)"
+
+
+def test_a_dry_run_that_is_over_is_named() -> None:
+    manager = ResourceManager(
+        NodeLimits(connections=ConnectionLimits(max_pending_inbound=0)), enforce=False)
+    assert manager.open_connection(None, "192.0.2.1") is not None
+    manager.enforce = True
+    first, second, *_ = explain(manager).splitlines()
+    assert first == "The dry run is off: limits refuse again. While it was on:"
+    assert second.startswith("Would refuse since the start: 1, ")

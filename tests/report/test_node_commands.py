@@ -52,13 +52,17 @@ def test_status() -> None:
 @pytest.mark.parametrize(("request_", "reason"), [
     ({}, "unknown command None: known are status, bans, ban, unban, allow"),
     ({"do": "exec"}, "unknown command 'exec'"), ({"do": []}, "unknown command"),
-    ({"do": "ban"}, "what"), ({"do": "ban", "what": 7}, "the argument 'what' must be text, not 7"),
+    ({"do": "ban"}, "'ban' needs the argument 'what'"),
+    ({"do": "ban", "what": 7}, "the argument 'what' must be text, not 7"),
     ({"do": "ban", "what": "me"}, "not a peer id, address or network: 'me'"),
     ({"do": "ban", "what": ADDRESS, "seconds": -1}, "seconds must be 0"),
     ({"do": "ban", "what": ADDRESS, "seconds": "1h"}, "seconds must be a number"),
     ({"do": "ban", "what": ADDRESS, "reason": 1}, "reason must be a text"),
-    ({"do": "ban", "what": ADDRESS, "node": 1}, "node"),
-    ({"do": "unban", "what": ""}, "not a peer id"), ({"do": "bans", "x": 1}, "'x'"),
+    ({"do": "ban", "what": ADDRESS, "node": 1},
+     "'ban' has no argument 'node'"),
+    ({"do": "unban", "what": ""}, "not a peer id"),
+    ({"do": "bans", "x": 1}, "'bans' has no argument 'x'"),
+    ({"do": "watch", "x": 1}, "'watch' has no argument 'x'"),
     ({"do": "allow", "what": None}, "'what' must be text"),
 ])
 def test_a_wrong_request_changes_nothing(request_: dict[str, Any], reason: str) -> None:
@@ -66,6 +70,14 @@ def test_a_wrong_request_changes_nothing(request_: dict[str, Any], reason: str) 
     answer = ask(manager, **request_)
     assert reason in answer["error"]
     assert (manager.bans(), len(manager.allowlist)) == ([], 0)
+
+
+@pytest.mark.parametrize("request_", [
+    {"do": "x" * 10_000}, {"do": ["x"] * 10_000}, {"do": "ban", "what": ["x"] * 10_000},
+    {"do": "bans", "x" * 10_000: 1}, {"do": "watch", "kinds": {"x" * 10_000: 1}},
+])
+def test_an_error_does_not_repeat_a_long_request(request_: dict[str, Any]) -> None:
+    assert len(ask(ResourceManager(), **request_)["error"]) < 500
 
 
 @given(st.one_of(st.binary(), st.builds(

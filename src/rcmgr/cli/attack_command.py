@@ -19,7 +19,9 @@ __all__ = ["attack"]
     short_help="Attack a node of this machine, and judge how it holds.",
     help=f"""Attack the node at ADDRESS, which must be on loopback, and judge how it holds.
 
-ADDRESS is a multiaddr of TCP with a peer id: /ip4/127.0.0.1/tcp/4001/p2p/12D3KooW...
+ADDRESS is a multiaddr of TCP over IPv4 with a peer id: /ip4/127.0.0.1/tcp/4001/p2p/12D3KooW...
+
+The attackers speak only TCP over IPv4. A node that listens elsewhere needs such an address too.
 
 The attackers are those of `rcmgr demo`: half-open sockets, connections with many peer ids, with
 one peer id, and streams without a protocol. An honest peer and honest newcomers ping the node

@@ -310,10 +310,11 @@ def check(
     """
     machine = _machine(memory, fds)
     read = _read(file, lenient)
-    node = read.build(NodeLimits.default(memory=machine.memory, fds=machine.fds))
+    usual = NodeLimits.default(memory=machine.memory, fds=machine.fds)
+    node = read.build(usual)
     found = conflicts(
-        node, memory=machine.memory, fds=machine.fds, high_watermark=high_watermark, said=read
-    )
+        node, memory=machine.memory, fds=machine.fds, high_watermark=high_watermark, said=read,
+        usual=usual)
     for conflict in found:
         click.echo(str(conflict))
     admitted = admitted_connections(node)

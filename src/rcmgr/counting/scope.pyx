@@ -16,7 +16,7 @@ cimport cython
 from cpython.number cimport PyNumber_Index
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 import logging
@@ -542,7 +542,7 @@ cdef class Scope:
         with cython.critical_section(self.ledger):
             if self.live():
                 excess = self.give_memory(wanted)
-                self.ledger.over_released += excess
+                self.ledger.over_released += min(excess, INT64_MAX - self.ledger.over_released)
         if excess > 0:
             self.ledger.say_over_released(self.name, f"{excess} bytes")
 

@@ -39,6 +39,7 @@ def conflicts(
     fds: int | None = None,
     high_watermark: int | None = None,
     said: LimitsFile | None = None,
+    usual: NodeLimits | None = None,
 ) -> list[Conflict]:
     """All limits that contradict each other or the machine.
 
@@ -47,6 +48,7 @@ def conflicts(
     high_watermark: the number of connections up to which a connection manager lets the node grow.
     said: the file that `limits` were built from. Only limits that the file names are reported then:
         a default that a lower limit of the file overrules is no mistake. None: all limits.
+    usual: the defaults. A limit of the file that has its default is as one that it leaves out.
     """
     found = [
         *_parts_above_wholes(limits),
@@ -59,7 +61,7 @@ def conflicts(
     ]
     if said is None:
         return found
-    places = {_WATERMARK, *_places_in(said)}
+    places = {_WATERMARK, *_places_in(said, usual)}
     return [each for each in found if each.where in places or each.where.split(".")[0] in places]
 
 
@@ -82,18 +84,27 @@ def _sum(one: int | None, other: int | None) -> int | None:
     return None if one is None or other is None else one + other
 
 
-def _places_in(file: LimitsFile) -> Iterator[str]:
-    """The limits that a file names, as `Conflict.where` has them. A whole section is one place."""
+def _places_in(file: LimitsFile, usual: NodeLimits | None) -> Iterator[str]:
+    """The limits that a file names, as `Conflict.where` has them. A whole section is one place.
+
+    Limits that are as `usual` are left out.
+    """
+    scopes = {} if usual is None else dict(named_limits(usual.scopes))
     for name, limit in named_limits(file.scopes):
         for each in fields(Limit):
-            if getattr(limit, each.name) is not DEFAULT:
+            value = getattr(limit, each.name)
+            if value is not DEFAULT and value != getattr(scopes.get(name), each.name, DEFAULT):
                 yield f"{name}.{each.name}"
     for section in SECTIONS:
-        if section.name in file.sections:
-            if section.optional:
-                yield section.name
-            else:
-                yield from (f"{section.name}.{name}" for name in file.sections[section.name])
+        if section.name not in file.sections:
+            continue
+        said, default = file.sections[section.name], getattr(usual, section.name, DEFAULT)
+        if not section.optional:
+            yield from (
+                f"{section.name}.{name}" for name, value in said.items()
+                if value != getattr(default, name, DEFAULT))
+        elif said != default:
+            yield section.name
 
 
 def _parts_above_wholes(limits: NodeLimits) -> Iterator[Conflict]:

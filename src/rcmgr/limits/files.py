@@ -183,7 +183,7 @@ def _nested_limits(value: Any) -> Any:
 def _read_section(key: str, kind: type[Any], optional: bool, value: Any) -> Any:
     """Our sections are always read strictly, because no other program writes them."""
     if optional:
-        return sections.read(key, kind | None, value)
+        return None if value == "off" else sections.read(key, kind | None, value)
     words: Mapping[str, Any] = getattr(kind, "WORDS", {})
     if isinstance(value, str) and value in words:
         return words[value]

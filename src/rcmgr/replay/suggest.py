@@ -47,8 +47,8 @@ _SHORT_S: Final = 3600
 _ENOUGH_CONNECTIONS: Final = 8
 _ENOUGH_SAMPLES: Final = 10
 _ENOUGH_FIT: Final = 0.5
-"""The number of connections must vary by this, be measured so often, and explain this part of the
-changes of memory. Else nobody can say how much memory a connection takes."""
+"""Memory of a connection is measured if the number of connections varies by this, in so many
+samples. It must also explain this part of the changes of memory."""
 
 
 @dataclass(slots=True)

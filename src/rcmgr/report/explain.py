@@ -40,6 +40,8 @@ def _what_only_reports(node: Node) -> Iterator[str]:
         yield "Dry run: no limit refuses anything."
     elif dry_run.limits:
         yield f"Dry run: these limits refuse nothing: {', '.join(sorted(dry_run.limits))}."
+    elif log.total:
+        yield "The dry run is off: limits refuse again. While it was on:"
     if not log.total:
         if dry_run.limits:
             yield "  Nothing was above them yet."

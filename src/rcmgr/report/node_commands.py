@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from inspect import signature
+from typing import Any, Final, TypeVar
 
 from rcmgr.errors import shortened
 from rcmgr.limits.changes import changed, differences
@@ -24,6 +25,7 @@ from rcmgr.report.watch import Watch, plain_ban
 __all__ = ["COMMANDS", "WATCHING", "answer_to", "line_of"]
 
 _MOST_ROWS = 1000
+_T = TypeVar("_T")
 
 
 def _bans(node: Node) -> list[dict[str, Any]]:
@@ -46,7 +48,7 @@ def _allow(node: Node, *, what: str) -> None:
 
 def _record(node: Node, *, file: str, max_bytes: int = 256 << 20) -> dict[str, Any]:
     if not isinstance(file, str):
-        raise TypeError(f"the argument 'file' must be text, not {file!r}")
+        raise TypeError(f"the argument 'file' must be text, not {_said(file)}")
     running = node.recording
     if running is not None and not running.stats()["closed"]:
         raise ValueError(f"the node records already, at {running.path}")
@@ -129,14 +131,29 @@ def answer_to(node: Node, request: bytes) -> bytes | Watch:
             raise ValueError("a request must be an object")
         command = asked.pop("do", None)
         if command == "watch":
-            return _watch(node, **asked)
+            return _call(_watch, command, node, asked)
         if not isinstance(command, str) or command not in COMMANDS:
             known = ", ".join((*COMMANDS, "watch"))
-            raise ValueError(f"unknown command {command!r}: known are {known}")
-        answer: dict[str, Any] = {"answer": COMMANDS[command](node, **asked)}
+            raise ValueError(f"unknown command {_said(command)}: known are {known}")
+        answer: dict[str, Any] = {"answer": _call(COMMANDS[command], command, node, asked)}
     except (TypeError, ValueError, RecursionError) as error:
         answer = {"error": str(error)}
     return line_of({"format": FORMAT, **answer})
+
+
+def _call(
+    function: Callable[..., _T], command: str, node: Node, arguments: Mapping[str, Any]
+) -> _T:
+    """TypeError: an argument is missing, or unknown."""
+    _, *parameters = signature(function).parameters.values()
+    known = {each.name: each for each in parameters}
+    for name in arguments:
+        if name not in known:
+            raise TypeError(f"{command!r} has no argument {_said(name)}")
+    for name, each in known.items():
+        if each.default is each.empty and name not in arguments:
+            raise TypeError(f"{command!r} needs the argument {name!r}")
+    return function(node, **arguments)
 
 
 def line_of(answer: Mapping[str, Any]) -> bytes:
@@ -149,11 +166,15 @@ WATCHING: Final = line_of({"format": FORMAT, "answer": "watching"})
 
 def _watch(node: Node, *, kinds: Sequence[str] = ()) -> Watch:
     if not isinstance(kinds, list | tuple):
-        raise TypeError(f"the argument 'kinds' must be a list, not {kinds!r}")
+        raise TypeError(f"the argument 'kinds' must be a list, not {_said(kinds)}")
     return Watch(node, kinds)
 
 
 def _text(what: object, name: str = "what") -> str:
     if not isinstance(what, str):
-        raise TypeError(f"the argument {name!r} must be text, not {what!r}")
+        raise TypeError(f"the argument {name!r} must be text, not {_said(what)}")
     return what
+
+
+def _said(value: object) -> str:
+    return shortened(repr(value))

@@ -18,3 +18,12 @@ def test_no_visitor_goes_beyond_loopback() -> None:
             check_loopback(host)
     Visit("127.0.0.1", 4001, PEER)
     assert target_of(f"/ip4/127.9.9.9/tcp/4001/p2p/{PEER}").host == "127.9.9.9"
+
+
+@pytest.mark.parametrize("address", [
+    f"/ip6/::1/tcp/4001/p2p/{PEER}", f"/ip4/127.0.0.1/tcp/4001/ws/p2p/{PEER}",
+    f"/ip4/127.0.0.1/udp/4001/quic-v1/p2p/{PEER}", "/ip4/127.0.0.1/tcp/4001",
+])
+def test_the_attackers_speak_only_tcp_over_ipv4(address: str) -> None:
+    with pytest.raises(ValueError, match="ADDRESS must be TCP over IPv4"):
+        target_of(address)

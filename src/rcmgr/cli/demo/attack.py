@@ -83,7 +83,7 @@ class AttackRun:
 
 def target_of(address: str) -> Target:
     """The node at a multiaddr. ValueError: it is none of TCP over loopback with a peer id."""
-    example = "such as /ip4/127.0.0.1/tcp/4001/p2p/12D3KooW..."
+    example = "TCP over IPv4, such as /ip4/127.0.0.1/tcp/4001/p2p/12D3KooW..."
     try:
         maddr = Multiaddr(address)
         host = maddr.value_for_protocol("ip4")
@@ -94,7 +94,7 @@ def target_of(address: str) -> Target:
         raise ValueError(
             f"ADDRESS must be {example}, not {printable_name(address)} "
             f"({printable_name(error)})") from None
-    if not host or not peer:
+    if not host or not peer or [each.name for each in maddr.protocols()] != ["ip4", "tcp", "p2p"]:
         raise ValueError(f"ADDRESS must be {example}, not {printable_name(address)}")
     check_loopback(host)
     return Target(host, port, peer)
