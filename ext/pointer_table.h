@@ -1,10 +1,11 @@
 /* A hash table of pointers: open addressing, linear probing, deletion by moving back.
  *
- * It stores hashes and pointers. The caller knows the keys and compares them, and owns the memory:
+ * It stores halves of hashes, and pointers. The caller knows the keys, always compares them, and owns
+ * the memory:
  *
  *     size_t at = rcmgr_table_home(&table, hash);
  *     for (; rcmgr_table_match(&table, hash, &at); at = rcmgr_table_after(&table, at))
- *         if (is_the_one(table.slots[at].item)) ...found at `at`
+ *         if (is_the_one(rcmgr_table_item(&table, at))) ...found at `at`
  *     ...not there: it belongs at `at`
  *
  * Use a keyed hash if strangers choose the keys. The table mixes hashes, so they need not be well
@@ -17,12 +18,15 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "prefetch.h"
 
+/* A slot has 12 bytes, so that a table takes a quarter less memory. Half of a hash decides where an item
+ * belongs, in a table of any size. An aligned pointer would waste the other four bytes. */
 typedef struct {
-    uint64_t hash; /* mixed */
-    void *item;    /* NULL: free */
+    uint32_t hash; /* the upper half of the mixed hash */
+    unsigned char item[sizeof(void *)]; /* see rcmgr_table_item */
 } rcmgr_slot;
 
 typedef struct {
@@ -39,10 +43,28 @@ static inline uint64_t rcmgr_table_mix(int64_t hash)
     return (uint64_t)hash * UINT64_C(0x9E3779B97F4A7C15); /* 2**64 / golden ratio */
 }
 
+/* The item in a slot; NULL: it is free. */
+static inline void *rcmgr_table_item(const rcmgr_table *t, size_t at)
+{
+    void *item;
+    memcpy(&item, t->slots[at].item, sizeof(item));
+    return item;
+}
+
+static inline void rcmgr_table_set_item(rcmgr_table *t, size_t at, void *item)
+{
+    memcpy(t->slots[at].item, &item, sizeof(item));
+}
+
 /* The first slot of a hash: its highest bits choose. */
 static inline size_t rcmgr_table_home(const rcmgr_table *t, uint64_t hash)
 {
     return (size_t)(((hash >> 32) * t->count) >> 32);
+}
+
+static inline size_t rcmgr_table_home_of(const rcmgr_table *t, const rcmgr_slot *slot)
+{
+    return rcmgr_table_home(t, (uint64_t)slot->hash << 32);
 }
 
 static inline size_t rcmgr_table_after(const rcmgr_table *t, size_t at)
@@ -59,8 +81,8 @@ static inline size_t rcmgr_table_steps(const rcmgr_table *t, size_t from, size_t
 /* Search from slot `*at`. True: it is now a slot with this hash. False: the free slot that ends it. */
 static inline bool rcmgr_table_match(const rcmgr_table *t, uint64_t hash, size_t *at)
 {
-    while (t->slots[*at].item != NULL) {
-        if (t->slots[*at].hash == hash)
+    while (rcmgr_table_item(t, *at) != NULL) {
+        if (t->slots[*at].hash == (uint32_t)(hash >> 32))
             return true;
         *at = rcmgr_table_after(t, *at);
     }
@@ -86,7 +108,7 @@ static inline void rcmgr_table_expect_item(const rcmgr_table *t, uint64_t hash)
 {
     size_t at = rcmgr_table_home(t, hash);
     if (rcmgr_table_match(t, hash, &at))
-        rcmgr_prefetch_object(t->slots[at].item);
+        rcmgr_prefetch_object(rcmgr_table_item(t, at));
 }
 
 #endif
@@ -94,8 +116,8 @@ static inline void rcmgr_table_expect_item(const rcmgr_table *t, uint64_t hash)
 /* `at` is the free slot where a search for `hash` ended. */
 static inline void rcmgr_table_put(rcmgr_table *t, size_t at, uint64_t hash, void *item)
 {
-    t->slots[at].hash = hash;
-    t->slots[at].item = item;
+    t->slots[at].hash = (uint32_t)(hash >> 32);
+    rcmgr_table_set_item(t, at, item);
     t->used++;
     t->changes++;
 }
@@ -106,15 +128,15 @@ static inline void rcmgr_table_remove(rcmgr_table *t, size_t at)
     size_t gap = at;
     for (;;) {
         at = rcmgr_table_after(t, at);
-        if (t->slots[at].item == NULL)
+        if (rcmgr_table_item(t, at) == NULL)
             break;
-        size_t home = rcmgr_table_home(t, t->slots[at].hash);
+        size_t home = rcmgr_table_home_of(t, &t->slots[at]);
         if (rcmgr_table_steps(t, home, at) >= rcmgr_table_steps(t, gap, at)) {
             t->slots[gap] = t->slots[at];
             gap = at;
         }
     }
-    t->slots[gap].item = NULL;
+    rcmgr_table_set_item(t, gap, NULL);
     t->used--;
     t->changes++;
 }
@@ -140,14 +162,14 @@ static inline int64_t rcmgr_table_walk(const rcmgr_table *t, uint64_t *from, siz
     size_t at = rcmgr_table_home(t, first << 32), count = 0;
     size_t least = rcmgr_table_home(t, (end - 1) << 32) - at;
     for (size_t steps = 0; steps < t->count; steps++, at = rcmgr_table_after(t, at)) {
-        uint64_t hash = t->slots[at].hash >> 32;
-        if (t->slots[at].item == NULL) {
+        uint64_t hash = t->slots[at].hash;
+        if (rcmgr_table_item(t, at) == NULL) {
             if (steps >= least)
                 break;
         } else if (hash >= first && hash < end) {
             if (count == room)
                 return RCMGR_TABLE_NO_ROOM;
-            found[count++] = t->slots[at].item;
+            found[count++] = rcmgr_table_item(t, at);
         }
     }
     *from = end;
@@ -156,7 +178,7 @@ static inline int64_t rcmgr_table_walk(const rcmgr_table *t, uint64_t *from, siz
 
 /* How many slots the table should have. A half or a third more if the next item would fill more than
  * four fifths. A quarter if the items fill less than a sixteenth. Otherwise as many as now. So a large
- * table has 20 to 30 bytes for each item. */
+ * table has 15 to 23 bytes for each item. */
 static inline size_t rcmgr_table_wanted_slots(const rcmgr_table *t)
 {
     size_t slots = t->slots == NULL ? 0 : t->count;
@@ -178,11 +200,12 @@ static inline rcmgr_slot *rcmgr_table_move(rcmgr_table *t, rcmgr_slot *slots, si
     size_t old_count = old == NULL ? 0 : t->count;
     t->slots = slots;
     t->count = count;
+    rcmgr_table from = {.slots = old, .count = old_count};
     for (size_t i = 0; i < old_count; i++) {
-        if (old[i].item == NULL)
+        if (rcmgr_table_item(&from, i) == NULL)
             continue;
-        size_t at = rcmgr_table_home(t, old[i].hash);
-        while (t->slots[at].item != NULL)
+        size_t at = rcmgr_table_home_of(t, &old[i]);
+        while (rcmgr_table_item(t, at) != NULL)
             at = rcmgr_table_after(t, at);
         t->slots[at] = old[i];
     }

@@ -213,6 +213,7 @@ def main() -> None:
     indices = array("I", Path(order_file).read_bytes())
     order = [peers[i] for i in indices]
     held: Held = [None] * len(peers)
+    WORKS[work](peers[:1], [None])  # loads modules, whose memory is no peer's
     process = psutil.Process()
     before = process.memory_info().rss
     run = WORKS[work](peers, held)

@@ -951,3 +951,9 @@ def test_limits_of_another_type_hold_counts(value: Any, error: type[Exception]) 
 
     with pytest.raises(error, match="memory must be"):
         Ledger().set_limits(Tree())  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(sys.maxsize < 2**32, reason="pointers are smaller")
+def test_scopes_are_as_small_as_promised() -> None:
+    head = object.__basicsize__
+    assert [each.__basicsize__ - head for each in (ConnScope, StreamScope, Scope)] == [48, 72, 32]

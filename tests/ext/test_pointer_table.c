@@ -25,7 +25,7 @@ static item *find(const rcmgr_table *table, int64_t key, uint64_t hash, size_t *
 {
     *at = rcmgr_table_home(table, hash);
     for (; rcmgr_table_match(table, hash, at); *at = rcmgr_table_after(table, *at)) {
-        item *found = table->slots[*at].item;
+        item *found = rcmgr_table_item(table, *at);
         if (found->key == key)
             return found;
     }
@@ -58,7 +58,7 @@ static void check_whole(const rcmgr_table *table, item *items, size_t count)
         in += items[i].in;
     }
     for (size_t i = 0; i < table->count; i++)
-        taken += table->slots[i].item != NULL;
+        taken += rcmgr_table_item(table, i) != NULL;
     CHECK_EQ(table->used, in);
     CHECK_EQ(taken, in);
     CHECK(taken < table->count);
@@ -172,6 +172,7 @@ static void no_thrashing(void)
 static void size_by_use(void)
 {
     static rcmgr_slot slots[1];
+    CHECK_EQ(sizeof(slots), 4 + sizeof(void *));
     static const size_t cases[][3] = { /* slots, used, wanted */
         {8, 0, 8}, {8, 5, 8}, {8, 6, 12}, {12, 8, 12}, {12, 9, 16}, {16, 0, 8}, {32, 1, 8},
         {32, 2, 32}, {48, 2, 12}, {64, 3, 16}, {64, 4, 64}, {64, 50, 64}, {64, 51, 96},

@@ -21,7 +21,7 @@ static void any_address_is_allowed(void)
 static void a_table_stays_as_it_is(void)
 {
     char item[16];
-    rcmgr_slot slots[RCMGR_TABLE_MIN_SLOTS] = {{0, NULL}};
+    rcmgr_slot slots[RCMGR_TABLE_MIN_SLOTS] = {{0}};
     rcmgr_table table = {0};
     rcmgr_table_move(&table, slots, RCMGR_TABLE_MIN_SLOTS);
     rcmgr_table_put(&table, rcmgr_table_home(&table, UINT64_MAX), UINT64_MAX, item);

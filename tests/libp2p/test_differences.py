@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sys
 import threading
 import time
-import weakref
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -106,9 +106,8 @@ def test_l14_closing_a_scope_by_its_class(side: Side) -> tuple[bool, bool]:
     scope = manager.open_connection(None, "10.0.0.1")
     type(scope).close(scope)
     room = manager.open_connection(None, "10.0.0.1")
-    dead = weakref.ref(scope)
-    del scope
-    return room is not None, dead() is None
+    # a call of this function has the only reference: the argument, and on 3.13 and older the local
+    return room is not None, sys.getrefcount(scope) <= 2
 
 
 @outcomes(stock=(0, 1, 1), ours=(0, 0, 0))

@@ -5,7 +5,7 @@ from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from rcmgr.counting._pointer_table cimport (
-    rcmgr_slot, rcmgr_table, rcmgr_table_after, rcmgr_table_home, rcmgr_table_match,
+    rcmgr_table, rcmgr_table_after, rcmgr_table_home, rcmgr_table_item, rcmgr_table_match,
     rcmgr_table_put, rcmgr_table_remove, table_fit,
 )
 
@@ -220,7 +220,7 @@ cdef inline void pool_free(SeatPool *pool) noexcept:
     memset(pool, 0, sizeof(SeatPool))
 
 
-# -- tables by hash: groups and addresses -------------------------------------------------------
+# -- tables by hash: groups and addresses, which begin with their hash ---------------------------
 
 cdef inline void *table_find(const rcmgr_table *table, uint64_t hash, size_t *at) noexcept:
     """The item with this hash, or NULL and the slot where it belongs."""
@@ -228,7 +228,11 @@ cdef inline void *table_find(const rcmgr_table *table, uint64_t hash, size_t *at
     if table.slots is NULL:
         return NULL
     at[0] = rcmgr_table_home(table, hash)
-    return table.slots[at[0]].item if rcmgr_table_match(table, hash, at) else NULL
+    while rcmgr_table_match(table, hash, at):
+        if (<uint64_t *>rcmgr_table_item(table, at[0]))[0] == hash:
+            return rcmgr_table_item(table, at[0])
+        at[0] = rcmgr_table_after(table, at[0])
+    return NULL
 
 
 cdef inline void *table_get(rcmgr_table *table, uint64_t hash, size_t size) noexcept:
@@ -241,6 +245,7 @@ cdef inline void *table_get(rcmgr_table *table, uint64_t hash, size_t size) noex
     if item is NULL:
         item = PyMem_RawCalloc(1, size)
         if item is not NULL:
+            (<uint64_t *>item)[0] = hash
             rcmgr_table_put(table, at, hash, item)
     return item
 
@@ -258,6 +263,6 @@ cdef inline void table_free(rcmgr_table *table) noexcept:
     if table.slots is NULL:
         return
     for at in range(table.count):
-        PyMem_RawFree(table.slots[at].item)
+        PyMem_RawFree(rcmgr_table_item(table, at))
     PyMem_RawFree(table.slots)
     memset(table, 0, sizeof(rcmgr_table))

@@ -163,7 +163,6 @@ cdef class _Seats:
         group = <rcmgr_netgroup *>table_get(&self._groups, hash, sizeof(rcmgr_netgroup))
         if group is NULL:
             raise MemoryError
-        group.hash = hash
         return group
 
     cdef object give_back(self, rcmgr_seat *seat):
@@ -638,7 +637,6 @@ cdef class PendingShares(_Seats):
                 if of_group.size == 0:
                     table_drop(&self._groups, hash)
                 raise MemoryError
-            counted.hash = address_hash
             Py_INCREF(owner)
             seat = pool_take(&self._pool, <void *>owner)
             rcmgr_pending_enter(&self._shares, <rcmgr_handshake *>seat, of_group, counted, now)

@@ -48,7 +48,7 @@ class Hosts:
 
     def must_know_caller(self, live_ids: Collection[Hashable]) -> bool:
         """Whether `reconcile` must decide and not the tracker. It needs the calling swarm."""
-        if self.are_several or self._only is None:
+        if self._hosts or self._only is None:
             return True
         return next(iter(live_ids), None) not in self._tracker
 

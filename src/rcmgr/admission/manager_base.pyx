@@ -76,24 +76,23 @@ def is_inbound(direction):
     return inbound_of(direction)
 
 
+cdef class ManagerBase
+
+
 @cython.final
 @cython.no_gc
 cdef class Home:
-    """The tracker and the manager, for all scopes of one manager."""
+    """The fields that all pending scopes of a manager share, or all established ones."""
 
     cdef object tracker
     cdef object manager  # weak: observers of the manager may lead to the owner of a scope
+    cdef bint only_pending  # the scopes hold pending places
 
 
-cdef Home new_home(object tracker, object manager):
+cdef Home new_home(object tracker, object manager, bint only_pending):
     cdef Home home = Home.__new__(Home)
-    home.tracker, home.manager = tracker, manager
+    home.tracker, home.manager, home.only_pending = tracker, manager, only_pending
     return home
-
-
-# see ConnectionScope._place
-cdef object ESTABLISHED = object()
-cdef object PENDING = object()
 
 
 @cython.final
@@ -109,20 +108,15 @@ cdef class ConnectionScope:
     counts as leaked if it held anything. Thread safe.
     """
 
-    # There is one for each connection: with its head it has 48 bytes. So its methods are functions
-    # below, and need no table of methods.
-    cdef object __weakref__
+    # Both are constant: the record alone knows whether the place is given back. There is a scope
+    # for each connection: with its head it has 32 bytes. So its methods are functions below, and
+    # need no table of methods. It has no room for weak references.
     cdef Home _home
     cdef ConnectionRecord _record  # None: the constructor failed
-    # None: closed. ESTABLISHED: it holds an established place. PENDING: a pending one. Otherwise a
-    # pending one, too, and this is the address that a failed handshake is charged to. The lock of
-    # the object guards it. The rest is constant.
-    cdef object _place
 
     def __init__(self, tracker, ConnectionRecord record not None, *, bint only_pending):
-        self._home = new_home(tracker, None)
+        self._home = new_home(tracker, None, only_pending)
         self._record = record
-        self._place = PENDING if only_pending else ESTABLISHED
 
     @property
     def record(self):
@@ -148,23 +142,15 @@ cdef class ConnectionScope:
     @property
     def closed(self):
         """Whether this scope holds nothing (any more)."""
-        place = place_of(self)
-        return place is None or not (
-            trackers.is_pending(self._record)
-            or (trackers.is_established(self._record) and place is ESTABLISHED)
-        )
+        return not holds_place(self)
 
     def close(self):
         """Give the place back. Does nothing if it was given back before, or is established.
 
         If the handshake of an inbound connection was not done, its address has failed a handshake.
         """
-        place = place_of(self)
-        if end(self) and place is not ESTABLISHED and place is not PENDING:
-            manager = self.resource_manager
-            penalties = None if manager is None else (<ManagerBase>manager).denials.penalties
-            if penalties is not None:
-                penalties.handshake_failed(place)
+        if end(self) and self._home.only_pending:
+            note_failed_handshake(self.resource_manager, trackers.endpoint_of(self._record))
 
     def __enter__(self):
         return self
@@ -173,7 +159,7 @@ cdef class ConnectionScope:
         self.close()
 
     def __del__(self):
-        if self._place is None:
+        if not holds_place(self):
             return
         held = trackers.held_of(self._record)
         if end(self) and type(held) is CONN_SCOPE:
@@ -183,24 +169,36 @@ cdef class ConnectionScope:
         return f"ConnectionScope({self._record!r}{', closed' if self.closed else ''})"
 
 
-cdef object place_of(ConnectionScope scope):
-    with cython.critical_section(scope):
-        place = scope._place
-    return place
+cdef inline ConnectionScope new_scope(Home home, ConnectionRecord record):
+    cdef ConnectionScope scope = ConnectionScope.__new__(ConnectionScope)
+    scope._home, scope._record = home, record
+    return scope
+
+
+cdef inline bint holds_place(ConnectionScope scope) noexcept:
+    """A connection that has left a state never comes back to it."""
+    return scope._record is not None and (
+        trackers.is_pending(scope._record)
+        or (not scope._home.only_pending and trackers.is_established(scope._record))
+    )
 
 
 cdef bint is_of(ConnectionScope scope, object tracker) except -1:
-    """Whether it is not closed, and holds a place of this tracker."""
-    return place_of(scope) is not None and scope._home.tracker is tracker
+    """Whether it holds a place of this tracker."""
+    return holds_place(scope) and scope._home.tracker is tracker
 
 
 cdef bint end(ConnectionScope scope) except -1:
     """Whether it held anything."""
-    with cython.critical_section(scope):
-        place, scope._place = scope._place, None
-    if place is None:  # closed before, or the constructor failed
-        return False
-    return trackers.remove(scope._home.tracker, scope._record, place is not ESTABLISHED)
+    return holds_place(scope) and trackers.remove(
+        scope._home.tracker, scope._record, scope._home.only_pending)
+
+
+cdef int note_failed_handshake(ManagerBase manager, object address) except -1:
+    penalties = None if manager is None else manager.denials.penalties
+    if penalties is not None and address is not None:
+        penalties.handshake_failed(address)
+    return 0
 
 
 cdef tuple acquired_key(object peer, object endpoint_ip, bint inbound):
@@ -218,9 +216,6 @@ cdef object with_known_type(object peer):
     if type(key) is bytes or isinstance(key, (str, int)):
         return peer
     return peer_from_any(str(peer))
-
-
-cdef class ManagerBase
 
 
 cdef inline bint is_open(ManagerBase manager) noexcept:
@@ -241,7 +236,7 @@ cdef class ManagerBase:
     """The latest denials."""
     cdef readonly Admission _admission
     cdef object __weakref__
-    cdef Home _home
+    cdef Home _pending, _established  # shared by its scopes
     cdef public bint _takes_any_peer
     """Whether a peer that is no ID, bytes, text or number is known by its text, in connections."""
     cdef dict _acquired  # (peer, address, inbound) -> the ConnScopes acquired with these arguments
@@ -255,7 +250,8 @@ cdef class ManagerBase:
         self.allowlist = allowlist
         self.denials = admission.denials
         self._acquired = {}
-        self._home = new_home(admission.tracker, ref(self))
+        self._pending = new_home(admission.tracker, ref(self), True)
+        self._established = new_home(admission.tracker, ref(self), False)
         rcmgr_write_word(&self._is_open, True)
 
     @property
@@ -294,7 +290,7 @@ cdef class ManagerBase:
             record = self._admission.establish(peer, inbound, endpoint_ip)
         except ResourceScopeClosed:  # another thread has closed the pending connection
             return None
-        return self.new_scope(record, ESTABLISHED) if type(record) is ConnectionRecord else None
+        return new_scope(self._established, record) if type(record) is ConnectionRecord else None
 
     def accept_connection(self, endpoint_ip=None):
         """Ask for an inbound connection before anything is spent on it: its scope, or None.
@@ -316,7 +312,7 @@ cdef class ManagerBase:
         record = self._admission.admit(BEGIN, None, None, peer, False, None)
         if type(record) is not ConnectionRecord:
             raise record.to_error(None, peer)
-        return self.new_scope(record, PENDING)
+        return new_scope(self._pending, record)
 
     cdef ConnectionScope take_reserved(self):
         cdef list reserved = get_value(DIALLING)
@@ -325,9 +321,7 @@ cdef class ManagerBase:
             scope = reserved.pop()
         except IndexError:  # another dial of this task has taken it
             return None
-        if not (
-            is_of(scope, self.connection_tracker) and trackers.is_pending(scope._record)
-        ):
+        if not is_of(scope, self.connection_tracker):
             scope.close()  # another manager reserved it, or this one has forgotten it
             return None
         return scope
@@ -341,8 +335,6 @@ cdef class ManagerBase:
                 if not is_of(scope, self.connection_tracker):
                     scope.close()  # the swarm had another manager when it accepted
                     scope = None
-                elif not trackers.is_pending(scope._record):
-                    scope = None
         elif get_value(DIALLING) is not None:
             scope = self.take_reserved()
         if scope is None:
@@ -355,15 +347,7 @@ cdef class ManagerBase:
         record = self._admission.admit(BEGIN, None, None, None, inbound, endpoint_ip)
         if type(record) is not ConnectionRecord:
             return None
-        charged = inbound and endpoint_ip is not None and self.denials.penalties is not None
-        return self.new_scope(record, endpoint_ip if charged else PENDING)
-
-    cdef ConnectionScope new_scope(self, ConnectionRecord record, object place):
-        cdef ConnectionScope scope = ConnectionScope.__new__(ConnectionScope)
-        scope._home = self._home
-        scope._record = record
-        scope._place = place
-        return scope
+        return new_scope(self._pending, record)
 
     def acquire_connection(self, peer_id="", endpoint_ip=None, direction="inbound"):
         """Count a connection, without a state. False: denied. `release_connection` gives it back.

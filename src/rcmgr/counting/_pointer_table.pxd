@@ -4,8 +4,7 @@ from libc.stdint cimport int64_t, uint64_t
 
 cdef extern from "pointer_table.h" nogil:
     ctypedef struct rcmgr_slot:
-        uint64_t hash
-        void *item
+        pass
 
     ctypedef struct rcmgr_table:
         rcmgr_slot *slots
@@ -14,6 +13,8 @@ cdef extern from "pointer_table.h" nogil:
         uint64_t changes
 
     uint64_t rcmgr_table_mix(int64_t hash) noexcept
+    void *rcmgr_table_item(const rcmgr_table *, size_t at) noexcept
+    void rcmgr_table_set_item(rcmgr_table *, size_t at, void *item) noexcept
     size_t rcmgr_table_home(const rcmgr_table *, uint64_t hash) noexcept
     size_t rcmgr_table_after(const rcmgr_table *, size_t at) noexcept
     bint rcmgr_table_match(const rcmgr_table *, uint64_t hash, size_t *at) noexcept

@@ -38,8 +38,9 @@ from rcmgr.peers cimport kept_peer, key_of as peer_key
 from rcmgr.counting.pacing cimport Pacer
 from rcmgr.counting._pointer_table cimport (
     RCMGR_TABLE_END, RCMGR_TABLE_NO_ROOM, rcmgr_table, rcmgr_table_after, rcmgr_table_expect,
-    rcmgr_table_expect_item, rcmgr_table_home, rcmgr_table_match, rcmgr_table_mix,
-    rcmgr_table_put, rcmgr_table_remove, rcmgr_table_walk, table_fit,
+    rcmgr_table_expect_item, rcmgr_table_home, rcmgr_table_item, rcmgr_table_match,
+    rcmgr_table_mix, rcmgr_table_put, rcmgr_table_remove, rcmgr_table_set_item, rcmgr_table_walk,
+    table_fit,
 )
 
 from rcmgr.counting.tracker_views import BypassView, PeerView, StateView, TrackerSnapshot
@@ -358,7 +359,7 @@ cdef inline bint slot_of(
     """Find the slot of this record. False: the table does not have it."""
     at[0] = rcmgr_table_home(table, hashed)
     while rcmgr_table_match(table, hashed, at):
-        if table.slots[at[0]].item is <void *>record:
+        if rcmgr_table_item(table, at[0]) is <void *>record:
             return True
         at[0] = rcmgr_table_after(table, at[0])
     return False
@@ -438,12 +439,13 @@ cdef class ConnectionTracker:
 
     def __dealloc__(self):
         cdef size_t at
+        cdef PyObject *item
         if self._connections.slots is not NULL:
             for at in range(self._connections.count):
-                if self._connections.slots[at].item is not NULL:
-                    rcmgr_close_entry(
-                        &(<ConnectionRecord>self._connections.slots[at].item).entry)
-                    Py_DECREF(<ConnectionRecord>self._connections.slots[at].item)
+                item = <PyObject *>rcmgr_table_item(&self._connections, at)
+                if item is not NULL:
+                    rcmgr_close_entry(&(<ConnectionRecord>item).entry)
+                    Py_DECREF(<ConnectionRecord>item)
         PyMem_RawFree(self._connections.slots)
         PyMem_RawFree(self._peers.slots)
 
@@ -725,7 +727,7 @@ cdef class ConnectionTracker:
         return used
 
     def __contains__(self, connection_id):
-        return self.get_connection(connection_id) is not None
+        return find(self, connection_id) is not None
 
     @property
     def oldest_pending_age(self):
@@ -1107,13 +1109,13 @@ cdef class ConnectionTracker:
         cdef uint64_t changes, other
         cdef bint same
         while rcmgr_table_match(table, hashed, at):
-            other = (<ConnectionRecord>table.slots[at[0]].item).name
+            other = (<ConnectionRecord>rcmgr_table_item(table, at[0])).name
             if other == name:
-                return <ConnectionRecord>table.slots[at[0]].item
+                return <ConnectionRecord>rcmgr_table_item(table, at[0])
             if is_numbered(other) or is_numbered(name):
                 at[0] = rcmgr_table_after(table, at[0])
                 continue
-            held = <ConnectionRecord>table.slots[at[0]].item
+            held = <ConnectionRecord>rcmgr_table_item(table, at[0])
             changes = self._changes()
             same = PyObject_RichCompareBool(id_named(other), id_named(name), Py_EQ)
             if changes != self._changes():
@@ -1130,7 +1132,7 @@ cdef class ConnectionTracker:
         at[0] = rcmgr_table_home(table, hashed)
         if not rcmgr_table_match(table, hashed, at):
             return None
-        rcmgr_prefetch_object(table.slots[at[0]].item)
+        rcmgr_prefetch_object(rcmgr_table_item(table, at[0]))
         return self._compare_peer(hashed, key, at)
 
     cdef ConnectionRecord _compare_peer(self, uint64_t hashed, object key, size_t *at):
@@ -1138,7 +1140,7 @@ cdef class ConnectionTracker:
         cdef uint64_t changes
         cdef bint same
         while rcmgr_table_match(table, hashed, at):
-            held = <ConnectionRecord>table.slots[at[0]].item
+            held = <ConnectionRecord>rcmgr_table_item(table, at[0])
             # changes of both tables: another connection may become the first of its peer
             changes = self._changes()
             same = PyObject_RichCompareBool(
@@ -1153,7 +1155,7 @@ cdef class ConnectionTracker:
 
     cdef inline bint _is_at(self, ConnectionRecord record, size_t at) noexcept:
         cdef rcmgr_table *table = &self._connections
-        return at < table.count and table.slots[at].item is <void *>record
+        return at < table.count and rcmgr_table_item(table, at) is <void *>record
 
     cdef bint _slot_of(self, ConnectionRecord record, size_t *at) except -1:
         """Find the slot of this record. False: the tracker does not have it."""
@@ -1271,7 +1273,7 @@ cdef class ConnectionTracker:
         if head is record and record.next is NULL:
             rcmgr_table_remove(&self._peers, peer_at)
         elif head is record:
-            self._peers.slots[peer_at].item = record.next
+            rcmgr_table_set_item(&self._peers, peer_at, record.next)
             rcmgr_entry_set(&(<ConnectionRecord>record.next).entry, RCMGR_FIRST_BIT, True)
             (<ConnectionRecord>record.next).back.of_peer = record.back.of_peer
         else:

@@ -8,8 +8,8 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memset
 
 from rcmgr.counting._pointer_table cimport (
-    rcmgr_table, rcmgr_table_after, rcmgr_table_home, rcmgr_table_match, rcmgr_table_put,
-    rcmgr_table_remove, table_fit,
+    rcmgr_table, rcmgr_table_after, rcmgr_table_home, rcmgr_table_item, rcmgr_table_match,
+    rcmgr_table_put, rcmgr_table_remove, table_fit,
 )
 from rcmgr.counting._prefetch cimport rcmgr_prefetch_object
 from rcmgr.counting._scope cimport (
@@ -97,8 +97,8 @@ cdef class GroupTable:
         if self.table.slots is NULL:
             return
         for at in range(self.table.count):
-            if self.table.slots[at].item is not NULL:
-                Py_DECREF(<Group>self.table.slots[at].item)
+            if rcmgr_table_item(&self.table, at) is not NULL:
+                Py_DECREF(<Group>rcmgr_table_item(&self.table, at))
         PyMem_RawFree(self.table.slots)
 
     def __len__(self):
@@ -117,7 +117,7 @@ cdef inline PyObject *search(
     cdef PyObject *group
     at[0] = rcmgr_table_home(table, hashed)
     while rcmgr_table_match(table, hashed, at):
-        group = <PyObject *>table.slots[at[0]].item
+        group = <PyObject *>rcmgr_table_item(table, at[0])
         rcmgr_prefetch_object(group)
         # the types of keys are exact: this runs no Python code, and cannot fail
         if PyObject_RichCompareBool(key_of(group), key, Py_EQ) > 0:
@@ -162,8 +162,8 @@ cdef list groups_in(GroupTable groups):
     while <size_t>len(found) != table.used:
         found = [None] * <Py_ssize_t>table.used
     for at in range(table.count):
-        if table.slots[at].item is not NULL:
-            found[n] = <Group>table.slots[at].item
+        if rcmgr_table_item(table, at) is not NULL:
+            found[n] = <Group>rcmgr_table_item(table, at)
             n += 1
     return found
 

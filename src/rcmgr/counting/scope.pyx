@@ -154,10 +154,11 @@ cdef enum:
 @cython.final
 @cython.no_gc
 cdef class Extras:
-    """Things that few scopes have: an own limit, spans, a place."""
+    """Things that few scopes have: an own limit, memory, spans, a place."""
 
     cdef GroupLimit own     # by `set_limit`
     cdef str opened_at
+    cdef int64_t memory     # with that of its spans
     cdef int64_t in_spans   # how much memory its spans hold
     cdef uint32_t spans     # begun so far
 
@@ -176,11 +177,10 @@ cdef class Scope:
     # The lock of the ledger guards everything that changes after `start`. The ledger itself, the
     # kind, the direction, the number and what encloses it are constant.
     #
-    # There is one for each connection and each stream. So it has 64 bytes with its head, and what a
-    # connection or stream itself holds is in `memory`, `kind`, `direction` and `holds`.
+    # There is one for each connection and each stream. So it has 48 bytes with its head, and what a
+    # connection or stream itself holds is in `extras`, `kind`, `direction` and `holds`.
     cdef Ledger ledger
-    cdef Extras extras
-    cdef int64_t memory
+    cdef Extras extras      # None: it has no memory either
     cdef uint64_t number    # connections, streams and spans count from 1
     cdef uint32_t epoch     # the ledger's epoch when this was made; `Ledger.clear` begins a new one
     cdef unsigned char holds      # bits: IS_OPEN, HAS_DESCRIPTOR
@@ -188,307 +188,22 @@ cdef class Scope:
     cdef unsigned char direction  # NO_DIRECTION: no connection, no stream
     cdef unsigned char is_exempt  # a connection or stream charged to the allowlisted scopes
 
-    @cython.final
-    cdef int start(self, Ledger ledger, int kind) except -1:
-        self.kind = kind
-        self.ledger = ledger
-        self.note_place()
-        return 0
-
-    @cython.final
-    cdef inline void begin(
-        self, Ledger ledger, int kind, int direction, uint64_t number, bint has_descriptor,
-    ) noexcept:
-        """Open a connection or a stream, which is charged. Locked."""
-        self.kind = kind
-        self.direction = direction
-        self.number = number
-        self.epoch = ledger.epoch
-        self.holds = IS_OPEN | (HAS_DESCRIPTOR if has_descriptor else 0)
-        self.ledger = ledger
-
-    @cython.final
-    cdef inline int note_place(self) except -1:
-        if self.ledger.trace_allocations:
-            self.made_extras().opened_at = caller()
-        return 0
-
-    @cython.final
-    cdef Extras made_extras(self):
-        if self.extras is None:
-            self.extras = Extras.__new__(Extras)
-        return self.extras
-
-    @cython.final
-    cdef const rcmgr_limit *limit_now(self) noexcept:
-        """Its own limit, or that of all connections or streams; without one NO_LIMIT. Locked."""
-        if self.extras is not None and self.extras.own is not None:
-            return &self.extras.own.value
-        return &NO_LIMIT if self.direction == NO_DIRECTION else &self.ledger.defaults[self.kind]
-
-    @cython.final
-    cdef bint has_limit(self) noexcept:
-        return self.extras is not None and self.extras.own is not None
-
-    @cython.final
-    cdef rcmgr_amounts held(self) noexcept:
-        """The amounts that it holds itself. Locked."""
-        cdef rcmgr_amounts held
-        memset(&held, 0, sizeof(held))
-        held.of[RCMGR_MEMORY] = self.memory
-        if self.direction != NO_DIRECTION and self.holds & IS_OPEN:
-            held.of[(RCMGR_CONNS_INBOUND if self.kind == CONN else RCMGR_STREAMS_INBOUND)
-                    + (self.direction == OUTBOUND)] = 1
-            held.of[RCMGR_FD] = (self.holds & HAS_DESCRIPTOR) != 0
-        return held
-
     # leaves, views and spans differ in these methods
 
-    cdef int groups(self, PyObject **groups) noexcept:
-        """Fill in the groups to charge, borrowed and in order; returns how many. Locked."""
-        return 0
-
-    cdef void unpin(self) noexcept:
-        """Unpin the groups. Locked."""
-
-    cdef Scope enclosing(self):
-        """The scope that contains a span; None: this is no span."""
-        return None
-
-    cdef Group viewed(self):
-        """The group that a view shows; None: this is no view."""
-        return None
-
-    cdef Scope new_span_owner(self):
-        """The scope that contains a new span."""
-        return self
-
     # everything else
-
-    @cython.final
-    cdef int chain(self, rcmgr_scope *own, rcmgr_scope **chain) noexcept:
-        """Fill in the scopes to charge with memory; returns how many. Locked.
-
-        The first one is `own`, with the memory and the limit of this one.
-        """
-        cdef PyObject *groups[LONGEST_CHAIN]
-        cdef int i, count = self.groups(groups)
-        own.limit = self.limit_now()
-        rcmgr_hold_nothing(own)
-        own.memory = self.memory
-        chain[0] = own
-        for i in range(count):
-            chain[i + 1] = &(<Group>groups[i]).state
-        return count + 1
-
-    @cython.final
-    cdef bint live(self) noexcept:
-        cdef Scope enclosing
-        if not self.holds & IS_OPEN or self.epoch != self.ledger.epoch:
-            return False
-        enclosing = self.enclosing()
-        return enclosing is None or enclosing.live()
-
-    @cython.final
-    cdef Refusal describe(self, const rcmgr_refusal *why, int priority):
-        """A refusal by a scope of the chain. Locked."""
-        cdef PyObject *groups[LONGEST_CHAIN]
-        cdef Group viewed = self.viewed(), blamed = viewed
-        cdef Refusal refusal
-        if why.place > 0:
-            self.groups(groups)
-            blamed = <Group>groups[why.place - 1]
-        refusal = new_refusal(why, priority, blamed, self.kind, self.number, viewed)
-        if blamed is None and self.has_limit():
-            refusal.origin = BY_SET_LIMIT
-        return refusal
-
-    @cython.final
-    cdef Refusal memory_refused(
-        self, rcmgr_scope **chain, int count, const rcmgr_amounts *ask, int priority,
-        rcmgr_refusal *why, bint *taken,
-    ):
-        """As `Ledger.refuse`, for the chain of this base."""
-        cdef PyObject *groups[LONGEST_CHAIN]
-        cdef Refusal refusal = self.describe(why, priority)
-        taken[0] = False
-        if self.ledger.only_reports(refusal):
-            groups[0] = NULL
-            self.groups(groups + 1)
-            taken[0] = self.ledger.charge_beyond(
-                chain, groups, self.kind, count, ask, priority, why)
-            if not taken[0]:
-                refusal = self.describe(why, priority)
-        return refusal
-
-    @cython.final
-    cdef object take_memory(self, int64_t size, int priority):
-        """True, or a Refusal."""
-        cdef rcmgr_scope *chain[LONGEST_CHAIN]
-        cdef rcmgr_scope own
-        cdef rcmgr_amounts ask
-        cdef rcmgr_refusal why
-        cdef Refusal refusal = None, found  # by the limit that refuses, or would refuse
-        cdef Scope base = self, scope, blamed = None
-        cdef bint closed, taken = True
-        cdef int count
-        cdef object peer = None
-        memset(&ask, 0, sizeof(ask))
-        ask.of[RCMGR_MEMORY] = size
-        if self.ledger is None:
-            raise ResourceScopeClosed("scope")
-        with cython.critical_section(self.ledger):
-            closed = not self.live()
-            if not closed:
-                while (scope := base.enclosing()) is not None:
-                    base = scope
-                scope = self
-                while taken and scope is not base:
-                    if scope.has_limit() and scope.refuses_memory(&ask, priority, &why):
-                        found = refusal_of_span(&why, priority)
-                        taken = self.ledger.only_reports(found)
-                        if refusal is None or not taken:
-                            refusal, blamed = found, scope
-                    scope = scope.enclosing()
-                if taken:
-                    count = base.chain(&own, chain)
-                    if not rcmgr_charge(chain, count, &ask, priority, &why):
-                        found = base.memory_refused(chain, count, &ask, priority, &why, &taken)
-                        if refusal is None or not taken:
-                            refusal, blamed = found, base
-                if taken:
-                    base.memory = own.memory
-                    self.ledger.move_memory(base, size)
-                    scope = self
-                    while scope is not base:
-                        scope.memory += size
-                        scope = scope.enclosing()
-                        scope.extras.in_spans += size
-                    self.ledger.raise_memory()
-                else:
-                    self.ledger.count_refusal(refusal, blamed.kind, blamed.direction)
-                if self.ledger.ring is not None and scope is base:
-                    self.ledger.note_memory(base, size, priority, None if taken else refusal)
-                if refusal is not None:
-                    peer = base.peer_of_groups()
-        if closed:
-            raise ResourceScopeClosed(self.name)
-        if refusal is None:
-            return True
-        if base is not self:
-            refusal.spans = (self.name, None if blamed is base else blamed.name)
-        if not taken:
-            return refusal
-        self.ledger.report(refusal, peer, base.direction, None)
-        return True
-
-    @cython.final
-    cdef object peer_of_groups(self):
-        """The peer that pays; None: no peer. Locked."""
-        cdef PyObject *groups[LONGEST_CHAIN]
-        cdef int i
-        for i in range(self.groups(groups)):
-            if (<Group>groups[i]).peer is not None:
-                return (<Group>groups[i]).peer
-        return None
-
-    @cython.final
-    cdef bint refuses_memory(
-        self, const rcmgr_amounts *ask, int priority, rcmgr_refusal *why,
-    ) noexcept:
-        """Whether its own limit refuses. Locked."""
-        cdef rcmgr_scope own
-        own.limit = self.limit_now()
-        rcmgr_hold_nothing(&own)
-        own.memory = self.memory
-        return rcmgr_scope_refuses(&own, ask, priority, why)
-
-    @cython.final
-    cdef int64_t give_memory(self, int64_t size) noexcept:
-        """Returns how much was not there to give back. Locked, live."""
-        cdef rcmgr_scope *chain[LONGEST_CHAIN]
-        cdef rcmgr_scope own
-        cdef rcmgr_amounts what
-        cdef Scope base = self, scope
-        cdef int64_t in_spans = 0 if self.extras is None else self.extras.in_spans
-        cdef int64_t given = min(size, self.memory - in_spans)
-        memset(&what, 0, sizeof(what))
-        what.of[RCMGR_MEMORY] = given
-        while (scope := base.enclosing()) is not None:
-            base.memory -= given
-            scope.extras.in_spans -= given
-            base = scope
-        rcmgr_give_back(chain, base.chain(&own, chain), &what)
-        base.memory = own.memory
-        self.ledger.move_memory(base, -given)
-        if self.ledger.ring is not None and given > 0:
-            self.ledger.note_memory(base, -given, 0, None)
-        return size - given
-
-    @cython.final
-    cdef bint end(self) noexcept:
-        """Give everything back; false if that was done before. Locked."""
-        cdef rcmgr_scope *chain[LONGEST_CHAIN]
-        cdef rcmgr_scope own
-        cdef rcmgr_amounts held
-        if not self.holds & IS_OPEN:
-            return False
-        if self.live():
-            if self.ledger.ring is not None:
-                self.ledger.note_end(self)
-            if self.extras is not None:
-                # this closes its spans, so what they hold is given back with it
-                self.extras.in_spans = 0
-            if self.enclosing() is not None:
-                self.give_memory(self.memory)
-            else:
-                held = self.held()
-                rcmgr_give_back(chain, self.chain(&own, chain), &held)
-                if self.memory != 0:
-                    self.memory = 0
-                    self.ledger.move_memory(self, -held.of[RCMGR_MEMORY])
-            self.unpin()
-        if self.extras is not None:
-            self.extras.own = None
-        self.holds = 0
-        self.memory = 0
-        return True
-
-    @cython.final
-    cdef int abandon(self) except -1:
-        cdef bint leaked
-        cdef rcmgr_amounts held
-        if self.ledger is None or not self.holds & IS_OPEN:
-            return 0  # no other thread has it
-        with cython.critical_section(self.ledger):
-            held = self.held()
-            leaked = self.live() and not rcmgr_is_nothing(&held)
-            self.end()
-        if leaked:
-            self.count_leak()
-        return 0
-
-    @cython.final
-    cdef int count_leak(self) except -1:
-        with cython.critical_section(self.ledger):
-            self.ledger.leaked += 1
-            if self.extras is not None and self.extras.opened_at is not None:
-                places = self.ledger.places
-                places[self.extras.opened_at] = places.get(self.extras.opened_at, 0) + 1
-        return 0
 
     def _leak(self):
         """Count it as leaked: its owner is garbage and had not closed it."""
         if self.ledger is not None:
-            self.count_leak()
+            count_leak(self)
 
     @property
     def name(self):
         """As in errors, logs and metrics: "conn-7", "peer:12D3K...", "stream-1.span-2"."""
-        cdef Group viewed = self.viewed()
-        cdef Scope enclosing = self.enclosing()
-        if enclosing is not None:
-            return f"{enclosing.name}.span-{self.number}"
+        cdef Group viewed = viewed_by(self)
+        cdef Scope owner = enclosing(self)
+        if owner is not None:
+            return f"{owner.name}.span-{self.number}"
         if self.ledger is None:
             return "scope"
         return leaf_name(self.kind, self.number) if viewed is None else text_of(viewed)
@@ -500,7 +215,7 @@ cdef class Scope:
         if self.ledger is None:
             return True
         with cython.critical_section(self.ledger):
-            live = self.live()
+            live = is_live(self)
         return not live
 
     def stat(self):
@@ -509,9 +224,9 @@ cdef class Scope:
         memset(&held, 0, sizeof(held))
         if self.ledger is not None:
             with cython.critical_section(self.ledger):
-                if self.live():
-                    viewed = self.viewed()
-                    held = self.held() if viewed is None else rcmgr_all_held(&viewed.state)
+                if is_live(self):
+                    viewed = viewed_by(self)
+                    held = held_by(self) if viewed is None else rcmgr_all_held(&viewed.state)
         return stat_of(&held)
 
     def try_reserve_memory(self, size, priority=255):
@@ -521,11 +236,11 @@ cdef class Scope:
         ValueError: negative size, or such a priority. OverflowError: from 2**63.
         ResourceScopeClosed: closed.
         """
-        return self.take_memory(checked_size(size), checked_priority(priority))
+        return take_memory(self, checked_size(size), checked_priority(priority))
 
     def reserve_memory(self, size, priority=255):
         """As `try_reserve_memory`, but raises ScopeLimitExceeded when refused."""
-        granted(self.take_memory(checked_size(size), checked_priority(priority)))
+        granted(take_memory(self, checked_size(size), checked_priority(priority)))
 
     def release_memory(self, size):
         """Give `size` bytes back. Ignored once closed: closing has given back everything.
@@ -540,8 +255,8 @@ cdef class Scope:
         if self.ledger is None:
             return
         with cython.critical_section(self.ledger):
-            if self.live():
-                excess = self.give_memory(wanted)
+            if is_live(self):
+                excess = give_memory(self, wanted)
                 self.ledger.over_released += min(excess, INT64_MAX - self.ledger.over_released)
         if excess > 0:
             self.ledger.say_over_released(self.name, f"{excess} bytes")
@@ -556,26 +271,26 @@ cdef class Scope:
         cdef Span span
         cdef bint closed
         cdef int depth = 0
-        cdef Scope scope = self.enclosing()
+        cdef Scope scope = enclosing(self)
         if self.ledger is None:
             raise ResourceScopeClosed("scope")
         while scope is not None:
             depth += 1
-            scope = scope.enclosing()
+            scope = enclosing(scope)
         if depth >= DEEPEST_SPAN:
             raise ValueError(f"spans nest at most {DEEPEST_SPAN} deep")
         span = Span.__new__(Span)
-        span.start(self.ledger, self.kind)
-        span.owner = self.new_span_owner()
+        start(span, self.ledger, self.kind)
+        span.owner = new_span_owner(self)
         with cython.critical_section(self.ledger):
-            closed = not self.live()
+            closed = not is_live(self)
             if not closed:
-                self.made_extras()
+                made_extras(self)
                 self.extras.spans += 1
                 span.number = self.extras.spans
                 span.epoch = self.epoch
                 span.holds = IS_OPEN
-                span.owner.made_extras()  # for the memory in spans
+                made_extras(span.owner)  # for the memory in spans
                 if span.owner is not self:
                     self.ledger.open_twin(<ScopeView>span.owner, <ScopeView>self)
         if closed:
@@ -594,10 +309,10 @@ cdef class Scope:
         cdef Scope scope = self
         if self.ledger is not None:
             with cython.critical_section(self.ledger):
-                while scope.enclosing() is not None and not scope.has_limit():
-                    scope = scope.enclosing()
-                viewed = scope.viewed()
-                limit = scope.limit_now()[0] if viewed is None else viewed.state.limit[0]
+                while enclosing(scope) is not None and not has_limit(scope):
+                    scope = enclosing(scope)
+                viewed = viewed_by(scope)
+                limit = limit_now(scope)[0] if viewed is None else viewed.state.limit[0]
         return {
             RESOURCE_FIELDS[i]: None if limit.of[i] == RCMGR_UNLIMITED else limit.of[i]
             for i in range(<int>RCMGR_RESOURCES)
@@ -617,9 +332,9 @@ cdef class Scope:
         if self.ledger is None:
             raise ResourceScopeClosed("scope")
         with cython.critical_section(self.ledger):
-            closed = not self.live()
+            closed = not is_live(self)
             if not closed and (own is not None or self.extras is not None):
-                _old = self.made_extras().own  # freed outside of the lock
+                _old = made_extras(self).own  # freed outside of the lock
                 self.extras.own = own
         if closed:
             raise ResourceScopeClosed(self.name)
@@ -629,7 +344,7 @@ cdef class Scope:
         if self.ledger is None:
             return
         with cython.critical_section(self.ledger):
-            self.end()
+            end(self)
 
     def __enter__(self):
         return self
@@ -641,6 +356,386 @@ cdef class Scope:
         if self.closed:
             return f"{type(self).__name__}({self.name!r}, closed)"
         return f"{type(self).__name__}({self.name!r}, {self.stat()})"
+
+
+# -- scopes of each kind ------------------------------------------------------------------------
+
+# Functions, not methods: a pointer to a table of methods would take 8 bytes in each scope.
+
+cdef int groups_of(Scope scope, PyObject **groups) noexcept:
+    """Fill in the groups to charge, borrowed and in order; returns how many. Locked."""
+    if type(scope) is ConnScope:
+        return groups_of_connection(<ConnScope>scope, groups)
+    if type(scope) is StreamScope:
+        return groups_of_stream(<StreamScope>scope, groups)
+    if type(scope) is ScopeView:
+        return groups_of_view(<ScopeView>scope, groups)
+    return 0
+
+
+cdef inline int groups_of_connection(ConnScope scope, PyObject **groups) noexcept:
+    if scope.peer_group is not None:
+        groups[0] = <PyObject *>scope.peer_group
+    else:
+        groups[0] = scope.ledger.transient_of(scope.is_exempt)
+    groups[1] = scope.ledger.system_of(scope.is_exempt)
+    return 2
+
+
+cdef int groups_of_stream(StreamScope scope, PyObject **groups) noexcept:
+    cdef int count = 2
+    groups[0] = <PyObject *>scope.peer_group
+    if scope.protocol_group is None:
+        groups[1] = scope.ledger.transient_of(scope.is_exempt)
+    else:
+        groups[1] = <PyObject *>scope.protocol_share
+        if scope.service_group is not None:
+            groups[count] = <PyObject *>scope.service_share
+            count += 1
+        groups[count] = <PyObject *>scope.protocol_group
+        count += 1
+        if scope.service_group is not None:
+            groups[count] = <PyObject *>scope.service_group
+            count += 1
+    groups[count] = scope.ledger.system_of(scope.is_exempt)
+    return count + 1
+
+
+cdef int groups_of_view(ScopeView scope, PyObject **groups) noexcept:
+    cdef int kind = group_kind(scope.group), count = 1
+    cdef NamedGroup whole = whole_of(scope.group)
+    groups[0] = <PyObject *>scope.group
+    if whole is not None:
+        groups[count] = <PyObject *>whole
+        count += 1
+    if kind == SYSTEM or kind == ALLOWLISTED_SYSTEM:
+        return count
+    groups[count] = scope.ledger.system_of(kind == ALLOWLISTED_TRANSIENT)
+    return count + 1
+
+
+cdef void unpin_groups(Scope scope) noexcept:
+    """Unpin the groups. Locked."""
+    cdef StreamScope stream
+    cdef Group peer
+    if type(scope) is ConnScope:
+        peer = (<ConnScope>scope).peer_group
+        if peer is not None:
+            peer.exempt_connections -= scope.is_exempt
+            scope.ledger.unpin(peer)
+    elif type(scope) is StreamScope:
+        stream = <StreamScope>scope
+        scope.ledger.unpin(stream.peer_group)
+        if stream.service_group is not None:
+            scope.ledger.unpin(stream.service_share)
+            scope.ledger.unpin(stream.service_group)
+        if stream.protocol_group is not None:
+            scope.ledger.unpin(stream.protocol_share)
+            scope.ledger.unpin(stream.protocol_group)
+    elif type(scope) is ScopeView:
+        scope.ledger.unpin((<ScopeView>scope).group)
+    elif type(enclosing(scope)) is ScopeView:
+        end(enclosing(scope))
+
+
+cdef inline Scope enclosing(Scope scope):
+    """The scope that contains a span; None: this is no span."""
+    return (<Span>scope).owner if type(scope) is Span else None
+
+
+cdef inline Group viewed_by(Scope scope):
+    """The group that a view shows; None: this is no view."""
+    return (<ScopeView>scope).group if type(scope) is ScopeView else None
+
+
+cdef Scope new_span_owner(Scope scope):
+    """The scope that contains a new span.
+
+    The view that a caller has may be closed before the span. So it is another one, not open yet.
+    """
+    cdef ScopeView twin
+    if type(scope) is not ScopeView:
+        return scope
+    twin = ScopeView.__new__(ScopeView)
+    start(twin, scope.ledger, scope.kind)
+    return twin
+
+
+# -- all scopes ---------------------------------------------------------------------------------
+
+cdef inline int64_t memory_of(Scope scope) noexcept:
+    """How much memory it holds itself. Locked."""
+    return 0 if scope.extras is None else scope.extras.memory
+
+
+cdef int start(Scope self, Ledger ledger, int kind) except -1:
+    self.kind = kind
+    self.ledger = ledger
+    note_place(self)
+    return 0
+
+
+cdef inline void begin(
+    Scope self, Ledger ledger, int kind, int direction, uint64_t number, bint has_descriptor,
+) noexcept:
+    """Open a connection or a stream, which is charged. Locked."""
+    self.kind = kind
+    self.direction = direction
+    self.number = number
+    self.epoch = ledger.epoch
+    self.holds = IS_OPEN | (HAS_DESCRIPTOR if has_descriptor else 0)
+    self.ledger = ledger
+
+
+cdef inline int note_place(Scope self) except -1:
+    if self.ledger.trace_allocations:
+        made_extras(self).opened_at = caller()
+    return 0
+
+
+cdef Extras made_extras(Scope self):
+    if self.extras is None:
+        self.extras = Extras.__new__(Extras)
+    return self.extras
+
+
+cdef const rcmgr_limit *limit_now(Scope self) noexcept:
+    """Its own limit, or that of all connections or streams; without one NO_LIMIT. Locked."""
+    if self.extras is not None and self.extras.own is not None:
+        return &self.extras.own.value
+    return &NO_LIMIT if self.direction == NO_DIRECTION else &self.ledger.defaults[self.kind]
+
+
+cdef bint has_limit(Scope self) noexcept:
+    return self.extras is not None and self.extras.own is not None
+
+
+cdef rcmgr_amounts held_by(Scope self) noexcept:
+    """The amounts that it holds itself. Locked."""
+    cdef rcmgr_amounts held
+    memset(&held, 0, sizeof(held))
+    held.of[RCMGR_MEMORY] = memory_of(self)
+    if self.direction != NO_DIRECTION and self.holds & IS_OPEN:
+        held.of[(RCMGR_CONNS_INBOUND if self.kind == CONN else RCMGR_STREAMS_INBOUND)
+                + (self.direction == OUTBOUND)] = 1
+        held.of[RCMGR_FD] = (self.holds & HAS_DESCRIPTOR) != 0
+    return held
+
+
+cdef int chain_of(Scope self, rcmgr_scope *own, rcmgr_scope **chain) noexcept:
+    """Fill in the scopes to charge with memory; returns how many. Locked.
+
+    The first one is `own`, with the memory and the limit of this one.
+    """
+    cdef PyObject *groups[LONGEST_CHAIN]
+    cdef int i, count = groups_of(self, groups)
+    own.limit = limit_now(self)
+    rcmgr_hold_nothing(own)
+    own.memory = memory_of(self)
+    chain[0] = own
+    for i in range(count):
+        chain[i + 1] = &(<Group>groups[i]).state
+    return count + 1
+
+
+cdef bint is_live(Scope self) noexcept:
+    cdef Scope owner
+    if not self.holds & IS_OPEN or self.epoch != self.ledger.epoch:
+        return False
+    owner = enclosing(self)
+    return owner is None or is_live(owner)
+
+
+cdef Refusal describe(Scope self, const rcmgr_refusal *why, int priority):
+    """A refusal by a scope of the chain. Locked."""
+    cdef PyObject *groups[LONGEST_CHAIN]
+    cdef Group viewed = viewed_by(self), blamed = viewed
+    cdef Refusal refusal
+    if why.place > 0:
+        groups_of(self, groups)
+        blamed = <Group>groups[why.place - 1]
+    refusal = new_refusal(why, priority, blamed, self.kind, self.number, viewed)
+    if blamed is None and has_limit(self):
+        refusal.origin = BY_SET_LIMIT
+    return refusal
+
+
+cdef Refusal memory_refused(
+    Scope self, rcmgr_scope **chain, int count, const rcmgr_amounts *ask, int priority,
+    rcmgr_refusal *why, bint *taken,
+):
+    """As `Ledger.refuse`, for the chain of this base."""
+    cdef PyObject *groups[LONGEST_CHAIN]
+    cdef Refusal refusal = describe(self, why, priority)
+    taken[0] = False
+    if self.ledger.only_reports(refusal):
+        groups[0] = NULL
+        groups_of(self, groups + 1)
+        taken[0] = self.ledger.charge_beyond(
+            chain, groups, self.kind, count, ask, priority, why)
+        if not taken[0]:
+            refusal = describe(self, why, priority)
+    return refusal
+
+
+cdef object take_memory(Scope self, int64_t size, int priority):
+    """True, or a Refusal."""
+    cdef rcmgr_scope *chain[LONGEST_CHAIN]
+    cdef rcmgr_scope own
+    cdef rcmgr_amounts ask
+    cdef rcmgr_refusal why
+    cdef Refusal refusal = None, found  # by the limit that refuses, or would refuse
+    cdef Scope base = self, scope, blamed = None
+    cdef bint closed, taken = True
+    cdef int count
+    cdef object peer = None
+    memset(&ask, 0, sizeof(ask))
+    ask.of[RCMGR_MEMORY] = size
+    if self.ledger is None:
+        raise ResourceScopeClosed("scope")
+    with cython.critical_section(self.ledger):
+        closed = not is_live(self)
+        if not closed:
+            made_extras(base)  # for the memory
+            while (scope := enclosing(base)) is not None:
+                base = scope
+                made_extras(base)
+            scope = self
+            while taken and scope is not base:
+                if has_limit(scope) and refuses_memory(scope, &ask, priority, &why):
+                    found = refusal_of_span(&why, priority)
+                    taken = self.ledger.only_reports(found)
+                    if refusal is None or not taken:
+                        refusal, blamed = found, scope
+                scope = enclosing(scope)
+            if taken:
+                count = chain_of(base, &own, chain)
+                if not rcmgr_charge(chain, count, &ask, priority, &why):
+                    found = memory_refused(base, chain, count, &ask, priority, &why, &taken)
+                    if refusal is None or not taken:
+                        refusal, blamed = found, base
+            if taken:
+                base.extras.memory = own.memory
+                self.ledger.move_memory(base, size)
+                scope = self
+                while scope is not base:
+                    scope.extras.memory += size
+                    scope = enclosing(scope)
+                    scope.extras.in_spans += size
+                self.ledger.raise_memory()
+            else:
+                self.ledger.count_refusal(refusal, blamed.kind, blamed.direction)
+            if self.ledger.ring is not None and scope is base:
+                self.ledger.note_memory(base, size, priority, None if taken else refusal)
+            if refusal is not None:
+                peer = peer_of_groups(base)
+    if closed:
+        raise ResourceScopeClosed(self.name)
+    if refusal is None:
+        return True
+    if base is not self:
+        refusal.spans = (self.name, None if blamed is base else blamed.name)
+    if not taken:
+        return refusal
+    self.ledger.report(refusal, peer, base.direction, None)
+    return True
+
+
+cdef object peer_of_groups(Scope self):
+    """The peer that pays; None: no peer. Locked."""
+    cdef PyObject *groups[LONGEST_CHAIN]
+    cdef int i
+    for i in range(groups_of(self, groups)):
+        if (<Group>groups[i]).peer is not None:
+            return (<Group>groups[i]).peer
+    return None
+
+
+cdef bint refuses_memory(
+    Scope self, const rcmgr_amounts *ask, int priority, rcmgr_refusal *why,
+) noexcept:
+    """Whether its own limit refuses. Locked."""
+    cdef rcmgr_scope own
+    own.limit = limit_now(self)
+    rcmgr_hold_nothing(&own)
+    own.memory = memory_of(self)
+    return rcmgr_scope_refuses(&own, ask, priority, why)
+
+
+cdef int64_t give_memory(Scope self, int64_t size) noexcept:
+    """Returns how much was not there to give back. Locked, live."""
+    cdef rcmgr_scope *chain[LONGEST_CHAIN]
+    cdef rcmgr_scope own
+    cdef rcmgr_amounts what
+    cdef Scope base = self, scope
+    cdef int64_t in_spans = 0 if self.extras is None else self.extras.in_spans
+    cdef int64_t given = min(size, memory_of(self) - in_spans)
+    if given == 0:
+        return size
+    memset(&what, 0, sizeof(what))
+    what.of[RCMGR_MEMORY] = given
+    while (scope := enclosing(base)) is not None:
+        base.extras.memory -= given
+        scope.extras.in_spans -= given
+        base = scope
+    rcmgr_give_back(chain, chain_of(base, &own, chain), &what)
+    base.extras.memory = own.memory
+    self.ledger.move_memory(base, -given)
+    if self.ledger.ring is not None:
+        self.ledger.note_memory(base, -given, 0, None)
+    return size - given
+
+
+cdef bint end(Scope self) noexcept:
+    """Give everything back; false if that was done before. Locked."""
+    cdef rcmgr_scope *chain[LONGEST_CHAIN]
+    cdef rcmgr_scope own
+    cdef rcmgr_amounts held
+    if not self.holds & IS_OPEN:
+        return False
+    if is_live(self):
+        if self.ledger.ring is not None:
+            self.ledger.note_end(self)
+        if self.extras is not None:
+            # this closes its spans, so what they hold is given back with it
+            self.extras.in_spans = 0
+        if enclosing(self) is not None:
+            give_memory(self, memory_of(self))
+        else:
+            held = held_by(self)
+            rcmgr_give_back(chain, chain_of(self, &own, chain), &held)
+            if held.of[RCMGR_MEMORY] != 0:
+                self.extras.memory = 0
+                self.ledger.move_memory(self, -held.of[RCMGR_MEMORY])
+        unpin_groups(self)
+    if self.extras is not None:
+        self.extras.own = None
+        self.extras.memory = 0
+    self.holds = 0
+    return True
+
+
+cdef int abandon(Scope self) except -1:
+    cdef bint leaked
+    cdef rcmgr_amounts held
+    if self.ledger is None or not self.holds & IS_OPEN:
+        return 0  # no other thread has it
+    with cython.critical_section(self.ledger):
+        held = held_by(self)
+        leaked = is_live(self) and not rcmgr_is_nothing(&held)
+        end(self)
+    if leaked:
+        count_leak(self)
+    return 0
+
+
+cdef int count_leak(Scope self) except -1:
+    with cython.critical_section(self.ledger):
+        self.ledger.leaked += 1
+        if self.extras is not None and self.extras.opened_at is not None:
+            places = self.ledger.places
+            places[self.extras.opened_at] = places.get(self.extras.opened_at, 0) + 1
+    return 0
 
 
 cdef str caller():
@@ -660,15 +755,8 @@ cdef class Span(Scope):
 
     cdef Scope owner  # the twin of a view ends with its span
 
-    cdef Scope enclosing(self):
-        return self.owner
-
-    cdef void unpin(self) noexcept:
-        if type(self.owner) is ScopeView:
-            self.owner.end()
-
     def __dealloc__(self):
-        self.abandon()
+        abandon(self)
 
 
 @cython.final
@@ -684,38 +772,14 @@ cdef class ScopeView(Scope):
 
     cdef Group group
 
-    cdef int groups(self, PyObject **groups) noexcept:
-        cdef int kind = group_kind(self.group), count = 1
-        cdef NamedGroup whole = whole_of(self.group)
-        groups[0] = <PyObject *>self.group
-        if whole is not None:
-            groups[count] = <PyObject *>whole
-            count += 1
-        if kind == SYSTEM or kind == ALLOWLISTED_SYSTEM:
-            return count
-        groups[count] = self.ledger.system_of(kind == ALLOWLISTED_TRANSIENT)
-        return count + 1
-
-    cdef void unpin(self) noexcept:
-        self.ledger.unpin(self.group)
-
-    cdef Group viewed(self):
-        return self.group
-
-    cdef Scope new_span_owner(self):
-        """Another view, not open yet. The one that a caller has may be closed before the span."""
-        cdef ScopeView twin = ScopeView.__new__(ScopeView)
-        twin.start(self.ledger, self.kind)
-        return twin
-
     @property
     def held_memory(self):
         """Bytes reserved through this view, without its spans; 0 once closed."""
         cdef int64_t held = 0
         if self.ledger is not None:
             with cython.critical_section(self.ledger):
-                if self.live():
-                    held = self.memory
+                if is_live(self):
+                    held = memory_of(self)
         return held
 
     def set_limit(self, limit):
@@ -729,7 +793,7 @@ cdef class ScopeView(Scope):
         self.ledger.override(self, limit)
 
     def __dealloc__(self):
-        self.abandon()
+        abandon(self)
 
 
 @cython.final
@@ -752,19 +816,6 @@ cdef class ConnScope(Scope):
         """Whether it is charged to the allowlisted scopes instead of the normal ones."""
         return is_exempt(self)
 
-    cdef int groups(self, PyObject **groups) noexcept:
-        if self.peer_group is not None:
-            groups[0] = <PyObject *>self.peer_group
-        else:
-            groups[0] = self.ledger.transient_of(self.is_exempt)
-        groups[1] = self.ledger.system_of(self.is_exempt)
-        return 2
-
-    cdef void unpin(self) noexcept:
-        if self.peer_group is not None:
-            self.peer_group.exempt_connections -= self.is_exempt
-            self.ledger.unpin(self.peer_group)
-
     @property
     def peer(self):
         """Key of the peer (its bytes); None while it is not known."""
@@ -783,7 +834,7 @@ cdef class ConnScope(Scope):
         that leaves the allowlisted scopes needs room in transient too, because it was never there.
         RuntimeError: it has a peer. ResourceScopeClosed: closed.
         """
-        answer = self.take_peer(peer, allowlisted, None, None)
+        answer = take_peer(self, peer, allowlisted, None, None)
         ring = self.ledger.ring_now()
         if ring is not None:
             note_connection(
@@ -805,94 +856,95 @@ cdef class ConnScope(Scope):
         if self.ledger is None:
             return
         with cython.critical_section(self.ledger):
-            self.end()
+            end(self)
             share, self.network_share = self.network_share, None
         if share is not None:
             share.close()
 
-    cdef object take_peer(
-        self, object peer, object allowlisted, object network_share, list passed,
-    ):
-        """True, or a Refusal."""
-        cdef rcmgr_scope *old[2]
-        cdef rcmgr_scope *new[3]
-        cdef PyObject *groups[3]
-        cdef rcmgr_refusal why
-        cdef Refusal refusal = None
-        cdef Group group, system, transient
-        cdef rcmgr_amounts held
-        cdef bint exempt, closed, taken = False, attached = False
-        cdef int old_count, new_count
-        if allowlisted is None:
-            exempt = is_exempt(self)
-        else:
-            exempt = is_true("allowlisted", allowlisted)
-        peer = exact_peer(peer)
-        if self.ledger is None:
-            raise ResourceScopeClosed("scope")
-        cdef uint64_t hashed = hash_of(peer)
-        cdef Group kept = None
-        if self.ledger.limiter is not None:
-            kept = self.ledger.kept(PEER, None, peer)
-        with cython.critical_section(self.ledger):
-            closed = not self.live()
-            attached = self.peer_group is not None
-            if not closed and not attached:
-                group = self.ledger.pinned(self.ledger.peer_groups, PEER, None, peer, hashed)
-                # making the group may have let another thread in, on builds with a GIL never
-                closed = not self.live()
-                attached = self.peer_group is not None
-                if closed or attached:
-                    self.ledger.unpin(group)
-                else:
-                    new[0] = &group.state
-                    old[0] = &(<Group>self.ledger.transient_of(self.is_exempt)).state
-                    system = <Group>self.ledger.system_of(exempt)
-                    transient = <Group>self.ledger.transient_of(exempt)
-                    groups[0], groups[1] = <PyObject *>group, <PyObject *>system
-                    groups[2] = <PyObject *>transient
-                    old_count = new_count = 1
-                    if exempt != self.is_exempt:
-                        new[1], new[2] = &system.state, &transient.state
-                        old[1] = &(<Group>self.ledger.system_of(self.is_exempt)).state
-                        old_count, new_count = 2, 2 if exempt else 3
-                    held = self.held()
-                    taken = rcmgr_charge(new, new_count, &held, RCMGR_PRIORITY_ALWAYS, &why)
-                    if not taken:
-                        refusal = self.ledger.refuse(
-                            new, groups, new_count, &held, &why, self.direction, NO_KIND, 0,
-                            &taken)
-                    if taken:
-                        rcmgr_give_back(old, old_count, &held)
-                        rcmgr_give_back(new + 2, new_count - 2, &held)
-                        self.peer_group = group
-                        if network_share is not None:
-                            self.network_share = network_share
-                        if exempt != self.is_exempt:
-                            # the system or the allowlisted system got them just now
-                            self.is_exempt = exempt
-                            self.ledger.raise_memory()
-                            self.ledger.raise_connections()
-                        group.exempt_connections += exempt
-                    else:
-                        self.ledger.unpin(group)
-        if kept is not None:
-            self.ledger.let_go(kept)
-        if closed:
-            raise ResourceScopeClosed(self.name)
-        if attached:
-            raise RuntimeError("connection scope already attached to a peer")
-        if refusal is None:
-            return True
-        if not taken:
-            return refusal
-        self.ledger.report(refusal, peer, self.direction, passed)
-        return True
-
     def __dealloc__(self):
-        self.abandon()
+        abandon(self)
         if self.network_share is not None:
             self.network_share.close()
+
+
+cdef object take_peer(
+    ConnScope self, object peer, object allowlisted, object network_share, list passed,
+):
+    """True, or a Refusal."""
+    cdef rcmgr_scope *old[2]
+    cdef rcmgr_scope *new[3]
+    cdef PyObject *groups[3]
+    cdef rcmgr_refusal why
+    cdef Refusal refusal = None
+    cdef Group group, system, transient
+    cdef rcmgr_amounts held
+    cdef bint exempt, closed, taken = False, attached = False
+    cdef int old_count, new_count
+    if allowlisted is None:
+        exempt = is_exempt(self)
+    else:
+        exempt = is_true("allowlisted", allowlisted)
+    peer = exact_peer(peer)
+    if self.ledger is None:
+        raise ResourceScopeClosed("scope")
+    cdef uint64_t hashed = hash_of(peer)
+    cdef Group kept = None
+    if self.ledger.limiter is not None:
+        kept = self.ledger.kept(PEER, None, peer)
+    with cython.critical_section(self.ledger):
+        closed = not is_live(self)
+        attached = self.peer_group is not None
+        if not closed and not attached:
+            group = self.ledger.pinned(self.ledger.peer_groups, PEER, None, peer, hashed)
+            # making the group may have let another thread in, on builds with a GIL never
+            closed = not is_live(self)
+            attached = self.peer_group is not None
+            if closed or attached:
+                self.ledger.unpin(group)
+            else:
+                new[0] = &group.state
+                old[0] = &(<Group>self.ledger.transient_of(self.is_exempt)).state
+                system = <Group>self.ledger.system_of(exempt)
+                transient = <Group>self.ledger.transient_of(exempt)
+                groups[0], groups[1] = <PyObject *>group, <PyObject *>system
+                groups[2] = <PyObject *>transient
+                old_count = new_count = 1
+                if exempt != self.is_exempt:
+                    new[1], new[2] = &system.state, &transient.state
+                    old[1] = &(<Group>self.ledger.system_of(self.is_exempt)).state
+                    old_count, new_count = 2, 2 if exempt else 3
+                held = held_by(self)
+                taken = rcmgr_charge(new, new_count, &held, RCMGR_PRIORITY_ALWAYS, &why)
+                if not taken:
+                    refusal = self.ledger.refuse(
+                        new, groups, new_count, &held, &why, self.direction, NO_KIND, 0,
+                        &taken)
+                if taken:
+                    rcmgr_give_back(old, old_count, &held)
+                    rcmgr_give_back(new + 2, new_count - 2, &held)
+                    self.peer_group = group
+                    if network_share is not None:
+                        self.network_share = network_share
+                    if exempt != self.is_exempt:
+                        # the system or the allowlisted system got them just now
+                        self.is_exempt = exempt
+                        self.ledger.raise_memory()
+                        self.ledger.raise_connections()
+                    group.exempt_connections += exempt
+                else:
+                    self.ledger.unpin(group)
+    if kept is not None:
+        self.ledger.let_go(kept)
+    if closed:
+        raise ResourceScopeClosed(self.name)
+    if attached:
+        raise RuntimeError("connection scope already attached to a peer")
+    if refusal is None:
+        return True
+    if not taken:
+        return refusal
+    self.ledger.report(refusal, peer, self.direction, passed)
+    return True
 
 
 @cython.final
@@ -917,33 +969,6 @@ cdef class StreamScope(Scope):
     def allowlisted(self):
         """Whether it is charged to the allowlisted scopes instead of the normal ones."""
         return self.is_exempt == 1
-
-    cdef int groups(self, PyObject **groups) noexcept:
-        cdef int count = 2
-        groups[0] = <PyObject *>self.peer_group
-        if self.protocol_group is None:
-            groups[1] = self.ledger.transient_of(self.is_exempt)
-        else:
-            groups[1] = <PyObject *>self.protocol_share
-            if self.service_group is not None:
-                groups[count] = <PyObject *>self.service_share
-                count += 1
-            groups[count] = <PyObject *>self.protocol_group
-            count += 1
-            if self.service_group is not None:
-                groups[count] = <PyObject *>self.service_group
-                count += 1
-        groups[count] = self.ledger.system_of(self.is_exempt)
-        return count + 1
-
-    cdef void unpin(self) noexcept:
-        self.ledger.unpin(self.peer_group)
-        if self.service_group is not None:
-            self.ledger.unpin(self.service_share)
-            self.ledger.unpin(self.service_group)
-        if self.protocol_group is not None:
-            self.ledger.unpin(self.protocol_share)
-            self.ledger.unpin(self.protocol_group)
 
     @property
     def peer(self):
@@ -975,109 +1000,111 @@ cdef class StreamScope(Scope):
 
         RuntimeError: it has a protocol. ResourceScopeClosed: closed.
         """
-        return self.take_group(PROTOCOL, protocol)
+        return take_group(self, PROTOCOL, protocol)
 
     def set_protocol(self, protocol):
         """As `try_set_protocol`, but raises ScopeLimitExceeded when refused."""
-        granted(self.take_group(PROTOCOL, protocol))
+        granted(take_group(self, PROTOCOL, protocol))
 
     def try_set_service(self, service):
         """Charge the service too: True, or a `Refusal`, and nothing has changed.
 
         RuntimeError: it has a service, or no protocol yet. ResourceScopeClosed: closed.
         """
-        return self.take_group(SERVICE, service)
+        return take_group(self, SERVICE, service)
 
     def set_service(self, service):
         """As `try_set_service`, but raises ScopeLimitExceeded when refused."""
-        granted(self.take_group(SERVICE, service))
-
-    cdef str misplaced(self, int kind):
-        """Why a group of this kind cannot be set now; None: it can."""
-        if kind == PROTOCOL:
-            if self.protocol_group is not None:
-                return "stream scope already attached to a protocol"
-        elif self.service_group is not None:
-            return "stream scope already attached to a service"
-        elif self.protocol_group is None:
-            return "stream scope not attached to a protocol"
-        return None
-
-    cdef object take_group(self, int kind, object name):
-        """True, or a Refusal."""
-        cdef rcmgr_scope *transient
-        cdef rcmgr_scope *new[2]
-        cdef PyObject *groups[2]
-        cdef rcmgr_refusal why
-        cdef Refusal refusal = None
-        cdef NamedGroup group, share
-        cdef rcmgr_amounts held
-        cdef bint closed, taken = False
-        cdef str misplaced = None
-        cdef GroupTable table
-        cdef int share_kind = PROTOCOL_PEER if kind == PROTOCOL else SERVICE_PEER
-        name = exact_name("protocol" if kind == PROTOCOL else "service", name)
-        if self.ledger is None:
-            raise ResourceScopeClosed("scope")
-        cdef Group kept = None
-        if self.ledger.limiter is not None:
-            kept = self.ledger.kept(share_kind, name, self.peer_group.peer)
-        with cython.critical_section(self.ledger):
-            closed = not self.live()
-            misplaced = self.misplaced(kind)
-            if not closed and misplaced is None:
-                if kind == PROTOCOL:
-                    table = self.ledger.protocol_groups
-                else:
-                    table = self.ledger.service_groups
-                group = <NamedGroup>self.ledger.pinned(table, kind, name, None, hash_of(name))
-                share = self.ledger.pinned_share(
-                    group, share_kind, self.peer_group.peer, hash_of(self.peer_group.peer))
-                # making the dict of shares may have run the garbage collector, and other code
-                closed = not self.live()
-                misplaced = self.misplaced(kind)
-                if closed or misplaced is not None:
-                    self.ledger.unpin(share)
-                    self.ledger.unpin(group)
-                else:
-                    new[0] = &group.state
-                    new[1] = &share.state
-                    transient = &(<Group>self.ledger.transient_of(self.is_exempt)).state
-                    groups[0], groups[1] = <PyObject *>group, <PyObject *>share
-                    held = self.held()
-                    taken = rcmgr_charge(new, 2, &held, RCMGR_PRIORITY_ALWAYS, &why)
-                    if not taken:
-                        refusal = self.ledger.refuse(
-                            new, groups, 2, &held, &why, self.direction, NO_KIND, 0,
-                            &taken)
-                    if not taken:
-                        self.ledger.unpin(share)
-                        self.ledger.unpin(group)
-                    elif kind == PROTOCOL:
-                        rcmgr_give_back(&transient, 1, &held)
-                        self.protocol_group, self.protocol_share = group, share
-                    else:
-                        self.service_group, self.service_share = group, share
-                    if self.ledger.ring is not None:
-                        self.ledger.ring.note(
-                            RCMGR_EV_PROTOCOL if kind == PROTOCOL else RCMGR_EV_SERVICE,
-                            RCMGR_EV_KNOWN, self.number, None, None, name, None,
-                            None if taken else refused_by(refusal), 0, 0)
-        if kept is not None:
-            self.ledger.let_go(kept)
-        if closed:
-            raise ResourceScopeClosed(self.name)
-        if misplaced is not None:
-            raise RuntimeError(misplaced)
-        if refusal is None:
-            return True
-        if not taken:
-            return refusal
-        self.ledger.report(refusal, self.peer_group.peer, self.direction, None)
-        return True
+        granted(take_group(self, SERVICE, service))
 
     def __dealloc__(self):
-        self.abandon()
+        abandon(self)
+
+
+cdef str misplacement(StreamScope self, int kind):
+    """Why a group of this kind cannot be set now; None: it can."""
+    if kind == PROTOCOL:
+        if self.protocol_group is not None:
+            return "stream scope already attached to a protocol"
+    elif self.service_group is not None:
+        return "stream scope already attached to a service"
+    elif self.protocol_group is None:
+        return "stream scope not attached to a protocol"
+    return None
+
+
+cdef object take_group(StreamScope self, int kind, object name):
+    """True, or a Refusal."""
+    cdef rcmgr_scope *transient
+    cdef rcmgr_scope *new[2]
+    cdef PyObject *groups[2]
+    cdef rcmgr_refusal why
+    cdef Refusal refusal = None
+    cdef NamedGroup group, share
+    cdef rcmgr_amounts held
+    cdef bint closed, taken = False
+    cdef str misplaced = None
+    cdef GroupTable table
+    cdef int share_kind = PROTOCOL_PEER if kind == PROTOCOL else SERVICE_PEER
+    name = exact_name("protocol" if kind == PROTOCOL else "service", name)
+    if self.ledger is None:
+        raise ResourceScopeClosed("scope")
+    cdef Group kept = None
+    if self.ledger.limiter is not None:
+        kept = self.ledger.kept(share_kind, name, self.peer_group.peer)
+    with cython.critical_section(self.ledger):
+        closed = not is_live(self)
+        misplaced = misplacement(self, kind)
+        if not closed and misplaced is None:
+            if kind == PROTOCOL:
+                table = self.ledger.protocol_groups
+            else:
+                table = self.ledger.service_groups
+            group = <NamedGroup>self.ledger.pinned(table, kind, name, None, hash_of(name))
+            share = self.ledger.pinned_share(
+                group, share_kind, self.peer_group.peer, hash_of(self.peer_group.peer))
+            # making the dict of shares may have run the garbage collector, and other code
+            closed = not is_live(self)
+            misplaced = misplacement(self, kind)
+            if closed or misplaced is not None:
+                self.ledger.unpin(share)
+                self.ledger.unpin(group)
+            else:
+                new[0] = &group.state
+                new[1] = &share.state
+                transient = &(<Group>self.ledger.transient_of(self.is_exempt)).state
+                groups[0], groups[1] = <PyObject *>group, <PyObject *>share
+                held = held_by(self)
+                taken = rcmgr_charge(new, 2, &held, RCMGR_PRIORITY_ALWAYS, &why)
+                if not taken:
+                    refusal = self.ledger.refuse(
+                        new, groups, 2, &held, &why, self.direction, NO_KIND, 0,
+                        &taken)
+                if not taken:
+                    self.ledger.unpin(share)
+                    self.ledger.unpin(group)
+                elif kind == PROTOCOL:
+                    rcmgr_give_back(&transient, 1, &held)
+                    self.protocol_group, self.protocol_share = group, share
+                else:
+                    self.service_group, self.service_share = group, share
+                if self.ledger.ring is not None:
+                    self.ledger.ring.note(
+                        RCMGR_EV_PROTOCOL if kind == PROTOCOL else RCMGR_EV_SERVICE,
+                        RCMGR_EV_KNOWN, self.number, None, None, name, None,
+                        None if taken else refused_by(refusal), 0, 0)
+    if kept is not None:
+        self.ledger.let_go(kept)
+    if closed:
+        raise ResourceScopeClosed(self.name)
+    if misplaced is not None:
+        raise RuntimeError(misplaced)
+    if refusal is None:
+        return True
+    if not taken:
+        return refusal
+    self.ledger.report(refusal, self.peer_group.peer, self.direction, None)
+    return True
 
 
 @cython.final
@@ -1373,7 +1400,7 @@ cdef class Ledger:
 
     cdef void move_memory(self, Scope base, int64_t change) noexcept:
         """`base` has taken or given back memory: the sums over connections change."""
-        cdef int64_t held = base.memory
+        cdef int64_t held = memory_of(base)
         if base.kind != CONN or change == 0:
             return
         self.connection_bytes += change
@@ -1514,7 +1541,7 @@ cdef class Ledger:
         self, Scope base, int64_t size, int priority, Refusal refusal,
     ) noexcept:
         """Note memory that a scope takes (or gives back: less than 0), or may not take."""
-        cdef Group group = base.viewed()
+        cdef Group group = viewed_by(base)
         cdef bint taken = size >= 0
         cdef int kind
         if group is not None:
@@ -1534,11 +1561,11 @@ cdef class Ledger:
     cdef void note_end(self, Scope scope) noexcept:
         """Note the end of a connection, a stream, or of a view's memory."""
         cdef int kind = RCMGR_EV_CLOSE if scope.kind == CONN else RCMGR_EV_CLOSE_STREAM
-        if scope.enclosing() is not None:
+        if enclosing(scope) is not None:
             return  # `give_memory` notes it
-        if scope.viewed() is not None:
-            if scope.memory > 0:
-                self.note_memory(scope, -scope.memory, 0, None)
+        if viewed_by(scope) is not None:
+            if memory_of(scope) > 0:
+                self.note_memory(scope, -memory_of(scope), 0, None)
             return
         self.ring.note(
             kind, RCMGR_EV_KNOWN, scope.number, None, None, None, None, None, 0, 0)
@@ -1614,7 +1641,7 @@ cdef class Ledger:
                     if scope is None:
                         rcmgr_give_back(chain, 3, &ask)
                         self.unpin(group)
-                scope.begin(self, CONN, direction, self.connections_opened, fd)
+                begin(scope, self, CONN, direction, self.connections_opened, fd)
                 scope.is_exempt = exempt
                 scope.network_share = network_share
                 if peer is not None:
@@ -1629,7 +1656,7 @@ cdef class Ledger:
             if not taken:
                 return refusal
             self.report(refusal, peer, direction, passed)
-        scope.note_place()
+        note_place(scope)
         return scope
 
     def try_open_connection(self, inbound=True, bint fd=True, bint allowlisted=False, peer=None):
@@ -1692,7 +1719,7 @@ cdef class Ledger:
                     if scope is None:
                         rcmgr_give_back(chain, 4, &ask)
                         self.unpin(group)
-                scope.begin(self, STREAM, direction, self.streams_opened, False)
+                begin(scope, self, STREAM, direction, self.streams_opened, False)
                 scope.is_exempt = exempt
                 scope.peer_group = group
                 group.streams_begun += inbound
@@ -1709,7 +1736,7 @@ cdef class Ledger:
             if not taken:
                 return refusal
             self.report(refusal, peer, direction, None)
-        scope.note_place()
+        note_place(scope)
         return scope
 
     def try_open_stream(self, peer, inbound=True, *, bint allowlisted=False):
@@ -1852,7 +1879,7 @@ cdef class Ledger:
         cdef Group kept = None
         if self.limiter is not None and kind >= FIXED_KINDS:
             kept = self.kept(kind, name, peer)
-        view.start(self, kind)
+        start(view, self, kind)
         with cython.critical_section(self):
             if kind == PEER:
                 view.group = self.pinned(
@@ -1953,7 +1980,7 @@ cdef class Ledger:
         elif self.limiter is not None:
             given = self.given_limit(group_kind(group), name_of(group), group.peer)
         with cython.critical_section(self):
-            closed = not view.live()
+            closed = not is_live(view)
             if not closed:
                 if group_kind(group) < FIXED_KINDS:
                     self.defaults[group_kind(group)] = own.value
@@ -2165,8 +2192,8 @@ cdef class Ledger:
             if self.ring is not None:
                 self.ring.note(
                     RCMGR_EV_FORGET_ALL, 0, 0, None, None, None, None, None, 0, 0)
-            if keep is not None and keep.live():
-                kept = keep.memory
+            if keep is not None and is_live(keep):
+                kept = memory_of(keep)
                 keep.epoch += 1
             for group in fixed:
                 rcmgr_hold_nothing(&group.state)
@@ -2176,8 +2203,7 @@ cdef class Ledger:
             self.epoch += 1
             memset(self.memory_of_connections, 0, sizeof(self.memory_of_connections))
             self.connection_bytes = 0
-            if keep is not None and keep.live():
-                keep.memory = kept
+            if keep is not None and is_live(keep):
                 keep.group.state.memory = kept
         with cython.critical_section(self):
             for group in groups_in(peers):
@@ -2244,9 +2270,9 @@ cdef int give_descriptor(object scope) except -1:
     cdef rcmgr_amounts what
     memset(&what, 0, sizeof(what))
     with cython.critical_section(self.ledger):
-        if self.live() and self.holds & HAS_DESCRIPTOR:
+        if is_live(self) and self.holds & HAS_DESCRIPTOR:
             what.of[RCMGR_FD] = 1
-            rcmgr_give_back(chain, self.chain(&own, chain), &what)
+            rcmgr_give_back(chain, chain_of(self, &own, chain), &what)
             self.holds = IS_OPEN
             if self.ledger.ring is not None:
                 self.ledger.ring.note(
@@ -2268,7 +2294,7 @@ cdef int note_connection(
 cdef object try_set_peer(
     object scope, object peer, bint exempt, object network_share, list passed,
 ):
-    return (<ConnScope?>scope).take_peer(peer, exempt, network_share, passed)
+    return take_peer(<ConnScope?>scope, peer, exempt, network_share, passed)
 
 
 cdef bint has_network_share(object scope) except -1:
@@ -2321,7 +2347,7 @@ cdef uint32_t inbound_streams(object scope, int64_t *now_open) except? 0:
     if self.ledger is None:
         return 0
     with cython.critical_section(self.ledger):
-        if self.peer_group is not None and self.live():
+        if self.peer_group is not None and is_live(self):
             begun = self.peer_group.streams_begun
             now_open[0] = rcmgr_held(&self.peer_group.state, RCMGR_STREAMS_INBOUND)
     return begun
