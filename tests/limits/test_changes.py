@@ -21,7 +21,7 @@ from rcmgr import (
     Rate,
     SubnetLimits,
 )
-from rcmgr.limits.changes import Change, changed, differences
+from rcmgr.limits.changes import Change, changed, differences, key_of
 
 PEER_TEXT = "QmNLei78zWmzUdbeRB3CiUfAizWUrbeeZh5K1rhAQKCh51"
 NODE = NodeLimits(
@@ -115,3 +115,18 @@ def test_differences_have_the_place_and_both_values() -> None:
     assert differences(after, after) == []
     none = replace(NODE, rates=None)
     assert ("Rates", "unlimited") in {(each.limit, each.after) for each in differences(NODE, none)}
+
+
+@pytest.mark.parametrize(("setting", "key"), [
+    ("ConnectionLimits.max_pending_inbound", "Connections.max_pending_inbound"),
+    ("ConcreteLimits.system.conns", "System.Conns"),
+    ("ResourceLimits.max_memory_mb (ConcreteLimits.system.memory)", "System.Memory"),
+    ("ConcreteLimits.peer_default.fd or ConcreteLimits.peer['x'].fd", "PeerDefault.FD"),
+    ("SubnetLimits.ipv4 or SubnetLimits.overrides['192.0.2.1/32']", "Subnets.ipv4"),
+    ("NodeLimits.eviction", "Eviction"),
+    ("MemoryConnectionLimits.max_bytes (ResourceManager.memory_limits)", "ProcessMemory.max_bytes"),
+    ("FleetLimits.rate", "Fleet.rate"),
+    ("ConnectionTracker.max_connections", None), ("Limiter", None),
+])
+def test_a_setting_has_a_key(setting: str, key: str | None) -> None:
+    assert key_of(setting) == key

@@ -32,6 +32,15 @@ def test_a_gauge_without_anything_has_no_busy_hour() -> None:
     assert (gauge.busy_hour(), gauge.tail(99), gauge.peak) == (None, 0, 0)
 
 
+def test_a_pause_of_a_century_takes_no_memory() -> None:
+    """A damaged record may say so."""
+    gauge = Gauge(0)
+    gauge.add(7, HOUR // 2)
+    gauge.settle(900_000 * HOUR + 1)
+    assert gauge.busy_hour() == (HOUR, 7.0)
+    assert len(gauge._hours) == 3
+
+
 def test_a_large_amount_is_never_rounded_down() -> None:
     gauge = Gauge(0)
     gauge.add(1_000_003, 0)

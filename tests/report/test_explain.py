@@ -45,10 +45,12 @@ def test_the_text_of_a_full_node() -> None:
         f"  peer:{TEXT} streams: 1 of 1 (100%)",
         "Denied since the start: 8, 7 inbound, 1 outbound. Of the last 8:",
         "  5 by stream.peer.streams: see ConcreteLimits.peer_default.streams or "
-        f"ConcreteLimits.peer['{TEXT}'].streams",
-        "  2 by connection.established_per_peer: see ConnectionLimits.max_established_per_peer",
+        f"ConcreteLimits.peer['{TEXT}'].streams (rcmgr set PeerDefault.Streams VALUE)",
+        "  2 by connection.established_per_peer: see ConnectionLimits.max_established_per_peer "
+        "(rcmgr set Connections.max_established_per_peer VALUE)",
         "  1 by connection.system.conns: see "
-        "ResourceLimits.max_connections (ConcreteLimits.system.conns)",
+        "ResourceLimits.max_connections (ConcreteLimits.system.conns) "
+        "(rcmgr set System.Conns VALUE)",
         "Peers denied most:",
         f"  7 times {TEXT}",
         LINK,
@@ -75,7 +77,8 @@ def test_denials_of_many_peers_take_one_line() -> None:
     assert manager.explain().splitlines() == [
         "Nothing is at its limit.",
         "Denied since the start: 300, 300 inbound, 0 outbound. Of the last 256:",
-        "  256 by stream.peer.streams: see ConcreteLimits.peer_default.streams",
+        "  256 by stream.peer.streams: see ConcreteLimits.peer_default.streams "
+        "(rcmgr set PeerDefault.Streams VALUE)",
         LINK,
     ]
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from rcmgr.limits import sections
 from rcmgr.limits.documents import LimitsFileError
@@ -13,9 +14,17 @@ from rcmgr.limits.files import LimitsFile
 from rcmgr.limits.node import SECTIONS, NodeLimits
 from rcmgr.limits.scope_values import FIELDS, MAPPINGS, SCOPES
 
-__all__ = ["Change", "changed", "differences"]
+__all__ = ["Change", "changed", "differences", "key_of"]
 
 _SECTIONS = {section.key: section for section in SECTIONS}
+_KEYS: Final = {
+    **{section.kind.__name__: section.key for section in SECTIONS},
+    **{f"NodeLimits.{section.name}": section.key for section in SECTIONS},
+    "MemoryConnectionLimits": "ProcessMemory",
+}
+_TITLES: Final = {name: key for key, name in (*SCOPES.items(), *FIELDS.items())}
+_OF_SCOPE: Final = re.compile(r"ConcreteLimits\.([a-z_]+)\.([a-z_]+)")
+_OF_SECTION: Final = re.compile(rf"({'|'.join(map(re.escape, _KEYS))})(\.\w+)?")
 
 
 class Change(NamedTuple):
@@ -43,6 +52,15 @@ def changed(limits: NodeLimits, key: str, value: Any) -> NodeLimits:
     else:
         document = value
     return LimitsFile.from_json(json.dumps({section: document})).build(limits)
+
+
+def key_of(setting: str) -> str | None:
+    """The key of `changed` for the setting that an error names. None: it has no key."""
+    scope = _OF_SCOPE.search(setting)
+    if scope is not None and {*scope.groups()} <= _TITLES.keys():
+        return f"{_TITLES[scope[1]]}.{_TITLES[scope[2]]}"
+    section = _OF_SECTION.match(setting)
+    return None if section is None else f"{_KEYS[section[1]]}{section[2] or ''}"
 
 
 def _scope_document(section: str, rest: str, key: str, value: Any) -> Any:

@@ -48,11 +48,11 @@ class Gauge:
             rounded = -(-value >> shift) << shift
         self._spent[rounded] += now - since
         if value:
-            while since < now:
-                hour = (since - self.begin) // _HOUR_NS
-                end = min(now, self.begin + (hour + 1) * _HOUR_NS)
-                self._hours[hour] += value * (end - since)
-                since = end
+            first, last = (since - self.begin) // _HOUR_NS, (now - self.begin) // _HOUR_NS
+            # the whole hours between them are alike, and the busiest is asked for: one is enough
+            for hour in sorted({first, min(first + 1, last), last}):
+                begin = self.begin + hour * _HOUR_NS
+                self._hours[hour] += value * (min(now, begin + _HOUR_NS) - max(since, begin))
         self._since = now
 
     def tail(self, percentile: float) -> int:

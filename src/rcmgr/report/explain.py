@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from rcmgr.counting.denials import DenialLog
 from rcmgr.counting.pacing import Pacer
 from rcmgr.errors import printable_name
+from rcmgr.limits.changes import key_of
 from rcmgr.peers import peer_text
 from rcmgr.report.node import Node
 from rcmgr.report.usage import Usage, usages
@@ -112,7 +113,10 @@ def _what_was_denied(log: DenialLog) -> Iterator[str]:
     )
     most = by_code.most_common(_MOST_LINES)
     for code, times in most:
-        yield f"  {times} by {code}: see {_common_setting(settings[code])}"
+        setting = _common_setting(settings[code])
+        key = key_of(setting)
+        how = "" if key is None else f" (rcmgr set {key} VALUE)"
+        yield f"  {times} by {code}: see {setting}{how}"
     if others := by_code.total() - sum(times for _, times in most):
         yield f"  {others} by others"
     most_often = "denied most" if log.enforced else "above limits most often"
