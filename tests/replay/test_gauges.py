@@ -26,6 +26,13 @@ def test_a_gauge_knows_its_peak_its_tail_and_its_busy_hour() -> None:
     assert mean == pytest.approx(20 * 0.99 + 100 * 0.01)
 
 
+def test_an_hour_that_has_not_ended_has_its_mean_so_far() -> None:
+    gauge = Gauge(0)
+    gauge.add(10, 0)
+    gauge.settle(HOUR // 2)
+    assert gauge.busy_hour() == (0, 10)
+
+
 def test_a_gauge_without_anything_has_no_busy_hour() -> None:
     gauge = Gauge(0)
     gauge.settle(HOUR)

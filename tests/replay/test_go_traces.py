@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,8 @@ def test_a_trace_is_replayed_under_other_limits(tmp_path: Path) -> None:
         "stream.peer.streams_inbound": 1, "connection.system.conns_inbound": 1}
     assert result.player.skipped == {"machine": 1}
     assert result.end - result.begin == 8
+    begin = datetime(2026, 11, 29, 10, 0, 1, 500_000, tzinfo=timezone.utc)
+    assert result.begin == pytest.approx(begin.timestamp(), abs=1e-3)
     assert result.player.manager._held() == (100, 1, 0, 0, 1, 1)
     tight = replay(path, NodeLimits(ConcreteLimits(peer_default=Limit(streams=1))))
     [refused] = tight.outcome.refused.values()

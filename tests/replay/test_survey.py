@@ -1,11 +1,20 @@
 from __future__ import annotations
 
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from record_script import Clock
 
-from rcmgr import ConcreteLimits, Limit, NodeLimits, ResourceManager
+from rcmgr import (
+    ConcreteLimits,
+    ConnectionLimits,
+    Eviction,
+    Limit,
+    NodeLimits,
+    ResourceManager,
+)
 from rcmgr.replay.survey import Most, Survey, survey
 
 SECOND = 10**9
@@ -81,12 +90,36 @@ def test_exempt_and_local_ones_are_left_out(tmp_path: Path) -> None:
             manager.open_connection(b"friend", "198.51.100.1", "inbound"),
             manager.open_stream(b"friend", "inbound"),
             manager.open_connection(b"near", "127.0.0.1", "inbound"),
+            manager.open_connection(b"nearer", "::1", "inbound"),
         ]
 
     found = surveyed(tmp_path / "r", act)
-    assert found.gauges["system.conns"].peak == 1
+    assert found.gauges["system.conns"].peak == 2
     assert "system.streams" not in found.gauges
-    assert found.networks["ipv4", 32].most == {}
+    assert {each for most in found.networks.values() for each in most.most} == set()
+
+
+def test_evicted_ones_are_counted(tmp_path: Path) -> None:
+    class Host:
+        most_inbound = most_total = None
+
+    def act(manager: ResourceManager, clock: Clock) -> None:
+        room = manager._admission.room
+        room.add_host(Host())
+        silent = manager.accept_connection("198.51.100.1")
+        assert silent is not None
+        assert silent.record is not None
+        room.enter_handshake(
+            silent.record, SimpleNamespace(end=silent.close, latency_us=0), "198.51.100.1")
+        time.sleep(0.02)
+        newcomer = manager.accept_connection("203.0.113.1")
+        assert newcomer is not None
+        newcomer.close()
+
+    found = surveyed(tmp_path / "r", act, NodeLimits(
+        connections=ConnectionLimits(max_pending_inbound=1),
+        eviction=Eviction(pending_grace_s=0.001)))
+    assert found.evicted == 1
 
 
 def test_the_end_of_everything(tmp_path: Path) -> None:

@@ -6,8 +6,9 @@ import json
 from typing import Any
 
 import pytest
+from model import Clock
 
-from rcmgr import ConcreteLimits, Limit, NodeLimits, Rate, RateLimits, ResourceManager
+from rcmgr import ConcreteLimits, DryRun, Limit, NodeLimits, Rate, RateLimits, ResourceManager
 from rcmgr.peers import peer_text
 from rcmgr.report.lookups import TOP, peer_view, scope_view, top_rows
 
@@ -62,6 +63,29 @@ def test_addresses_and_networks(node: ResourceManager) -> None:
         ("192.0.2.0/24", 10, 2)]
     assert {row["network"] for row in top_rows(node, "network", 9)} == {
         "192.0.2.0/24", "198.51.100.0/24", "2001:db8::/48"}
+
+
+def test_denials_of_ipv6_are_in_the_rows_of_their_networks() -> None:
+    manager = ResourceManager(NodeLimits(ConcreteLimits(peer_default=Limit(conns=0))))
+    for last in range(2):
+        assert manager.open_connection(PEERS[0], f"2001:db8::{last}") is None
+    for by, place in (("address", "2001:db8::/64"), ("network", "2001:db8::/48")):
+        assert column(top_rows(manager, by, 9), by, "denied") == [(place, 2)]
+
+
+def test_a_peer_has_its_denials_in_order_and_those_of_a_dry_run() -> None:
+    clock = Clock()
+    manager = ResourceManager(NodeLimits(
+        ConcreteLimits(peer_default=Limit(conns=0, streams=0)),
+        dry_run=DryRun(frozenset(["connection.peer"]))), clock=clock)
+    assert manager.open_stream(PEERS[0], "inbound") is None
+    clock.advance(10)
+    for last in range(2):
+        assert manager.open_connection(PEERS[0], f"192.0.2.{last}") is not None
+    view = peer_view(manager, peer_text(PEERS[0]))
+    assert (view["denied"], view["would_deny"]) == (1, 2)
+    assert column(view["latest_denials"], "seconds_ago", "code") == [
+        (10, "stream.peer.streams"), *[(0, "connection.peer.conns")] * 2]
 
 
 def test_protocols(node: ResourceManager) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import hypothesis.strategies as st
@@ -43,6 +44,34 @@ def test_allow() -> None:
     manager.ban(PEER)
     assert ask(manager, do="allow", what=peer_text(PEER)) == {"answer": None}
     assert manager.open_connection(PEER, ADDRESS, "inbound") is not None
+
+
+def test_limits_may_be_checked_first() -> None:
+    manager = ResourceManager()
+    before = manager.node_limits
+    text = json.dumps({"System": {"Conns": 5}})
+    checked = ask(manager, do="apply", text=text, check=True)["answer"]
+    assert checked["applied"] is False
+    assert manager.node_limits == before
+    applied = ask(manager, do="apply", text=text)["answer"]
+    assert applied == {**checked, "applied": True}
+    assert manager.node_limits.scopes.system.conns == 5
+
+
+def test_limits_of_go_may_have_unknown_keys() -> None:
+    manager = ResourceManager()
+    text = json.dumps({"System": {"Conns": 5, "Other": 1}})
+    assert "Other" in ask(manager, do="apply", text=text)["error"]
+    assert ask(manager, do="apply", text=text, lenient=True)["answer"]["applied"] is True
+    assert manager.node_limits.scopes.system.conns == 5
+
+
+def test_the_size_of_a_record_is_checked(tmp_path: Path) -> None:
+    manager, file = ResourceManager(), str(tmp_path / "node.rec")
+    assert "max_bytes" in ask(manager, do="record", file=file, max_bytes=1)["error"]
+    assert manager.recording is None
+    assert ask(manager, do="record", file=file)["answer"]["closed"] is False
+    assert ask(manager, do="stop_recording") == {"answer": True}
 
 
 def test_status() -> None:
