@@ -19,15 +19,12 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import rcmgr
+from rcmgr import _library
 
-FOLDER = Path(rcmgr.__file__).parent
-COMPILED = sorted(
-    ".".join(("rcmgr", *path.relative_to(FOLDER).parent.parts, path.name.partition(".")[0]))
-    for path in FOLDER.rglob("*") if path.suffix in (".so", ".pyd"))
+COMPILED = sorted(_library.NAMES)
 MAX_OBJECTS = 60
 MAX_ITERATORS = 20
 MAX_BYTES = 4 << 30

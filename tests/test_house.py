@@ -32,6 +32,8 @@ ROOMS = [
     {"limits"},
     {"errors", "extras"},
     {"peers"},
+    {""},  # the package itself
+    {"_library"},
 ]
 LEVEL = {room: len(ROOMS) - number for number, rooms in enumerate(ROOMS) for room in rooms}
 STACK = {"libp2p", "trio", "multiaddr", "anyio"}

@@ -22,6 +22,10 @@ py-libp2p. `rcmgr.metrics` exports to Prometheus. The command `rcmgr` shows a ru
 
 import importlib
 
+from rcmgr import _library
+
+_library.use()
+
 __version__ = "0.1.0"
 
 _MODULES = {
