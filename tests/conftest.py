@@ -13,6 +13,7 @@ import gc
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ import pytest
 from pytest_timeout import is_debugging
 from stacks import stacks
 
+from rcmgr import TokenBucket
 from rcmgr.extras import require
 
 TESTS = Path(__file__).parent
@@ -107,6 +109,14 @@ def pytest_timeout_set_timer(settings: Any) -> Iterator[None]:
 
         signal.signal(signal.SIGALRM, end)
     return is_set
+
+
+@pytest.fixture(autouse=True)
+def _refusals_of_other_tests_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The accept gate ends the first refusals of a process as usual, and resets later ones."""
+    gate = sys.modules.get("rcmgr.libp2p.guard.accept_gate")
+    if gate is not None:
+        monkeypatch.setattr(gate, "_GOODBYES", TokenBucket(64, 16.0))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -72,11 +72,11 @@ class Seen:
 async def is_closed(node: Node, seconds: float = PATIENCE_S) -> bool:
     """Whether the node closes a silent connection, before a handshake could time out."""
     with trio.move_on_after(seconds):
-        async with await trio.open_tcp_stream("127.0.0.1", node.port) as stream:
-            try:
+        try:
+            async with await trio.open_tcp_stream("127.0.0.1", node.port) as stream:
                 return await stream.receive_some(1) == b""
-            except trio.BrokenResourceError:
-                return True
+        except (OSError, trio.BrokenResourceError):  # a reset, perhaps before this side connected
+            return True
     return False
 
 

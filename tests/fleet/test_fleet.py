@@ -227,6 +227,7 @@ def test_a_ban_that_ended_elsewhere_during_a_cut_ends_here(server: Server, join:
     near.ban("192.0.2.1")
     far.ban("192.0.2.2")
     comes_true(lambda: len(near.bans()) == len(far.bans()) == 2)
+    comes_true(lambda: fleet_of(far)._member._bans.waiting == 0)  # otherwise it tells it again
     proxy.cut_off()
     comes_true(lambda: fleet_of(far).is_lost)
     near.unban("192.0.2.1")
