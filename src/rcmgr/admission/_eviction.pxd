@@ -191,7 +191,8 @@ cdef inline rcmgr_seat *pool_take(SeatPool *pool, void *owner) noexcept:
 cdef inline void pool_give_back(SeatPool *pool, rcmgr_seat *seat) noexcept:
     """Tickets for it are not valid any more."""
     seat.owner = NULL
-    seat.generation = 1 if seat.generation == LAST_GENERATION else seat.generation + 1
+    seat.generation = <uint32_t>(
+        1 if seat.generation == LAST_GENERATION else seat.generation + 1)
     seat.older = pool.free
     pool.free = seat
 

@@ -430,7 +430,7 @@ cdef class Room(ConnectionWatcher):
         self.look_at_protected(policy)
         for each in on_probation(policy):
             note_new_work(policy, <ConnectionRecord>each)
-        for _ in range(MOST_CHOICES):
+        for _ in range(<int>MOST_CHOICES):
             chosen = policy.choose(group)
             if chosen is None:
                 return False
@@ -464,7 +464,8 @@ cdef class Room(ConnectionWatcher):
         ring = ring_of(self._denials)
         if ring is not None:
             ring.note(
-                RCMGR_EV_EVICT, RCMGR_EV_INBOUND | (0 if record is None else RCMGR_EV_KNOWN),
+                RCMGR_EV_EVICT,
+                <int>(RCMGR_EV_INBOUND | (0 if record is None else RCMGR_EV_KNOWN)),
                 0 if record is None else scopes.number_of(trackers.held_of(record)), None, None,
                 None, None, why.code, 0, 0)
         return 0

@@ -879,7 +879,7 @@ cdef class ConnectionTracker:
                 self._oldest_unseen_ns = RCMGR_NO_LIMIT
                 self._next_pass_ns = now + FULL_PASS_INTERVAL_NS
             at = self._pass_at
-        for _ in range(STEPS_OF_RECONCILE):
+        for _ in range(<int>STEPS_OF_RECONCILE):
             if at == RCMGR_TABLE_END:
                 break
             stale = [

@@ -9,7 +9,7 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.dict cimport PyDict_GetItemWithError
 from cpython.long cimport PyLong_AsLong
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
-from cpython.object cimport PyObject, PyObject_Hash
+from cpython.object cimport PyObject
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
@@ -25,6 +25,7 @@ from rcmgr.counting._event_ring cimport (
     rcmgr_event_note_address, rcmgr_ip_hash, rcmgr_ring_claim, rcmgr_ring_load,
     rcmgr_ring_publish, rcmgr_ring_start, rcmgr_siphash,
 )
+from rcmgr.counting._hash cimport PyObject_Hash
 from rcmgr.peers cimport key_of as peer_key
 
 __all__ = ["EventRing", "event_needs"]
@@ -129,12 +130,12 @@ cdef class EventRing:
         cdef PyObject *found = PyDict_GetItemWithError(self.places, name)
         cdef uint32_t place = 0
         if found != NULL:
-            return PyLong_AsLong(<object>found)
+            return <uint32_t>PyLong_AsLong(<object>found)
         with cython.critical_section(self):
             if name in self.places:
                 place = self.places[name]
             elif len(self.names) < MOST_NAMES:
-                place = len(self.names)
+                place = <uint32_t>len(self.names)
                 self.names.append(name)
                 self.places[name] = place
         return place
@@ -237,7 +238,7 @@ cdef class EventRing:
         if self.columns.keeps_ips:
             return ip
         memcpy(made, <char *>ip, len(ip))
-        rcmgr_ip_hash(&self.columns.key, made, len(ip))
+        rcmgr_ip_hash(&self.columns.key, made, <int>len(ip))
         return made[:len(ip)]
 
     def hash_of_peer(self, peer):

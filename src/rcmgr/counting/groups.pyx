@@ -229,7 +229,7 @@ cdef class Refusal:
 cdef int kind_of(Refusal refusal) noexcept:
     """The kind of the scope in the code of its error."""
     cdef int kind = refusal.leaf_kind if refusal.blamed is None else group_kind(refusal.blamed)
-    return max(0, kind)
+    return <int>max(0, kind)
 
 
 cdef object code_of_kind(int kind, int what):

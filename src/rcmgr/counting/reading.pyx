@@ -239,7 +239,7 @@ cdef DistributionReader new_distributions(dict bounds):
     for field, (name, upper) in enumerate(bounds.items()):
         if len(upper) > MOST_BOUNDS:
             raise ValueError(f"a histogram has at most {MOST_BOUNDS} bounds, not {len(upper)}")
-        made.resources[field] = RESOURCE_FIELDS.index(name)
+        made.resources[field] = <int>RESOURCE_FIELDS.index(name)
         made.last[field] = len(upper)
         for at in range(made.last[field]):
             made.upper[field][at] = upper[at]

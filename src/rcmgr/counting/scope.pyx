@@ -1472,7 +1472,7 @@ cdef class Ledger:
         cdef int i, kind
         for i in range(count):
             kind = leaf_kind if groups[i] is NULL else group_kind(<Group>groups[i])
-            self.lift(max(0, kind), chain[i].limit, &limits[i])
+            self.lift(<int>max(0, kind), chain[i].limit, &limits[i])
             copies[i] = chain[i][0]
             copies[i].limit = &limits[i]
             enforced[i] = &copies[i]
@@ -2560,7 +2560,8 @@ cdef class Walk:
                 return False
             if self.at == RCMGR_TABLE_END:
                 self.at = 0
-                self.table = LAST_TABLE + 1 if self.what == PEERS else self.table + 1
+                self.table = <int>(
+                    LAST_TABLE + 1 if self.what == PEERS else self.table + 1)
         return True
 
     cdef bint visit(
