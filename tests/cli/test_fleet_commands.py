@@ -131,7 +131,8 @@ def test_top_fits_a_terminal_and_survives_a_restart_of_the_engine() -> None:
         assert screen[2].split() == ["node", "connections", "peers", "streams", "denied", "seen"]
         assert len([line for line in screen if line.startswith("node-")]) == 19
         assert all(line.endswith(" s") for line in screen[3:22])
-        assert "node-0.a-long-domain.example.…" in screen[3]
+        # the first one, or the second after the one that has just denied
+        assert "node-0.a-long-domain.example.…" in "".join(screen[3:5])
         server.kill()
         top.shows("25 nodes", "the engine does not answer: ConnectionError")
         server.start()
