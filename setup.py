@@ -60,9 +60,9 @@ DEBUG = os.environ.get("RCMGR_DEBUG") == "1"
 GENERATED = os.environ.get("RCMGR_GENERATED") == "1"
 WERROR = os.environ.get("RCMGR_WERROR") == "1"
 
-# setuptools always has it for Microsoft's compiler
-LTO = ["-flto" if sys.platform == "darwin" else "-flto=auto"]
-LTO = LTO if os.environ.get("RCMGR_LTO") == "1" else []
+LTO: list[str] = []
+if os.environ.get("RCMGR_LTO") == "1":  # setuptools always asks it of Microsoft's compiler
+    LTO = ["-flto" if sys.platform == "darwin" else "-flto=auto"]
 
 DIRECTIVES = {
     "language_level": 3,

@@ -9,6 +9,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -60,9 +61,12 @@ def free_port() -> int:
 
 
 class Server:
-    """A server that runs until `kill`. Its options are those of the command line."""
+    """A server that runs until `kill`. Its options are those of the command line.
 
-    def __init__(self, *options: str, folder: Path | None = None) -> None:
+    folder: what it writes is put there. A replica writes the data of its master.
+    """
+
+    def __init__(self, *options: str, folder: Path) -> None:
         found = binary()
         assert found is not None, HOW
         self._server, self._options, self._folder = found, options, folder
@@ -113,12 +117,14 @@ class Server:
 
 
 @contextmanager
-def running(*options: str, **more: Any) -> Iterator[Server]:
-    server = Server(*options, **more)
-    try:
-        yield server
-    finally:
-        server.kill()
+def running(*options: str, folder: Path | None = None) -> Iterator[Server]:
+    """folder: as for `Server`. None: one that is removed afterwards."""
+    with tempfile.TemporaryDirectory() as scratch:
+        server = Server(*options, folder=folder or Path(scratch))
+        try:
+            yield server
+        finally:
+            server.kill()
 
 
 class Proxy:
