@@ -63,7 +63,7 @@ def free_port() -> int:
 class Server:
     """A server that runs until `kill`. Its options are those of the command line.
 
-    folder: what it writes is put there. A replica writes the data of its master.
+    folder: the server writes its files there. A replica writes the data of its master.
     """
 
     def __init__(self, *options: str, folder: Path) -> None:
