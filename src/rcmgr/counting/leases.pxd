@@ -56,6 +56,7 @@ cdef class LeaseTable(FleetTable):
     cdef int64_t _half      # keys after which the older half goes
     cdef dict _young        # key -> _Lease, the recent half
     cdef dict _old
+    cdef _Lease _recent     # the last one asked for, which is in the recent half; or None
     cdef dict _dying        # leases to free, a few at a time
     cdef int64_t _seen_ns   # the time of the latest `collect`
     cdef object _local      # the BucketTable of the node's share, once the engine was lost
@@ -87,6 +88,7 @@ cdef class _Place(_Entry):
 cdef class PlaceTable(FleetTable):
     cdef int64_t _most      # keys; constant
     cdef dict _places       # key -> _Place
+    cdef _Place _recent     # the last one asked for; or None
 
     cdef bint admits(self, object key, int64_t held) except -1
     cdef _Place new(self, object key)

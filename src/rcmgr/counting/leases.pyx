@@ -186,8 +186,11 @@ cdef class LeaseTable(FleetTable):
         with cython.critical_section(self):
             is_lost = self._is_lost
             if not is_lost:
-                found = PyDict_GetItemWithError(self._young, key)
-                lease = <_Lease>found if found is not NULL else self.known(key)
+                lease = self._recent
+                if lease is None or lease.key is not key:
+                    found = PyDict_GetItemWithError(self._young, key)
+                    lease = <_Lease>found if found is not NULL else self.known(key)
+                    self._recent = lease
                 lease.used_ns = self._seen_ns
                 granted = lease.tokens >= amount or self.grants_advance(lease, amount, &wake)
                 if granted:
@@ -358,6 +361,7 @@ cdef class LeaseTable(FleetTable):
             elif lease.full_ns <= self._seen_ns:
                 self._young.pop(key, None)
                 self._old.pop(key, None)
+                self._recent = None
             self._unswept.pop()
         return 0
 
@@ -437,8 +441,11 @@ cdef class PlaceTable(FleetTable):
             if self._is_lost:
                 granted = not self._refuses and held < self._advance
             else:
-                found = PyDict_GetItemWithError(self._places, key)
-                place = <_Place>found if found is not NULL else self.new(key)
+                place = self._recent
+                if place is None or place.key is not key:
+                    found = PyDict_GetItemWithError(self._places, key)
+                    place = <_Place>found if found is not NULL else self.new(key)
+                    self._recent = place
                 granted = place is not None and held < place.told + min(
                     self._advance, max(0, place.free))
                 if place is not None and not place.is_queued and not place.is_asked:
@@ -496,6 +503,7 @@ cdef class PlaceTable(FleetTable):
                 elif not (tell or held or place.is_queued or place.is_asked) and (
                         now > place.next_ns + FULL_NS):
                     self._places.pop(place.key, None)
+                    self._recent = None
         return found
 
     def settle(self, key, others):
