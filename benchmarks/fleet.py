@@ -1,6 +1,6 @@
 """A fleet of 200 nodes on one engine: decisions, the bound, bans, and the engine's work.
 
-    python benchmarks/fleet.py [--check] [--json]
+    python -m benchmarks.fleet [--check] [--json]
 
 Needs `rcmgr[test]` on Linux or macOS, for a Valkey server. The nodes run in four processes. Each
 asks for far more than the rate of the fleet for some seconds. The figures:

@@ -154,7 +154,7 @@ cdef class LeaseTable(FleetTable):
     wake: called when a key begins to wait for the engine; any thread.
 
     It begins without the engine; `find_again` ends that. A key is a peer (an `ID`, bytes or text).
-    TypeError, ValueError: as `TokenBucket`. O(1), 20 to 40 ns. Thread safe.
+    TypeError, ValueError: as `TokenBucket`. O(1), 10 to 40 ns. Thread safe.
     """
 
     def __cinit__(
@@ -416,7 +416,7 @@ cdef class PlaceTable(FleetTable):
     How many more places a key may take on this node, under a limit for the whole fleet.
 
     limit: places of a key on all nodes. The other arguments are those of `LeaseTable`. A key that
-    the engine does not know yet gets `limit` divided by the nodes, and at least one. O(1), 20 to 40
+    the engine does not know yet gets `limit` divided by the nodes, and at least one. O(1), 10 to 40
     ns. Thread safe.
     """
 
