@@ -164,6 +164,36 @@ def test_replaced_bans_leave_no_garbage(bans: Bans) -> None:
     assert len(bans._ends) < 100
 
 
+class ReadUnderLock(list[Any]):
+    """A heap that another thread may change: heapq moves its items while others read them."""
+
+    def __init__(self, bans: Bans) -> None:
+        self.is_locked = bans._lock._is_owned  # type: ignore[attr-defined]
+
+    def __len__(self) -> int:
+        assert self.is_locked()
+        return super().__len__()
+
+    def __getitem__(self, index: Any) -> Any:
+        assert self.is_locked()
+        return super().__getitem__(index)
+
+
+def test_the_heap_is_read_under_the_lock(bans: Bans, clock: Clock) -> None:
+    bans._ends = ReadUnderLock(bans)
+    for number in range(3):
+        bans.add(b"%d" % number, 1 + number)
+    for left in (3, 2, 1, 0):
+        assert refuses(bans, b"2", None) == (left > 0)
+        assert bans.shuts_out("192.0.2.1") is False
+        assert len(bans) == len(list(bans)) == left
+        clock.now += S
+    bans.add(b"3", 1)
+    clock.now += S
+    assert not refuses(bans, b"3", None)
+    assert len(bans) == 0
+
+
 def test_the_error_says_who_why_and_how_long(bans: Bans, clock: Clock) -> None:
     bans.add(ban_subject("192.0.2.0/24"), 60, "floods\n")
     clock.now += 15 * S

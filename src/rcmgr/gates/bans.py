@@ -142,7 +142,10 @@ class Bans:
         self.entries: dict[Subject, _Entry] = {}
         """The bans by subject: always the same dict, empty without bans."""
         self._networks: PrefixTable[_Entry] = PrefixTable()
-        self._ends: list[tuple[float, int, Subject, _Entry]] = []  # a heap
+        self._ends: list[tuple[float, int, Subject, _Entry]] = []
+        """A heap, which is read under the lock."""
+        self._next_end = math.inf
+        """No ban ends before it. Look-ups read it without the lock."""
         # subject -> (its bans by the penalty box so far, when the last of them ends)
         self._former: dict[Subject, tuple[int, float]] = {}
         self._added = 0
@@ -197,6 +200,7 @@ class Bans:
                 self._networks.set(subject, entry)
             self._added += 1
             heapq.heappush(self._ends, (until, self._added, subject, entry))
+            self._next_end = min(self._next_end, until)
             while len(self.entries) > _MOST_BANS:
                 self._end_first()
             if times:
@@ -279,7 +283,7 @@ class Bans:
         counted: whether it counts in `refused`.
         """
         now = self._now()
-        if self._ends and self._ends[0][0] <= now:
+        if self._next_end <= now:
             self._end_old()
         if peer is not None:
             entry = self.entries.get(peer_key(peer))
@@ -315,12 +319,13 @@ class Bans:
             BanRefusal, (entry.what, entry.reason, left if left > 0 else 0.0, address))
 
     def _end_old(self) -> None:
-        ends, now = self._ends, self._now()
-        if not ends or ends[0][0] > now:
+        now = self._now()
+        if self._next_end > now:
             return
         with self._lock:
             while self._ends and self._ends[0][0] <= now:
                 self._end_first()
+            self._next_end = self._ends[0][0] if self._ends else math.inf
 
     def _end_first(self) -> None:
         """Locked. Drop the ban that ends first, or a heap entry whose ban was removed before."""
