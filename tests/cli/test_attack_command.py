@@ -12,6 +12,8 @@ from click.testing import CliRunner
 
 from rcmgr.cli import main
 
+pytestmark = pytest.mark.libp2p
+
 PEER = "QmNLei78zWmzUdbeRB3CiUfAizWUrbeeZh5K1rhAQKCh51"
 
 NODE = """

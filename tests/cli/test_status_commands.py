@@ -151,9 +151,10 @@ class Terminal:
         if self.pid == 0:
             os.execve(sys.executable, [
                 sys.executable, "-c",
-                # Ctrl-C works even if the tests run in the background of a shell. The command waits
-                # for a line, so that the terminal has its size before.
+                # Signals work even if the tests run in the background of a shell, or under nohup.
+                # The command waits for a line, so that the terminal has its size before.
                 "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+                "signal.signal(signal.SIGHUP, signal.SIG_DFL); "
                 "input(); import rcmgr.cli; rcmgr.cli.main()",
                 "top", "--every", "0.2", "--socket", str(server.path),
             ], {**inherited, "TERM": "xterm-256color", **environment})
