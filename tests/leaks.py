@@ -1,22 +1,19 @@
 """The cases of test_leaks.py. Each runs in a separate process: `python leaks.py CASE`.
 
 A case returns one cycle, which takes something and gives it back. The output is the number of bytes
-that a cycle leaves behind, by the process's resident size and by tracemalloc.
+that a cycle leaves behind.
 """
 
 from __future__ import annotations
 
 import functools
-import gc
-import json
 import sys
-import tracemalloc
 from collections import deque
 from collections.abc import Callable
 from contextvars import copy_context
 from typing import Any
 
-import psutil
+from bytes_left import NUMBERS, Cycle, bytes_left
 from swarm import Swarm, finish, no_pause
 
 from rcmgr import (
@@ -45,14 +42,13 @@ from rcmgr import (
 from rcmgr.admission.manager_base import accepted
 from rcmgr.counting.leases import FleetGate, LeaseTable, PlaceTable
 
-Cycle = Callable[[int], Any]
-
 NO_LIMITS = ConnectionLimits()
 NO_SCOPE_LIMITS = ConcreteLimits()
 NOTHING = ConnectionLimits(0, 0, 0, 0, 0, 0)
-WARM_UP, CYCLES, TRACED_CYCLES = 20_000, 100_000, 20_000
-SLOW = {"managers_made_and_dropped", "ledger_refusals", "ledger_views_limits_snapshots"}
-"""Cases with cycles of 0.1 ms and more. A third of the cycles takes long enough."""
+WARM_UP, CYCLES = 5_000, 2_000
+"""How many cycles run before the measurement, and in each round of it."""
+SLACK = 2.0
+"""Bytes that a cycle may leave. The smallest object has 16."""
 
 
 def tracker_cycle() -> Cycle:
@@ -598,36 +594,8 @@ for _transport in ("tcp", "quic"):
         )
 
 
-def resident() -> int:
-    gc.collect()
-    size: int = psutil.Process().memory_info().rss
-    return size
-
-
-def traced() -> int:
-    gc.collect()
-    return tracemalloc.get_traced_memory()[0]
-
-
-def measure(case: str) -> dict[str, float]:
-    cycle, part = CASES[case](), 3 if case in SLOW else 1
-    numbers = iter(range(1_000_000, 10_000_000))  # all of one size
-
-    def run(count: int) -> None:
-        for _ in range(count):
-            cycle(next(numbers))
-
-    cycles, traced_cycles = CYCLES // part, TRACED_CYCLES // part
-    run(WARM_UP // part)
-    before = resident()
-    run(cycles)
-    resident_bytes = (resident() - before) / cycles
-    tracemalloc.start()
-    run(traced_cycles // 4)
-    before = traced()
-    run(traced_cycles)
-    return {"resident": resident_bytes, "traced": (traced() - before) / traced_cycles}
-
-
 if __name__ == "__main__":
-    print(json.dumps(measure(sys.argv[1])))
+    cycle = CASES[sys.argv[1]]()
+    for _ in range(WARM_UP):
+        cycle(next(NUMBERS))
+    print(finish(bytes_left(cycle, CYCLES, SLACK)))

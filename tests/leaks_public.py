@@ -7,7 +7,6 @@ gives it back. test_leaks.py compares the names with those of rcmgr.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import inspect
 import json
@@ -16,14 +15,15 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from logging import getLogger
 from pathlib import Path
 from typing import Any
 
 import trio
-from leaks import NO_LIMITS, NOTHING, Cycle
+from bytes_left import NUMBERS, Cycle, bytes_left
+from leaks import NO_LIMITS, NOTHING
 from swarm import finish
 
 import rcmgr
@@ -55,16 +55,11 @@ from rcmgr.report.canonical_log import CanonicalLog
 Calls = dict[str, Cycle]
 
 MOST, LEAST, SECONDS = 1_000, 30, 0.005
-"""How many calls are measured. Between these numbers, as many as these seconds have room for."""
+"""How many calls a round has. Between these numbers, as many as these seconds have room for."""
 SLOW = 0.02
-"""Seconds. A slower call runs five times. Then a leak of fewer than 40 bytes is not seen."""
-ROUNDS = 80
+"""Seconds. A slower call runs five times a round."""
 SLACK = 8.0
 """Bytes that a call may leave. The smallest object has 16."""
-NOISE = 128
-"""Bytes that the measurement leaves."""
-ENVIRONMENT = {"PYTHONMALLOC": "malloc", "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0"}
-"""With these, glibc knows each byte that is in use."""
 NONE = Limit(0, 0, 0, 0, 0, 0, 0, 0)
 FILE = LimitsFile.of(NodeLimits(
     connections=ConnectionLimits(5), scopes=ConcreteLimits(system=Limit(conns=5))))
@@ -829,57 +824,26 @@ ROOMS: dict[str, Callable[[], Calls]] = {
     for room in (counting, limits, errors, events, gates, manager, libp2p, fleet)}
 
 
-class _Mallinfo(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_size_t) for name in (
-        "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks",
-        "fordblks", "keepcost")]
-
-
-def find_mallinfo() -> Callable[[], _Mallinfo] | None:
-    """The function of glibc that counts the bytes in use. None: another system."""
-    found = getattr(ctypes.CDLL(None), "mallinfo2", None) if sys.platform == "linux" else None
-    if found is not None:
-        found.restype = _Mallinfo
-    return found
-
-
 def left_behind(calls: Calls) -> Iterator[tuple[str, float]]:
-    """Each name with the bytes that one call leaves behind. Needs ENVIRONMENT."""
-    mallinfo = find_mallinfo()
-    assert mallinfo is not None
-    numbers = iter(range(1_000_000, 10_000_000))  # all of one size
-
-    def run(call: Cycle, count: int) -> float:
-        start = time.perf_counter()
-        if inspect.iscoroutinefunction(call):
-            trio.run(awaited, call, count)  # once, because trio's own objects are many
-        else:
-            for _ in range(count):
-                call(next(numbers))
-        took = time.perf_counter() - start
-        gc.collect()
-        return took
-
-    async def awaited(call: Callable[[int], Awaitable[object]], count: int) -> None:
-        for _ in range(count):
-            await call(next(numbers))
-
-    def grown(call: Cycle, count: int) -> int:
-        before = mallinfo()
-        run(call, count)
-        after = mallinfo()
-        return int(after.uordblks + after.hblkhd - before.uordblks - before.hblkhd)
-
+    """Each name with the bytes that one call leaves behind."""
     for name, call in calls.items():
-        run(call, 2)
-        took = run(call, 2) / 2
-        count = min(MOST, max(LEAST, int(SECONDS / took))) if took < SLOW else 5
-        # the caches of Python and trio grow less each time, a leak does not
-        for _ in range(ROUNDS):
-            left = max(0, grown(call, count) - NOISE) / count
-            if left < SLACK:
-                break
-        yield name, left
+        if inspect.iscoroutinefunction(call):
+            # one run for all rounds, because each run leaves something in trio's caches
+            yield name, trio.run(measure, call)
+        else:
+            yield name, finish(measure(call))
+
+
+async def measure(call: Cycle) -> float:
+    for _ in range(2):  # the first calls import modules
+        start = time.perf_counter()
+        for _ in range(2):
+            done = call(next(NUMBERS))
+            if inspect.isawaitable(done):
+                await done
+        took = (time.perf_counter() - start) / 2
+    count = min(MOST, max(LEAST, int(SECONDS / took))) if took < SLOW else 5
+    return await bytes_left(call, count, SLACK)
 
 
 if __name__ == "__main__":

@@ -15,26 +15,22 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
+import leaks_public
 import pytest
-from leaks import CASES
-from leaks_public import ENVIRONMENT, ROOMS, SLACK, find_mallinfo, left_behind
+from bytes_left import ENVIRONMENT, find_mallinfo
+from leaks import CASES, SLACK
+from leaks_public import ROOMS, left_behind
 
 pytestmark = pytest.mark.timeout(600)
 
-# Bytes per cycle. The smallest object has 16. Clean code has less than 0.02 traced bytes. It has up
-# to 2.1 resident bytes, because the system counts whole pages.
-TRACED_SLACK = 2.0
-RESIDENT_SLACK = 8.0
 
-
-def measure(case: str) -> dict[str, float]:
+def measure(script: str, case: str) -> Any:
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("leaks.py")), case],
-        capture_output=True, text=True, check=False,
+        [sys.executable, str(Path(__file__).with_name(script)), case],
+        capture_output=True, text=True, check=False, env={**os.environ, **ENVIRONMENT},
     )
     assert done.returncode == 0, done.stderr
-    measured: dict[str, float] = json.loads(done.stdout)
-    return measured
+    return json.loads(done.stdout)
 
 
 @pytest.mark.parametrize("case", [
@@ -42,29 +38,20 @@ def measure(case: str) -> dict[str, float]:
     for case in sorted(CASES.keys() - {"leaks_sixteen_bytes"})
 ])
 def test_cycles_leave_no_memory_behind(case: str) -> None:
-    measured = measure(case)
-    assert measured["traced"] < TRACED_SLACK
-    assert measured["resident"] < RESIDENT_SLACK
+    assert measure("leaks.py", case) < SLACK
 
 
 def test_the_measurement_finds_a_leak_of_sixteen_bytes() -> None:
-    measured = measure("leaks_sixteen_bytes")
-    assert measured["traced"] > 2 * TRACED_SLACK
-    assert measured["resident"] > RESIDENT_SLACK * 1.5
+    assert measure("leaks.py", "leaks_sixteen_bytes") >= 16
 
 
 @pytest.mark.skipif(find_mallinfo() is None, reason="needs glibc 2.33, which counts bytes in use")
 @pytest.mark.parametrize("room", [
     pytest.param(room, marks=pytest.mark.libp2p if room == "libp2p" else ()) for room in ROOMS])
 def test_no_public_call_leaves_memory_behind(room: str) -> None:
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("leaks_public.py")), room],
-        capture_output=True, text=True, check=False, env={**os.environ, **ENVIRONMENT},
-    )
-    assert done.returncode == 0, done.stderr
-    measured = json.loads(done.stdout)
+    measured = measure("leaks_public.py", room)
     assert len(measured) > 5
-    assert {name: left for name, left in measured.items() if left >= SLACK} == {}
+    assert {name: left for name, left in measured.items() if left >= leaks_public.SLACK} == {}
 
 
 def test_a_public_call_that_leaves_sixteen_bytes_is_found() -> None:

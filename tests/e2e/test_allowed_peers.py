@@ -195,8 +195,9 @@ async def test_the_caps_of_the_swarm(transport: str, cap: str) -> None:
         assert await gets_in(strangers[3], node)
         for each in (friend, *strangers[1:]):
             await each.host.disconnect(node.id)
-        await eventually(lambda: swarm._inbound_limiter.borrowed_tokens == 0)
-        assert not swarm._inbound_limiter._slots
+        # the friend's task takes no token and may be the last to end
+        await eventually(lambda: not swarm._inbound_limiter._slots)
+        assert swarm._inbound_limiter.borrowed_tokens == 0
 
 
 async def test_undoing_with_a_friend_connected() -> None:

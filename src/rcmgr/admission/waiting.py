@@ -8,11 +8,8 @@ from typing import Any, Final
 
 from rcmgr.admission.manager_base import ConnectionScope, dialling
 from rcmgr.counting.waiting import Turns
-from rcmgr.errors import (
-    ConnectionLimitExceeded,
-    ConnectionLimitKind,
-    ResourceLimitExceeded,
-)
+from rcmgr.errors import ConnectionLimitExceeded, ResourceLimitExceeded
+from rcmgr.errors import ConnectionLimitKind as Kind
 from rcmgr.limits.checks import check_number
 
 __all__ = ["Waiting"]
@@ -98,18 +95,23 @@ class Waiting:
         manager = self._manager
         limits = manager._admission.enforced_limits
         now = manager.connection_tracker.snapshot()
-        direction = "inbound" if inbound else "outbound"
-        pending = getattr(now, f"pending_{direction}")
-        total = now.pending_inbound + now.pending_outbound
-        counted = {  # handshakes that are under way will need a place when they are done
-            f"pending_{direction}": pending,
-            f"established_{direction}": getattr(now, f"established_{direction}") + pending,
-            "established_total": now.established_inbound + now.established_outbound + total,
-        }
-        for kind, current in counted.items():
-            limit = getattr(limits, f"max_{kind}")
+        # handshakes that are under way will need a place when they are done
+        by_direction = (
+            (Kind.PENDING_INBOUND, limits.max_pending_inbound, now.pending_inbound),
+            (Kind.ESTABLISHED_INBOUND, limits.max_established_inbound,
+             now.established_inbound + now.pending_inbound),
+        ) if inbound else (
+            (Kind.PENDING_OUTBOUND, limits.max_pending_outbound, now.pending_outbound),
+            (Kind.ESTABLISHED_OUTBOUND, limits.max_established_outbound,
+             now.established_outbound + now.pending_outbound),
+        )
+        total = (now.pending_inbound + now.pending_outbound
+                 + now.established_inbound + now.established_outbound)
+        for kind, limit, current in (
+            *by_direction, (Kind.ESTABLISHED_TOTAL, limits.max_established_total, total)
+        ):
             if limit is not None and current - now.bypassed >= limit:
-                yield ConnectionLimitExceeded(limit, current, ConnectionLimitKind(kind))
+                yield ConnectionLimitExceeded(limit, current, kind)
 
 
 def _checked(timeout: float | None) -> float | None:

@@ -142,28 +142,26 @@ def _guarding_hosts(hardened: bool) -> Iterator[Undo]:
     from libp2p.network.swarm import Swarm
 
     from rcmgr.libp2p.guard.accept_gate import gate_accepts
-    from rcmgr.libp2p.guard.hardening import Hardening, harden
+    from rcmgr.libp2p.guard.hardening import harden
     from rcmgr.libp2p.guard.inbound_slots import free_inbound_slots
     from rcmgr.libp2p.guard.quic_listeners import single_refusals
     from rcmgr.libp2p.guard.quic_retry import quic_retries
     from rcmgr.libp2p.guard.quic_shares import quic_shares
     from rcmgr.manager import ResourceManager
 
-    def guard(host: Any) -> Hardening | None:
-        gate_accepts(host.get_network())
-        if not hardened:  # which does it too
-            free_inbound_slots(host.get_network())
-        return harden(host) if hardened else None
+    def guarding(host: Any) -> Iterator[Undo]:
+        yield gate_accepts(host.get_network())
+        # hardening frees the slots too
+        yield harden(host).undo if hardened else free_inbound_slots(host.get_network())
 
-    on_trial = guard(new_host(resource_manager=ResourceManager(fleet="")))
-    if on_trial is not None:
-        on_trial.undo()
+    undo_trial = place_all(guarding(new_host(resource_manager=ResourceManager(fleet=""))))
+    undo_trial()
 
     def guard_if_ours(host: Any) -> None:
         network = host.get_network()
         manager = getattr(network, "_resource_manager", None)
         if isinstance(manager, ResourceManager) and (hardened or isinstance(network, Swarm)):
-            guard(host)
+            place_all(guarding(host))
 
     yield single_refusals.use()
     yield quic_shares.use()
