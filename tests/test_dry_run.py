@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -319,6 +320,37 @@ def test_other_limits_refuse_meanwhile(case: Case) -> None:
     assert held_by(manager)[0] == held[0]
 
 
+def test_a_state_limit_refuses_beside_one_that_only_reports() -> None:
+    manager = ResourceManager(NodeLimits(
+        connections=ConnectionLimits(max_established_inbound=1, max_established_total=2),
+        dry_run=DryRun(frozenset(["connection.established_inbound"])),
+        eviction=Eviction(enabled=False)))
+    kept = [manager.open_connection(b"%d" % number, None, "inbound") for number in range(2)]
+    assert all(kept)
+    assert manager.would_deny.by_code() == {"connection.established_inbound": 1}
+    assert not manager.open_connection(b"2", None, "inbound")
+    assert manager.denied_by_limit() == {"established_total": 1}
+    assert manager.connection_tracker.snapshot().peak_established_inbound == 2
+
+
+@pytest.mark.parametrize(("dry", "refusing", "wide", "narrow"), [
+    ("stream.system.streams", "peer", 1, 2),
+    ("stream.peer.streams", "system", 2, 1),
+])
+def test_a_scope_refuses_beside_one_that_only_reports(
+    dry: str, refusing: str, wide: int, narrow: int
+) -> None:
+    manager = ResourceManager(NodeLimits(
+        ConcreteLimits(system=Limit(streams=wide), peer_default=Limit(streams=narrow)),
+        dry_run=DryRun(frozenset([dry]))))
+    kept = [manager.open_stream(PEER, "inbound") for _ in range(2)]
+    assert all(kept)
+    assert manager.would_deny.by_code() == {dry: 1}
+    assert not manager.open_stream(PEER, "inbound")
+    assert manager.ledger.refused == {refusing: {"stream": 1}}
+    assert manager.ledger.system().stat()[1] == 2
+
+
 def test_enforcement_begins_while_use_is_above_a_limit(case: Case) -> None:
     manager = case.make()
     manager.enforce = False
@@ -455,9 +487,17 @@ def full_node(dry_run: DryRun, **more: Any) -> tuple[ResourceManager, Closer]:
     closer = Closer()
     manager._admission.room.add_host(closer)
     for number in range(24):
+        if number == 8:
+            time.sleep(0.02)  # then the first ones are old enough to be evicted
         peer = b"\x12\x20" + bytes([number]) * 32
         closer.held.append(manager.open_connection(peer, f"192.{number}.2.1"))
     return manager, closer
+
+
+def test_a_full_node_evicts_without_a_dry_run() -> None:
+    manager, closer = full_node(DryRun())
+    assert closer.ended
+    assert manager.would_deny.total == 0
 
 
 @pytest.mark.parametrize("name", ["all", "connection"])

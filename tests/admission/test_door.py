@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import logging
 import os
 import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,9 +26,9 @@ class Listening:
 
     def __init__(self, stack: ExitStack, family: int, host: str) -> None:
         self._stack = stack
-        self._family, self._host = family, host
+        self._family = family
         self.socket = stack.enter_context(socket.socket(family))
-        self.socket.bind((host, 0))
+        self.socket.bind(socket.getaddrinfo(host, 0, family)[0][4])
         self.socket.listen(50)
         self.socket.setblocking(False)
 
@@ -58,6 +60,34 @@ def ends(client: socket.socket) -> str:
         return "closed" if client.recv(1) == b"" else "data"
     except ConnectionResetError:
         return "reset"
+
+
+def link_local() -> tuple[str, int] | None:
+    """An address that needs its interface, as sockets name it: "fe80::1%eth0"; and the interface.
+    """
+    try:
+        lines = Path("/proc/net/if_inet6").read_text().splitlines()
+    except OSError:
+        return None
+    for address, index, _, scope, flags, name in (line.split() for line in lines):
+        if scope == "20" and not int(flags, 16) & 0x48:  # tentative, or a duplicate
+            return f"{ipaddress.IPv6Address(bytes.fromhex(address))}%{name}", int(index, 16)
+    return None
+
+
+def test_an_address_of_one_interface_has_its_scope() -> None:
+    found = link_local()
+    if found is None:
+        pytest.skip("no interface has a link-local address")
+    host, scope = found
+    with ExitStack() as stack:
+        listening = Listening(stack, socket.AF_INET6, host)
+        client = listening.client()
+        accepted = listening.accepted()
+        assert accepted.ip == client.getsockname()[0] == host
+        assert accepted.address == client.getsockname()
+        assert accepted.address[3] == scope
+        accepted.close()
 
 
 def test_an_accepted_socket_is_that_of_the_standard_library(listening: Listening) -> None:

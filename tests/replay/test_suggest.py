@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from record_script import Clock, Run
 
-from rcmgr import NodeLimits, ResourceManager
+from rcmgr import NodeLimits, Rate, ResourceManager
 from rcmgr.limits.conflicts import conflicts
 from rcmgr.limits.files import LimitsFile
 from rcmgr.replay.replay import replay
@@ -98,6 +98,18 @@ def test_an_empty_record_suggests_nothing() -> None:
     assert made.file() == LimitsFile()
     assert "0 events" in made.to_toml()
     assert "nothing to suggest" in made.to_toml()
+
+
+@pytest.mark.parametrize(("connections", "rate"), [
+    (3600, 1.0), (3601, 1.1), (3960, 1.1), (4428, 1.3), (36_000, 10.0), (36_001, 11.0),
+    (1800, 0.5), (1801, 0.51), (720, 0.2), (10, 0.2),
+])
+def test_a_rate_is_rounded_up_to_two_digits(connections: int, rate: float) -> None:
+    found = Survey()
+    found.peer_arrivals[b"peer"] = [0] * connections  # type: ignore[assignment]
+    limits = suggest(found, headroom=1.0).file().build(NodeLimits()).peer_rates
+    assert limits is not None
+    assert limits.rate == Rate(rate, max(16, connections))
 
 
 SMALL = NodeLimits.default(memory=64 << 20, fds=128)

@@ -8,7 +8,18 @@ from typing import Any
 import pytest
 from model import Clock
 
-from rcmgr import ConcreteLimits, DryRun, Limit, NodeLimits, Rate, RateLimits, ResourceManager
+from rcmgr import (
+    ConcreteLimits,
+    DryRun,
+    FleetLimits,
+    Limit,
+    NodeLimits,
+    Rate,
+    RateLimits,
+    ResourceManager,
+)
+from rcmgr.counting.leases import LeaseTable
+from rcmgr.gates.fleet import FleetProtocol
 from rcmgr.peers import peer_text
 from rcmgr.report.lookups import TOP, peer_view, scope_view, top_rows
 
@@ -91,6 +102,19 @@ def test_a_peer_has_its_denials_in_order_and_those_of_a_dry_run() -> None:
 def test_protocols(node: ResourceManager) -> None:
     assert column(top_rows(node, "protocol", 9), "protocol", "streams", "requests", "denied") == [
         ("/a", 3, 0, 0), ("/b", 2, 1, 2)]
+
+
+def test_denials_by_the_fleet_are_those_of_the_protocol() -> None:
+    manager = ResourceManager(NodeLimits())
+    limiter = manager.add_protocol_rate_limiter("/a", RateLimits(Rate(1.0, 9)))
+    table = LeaseTable(1, 1e-3)
+    table.find_again()
+    limiter.fleet = FleetProtocol("/a", FleetLimits(protocols={"/a": Rate(1.0, 1)}), table, None)
+    asked = [manager.check_protocol_rate_limit("/a", PEERS[0]) for _ in range(3)]
+    denied = asked.count(False)
+    assert denied > 0
+    assert column(top_rows(manager, "protocol", 1), "requests", "denied") == [
+        (3 - denied, denied)]
 
 
 def test_limits(node: ResourceManager) -> None:

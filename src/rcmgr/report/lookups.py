@@ -15,6 +15,7 @@ from rcmgr.limits.names import suggestion
 from rcmgr.limits.networks import Network
 from rcmgr.peers import peer_key, peer_text
 from rcmgr.report.node import Node
+from rcmgr.report.stats import all_denied
 from rcmgr.report.usage import usages
 
 __all__ = ["TOP", "peer_view", "scope_view", "top_rows"]
@@ -115,8 +116,7 @@ def _by_protocol(node: Node, most: int) -> list[dict[str, Any]]:
             "streams": held.get("streams_inbound", 0) + held.get("streams_outbound", 0),
             "memory": held.get("memory", 0),
             "requests": counts.get("allowed", 0),
-            "denied": sum(
-                counts.get(each, 0) for each in ("denied", "denied_overall", "denied_by_network")),
+            "denied": all_denied(counts),
         })
     return nlargest(
         most, rows, key=lambda row: (row["streams"], row["denied"], row["protocol"]))

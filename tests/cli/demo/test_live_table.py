@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import os
 import re
 import select
@@ -13,8 +14,10 @@ from contextlib import contextmanager
 import pyte
 import pytest
 from demo_run import row
+from rich.console import Console
 
-from rcmgr.cli.demo.live_table import filled, fitting
+from rcmgr.cli.demo.limit_rows import Row
+from rcmgr.cli.demo.live_table import filled, fitting, limits_table
 
 
 @pytest.mark.parametrize(
@@ -35,6 +38,18 @@ def test_a_bar_shows_now_and_peak(now: int, peak: int, limit: int | None, bar: s
 @pytest.mark.parametrize(("width", "names"), [(3, "a"), (10, "a"), (11, "ab"), (99, "abc")])
 def test_the_first_columns_that_fit_are_shown(width: int, names: str) -> None:
     assert "".join(fitting({"a": 5, "b": 6, "c": 7}, width)) == names
+
+
+@pytest.mark.parametrize(("peak", "style"), [(99, ""), (100, "yellow"), (117, "bold red")])
+def test_a_row_shows_its_numbers_its_bar_and_whether_the_limit_held(peak: int, style: str) -> None:
+    memory = Row("memory", 50, peak, 100, 7, 3, slack=16)
+    table = limits_table([memory], "#+.", 200)
+    console = Console(width=200, file=io.StringIO())
+    console.print(table)
+    shown = console.file.getvalue().splitlines()[1].split()  # type: ignore[attr-defined]
+    assert shown == ["memory,", "MiB", "50", str(peak), "100", "#" * 7 + "+" * 7, "7", "3"]
+    [cell] = table.columns[2].cells
+    assert (str(cell), cell.style) == (str(peak), style)  # type: ignore[union-attr]
 
 
 PROGRAM = """
