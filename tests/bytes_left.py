@@ -40,7 +40,7 @@ def find_mallinfo() -> Callable[[], _Mallinfo] | None:
 
 
 _mallinfo = find_mallinfo()
-# Python keeps thousands of the names that getattr() was called with
+# Python's cache keeps thousands of the names that getattr() has looked up
 _forget_names = getattr(sys, "_clear_internal_caches", sys._clear_type_cache)
 
 
@@ -56,11 +56,11 @@ def in_use() -> int:
 async def bytes_left(call: Cycle, count: int, slack: float) -> float:
     """The bytes that each of `count` calls leaves behind in a round.
 
-    This compares the least that is in use after three rounds with the least after three later ones,
-    because threads that are about to end use memory too. Caches grow less each time, a leak does
-    not. So up to ROUNDS rounds run, until the calls leave less than `slack`.
+    This compares the least that is in use after three rounds with the least after three later ones.
+    A thread that is about to end uses memory too. Caches grow less each time, a leak does not. So
+    up to ROUNDS rounds run, until the calls leave less than `slack`.
 
-    call: a function, or a coroutine function. Without the latter this does not suspend.
+    call: a function, or a coroutine function. With a function this does not suspend.
     """
     if _mallinfo is None:
         tracemalloc.start()

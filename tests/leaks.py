@@ -46,7 +46,7 @@ NO_LIMITS = ConnectionLimits()
 NO_SCOPE_LIMITS = ConcreteLimits()
 NOTHING = ConnectionLimits(0, 0, 0, 0, 0, 0)
 WARM_UP, CYCLES = 5_000, 2_000
-"""How many cycles run before the measurement, and in each round of it."""
+"""How many cycles run before the measurement, and in each of its rounds."""
 SLACK = 2.0
 """Bytes that a cycle may leave. The smallest object has 16."""
 

@@ -156,10 +156,6 @@ cdef AcceptedSocket next_of(int listener):
     try:
         rcmgr_ip_text(&at, text)
         ip = text.decode("ascii")
-        if at.scope != 0:  # the text has the name of an interface
-            ip = socket.getnameinfo(
-                (ip, at.port, at.flow, at.scope),
-                socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)[0]
         found = AcceptedSocket.__new__(AcceptedSocket)
     except BaseException:
         rcmgr_close(at.fd)
