@@ -11,6 +11,7 @@ import gc
 import importlib
 import inspect
 import operator
+import os
 import pickle
 import random
 import sys
@@ -290,8 +291,11 @@ def run(fuzzer: Fuzzer, calls: int) -> None:
 
 
 def limit_memory() -> None:
-    """An argument may ask for more memory than the machine has. Then it gets a MemoryError."""
-    if sys.platform == "linux":
+    """An argument may ask for more memory than the machine has. Then it gets a MemoryError.
+
+    AddressSanitizer needs terabytes of addresses. scripts/sanitize gives it another limit.
+    """
+    if sys.platform == "linux" and "ASAN_OPTIONS" not in os.environ:
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (MAX_BYTES, MAX_BYTES))
