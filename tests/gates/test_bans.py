@@ -7,6 +7,7 @@ from collections.abc import Hashable
 from typing import Any
 
 import pytest
+from libp2p_values import Multiaddr
 from threads import in_threads, rounds
 
 from rcmgr.gates.bans import Ban, Bans, ban_subject
@@ -162,6 +163,52 @@ def test_replaced_bans_leave_no_garbage(bans: Bans) -> None:
     for _ in range(1000):
         bans.add(PEER, 60)
     assert len(bans._ends) < 100
+
+
+def test_removed_bans_leave_the_others_in_order(bans: Bans, clock: Clock) -> None:
+    for number in range(300):
+        bans.add(b"%d" % number, 1 + number * 7 % 300)
+    removed = {number for number in range(300) if number % 3}
+    for number in removed:
+        assert bans.remove(b"%d" % number)
+    assert len(bans._ends) < 300
+    for second in range(1, 301):
+        clock.now += S
+        left = [number for number in range(300) if 1 + number * 7 % 300 > second]
+        assert len(bans) == len(set(left) - removed)
+
+
+def test_the_bans_of_the_box_end_together(bans: Bans) -> None:
+    bans.add(PEER, 60, by="penalty box", times=2)
+    bans.add(ban_subject("192.0.2.0/24"), 60, by="penalty box", times=1)
+    bans.add(b"other", 60)
+    assert bans.former(PEER)[0] == 2
+    bans.end_of_box()
+    assert [ban.by for ban in bans] == ["operator"]
+    assert not refuses(bans, PEER, "192.0.2.1")
+    assert refuses(bans, b"other", None)
+    assert bans.former(PEER)[0] == 0
+
+
+@pytest.mark.parametrize(("address", "text"), [
+    (None, None), ("192.0.2.1", "192.0.2.1"), (Multiaddr("/ip4/192.0.2.1"), "/ip4/192.0.2.1"),
+    ("/ip4/192.0.2.1/tcp/1" + "/ws" * 100, None),
+])
+def test_a_refusal_has_the_address_as_short_text(
+    bans: Bans, address: object, text: str | None
+) -> None:
+    bans.add(PEER, 60)
+    refusal: Any = bans.refusal(PEER, address, inbound=True)
+    if address is None or text is not None:
+        assert refusal.address == text
+    else:
+        assert len(refusal.address) < len(str(address))
+
+
+def test_the_longest_ban_has_a_hundred_years(bans: Bans) -> None:
+    bans.add(PEER, 100 * 366 * 86_400)
+    with pytest.raises(ValueError, match="seconds"):
+        bans.add(PEER, 100 * 366 * 86_400 + 1)
 
 
 class ReadUnderLock(list[Any]):

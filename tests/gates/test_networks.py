@@ -17,6 +17,7 @@ from threads import in_threads, rounds
 
 from rcmgr.errors import AddressLimitExceeded, RateLimitExceeded, ResourceLimitExceeded
 from rcmgr.gates.addresses import Allowlist
+from rcmgr.gates.fleet import FleetNetworks, network_key
 from rcmgr.gates.networks import (
     AddressGate,
     AddressRateLimiter,
@@ -24,6 +25,7 @@ from rcmgr.gates.networks import (
     NetworkShare,
     SubnetLimiter,
 )
+from rcmgr.limits.fleet import FleetLimits, FleetPlaces
 from rcmgr.limits.networks import AddressRates, SubnetLimits, packed_ip
 from rcmgr.limits.node import NodeLimits
 from rcmgr.limits.rates import Rate
@@ -273,6 +275,44 @@ def test_the_fullest_networks() -> None:
         ("::/48", 3, 3), ("192.0.2.200/32", 3, 4), ("192.0.2.0/28", 2, 3)]
     assert len(subnets.fullest(10)) == 4
     assert subnets.fullest(0) == []
+
+
+def test_networks_that_count_for_a_fleet_have_no_limit_here() -> None:
+    subnets = SubnetLimiter(SubnetLimits(ipv4=((32, 4),), ipv6=((48, 3),)))
+    subnets.also_count((24, 64))
+    for address in ("192.0.2.1", "192.0.2.2", "2001:db8::1"):
+        assert subnets.try_add(ip(address)) is None
+    assert {str(network) for network, *_ in subnets.fullest(9)} == {
+        "192.0.2.1/32", "192.0.2.2/32", "2001:db8::/48"}
+    assert subnets.count(network_key(ip("192.0.2.9"), 24)) == 2
+
+
+def test_a_gate_without_limits_counts_networks_for_a_fleet() -> None:
+    entrance = AddressGate()
+    limits = FleetLimits(network=FleetPlaces(3))
+    entrance.set_fleet(FleetNetworks(limits, None, None, lambda key: 0), (24, 64))
+    key = network_key(ip("192.0.2.9"), 24)
+    share = entrance.try_enter("192.0.2.1", True)
+    assert share
+    assert entrance.connections_of_network(key) == 1
+    share.close()
+    assert entrance.connections_of_network(key) == 0
+
+
+def test_a_gate_counts_each_refusal_once() -> None:
+    entrance = AddressGate(
+        SubnetLimits(ipv4=((32, 1),)), AddressRates(ipv4=((24, Rate(1e-6, 2)),)))
+    assert entrance.try_enter("192.0.2.1", True)
+    full = entrance.try_enter("192.0.2.1", True)
+    assert isinstance(full, AddressRefusal)
+    assert (full.limit, full.retry_after_s) == (1, 0.0)
+    late = entrance.try_enter("192.0.2.2", True)
+    assert isinstance(late, AddressRefusal)
+    assert late.limit is None
+    assert late.retry_after_s > 1000
+    assert not entrance.try_enter("192.0.2.1", False)
+    assert (entrance.refused_by_number, entrance.refused_by_rate, entrance.refused_outbound) == (
+        2, 1, 1)
 
 
 def test_a_network_above_its_limit_of_zero_is_the_fullest() -> None:

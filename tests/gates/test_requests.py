@@ -295,6 +295,27 @@ def test_a_denied_peer_takes_nothing_from_its_network() -> None:
     assert limiter.retry_after(b"made up 2", "stream") == 0
 
 
+def test_the_last_token_of_all_peers_is_not_free_of_the_rate_of_its_network() -> None:
+    limiter, _ = with_networks(
+        AddressRates.for_streams(Rate(0.001, 1)),
+        RateLimits(default=Rate(0.001, 9), overall=Rate(0.001, 2)))
+    assert limiter.check_peer_rate_limit(b"a", "x", "192.0.2.1")
+    assert not limiter.check_peer_rate_limit(b"b", "x", "192.0.2.2")  # overall has one token
+    counts = limiter.counts()
+    assert (counts["denied_by_network"], counts["denied_overall"]) == (1, 0)
+    assert limiter.check_peer_rate_limit(b"b", "x", "198.51.100.1")
+
+
+def test_a_refusal_by_hand_names_the_rate() -> None:
+    limiter = ProtocolRateLimiter("/a", LIMITS)
+    assert [
+        (refusal.limited_by, refusal.rate, refusal.code) for refusal in (
+            limiter.refusal(), limiter.refusal("dear"), limiter.refusal(by_overall=True))
+    ] == [
+        ("default", Rate(1.0, 3), "rate.protocol"), ("overrides", Rate(0.5, 2), "rate.protocol"),
+        ("overall", Rate(10.0, 8), "rate.protocol")]
+
+
 def test_exempt_peers_take_nothing_from_a_network() -> None:
     limiter, _ = with_networks(
         AddressRates.for_streams(Rate(0.001, 1)), exempt_peers=[b"friend"])

@@ -104,6 +104,29 @@ def test_protocols(node: ResourceManager) -> None:
         ("/a", 3, 0, 0), ("/b", 2, 1, 2)]
 
 
+def test_both_directions_are_added() -> None:
+    clock = Clock()
+    manager = ResourceManager(NodeLimits(), clock=clock)
+    held: list[Any] = []
+    for direction, times in (("inbound", 1), ("outbound", 2)):
+        for _ in range(times):
+            held.append(manager.open_connection(PEERS[0], "192.0.2.1", direction))
+            stream = manager.open_stream(PEERS[0], direction)
+            assert stream
+            stream.set_protocol("/a")
+            held.append(stream)
+    clock.advance(5)
+    held.append(manager.open_connection(PEERS[0], "192.0.2.1", "inbound"))
+    clock.advance(2)
+    assert column(top_rows(manager, "peer", 9), "connections", "streams") == [(4, 3)]
+    assert column(top_rows(manager, "protocol", 9), "streams") == [(3,)]
+    view = peer_view(manager, peer_text(PEERS[0]))
+    assert view["protocols"] == [{"protocol": "/a", "streams": 3, "memory": 0}]
+    assert sorted(each["seconds"] for each in view["connections"]) == [2.0, 7.0, 7.0, 7.0]
+    used = scope_view(manager, "system")["used"]
+    assert (used["conns"], used["streams"]) == (4, 3)
+
+
 def test_denials_by_the_fleet_are_those_of_the_protocol() -> None:
     manager = ResourceManager(NodeLimits())
     limiter = manager.add_protocol_rate_limiter("/a", RateLimits(Rate(1.0, 9)))
