@@ -50,6 +50,29 @@ def test_the_answer_says_in_microseconds_when_the_bucket_is_full() -> None:
     assert rate.table.time_until(b"x", 10) == 1e-4
 
 
+def test_a_rate_is_told_in_ticks() -> None:
+    rate = LeasedRate("rate", Rate(3.0, 7), LeaseTable(7, 3.0), 1000)
+    per_microsecond, cost, burst = rate.ticks
+    assert per_microsecond > 1000  # a third of a second has no whole number of nanoseconds
+    assert abs(cost / per_microsecond - 1e6 / 3) < 0.001
+    assert burst == 7 * cost
+
+
+def test_each_key_gets_its_own_answer() -> None:
+    rate, _ = tables()
+    other = LeasedRate("other", Rate(2.0, 10), LeaseTable(10, 2.0, nodes=5), 1000)
+    other.table.find_again()
+    for key in (b"a", b"b"):
+        assert rate.table.try_consume(key)
+    assert other.table.try_consume(b"a")
+    question = Question([rate, other], [])
+    assert question
+    assert question.arguments("n")[2] == 2
+    question.settle([4, 100, 5, 200, 6, 300])
+    assert [rate.table.portion(b"a"), rate.table.portion(b"b"), other.table.portion(b"a")] == [
+        5, 6, 7]
+
+
 def test_an_idle_node_asks_nothing() -> None:
     rate, places = tables()
     assert not Question([rate], [places])

@@ -13,8 +13,6 @@ from engine_server import Server, needs_server, running
 from rcmgr.fleet.engine import Engine
 from rcmgr.fleet.reading import FleetBan, ban_from, read_bans, read_nodes
 
-pytestmark = needs_server()
-
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
@@ -30,6 +28,53 @@ def test_a_ban_with_foreign_values_is_a_plain_one(said: Any) -> None:
     assert ban_from("x", 1.0, said) == FleetBan("x", 1.0, "", "operator", 0, "", "")
 
 
+class Kept:
+    """An engine that keeps these replies. Its clock shows 1000.5 seconds."""
+
+    def __init__(self, **replies: Any) -> None:
+        self._replies = replies
+
+    def call(self, command: str, *arguments: Any, **options: Any) -> Any:
+        if command == "time":
+            return (b"1000", b"500000")
+        if command == "zrange":
+            assert arguments[1:] == (0, -1)
+            assert options == {"withscores": True}
+        return self._replies.get(arguments[0].removeprefix("p:"), {})
+
+
+def test_bans_end_at_the_time_of_the_engine() -> None:
+    found = read_bans(Kept(  # type: ignore[arg-type]
+        bans=[(b"now", 1_000_500_000.0), (b"soon", 1_000_500_001.0), (b"!g", -7.0),
+              (b"late", 1_060_500_000.0), (b"never", math.inf)],
+        reasons={b"late": b'{"reason": "r", "times": 0}'}), "p:")
+    assert {what: ban.seconds_left for what, ban in found.bans.items()} == {
+        "soon": 1e-6, "late": 60.0, "never": math.inf}
+    assert [each["what"] for each in found.listed()] == ["soon", "late", "never"]
+    assert (found.generation, found.version) == (7, 0)
+    assert found.bans["late"].reason == "r"
+
+
+def test_an_engine_without_bans_has_no_version() -> None:
+    found = read_bans(Kept(), "p:")  # type: ignore[arg-type]
+    assert (found.bans, found.generation, found.version) == ({}, 0, 0)
+
+
+def test_nodes_are_as_old_as_the_engine_says() -> None:
+    use = {"node": "N", "connections": (1 << 62) - 1, "streams": 1 << 62, "denied": True}
+    found = read_nodes(Kept(  # type: ignore[arg-type]
+        nodes=[(b"late", 995_500_000.0), (b"too late", 995_499_999.0), (b"n", 999_000_000.0)],
+        use={b"n": json.dumps(use).encode()}), "p:")
+    assert [(each["node"], each["seconds_ago"]) for each in found] == [("N", 1.5), ("late", 5.0)]
+    assert (found[0]["connections"], found[0]["streams"], found[0]["denied"]) == (
+        (1 << 62) - 1, 0, 0)
+
+
+@pytest.mark.parametrize("times", [0, 1, (1 << 31) - 1])
+def test_the_number_of_bans_is_kept(times: int) -> None:
+    assert ban_from("x", 1.0, {"times": times}).times == times
+
+
 def test_a_ban_keeps_what_its_node_wrote() -> None:
     said = {"reason": "r", "by": "penalty box", "times": 2, "node": "n" * 500, "from": "id"}
     ban = ban_from("x", 1.0, said)
@@ -37,6 +82,7 @@ def test_a_ban_keeps_what_its_node_wrote() -> None:
     assert len(ban.node) <= 160
 
 
+@needs_server()
 def test_bans_and_nodes(server: Server) -> None:
     engine = Engine(server.url, 10)
     assert read_bans(engine, "p:").listed() == []

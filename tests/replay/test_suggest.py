@@ -112,6 +112,87 @@ def test_a_rate_is_rounded_up_to_two_digits(connections: int, rate: float) -> No
     assert limits.rate == Rate(rate, max(16, connections))
 
 
+def test_the_burst_admits_the_worst_peer_also_beyond_the_percentile() -> None:
+    found = Survey()
+    hour = 3_600_000_000_000
+    found.peer_arrivals[b"worst"] = [0] * 100  # type: ignore[assignment]
+    for number in range(10):
+        found.peer_arrivals[b"%d" % number] = [0, hour]  # type: ignore[assignment]
+    limits = suggest(found, headroom=1.0, percentile=51).file().build(NodeLimits()).peer_rates
+    assert limits is not None
+    assert limits.rate == Rate(0.2, 100)
+
+
+def test_a_peak_is_in_the_unit_of_its_limit(found: Survey) -> None:
+    _, lines = suggest(found).sections["System"]
+    reasons = {line.key: line.reason for line in lines}
+    assert reasons["Conns"].startswith(f"peak {found.gauges['system.conns'].peak:,} (")
+    assert reasons["Streams"].startswith(f"peak {found.gauges['system.streams'].peak:,} (")
+    kibibytes = found.gauges["system.memory"].peak / 1024
+    shown = f"{kibibytes:.1f} KiB" if kibibytes < 1024 else f"{kibibytes / 1024:.1f} MiB"
+    assert reasons["Memory"].startswith(f"peak {shown} (")
+
+
+@pytest.mark.parametrize(("seconds", "text"), [
+    (1, "1 seconds"), (119, "119 seconds"), (120, "2 minutes"), (7199, "120 minutes"),
+    (7200, "2 hours"), (9 * 3600, "9 hours"), (172_799, "48 hours"), (172_800, "2 days"),
+    (30 * 86_400, "30 days"),
+])
+def test_the_head_says_how_long_the_record_is(seconds: int, text: str) -> None:
+    found = Survey()
+    found.begin, found.end = 10**18, 10**18 + seconds * 10**9
+    assert f"a record of {text}, from " in suggest(found).head[0]
+
+
+def test_a_small_record_gives_these_limits(tmp_path: Path) -> None:
+    """30 peers at one address, 20 at others, and one stream of a protocol and a service."""
+    path, clock = tmp_path / "node.rec", Clock()
+    manager = ResourceManager(NodeLimits(), clock=clock)
+    with manager.record(path):
+        held: list[Any] = [
+            manager.open_connection(b"busy%d" % number, "198.51.100.7", "inbound")
+            for number in range(30)]
+        held += [
+            manager.open_connection(b"%d" % number, f"203.0.{number}.1", "inbound")
+            for number in range(20)]
+        stream = manager.open_stream(b"1", "inbound")
+        assert stream is not None
+        assert stream.try_set_protocol("/a")
+        assert stream.try_set_service("svc")
+        clock.now += 100 * 10**9
+        held.pop().close()
+    made = suggest(survey(path)[0], headroom=1.0, percentile=51)
+    eighth, usual = {"Streams": 8, "StreamsInbound": 4}, {"Streams": 64, "StreamsInbound": 32}
+    assert {
+        section: {line.key: line.value for line in lines}
+        for section, (_, lines) in made.sections.items()
+    } == {
+        "System": {**usual, "Conns": 50, "ConnsInbound": 50},
+        "Transient": usual,
+        "PeerDefault": {**eighth, "Conns": 2, "ConnsInbound": 2},
+        'Protocol."/a"': eighth, 'ProtocolPeer."/a"': eighth,
+        'Service."svc"': eighth, 'ServicePeer."svc"': eighth,
+        "Subnets.ipv4": {"32": 30}, "Subnets.ipv6": {"48": 50, "56": 8},
+        "Rates.ipv4.32": {"refill_rate": 0.2, "burst": 30},
+        "PeerRates.rate": {"refill_rate": 0.2, "burst": 16},
+    }
+    titles = {section: title for section, (title, _) in made.sections.items()}
+    assert titles['Protocol."/a"'] == "this protocol, of all peers"
+    assert titles["Subnets.ipv6"] == "connections of each IPv6 network at once"
+    reasons = {
+        f"{section}.{line.key}": line.reason
+        for section, (_, lines) in made.sections.items() for line in lines}
+    assert reasons["Subnets.ipv4.32"] == (
+        "/32: 21 networks; the most had 30, 51 % of them up to 1")
+    assert reasons["Subnets.ipv6.56"].endswith("(the default)")
+    assert not reasons["Subnets.ipv6.48"].endswith("(the default)")
+    assert reasons["Rates.ipv4.32.refill_rate"].endswith("needed a burst of 30")
+    assert reasons["PeerRates.rate.refill_rate"].endswith("a burst of 1 (the default is more)")
+    assert reasons["PeerDefault.Conns"] == (
+        "50 peers: the most had 1, half of them up to 1, 51 % up to 1 (the least that makes sense)")
+    assert reasons["System.Conns"].endswith("51 % of the time up to 50")
+
+
 SMALL = NodeLimits.default(memory=64 << 20, fds=128)
 LARGE = NodeLimits.default(memory=8 << 30, fds=100_000)
 
