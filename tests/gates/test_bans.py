@@ -211,6 +211,57 @@ def test_the_longest_ban_has_a_hundred_years(bans: Bans) -> None:
         bans.add(PEER, 100 * 366 * 86_400 + 1)
 
 
+class Noted(list[Any]):
+    """A ring that keeps what is noted."""
+
+    def note_ban(self, *what: Any) -> None:
+        self.append(what)
+
+    def note_unban(self, *what: Any) -> None:
+        self.append(what)
+
+
+def test_a_record_has_the_bans_in_force_and_later_ones(bans: Bans, clock: Clock) -> None:
+    network, address = ban_subject("192.0.2.0/24"), ban_subject("2001:db8::1")
+    bans.add(PEER, 60, by="penalty box", times=1)
+    bans.add(network, None)
+    clock.now += 20 * S
+    noted: Any = Noted()
+    bans.record_to(noted)
+    assert noted == [(PEER, None, 0, 40.0, True), (None, "192.0.2.0", 24, None, False)]
+    noted.clear()
+    bans.add(address, 5)
+    bans.remove(address)
+    bans.remove(address)  # there is none
+    bans.remove(PEER)
+    assert noted == [
+        (None, "2001:db8::1", 128, 5, False), (None, "2001:db8::1", 128), (PEER, None, 0)]
+    bans.record_to(None)
+    bans.remove(network)
+    assert len(noted) == 3
+
+
+class Told(list[Any]):
+    """A watcher that keeps what it learns."""
+
+    def made(self, ban: Ban, all_bans: Any) -> None:
+        self.append((ban.what, ban.by))
+
+    def ended(self, what: str, all_bans: Any) -> None:
+        self.append(what)
+
+
+def test_watchers_learn_changes_unless_the_fleet_made_them(bans: Bans) -> None:
+    told: Any = Told()
+    bans.watchers.append(told)
+    address = ban_subject("192.0.2.1")
+    bans.add(address, 60)
+    bans.remove(address)
+    bans.add(address, 60)
+    bans.remove(address, told=False)
+    assert told == [("192.0.2.1", "operator"), "192.0.2.1", ("192.0.2.1", "operator")]
+
+
 class ReadUnderLock(list[Any]):
     """A heap that another thread may change: heapq moves its items while others read them."""
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from model import Clock
+
 from rcmgr import ConcreteLimits, ConnectionLimits, Limit, NodeLimits, ResourceManager
 from rcmgr.replay.player import Player
 from rcmgr.replay.replay import Replay, replay
@@ -105,6 +107,81 @@ def test_stopped_hosts_and_closed_managers_give_everything_back(tmp_path: Path) 
     result = under(tmp_path / "r")
     assert codes(result) == []
     assert result.player.manager._held() == (0, 0, 1, 0, 0, 0)
+
+
+def test_a_refused_peer_of_a_ledgers_connection_holds_nothing(tmp_path: Path) -> None:
+    def act(manager: ResourceManager) -> None:
+        connection = manager.ledger.open_connection()
+        connection.set_peer(b"peer")
+        connection.reserve_memory(9)
+        manager.acquire_stream(b"peer", "inbound")
+
+    recorded(tmp_path / "r", act)
+    result = under(tmp_path / "r", NodeLimits(ConcreteLimits(peer_default=Limit(conns=0))))
+    assert codes(result) == ["connection.peer.conns"]
+    assert result.player.skipped == {"follows a refusal": 2}
+    assert result.player.manager._held() == (0, 0, 0, 0, 0, 0)
+
+
+def test_a_refused_stream_is_not_given_back(tmp_path: Path) -> None:
+    def act(manager: ResourceManager) -> None:
+        for _ in range(2):
+            for direction in ("inbound", "outbound"):
+                for _ in range(2):
+                    manager.acquire_stream(b"peer", direction)
+                for _ in range(2):
+                    manager.release_stream(b"peer", direction)
+
+    recorded(tmp_path / "r", act)
+    result = under(tmp_path / "r", NodeLimits(ConcreteLimits(system=Limit(streams_inbound=1))))
+    assert codes(result) == ["stream.system.streams_inbound"] * 2
+    manager = result.player.manager
+    assert manager._held() == (0, 0, 0, 0, 0, 0)
+    assert manager.ledger.over_released == 0
+
+
+def test_protocols_and_services_are_asked_by_their_names(tmp_path: Path) -> None:
+    kept: list[Any] = []
+
+    def act(manager: ResourceManager) -> None:
+        for number in range(3):
+            kept.append(manager.open_stream(b"peer", "inbound"))
+            kept[-1].set_protocol("/a")
+            if number < 2:
+                kept[-1].set_service("svc")
+
+    recorded(tmp_path / "r", act)
+    one = Limit(streams=1)
+    assert codes(under(tmp_path / "r", NodeLimits(ConcreteLimits(protocol={"/a": one})))) == [
+        "stream.protocol.streams"] * 2
+    assert codes(under(tmp_path / "r", NodeLimits(ConcreteLimits(service={"svc": one})))) == [
+        "stream.service.streams"]
+    assert codes(under(tmp_path / "r", NodeLimits(ConcreteLimits(protocol={"svc": one})))) == []
+    result = under(tmp_path / "r")
+    assert {
+        scope: result.player.manager.ledger.snapshot()[scope][name]["streams_inbound"]
+        for scope, name in (("protocols", "/a"), ("services", "svc"))
+    } == {"protocols": 3, "services": 2}
+
+
+def test_bans_last_as_long_as_in_the_record(tmp_path: Path) -> None:
+    clock = Clock()
+    manager = ResourceManager(NodeLimits(), clock=clock)
+    with manager.record(tmp_path / "r"):
+        manager.ban("192.0.2.0/24", 60)
+        manager.ban("198.51.100.1", None)
+        manager.ban("203.0.113.1", 60)
+        manager.unban("203.0.113.1")
+        answers = []
+        for seconds in (0, 59, 2, 10_000):
+            clock.advance(seconds)
+            answers.append([
+                bool(manager.open_connection(b"%d" % seconds, address, "inbound"))
+                for address in ("192.0.2.7", "198.51.100.1", "203.0.113.1")])
+    assert answers == [[False, False, True]] * 2 + [[True, False, True]] * 2
+    result = under(tmp_path / "r")
+    assert codes(result) == []
+    assert result.outcome.agreed == 6
 
 
 def test_the_memory_of_the_process_is_not_replayed(tmp_path: Path) -> None:
