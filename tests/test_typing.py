@@ -21,7 +21,7 @@ host = new_host(resource_manager=manager)
 
 @pytest.fixture(scope="module")
 def complaints(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """What mypy says about right and wrong code. It reads py-libp2p once for both."""
+    """The output of mypy for right and wrong code. It reads py-libp2p once for both."""
     pytest.importorskip("mypy", reason="mypy is not installed (extra: dev)")
     folder = tmp_path_factory.mktemp("typing")
     (folder / "right.py").write_text(USER_CODE)

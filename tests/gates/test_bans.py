@@ -232,7 +232,7 @@ def test_a_record_has_the_bans_in_force_and_later_ones(bans: Bans, clock: Clock)
     noted.clear()
     bans.add(address, 5)
     bans.remove(address)
-    bans.remove(address)  # there is none
+    bans.remove(address)  # it has ended already
     bans.remove(PEER)
     assert noted == [
         (None, "2001:db8::1", 128, 5, False), (None, "2001:db8::1", 128), (PEER, None, 0)]
