@@ -264,12 +264,13 @@ def million(results: Results) -> str:
 
 def threads(results: Results) -> str:
     return table(
-        ["", "one thread", "two threads, each", "times the work of one", "lost counts"],
-        [[name, *(time_of(results.value("threads", f"{name}: ns with {many}"))
-                  for many in ("one thread", "two threads")),
-          times(results.value("threads", f"{name}: times the work of one")),
+        ["", "one thread", "two threads, one object each", "two threads, one shared object",
+         "lost counts"],
+        [[name, time_of(results.value("threads", f"{name}: ns with one thread")),
+          *(f"{times(results.value('threads', f'{name}, {how}: times the work of one'))} times"
+            for how in ("one each", "shared")),
           f"{results.value('threads', f'{name}: lost counts'):.0f}"]
-         for name in ("a loop", "tracker", "ledger", "bucket table", "manager")])
+         for name in ("a loop", "a lock", "tracker", "ledger", "bucket table", "manager")])
 
 
 PLACES: dict[str, Place] = {

@@ -2,10 +2,11 @@
 
     python3.13t -m benchmarks.threads [--processes N] [--check]
 
-Each thread works on other peers, on an object that both share: a tracker, a ledger, a table of
-buckets, or a manager. "times the work of one" is the work of two threads in the time that one
-thread needs for half the work. "lost counts" is what a shared object still counts after all work
-on the same peers.
+Each thread works on other peers. "one each": on an object of its own: a tracker, a ledger, a table
+of buckets, or a manager. "shared": both threads use one object. "times the work of one" is the work
+of two threads in the time that one thread needs for half the work. "a lock" is the floor of a shared
+object: CPython's own lock, taken and given back. "lost counts" is what a shared object still counts
+after all work on the same peers.
 
 Every thread binds the methods that it calls. CPython counts references to a shared object with
 atomic instructions, and these alone would make two threads as slow as one. It needs a build without
@@ -46,6 +47,18 @@ def loop() -> Made:
             number ^= 1
 
     return work, lambda: 0
+
+
+def lock() -> Made:
+    shared = threading.Lock()
+
+    def work(peers: list[bytes]) -> None:
+        acquire, release = shared.acquire, shared.release
+        for _ in range(PASSES * len(peers)):
+            acquire()
+            release()
+
+    return work, lambda: int(shared.locked())
 
 
 def tracker() -> Made:
@@ -108,44 +121,47 @@ def manager() -> Made:
 
 
 WORKS: dict[str, Callable[[], Made]] = {
-    "a loop": loop, "tracker": tracker, "ledger": ledger, "bucket table": buckets,
+    "a loop": loop, "a lock": lock, "tracker": tracker, "ledger": ledger, "bucket table": buckets,
     "manager": manager}
 
 
-def seconds(work: Work, parts: list[list[bytes]]) -> float:
+def seconds(parts: list[tuple[Work, list[bytes]]]) -> float:
     """The time until one thread for each part has done its work."""
-    start = threading.Barrier(len(parts) + 1)
+    start = threading.Barrier(len(parts))
+    begun: list[float] = []
+    ended: list[float] = []
 
-    def run(part: list[bytes]) -> None:
+    def run(work: Work, peers: list[bytes]) -> None:
         start.wait()
-        work(part)
+        begun.append(time.perf_counter())
+        work(peers)
+        ended.append(time.perf_counter())
 
-    threads = [threading.Thread(target=run, args=(part,)) for part in parts]
+    threads = [threading.Thread(target=run, args=part) for part in parts]
     for thread in threads:
         thread.start()
-    start.wait()
-    began = time.perf_counter()
     for thread in threads:
         thread.join()
-    return time.perf_counter() - began
+    return max(ended) - min(begun)
 
 
 def measure() -> Figures:
     if getattr(sys, "_is_gil_enabled", lambda: True)():
         raise SystemExit("this Python has a GIL: run a free-threaded build, as python3.13t")
-    own = [peers_of(0), peers_of(1)]
+    first, second = peers_of(0), peers_of(1)
     found: Figures = {}
     for name, make in WORKS.items():
-        work, count = make()
-        one = two = float("inf")
+        (work, count), (other, _) = make(), make()
+        one = apart = shared = float("inf")
         for _ in range(ROUNDS):
-            one = min(one, seconds(work, own[:1]))
-            two = min(two, seconds(work, own))
-        seconds(work, [own[0], own[0]])
+            one = min(one, seconds([(work, first)]))
+            apart = min(apart, seconds([(work, first), (other, second)]))
+            shared = min(shared, seconds([(work, first), (work, second)]))
+        seconds([(work, first), (work, first)])
         found |= {
-            f"{name}: times the work of one": 2 * one / two,
             f"{name}: ns with one thread": 1e9 * one / (PASSES * PEERS),
-            f"{name}: ns with two threads": 1e9 * two / (PASSES * PEERS),
+            f"{name}, one each: times the work of one": 2 * one / apart,
+            f"{name}, shared: times the work of one": 2 * one / shared,
             f"{name}: lost counts": count(),
         }
     return found

@@ -86,14 +86,18 @@ static inline void rcmgr_let_others_run(void) { sched_yield(); }
 
 #endif
 
-enum { RCMGR_SHORT_LOCKS = 64 };
+enum { RCMGR_SHORT_LOCKS = 64, RCMGR_LINE = 64 };
 
-/* One array in each module: one module alone locks the fields of an object. */
-static volatile long rcmgr_short_locks[RCMGR_SHORT_LOCKS];
+/* One array in each module: one module alone locks the fields of an object. Each lock has a line of
+ * its own: threads that take different locks do not wait for each other's line. */
+static union {
+    volatile long taken;
+    char line[RCMGR_LINE];
+} rcmgr_short_locks[RCMGR_SHORT_LOCKS];
 
 static inline volatile long *rcmgr_short_lock_of(const void *object)
 {
-    return &rcmgr_short_locks[((uintptr_t)object >> 4) % RCMGR_SHORT_LOCKS];
+    return &rcmgr_short_locks[((uintptr_t)object >> 4) % RCMGR_SHORT_LOCKS].taken;
 }
 
 static inline void rcmgr_lock_shortly(const void *object)
