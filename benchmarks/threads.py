@@ -4,9 +4,9 @@
 
 Each thread works on other peers. "one each": on an object of its own: a tracker, a ledger, a table
 of buckets, or a manager. "shared": both threads use one object. "times the work of one" is the work
-of two threads in the time that one thread needs for half the work. "a lock" is the floor of a shared
-object: CPython's own lock, taken and given back. "lost counts" is what a shared object still counts
-after all work on the same peers.
+of two threads in the time that one thread needs for half the work. "a lock" is the floor of a
+shared object: CPython's own lock, taken and given back. "lost counts" is what a shared object still
+counts after all work on the same peers.
 
 Every thread binds the methods that it calls. CPython counts references to a shared object with
 atomic instructions, and these alone would make two threads as slow as one. It needs a build without

@@ -1,7 +1,7 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar, final
 
-__all__ = ["Pacer", "in_order"]
+__all__ = ["Pacer", "in_order", "keys_in", "paced"]
 
 _T = TypeVar("_T")
 
@@ -11,4 +11,6 @@ class Pacer:
     def pauses(self) -> int: ...
     def step(self) -> int: ...
 
+def paced(items: Iterable[_T]) -> Iterator[_T]: ...
+def keys_in(items: dict[_T, Any]) -> Iterator[_T]: ...
 def in_order(items: list[_T], key: Callable[[_T], Any] | None = None) -> list[_T]: ...

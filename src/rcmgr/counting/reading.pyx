@@ -24,6 +24,8 @@ from rcmgr.counting.groups cimport (
 )
 from rcmgr.peers cimport peer_text
 
+from rcmgr.counting.pacing import paced
+
 __all__ = ["ScopeStat"]
 
 ScopeStat = namedtuple(
@@ -288,7 +290,7 @@ cdef class FullestReader(Reader):
     cdef list fullest(self):
         return [
             (text_of(<Group>group), RESOURCE_FIELDS[what], used, limit)
-            for _, group, what, used, limit in self.found
+            for _, group, what, used, limit in paced(self.found)
         ]
 
 

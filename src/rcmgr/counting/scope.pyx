@@ -2104,7 +2104,7 @@ cdef class Ledger:
 
         Up to 250 groups are those of one moment. In a larger ledger, others may come and go during
         the call, which takes 40 us a peer. It holds the lock for 250 groups at a time, about 20 us,
-        and lets other threads run each 0.4 ms.
+        and lets other threads run each 0.3 ms.
         """
         cdef SnapshotReader reader = new_snapshot()
         self.read(reader, ALL if peers else WHOLES)

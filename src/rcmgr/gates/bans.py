@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, Protocol
 
 from rcmgr.counting.event_ring import EventRing
-from rcmgr.counting.pacing import Pacer, in_order
+from rcmgr.counting.pacing import in_order, paced
 from rcmgr.counting.prefix_table import PrefixTable
 from rcmgr.counting.token_bucket import TokenBucket
 from rcmgr.errors import Banned, shortened
@@ -169,11 +169,10 @@ class Bans:
         self._end_old()
         with self._lock:
             entries = list(self.entries.values())
-        pacer, now = Pacer(), self._now()
-        for each in in_order(entries, lambda each: each.until):
+        now = self._now()
+        for each in paced(in_order(entries, lambda each: each.until)):
             yield Ban(
                 each.what, max(0.0, each.until - now), each.reason, each.by, each.times, each.node)
-            pacer.step()
 
     def add(
         self, subject: Subject, seconds: float | None, reason: str = "",

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from heapq import nlargest
+from operator import itemgetter
 from typing import Any, Final, Literal, NamedTuple
 
 from rcmgr.counting.bucket_table import BucketTable
-from rcmgr.counting.pacing import Pacer
+from rcmgr.counting.pacing import keys_in, paced
 from rcmgr.counting.prefix_table import PrefixTable
 from rcmgr.counting.token_bucket import TokenBucket
 from rcmgr.errors import (
@@ -304,25 +305,28 @@ class SubnetLimiter:
 
     def fullest(self, most: int) -> list[tuple[Network, int, int]]:
         """Networks nearest to their limit, as (network, connections, limit). O(networks)."""
-        with self._lock:
-            counts = list(self._counts.items())
-            limits, overrides = self._limits, self._overrides
         self._settle()
-        found = []
-        pacer = Pacer()
-        for key, used in counts:
-            pacer.step()
-            size, bits, prefix = key[0], key[1], key[3:]
-            ip = prefix.ljust(size, b"\0")
-            if key[2:3] == b"+":
+        found = nlargest(most, paced(self._used()), key=itemgetter(0))
+        return [
+            (Network(key[3:], key[1], key[0] == 4), used, limit) for _, key, used, limit in found]
+
+    def _used(self) -> Iterator[tuple[float, bytes, int, int]]:
+        """How full each network with a limit is: the share of its limit, and its key."""
+        with self._lock:
+            limits, overrides = self._limits, self._overrides
+        by_length = {4: dict(limits.ipv4), 16: dict(limits.ipv6)}
+        for key in keys_in(self._counts):
+            size, bits, kind = key[0], key[1], key[2:3]
+            if kind == b"+":
                 continue  # it has no limit here
-            if key[2:3] == b"=":
-                limit = dict(limits.ipv4 if size == 4 else limits.ipv6)[bits]
+            if kind == b"=":
+                limit = by_length[size].get(bits)
             else:
-                limit = dict(overrides.matching(ip))[bits][0]
-            if limit is not None:
-                found.append((Network(prefix, bits, size == 4), used, limit))
-        return nlargest(most, found, key=lambda each: each[1] / each[2] if each[2] else 1.0)
+                ip = key[3:].ljust(size, b"\0")
+                limit, _ = dict(overrides.matching(ip)).get(bits, (None, ""))
+            used = self._counts.get(key, 0)
+            if limit is not None and used:
+                yield used / limit if limit else 1.0, key, used, limit
 
     def under(self, limits: SubnetLimits) -> SubnetLimiter:
         """A copy with other limits, which counts the same connections. O(addresses)."""

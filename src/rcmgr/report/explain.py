@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator
+from itertools import chain
 
 from rcmgr.counting.denials import DenialLog
-from rcmgr.counting.pacing import Pacer
+from rcmgr.counting.pacing import paced
 from rcmgr.errors import printable_name
 from rcmgr.limits.changes import key_of
 from rcmgr.peers import peer_text
@@ -23,16 +24,9 @@ _MOST_NAMES = 3
 
 def explain(node: Node, used: list[Usage] | None = None) -> str:
     """A few lines for a person at a terminal. O(scopes). used: what `usages` has found."""
-    pacer = Pacer()
-    lines = []
-    for part in (
+    return "\n".join(paced(chain(
         _what_only_reports(node), _what_is_full(usages(node) if used is None else used),
-        _who_made_room(node), _what_was_denied(node.denials), _who_is_banned(node),
-    ):
-        for line in part:
-            lines.append(line)
-            pacer.step()
-    return "\n".join(lines)
+        _who_made_room(node), _what_was_denied(node.denials), _who_is_banned(node))))
 
 
 def _what_only_reports(node: Node) -> Iterator[str]:
@@ -140,7 +134,7 @@ def _who_is_banned(node: Node) -> Iterator[str]:
     bans = node.bans()
     if not bans:
         return
-    of_box = sum(ban.by == "penalty box" for ban in bans)
+    of_box = sum(ban.by == "penalty box" for ban in paced(bans))
     yield f"Banned now: {len(bans)}, {of_box} of them by the penalty box. Of these, the longest:"
     for ban in bans[:-_MOST_LINES - 1:-1]:
         end = "until unban" if math.isinf(ban.seconds_left) else f"{ban.seconds_left:.0f} s left"

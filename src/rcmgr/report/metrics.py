@@ -19,7 +19,7 @@ from itertools import accumulate
 from typing import Any, Final, NamedTuple
 
 from rcmgr.counting.memory_stats import default_cache
-from rcmgr.counting.pacing import Pacer
+from rcmgr.counting.pacing import paced
 from rcmgr.extras import require
 from rcmgr.limits import codes
 from rcmgr.limits.rates import Rate
@@ -83,7 +83,7 @@ class MetricsCollector(Collector):
         takes several collectors if each has an instance. Each of them repeats the HELP and TYPE
         lines, which strict readers of OpenMetrics refuse: give them one collector of all nodes.
 
-    A scrape takes about 0.1 us for each peer. It lets other threads run each 0.4 ms, and holds a
+    A scrape takes about 0.1 us for each peer. It lets other threads run each 0.3 ms, and holds a
     lock for 20 us at most. Between scrapes nothing runs. Thread safe.
     """
 
@@ -102,10 +102,8 @@ class MetricsCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """The families of all nodes, read at this moment."""
         families: dict[str, Metric] = {}
-        pacer = Pacer()
         for instance, node in self._nodes.items():
-            for family in node.collect():
-                pacer.step()
+            for family in paced(node.collect()):
                 if instance is not None:
                     family.samples = [
                         each._replace(labels={**each.labels, "instance": instance})
@@ -114,9 +112,7 @@ class MetricsCollector(Collector):
                 first = families.setdefault(family.name, family)
                 if first is not family:
                     first.samples += family.samples
-        for family in families.values():
-            yield family
-            pacer.step()
+        yield from paced(families.values())
 
     def describe(self) -> Iterator[Metric]:
         """The families whose names no other collector of a registry may have."""

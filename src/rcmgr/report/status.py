@@ -9,7 +9,7 @@ from typing import Any
 
 from rcmgr import __version__
 from rcmgr.counting.denials import DenialLog
-from rcmgr.counting.pacing import Pacer
+from rcmgr.counting.pacing import paced
 from rcmgr.errors import shortened
 from rcmgr.peers import peer_text
 from rcmgr.report.explain import explain
@@ -85,14 +85,10 @@ def _counts(log: DenialLog, by_limit: dict[str, int]) -> dict[str, Any]:
 
 
 def _latest(log: DenialLog) -> list[dict[str, Any]]:
-    pacer = Pacer()
-    latest = []
-    for entry in log.entries()[-_MOST_DENIALS:]:
-        latest.append({
-            "seconds_ago": entry.seconds_ago, "inbound": entry.inbound,
-            **_with_short_names(entry.error.to_dict())})
-        pacer.step()
-    return latest
+    return [
+        {"seconds_ago": entry.seconds_ago, "inbound": entry.inbound,
+         **_with_short_names(entry.error.to_dict())}
+        for entry in paced(log.entries()[-_MOST_DENIALS:])]
 
 
 def _with_short_names(values: dict[str, Any]) -> dict[str, Any]:
