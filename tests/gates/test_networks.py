@@ -278,12 +278,13 @@ def test_the_fullest_networks() -> None:
 
 
 def test_networks_that_count_for_a_fleet_have_no_limit_here() -> None:
-    subnets = SubnetLimiter(SubnetLimits(ipv4=((32, 4),), ipv6=((48, 3),)))
+    subnets = SubnetLimiter(SubnetLimits(
+        ipv4=((32, 4),), ipv6=((48, 3),), overrides={"203.0.113.0/24": 5}))
     subnets.also_count((24, 64))
-    for address in ("192.0.2.1", "192.0.2.2", "2001:db8::1"):
+    for address in ("192.0.2.1", "192.0.2.2", "2001:db8::1", "203.0.113.7"):
         assert subnets.try_add(ip(address)) is None
-    assert {str(network) for network, *_ in subnets.fullest(9)} == {
-        "192.0.2.1/32", "192.0.2.2/32", "2001:db8::/48"}
+    assert [str(network) for network, *_ in subnets.fullest(9)] == [
+        "2001:db8::/48", "192.0.2.1/32", "192.0.2.2/32", "203.0.113.0/24"]
     assert subnets.count(network_key(ip("192.0.2.9"), 24)) == 2
 
 
