@@ -2,7 +2,7 @@
 
     python3.13t -m benchmarks.threads [--processes N] [--check]
 
-Each thread works on other peers. "one each": on an object of its own: a tracker, a ledger, a table
+Each thread works on other peers. "one each": on a separate object: a tracker, a ledger, a table
 of buckets, or a manager. "shared": both threads use one object. "times the work of one" is the work
 of two threads in the time that one thread needs for half the work. "a lock" is the floor of a
 shared object: CPython's own lock, taken and given back. "lost counts" is what a shared object still

@@ -88,8 +88,8 @@ static inline void rcmgr_let_others_run(void) { sched_yield(); }
 
 enum { RCMGR_SHORT_LOCKS = 64, RCMGR_LINE = 64 };
 
-/* One array in each module: one module alone locks the fields of an object. Each lock has a line of
- * its own: threads that take different locks do not wait for each other's line. */
+/* One array in each module: one module alone locks the fields of an object. Each lock has a
+ * separate line, so that threads with different locks do not wait for each other's line. */
 static union {
     volatile long taken;
     char line[RCMGR_LINE];

@@ -107,7 +107,7 @@ def test_the_keys_of_a_dict(size: int) -> None:
 
 
 def test_the_keys_of_a_dict_that_changes() -> None:
-    """Those that stay are there once, as long as the dict does not grow."""
+    """Each key that stays is there once, as long as the dict does not grow."""
     items = dict.fromkeys(range(2000))
     seen = []
     for key in keys_in(items):
