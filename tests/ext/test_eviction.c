@@ -196,8 +196,220 @@ static void test_handshakes_of_a_group_that_comes_often(void)
         CHECK_EQ(rcmgr_eviction_handshake(&e, often, e.turns.turn_ns), 0);
 }
 
+static void test_a_group_has_a_quarter_of_the_best(void)
+{
+    begin(1000);
+    for (int i = 0; i < 20; i++)
+        rcmgr_eviction_latency(&e, enter(0, 0), (uint32_t)(1000 - i));
+    CHECK_EQ(e.best[RCMGR_BY_LATENCY].count, RCMGR_MOST_BEST / 4);
+    CHECK(members[19].best[RCMGR_BY_LATENCY] && !members[0].best[RCMGR_BY_LATENCY]);
+}
+
+static void test_work_of_a_new_epoch_is_the_best(void)
+{
+    begin(8); /* one of the best */
+    for (int i = 0; i < 3; i++)
+        enter(i, 0);
+    rcmgr_eviction_work(&e, &members[0], 5, 0);
+    rcmgr_eviction_work(&e, &members[1], 9, 0);
+    CHECK(members[1].best[RCMGR_BY_WORK]);
+    rcmgr_eviction_work(&e, &members[2], 1, 300 * SECOND * RCMGR_EPOCH_HALVES);
+    CHECK(members[2].best[RCMGR_BY_WORK] && !members[1].best[RCMGR_BY_WORK]);
+}
+
+static void test_a_confirmed_one_becomes_stale_later(void)
+{
+    begin(4); /* one on probation */
+    rcmgr_eviction_work(&e, enter(0, 0), 1, 0);
+    enter(1, 100 * SECOND);
+    CHECK_EQ(members[0].seat.level, RCMGR_PROVEN);
+    enter(2, e.stale_ns);
+    CHECK_EQ(members[0].seat.level, RCMGR_PROVEN);
+    enter(2, e.stale_ns + 100 * SECOND);
+    CHECK_EQ(members[0].seat.level, RCMGR_UNPROVEN);
+}
+
+static void test_places_on_probation(void)
+{
+    static const struct {
+        uint32_t places, most;
+    } cases[] = {{1, 0}, {3, 0}, {4, 1}, {19, 1}, {20, 2}, {639, 63}, {640, 64}, {1 << 20, 64}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        begin(cases[i].places);
+        CHECK_EQ(e.most_on_probation, cases[i].most);
+    }
+}
+
+static void test_two_at_a_time_are_unproven_again(void)
+{
+    begin(3); /* none on probation */
+    for (int i = 0; i < 5; i++)
+        rcmgr_eviction_work(&e, enter(i, 0), 1, 0);
+    CHECK_EQ(e.levels[RCMGR_PROVEN].count, 5);
+    enter(9, e.stale_ns - 1);
+    CHECK_EQ(e.levels[RCMGR_PROVEN].count, 5);
+    enter(9, e.stale_ns);
+    CHECK_EQ(e.levels[RCMGR_PROVEN].count, 3);
+    enter(9, e.stale_ns);
+    CHECK_EQ(e.levels[RCMGR_PROVEN].count, 1);
+    CHECK(!members[0].proven && members[4].proven);
+}
+
+static void test_work_makes_a_proven_one_the_last_of_them(void)
+{
+    begin(3);
+    for (int i = 0; i < 2; i++)
+        rcmgr_eviction_work(&e, enter(i, 0), 1, 0);
+    int64_t now = e.stale_ns / RCMGR_REFRESHES;
+    rcmgr_eviction_work(&e, &members[0], 1, now - 1);
+    CHECK(e.levels[RCMGR_PROVEN].first == &members[0]);
+    rcmgr_eviction_work(&e, &members[0], 1, now);
+    CHECK(e.levels[RCMGR_PROVEN].first == &members[1]);
+}
+
+static void test_a_crowd_has_more_than_twice_as_many(void)
+{
+    int rule;
+    int64_t later = 1000 * SECOND;
+    begin(3);
+    enter(0, 0);
+    enter(0, 1);
+    CHECK(choose(9, later, &rule) == &members[1]);
+    CHECK_EQ(rule, RCMGR_RULE_UNPROVEN);
+    enter(0, 2);
+    CHECK(choose(9, later, &rule) == &members[2]);
+    CHECK_EQ(rule, RCMGR_RULE_CROWD);
+}
+
+static void test_of_a_large_group_a_proven_one_goes(void)
+{
+    int rule;
+    int64_t later = 300 * SECOND;
+    begin(3);
+    CHECK_EQ(e.crowd, RCMGR_LEAST_CROWD);
+    for (int i = 0; i < RCMGR_LEAST_CROWD; i++)
+        rcmgr_eviction_work(&e, enter(0, i), i < 2 ? 9 - i : 1, i);
+    CHECK(choose(9, later, &rule) == NULL);
+    rcmgr_eviction_work(&e, enter(0, 9), 1, 9);
+    CHECK(choose(9, later, &rule) == &members[RCMGR_LEAST_CROWD]);
+    CHECK_EQ(rule, RCMGR_RULE_CROWD);
+}
+
+static void test_a_senior_of_a_small_group_stays(void)
+{
+    int rule;
+    int64_t later = 1000 * SECOND;
+    for (int size = RCMGR_LEAST_CROWD; size <= RCMGR_LEAST_CROWD + 1; size++) {
+        begin(3);
+        for (int i = 0; i < size; i++)
+            enter(0, 0);
+        for (int i = 0; i < size; i++)
+            enter(1 + i, 1);
+        rcmgr_member *m = choose(0, later, &rule);
+        if (size == RCMGR_LEAST_CROWD) {
+            CHECK_EQ(rule, RCMGR_RULE_UNPROVEN);
+        } else {
+            CHECK(m == &members[size - 1]);
+            CHECK_EQ(rule, RCMGR_RULE_OWN_GROUP);
+        }
+    }
+}
+
+static void test_a_connection_is_spared_during_its_grace(void)
+{
+    int rule;
+    begin(3);
+    enter(0, 0);
+    rcmgr_turns_take(&e.turns, groups[1].hash, 0); /* the newcomer's group has as many turns */
+    CHECK(choose(1, SECOND - 1, &rule) == NULL);
+    CHECK(choose(1, SECOND, &rule) == &members[0]);
+    CHECK_EQ(rule, RCMGR_RULE_UNPROVEN);
+}
+
+static void test_the_grace_on_probation(void)
+{
+    int rule;
+    begin(20);
+    rcmgr_member *m = enter(0, 0);
+    rcmgr_turns_take(&e.turns, groups[0].hash, 0);
+    rcmgr_turns_take(&e.turns, groups[1].hash, 0); /* its group has one turn more */
+    CHECK(choose(1, SECOND / 3 - 1, &rule) == NULL);
+    CHECK(choose(1, SECOND / 3, &rule) == m);
+    CHECK_EQ(rule, RCMGR_RULE_PROBATION);
+    rcmgr_turns_take(&e.turns, groups[1].hash, 0);
+    CHECK(choose(1, SECOND - 1, &rule) == NULL);
+    CHECK(choose(1, SECOND, &rule) == m);
+}
+
+static void test_the_youngest_of_equals_on_probation_goes(void)
+{
+    int rule;
+    begin(20);
+    enter(0, 0);
+    enter(1, 0);
+    CHECK(choose(9, 30 * SECOND, &rule) == &members[1]);
+    CHECK_EQ(rule, RCMGR_RULE_PROBATION);
+}
+
+static void test_the_last_one_of_a_lucky_group_stays(void)
+{
+    int rule;
+    begin(3);
+    groups[0].hash = UINT64_C(1) << 40;
+    enter(0, 0);
+    CHECK(choose(9, 30 * SECOND, &rule) == NULL);
+    enter(0, 0);
+    CHECK(choose(9, 60 * SECOND, &rule) == &members[1]);
+}
+
+static void test_groups_that_come_often_have_a_quarter(void)
+{
+    int rule;
+    begin(20);
+    e.interval_ns = SECOND / 8;
+    e.burst_ns = SECOND;
+    int64_t now = 2 * SECOND;
+    enter(0, 0);
+    for (int i = 0; i < 2 * RCMGR_OFTEN; i++)
+        rcmgr_turns_take(&e.turns, groups[0].hash, 0);
+    for (int i = 0; i < 2; i++) {
+        CHECK(choose(0, now, &rule) == &members[0]);
+        rcmgr_eviction_spend(&e, groups[0].hash, now);
+    }
+    CHECK(choose(0, now + SECOND / 2 - 1, &rule) == NULL);
+    CHECK_EQ(rule, RCMGR_NO_RATE);
+    CHECK(choose(0, now + SECOND / 2, &rule) == &members[0]);
+}
+
+static void test_a_small_budget_begins_one_handshake(void)
+{
+    begin(20);
+    e.interval_ns = e.burst_ns = SECOND;
+    uint64_t often = groups[0].hash;
+    for (int i = 0; i <= RCMGR_OFTEN; i++)
+        rcmgr_turns_take(&e.turns, often, 0);
+    rcmgr_eviction_in_vain(&e, often, 0);
+    CHECK_EQ(rcmgr_eviction_handshake(&e, often, 0), 0);
+    CHECK_EQ(rcmgr_eviction_handshake(&e, often, 0), 4 * SECOND);
+}
+
 int main(void)
 {
+    test_a_group_has_a_quarter_of_the_best();
+    test_work_of_a_new_epoch_is_the_best();
+    test_a_confirmed_one_becomes_stale_later();
+    test_places_on_probation();
+    test_two_at_a_time_are_unproven_again();
+    test_work_makes_a_proven_one_the_last_of_them();
+    test_a_crowd_has_more_than_twice_as_many();
+    test_of_a_large_group_a_proven_one_goes();
+    test_a_senior_of_a_small_group_stays();
+    test_a_connection_is_spared_during_its_grace();
+    test_the_grace_on_probation();
+    test_the_youngest_of_equals_on_probation_goes();
+    test_the_last_one_of_a_lucky_group_stays();
+    test_groups_that_come_often_have_a_quarter();
+    test_a_small_budget_begins_one_handshake();
     test_nobody_there();
     test_seniors_are_the_older_half();
     test_probation_confirms_the_best();
