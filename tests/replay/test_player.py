@@ -121,6 +121,7 @@ def test_a_refused_peer_of_a_ledgers_connection_holds_nothing(tmp_path: Path) ->
     assert codes(result) == ["connection.peer.conns"]
     assert result.player.skipped == {"follows a refusal": 2}
     assert result.player.manager._held() == (0, 0, 0, 0, 0, 0)
+    assert result.player.manager.ledger.leaked == 0
 
 
 def test_a_refused_stream_is_not_given_back(tmp_path: Path) -> None:
