@@ -47,8 +47,8 @@ MODULES: dict[str, list[str]] = {
 # compiled for speed: each decision runs through them. The others are compiled for size.
 HOT = {
     "admission.admission", "admission.manager_base", "counting.bucket_table",
-    "counting.connection_tracker", "counting.denials", "counting.groups", "counting.leases",
-    "counting.scope", "counting.token_bucket", "peers", "_cython",
+    "counting.connection_tracker", "counting.denials", "counting.groups", "counting.scope",
+    "counting.token_bucket", "peers", "_cython",
 }
 
 # Cython's own functions, compiled once. In a wheel, its library holds all other modules too.

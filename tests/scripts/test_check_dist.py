@@ -14,8 +14,7 @@ check_dist = load_script("check_dist")
 
 SOURCES = {
     "CHANGELOG.md": "", "LICENSE-APACHE": "", "LICENSE-MIT": "", "README.md": "", "setup.py": "",
-    "ext/rss.c": "", "ext/rss.h": "", "ext/scope.h": "", "ext/words.h": "",
-    "tests/test_manager.py": "",
+    "ext/rss.c": "", "ext/rss.h": "", "tests/test_manager.py": "",
     "src/rcmgr/__init__.py": "", "src/rcmgr/py.typed": "",
     "src/rcmgr/counting/scope.pyx": "", "src/rcmgr/counting/scope.pxd": "",
     "src/rcmgr/counting/scope.pyi": "",
@@ -24,10 +23,8 @@ LIBRARY = "rcmgr/_cython.cpython-311-x86_64-linux-gnu.so"
 METADATA = "rcmgr-1.2.0.dist-info/METADATA"
 FILES = {
     METADATA: "Metadata-Version: 2.4\nName: rcmgr\nVersion: 1.2.0\nRequires-Dist: psutil\n",
-    "rcmgr/__init__.py": "", "rcmgr/py.typed": "",
-    "rcmgr/counting/scope.pxd": 'cdef extern from "scope.h" nogil:\n    pass\n',
-    "rcmgr/include/scope.h": '#include <stdint.h>\n#include "words.h"\n',
-    "rcmgr/include/words.h": "", "rcmgr/counting/scope.pyi": "",
+    "rcmgr/__init__.py": "", "rcmgr/py.typed": "", "rcmgr/include/rss.h": "",
+    "rcmgr/counting/scope.pxd": "", "rcmgr/counting/scope.pyi": "",
     LIBRARY: "PyInit__cython\0PyInit_scope\0",
 }
 SDIST, WHEEL = "rcmgr-1.2.0.tar.gz", "rcmgr-1.2.0-cp311-cp311-manylinux_2_28_x86_64.whl"
@@ -66,18 +63,11 @@ def test_what_keeps_every_rule_has_no_complaint(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(SOURCES.keys() - {
-    "src/rcmgr/__init__.py", "src/rcmgr/py.typed", "src/rcmgr/counting/scope.pyi",
-    "ext/rss.h", "ext/scope.h", "ext/words.h"}))
+    "src/rcmgr/__init__.py", "src/rcmgr/py.typed", "src/rcmgr/counting/scope.pyi"}))
 def test_a_file_is_missing_in_the_sdist(tmp_path: Path, name: str) -> None:
     make_sdist(tmp_path, without(SOURCES, name))
     make_wheel(tmp_path, FILES)
     assert any(each.startswith(f"{SDIST}: holds no ") for each in complaints(tmp_path))
-
-
-def test_the_sdist_has_no_headers(tmp_path: Path) -> None:
-    make_sdist(tmp_path, {path: text for path, text in SOURCES.items() if path[-2:] != ".h"})
-    make_wheel(tmp_path, FILES)
-    assert f"{SDIST}: holds no ext/*.h" in complaints(tmp_path)
 
 
 def test_generated_c_is_in_the_sdist(tmp_path: Path) -> None:
@@ -117,19 +107,6 @@ def test_a_source_is_in_a_wheel(tmp_path: Path, name: str) -> None:
     make_sdist(tmp_path, SOURCES)
     make_wheel(tmp_path, {**FILES, name: ""})
     assert complaints(tmp_path) == [f"{WHEEL}: holds sources: {name}"]
-
-
-def test_the_headers_of_admission_are_in_no_wheel(tmp_path: Path) -> None:
-    make_sdist(tmp_path, {**SOURCES, "src/rcmgr/admission/door.pxd": ""})
-    make_wheel(tmp_path, FILES)
-    assert complaints(tmp_path) == []
-
-
-def test_a_header_serves_no_pxd_file(tmp_path: Path) -> None:
-    make_sdist(tmp_path, SOURCES)
-    make_wheel(tmp_path, {**FILES, "rcmgr/include/rss.h": ""})
-    assert complaints(tmp_path) == [
-        f"{WHEEL}: holds headers that no .pxd file needs: rcmgr/include/rss.h"]
 
 
 def test_a_wheel_is_too_large(tmp_path: Path) -> None:
