@@ -65,7 +65,7 @@ if os.environ.get("RCMGR_LTO") == "1":  # setuptools always asks it of Microsoft
     LTO = ["-flto" if sys.platform == "darwin" else "-flto=auto"]
     if sys.platform == "linux":
         # Per cent. The most useful calls come first: later ones only add bytes.
-        LTO += ["--param=inline-unit-growth=25"]
+        LTO += ["--param=inline-unit-growth=20"]
 
 # Without these copies and gaps, -O3 code is smaller, and no decision takes more instructions.
 SMALLER = [
