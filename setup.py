@@ -67,7 +67,7 @@ if os.environ.get("RCMGR_LTO") == "1":  # setuptools always asks it of Microsoft
         # Per cent. The most useful calls come first: later ones only add bytes.
         LTO += ["--param=inline-unit-growth=20"]
 
-# Without these copies and gaps, -O3 code is smaller, and no decision takes more instructions.
+# Without these copies and gaps, -O3 code is smaller. Decisions take about as many instructions.
 SMALLER = [
     "-fno-ipa-cp-clone", "-fno-tree-vectorize", "-fno-split-loops", "-fno-unswitch-loops",
     "-fno-peel-loops", "-falign-jumps=1", "-falign-labels=1", "-falign-loops=1",

@@ -81,6 +81,9 @@ def test_unused_tokens_go_back_and_full_keys_are_forgotten() -> None:
     table.collect(8)
     table.collect(8)
     assert len(table) == 0
+    assert granted(table, 1) == 1
+    assert len(table) == 1  # the table keeps the latest key anew
+    assert table.collect(8) == [(b"peer", 5, 0)]
 
 
 def test_denied_keys_are_told_first() -> None:
@@ -312,6 +315,8 @@ def test_what_is_given_back_is_told_and_then_forgotten() -> None:
     clock.now += 6 * SECOND
     assert table.collect(8, lambda key: 0) == []
     assert len(table) == 0
+    assert table.may_take(b"peer", 0)
+    assert len(table) == 1  # the table keeps the latest key anew
 
 
 def test_what_stays_is_told_again_before_the_engine_forgets_it() -> None:

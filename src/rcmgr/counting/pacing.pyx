@@ -77,15 +77,10 @@ def keys_in(dict items):
 
 def in_order(list items, key=None):
     """The items as `sorted` gives them, in pieces. For large lists it takes twice as long."""
-    cdef Pacer pacer = Pacer()
-    cdef list parts = [], found = []
-    cdef Py_ssize_t first
-    for first in range(0, len(items), SORTED_AT_ONCE):
-        parts.append(sorted(items[first:first + SORTED_AT_ONCE], key=key))
-        pacer.step()
+    cdef list parts = [
+        sorted(items[first:first + SORTED_AT_ONCE], key=key)
+        for first in paced(range(0, len(items), SORTED_AT_ONCE))
+    ]
     if len(parts) < 2:
         return parts[0] if parts else []
-    for item in heapq.merge(*parts, key=key):
-        found.append(item)
-        pacer.step()
-    return found
+    return list(paced(heapq.merge(*parts, key=key)))
