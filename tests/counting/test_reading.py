@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from typing import Any
 
@@ -67,6 +68,21 @@ def test_peaks_and_snapshot() -> None:
     assert ledger.peak["conns"] == ledger.peak["fd"] == 2
     assert ledger.peak["conns_inbound"] == 1
     assert ledger.system().limit["conns"] == 4
+
+
+def test_a_snapshot_of_many_peers_keeps_few_objects() -> None:
+    """Python's collector looks at each object, and freeing them all would stop other threads."""
+    ledger = Ledger()
+    kept = [ledger.open_stream(f"peer {number}") for number in range(3000)]
+    gc.collect()
+    before = len(gc.get_objects())
+    shown = ledger.snapshot()
+    assert len(gc.get_objects()) - before < 100
+    assert set(shown["peers"]) == {f"peer {number}" for number in range(3000)}
+    assert {shown["peers"][f"peer {number}"]["streams_inbound"] for number in range(3000)} == {1}
+    with pytest.raises(IndexError, match="no row begins at byte"):
+        shown["peers"]._rows.row(0, 2**40)
+    del kept
 
 
 def crowd(ledger: Ledger, peers: int) -> list[Any]:

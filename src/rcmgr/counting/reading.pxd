@@ -17,6 +17,7 @@ cdef enum:
     MOST_ROWS = 1024
     MOST_BOUNDS = 64
     MOST_FIELDS = 8
+    BLOCK_BYTES = 1 << 18
 
 
 ctypedef struct Row:
@@ -44,9 +45,25 @@ cdef class Reader:
     cdef int take(self, Reading reading) except -1
 
 
+ctypedef struct KeptRow:
+    rcmgr_amounts held
+    rcmgr_limit limit
+    Py_ssize_t size  # bytes of the key
+    bint is_text     # the key is no peer id
+
+
+@cython.final
+cdef class PeerRows:
+    cdef list blocks  # bytearrays
+    cdef Py_ssize_t count
+
+    cdef int add(self, const Row *row, object peer) except -1
+    cdef Py_ssize_t read(self, bytearray block, Py_ssize_t at, KeptRow *kept) except -1
+
+
 @cython.final
 cdef class SnapshotReader(Reader):
-    cdef dict shown, tables, by_peer
+    cdef dict shown
 
 
 @cython.final

@@ -5,10 +5,12 @@ lock.
 """
 
 cimport cython
+from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_Resize
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t
+from libc.string cimport memcpy
 
 from collections import namedtuple
 from heapq import nlargest
@@ -25,6 +27,7 @@ from rcmgr.counting.groups cimport (
 from rcmgr.peers cimport peer_text
 
 from rcmgr.counting.pacing import paced
+from rcmgr.counting.shown_peers import ShownPeers
 
 __all__ = ["ScopeStat"]
 
@@ -54,16 +57,16 @@ cdef inline int64_t used_of(const int64_t *held, int resource) noexcept:
     return held[resource]
 
 
-cdef dict row_shown(Row *row):
+cdef dict row_shown(const rcmgr_amounts *held, const rcmgr_limit *limits_of):
     cdef int i
     cdef int64_t used, limit
-    cdef dict shown = stat_of(&row.held)._asdict()
+    cdef dict shown = stat_of(held)._asdict()
     cdef dict limits = {}, percent = {}
     for i in range(RCMGR_RESOURCES):
-        limit = row.limit.of[i]
+        limit = limits_of.of[i]
         if limit == RCMGR_UNLIMITED:
             continue
-        used = used_of(row.held.of, i)
+        used = used_of(held.of, i)
         limits[RESOURCE_FIELDS[i]] = limit
         if limit > 0:
             percent[RESOURCE_FIELDS[i]] = round(100.0 * used / limit, 2)
@@ -130,36 +133,109 @@ cdef class Reader:
 
 
 @cython.final
+cdef class PeerRows:
+    """The amounts that many peers held. A Python object for each would take long to be freed.
+
+    A row has a fixed part, the size of the key, and the bytes of the key.
+    """
+
+    def __cinit__(self):
+        self.blocks = [bytearray()]
+
+    def __len__(self):
+        return self.count
+
+    cdef int add(self, const Row *row, object peer) except -1:
+        cdef KeptRow kept
+        cdef bytes key
+        cdef bytearray block = self.blocks[-1]
+        cdef Py_ssize_t end
+        kept.is_text = type(peer) is not bytes
+        key = str(peer).encode("utf-8", "surrogatepass") if kept.is_text else peer
+        kept.held, kept.limit, kept.size = row.held, row.limit, len(key)
+        end = len(block)
+        if end >= BLOCK_BYTES:
+            block, end = bytearray(), 0
+            self.blocks.append(block)
+        PyByteArray_Resize(block, end + <Py_ssize_t>sizeof(kept) + kept.size)
+        memcpy(PyByteArray_AS_STRING(block) + end, &kept, sizeof(kept))
+        memcpy(PyByteArray_AS_STRING(block) + end + sizeof(kept), <char *>key, kept.size)
+        self.count += 1
+        return 0
+
+    cdef Py_ssize_t read(self, bytearray block, Py_ssize_t at, KeptRow *kept) except -1:
+        """Copy the row there, and return the place of its key."""
+        if not 0 <= at <= len(block) - <Py_ssize_t>sizeof(KeptRow):
+            raise IndexError(f"no row begins at byte {at}")
+        memcpy(kept, PyByteArray_AS_STRING(block) + at, sizeof(KeptRow))
+        return at + <Py_ssize_t>sizeof(KeptRow)
+
+    def places(self):
+        """The text of each peer, and the place of its row."""
+        cdef KeptRow kept
+        cdef Py_ssize_t number, at, key_at, end
+        cdef bytearray block
+        for number in range(len(self.blocks)):
+            block, at = self.blocks[number], 0
+            while at < len(block):
+                key_at = self.read(block, at, &kept)
+                end = key_at + kept.size
+                key = bytes(block[key_at:end])
+                yield (
+                    key.decode("utf-8", "surrogatepass") if kept.is_text else peer_text(key),
+                    (number, at),
+                )
+                at = end
+
+    def row(self, Py_ssize_t number, Py_ssize_t at):
+        """The row at this place, as a dict."""
+        cdef KeptRow kept
+        self.read(self.blocks[number], at, &kept)
+        return row_shown(&kept.held, &kept.limit)
+
+
+@cython.final
 cdef class SnapshotReader(Reader):
     """All groups in a dict, ready for JSON."""
 
     cdef int take(self, Reading reading) except -1:
         cdef size_t i
         cdef Group group
+        cdef Row *row
+        cdef dict shown, whole
         for i in range(reading.count):
             self.pacer.step()
-            group = <Group>reading.rows[i].group
-            row = row_shown(&reading.rows[i])
+            row = &reading.rows[i]
+            group = <Group>row.group
             if group_kind(group) == PEER:
-                self.by_peer[peer_text(group.peer)] = row
-            elif group_kind(group) == PROTOCOL or group_kind(group) == SERVICE:
-                row["peers"] = {}
-                self.tables[group_kind(group)][name_of(group)] = row
+                rows_in(self.shown).add(row, group.peer)
             elif group_kind(group) == PROTOCOL_PEER or group_kind(group) == SERVICE_PEER:
-                table = self.tables[PROTOCOL if group_kind(group) == PROTOCOL_PEER else SERVICE]
-                table[name_of(group)]["peers"][peer_text(group.peer)] = row
+                whole = self.shown[
+                    "protocols" if group_kind(group) == PROTOCOL_PEER else "services"]
+                rows_in(whole[name_of(group)]).add(row, group.peer)
             else:
-                self.shown[LIMIT_NAMES[group_kind(group)][0]] = row
+                shown = row_shown(&row.held, &row.limit)
+                if group_kind(group) == PROTOCOL or group_kind(group) == SERVICE:
+                    shown["peers"] = {}
+                    whole = self.shown[
+                        "protocols" if group_kind(group) == PROTOCOL else "services"]
+                    whole[name_of(group)] = shown
+                else:
+                    self.shown[LIMIT_NAMES[group_kind(group)][0]] = shown
         return 0
+
+
+cdef PeerRows rows_in(dict shown):
+    """The rows of the peers in a part of a snapshot."""
+    peers = shown["peers"]
+    if type(peers) is dict:  # empty
+        peers = shown["peers"] = ShownPeers(PeerRows())
+    return peers._rows
 
 
 cdef SnapshotReader new_snapshot():
     cdef SnapshotReader made = SnapshotReader.__new__(SnapshotReader)
-    made.tables = {PROTOCOL: {}, SERVICE: {}}
-    made.by_peer = {}
-    made.shown = {}
-    made.shown["services"], made.shown["protocols"] = made.tables[SERVICE], made.tables[PROTOCOL]
-    made.shown["peers"] = made.by_peer
+    made.shown = {"services": {}, "protocols": {}, "peers": {}}
     return made
 
 
