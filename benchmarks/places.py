@@ -36,8 +36,13 @@ def times(value: float) -> str:
     return f"{value:,.0f}" if value >= 20 else f"{value:.1f}" if value >= 2 else f"{value:.2f}"
 
 
-def machine(results: Results) -> str:
-    return table(["", ""], [[what, value] for what, value in results.machine.items()])
+def machines(results: Results) -> str:
+    measured: dict[tuple[str, ...], list[str]] = {}
+    for benchmark, machine in results.machines.items():
+        measured.setdefault(tuple(machine.values()), []).append(benchmark)
+    names = next(iter(results.machines.values()))
+    return table([*names, "benchmarks"], [
+        [*machine, ", ".join(found)] for machine, found in measured.items()])
 
 
 def faster(
@@ -274,7 +279,7 @@ def threads(results: Results) -> str:
 
 
 PLACES: dict[str, Place] = {
-    "machine": machine,
+    "machines": machines,
     "native": native,
     "native.bytes": native_bytes,
     "native.work": what_each_does,

@@ -6,9 +6,10 @@
     python -m benchmarks.report --check             also compare them with thresholds.toml
     python -m benchmarks.report --render --adopt    move each threshold to 8 % from its figure
 
-results.json keeps the values of every process, and the machine. The script replaces each marked
-place: `<!-- figures: NAME -->` and `<!-- end -->` on separate lines around a table, or around a
-number in a sentence. benchmarks/places.py says what each name stands for. It also draws the charts.
+results.json keeps the values of every process, and each benchmark's machine. The script replaces
+each marked place: `<!-- figures: NAME -->` and `<!-- end -->` on separate lines around a table, or
+around a number in a sentence. benchmarks/places.py says what each name stands for. It also draws
+the charts. Without a GIL, "everything" is `threads`, and with one it is everything else.
 
 --adopt is for a change that is meant to move figures: commit both, and say why.
 """
@@ -22,6 +23,7 @@ import platform
 import re
 import sys
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +45,18 @@ PROCESSES = {  # benchmarks, and how many fresh processes each figure comes from
     "million": 1, "threads": 3,
 }
 """Each has a module in benchmarks/."""
+WITHOUT_GIL = {"threads"}
+"""They need a free-threaded build of Python, and the others need one with a GIL."""
 MARGIN = 0.08
 ABSOLUTE = (
     "more with nobody to tell", "more when observed by nobody", "wrong counts", "lost counts",
     "peer kept", "difference from psutil")
 """Ends of the names of figures that are zero, one, or noise around zero."""
 PLACE = re.compile(r"(<!-- figures: ([a-z_.]+) -->)(.*?)(<!-- end -->)", re.DOTALL)
+
+
+def has_gil() -> bool:
+    return bool(getattr(sys, "_is_gil_enabled", lambda: True)())
 
 
 def machine() -> dict[str, str]:
@@ -61,8 +69,9 @@ def machine() -> dict[str, str]:
     return {
         "processor": f"{processor}, {os.cpu_count()} cores",
         "system": f"{platform.system()} {platform.release()}",
-        "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "libp2p": version("libp2p"),
+        "python": f"{platform.python_implementation()} {platform.python_version()}"
+                  f"{'' if has_gil() else ', free-threaded'}",
+        "libp2p": version("libp2p") if find_spec("libp2p") else "none",
         "rcmgr": version("rcmgr"),
     }
 
@@ -96,11 +105,11 @@ def render(results: Results) -> None:
 def keep(name: str, seen: dict[str, list[float]]) -> None:
     """Replace the kept figures of one benchmark."""
     kept: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    kept["machine"] = machine()
+    kept.setdefault("machines", {})[name] = machine()
     rounded = {
         what: [float(f"{value:.4g}") for value in values] for what, values in seen.items()}
     kept.setdefault("benchmarks", {})[name] = rounded
-    kept["benchmarks"] = dict(sorted(kept["benchmarks"].items()))
+    kept = {what: dict(sorted(of_each.items())) for what, of_each in kept.items()}
     RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
 
 
@@ -144,7 +153,8 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="exit status 1 if a target is missed")
     parser.add_argument("--adopt", action="store_true", help="move the thresholds to the figures")
     options = parser.parse_args()
-    names = [] if options.render else options.only or list(PROCESSES)
+    here = PROCESSES.keys() - WITHOUT_GIL if has_gil() else WITHOUT_GIL
+    names = [] if options.render else options.only or [name for name in PROCESSES if name in here]
     for name in names:
         print(f"measuring {name}", file=sys.stderr)
         keep(name, seen_in_fresh_processes(name, options.processes or PROCESSES[name]))

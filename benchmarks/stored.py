@@ -12,7 +12,8 @@ RESULTS = Path(__file__).with_name("results.json")
 
 @dataclass
 class Results:
-    machine: dict[str, str]
+    machines: dict[str, dict[str, str]]
+    """The machine and the versions, by benchmark."""
     benchmarks: dict[str, dict[str, list[float]]]
     """The values of each process, by benchmark and figure."""
     used: set[tuple[str, str]] = field(default_factory=set)
