@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
@@ -31,11 +32,6 @@ from rcmgr import (
     ResourceManager,
 )
 
-LISTEN = {
-    "tcp": "/ip4/127.0.0.1/tcp/0",
-    "ws": "/ip4/127.0.0.1/tcp/0/ws",
-    "quic": "/ip4/127.0.0.1/udp/0/quic-v1",
-}
 # A QUIC close is one datagram, which a busy machine may lose. The other side then ends the
 # connection after this idle time. libp2p's default is 600 seconds.
 QUIC_IDLE_S = 30.0
@@ -46,6 +42,20 @@ PATIENCE_S = QUIC_IDLE_S + 15
 ECHO = TProtocol("/echo/1.0.0")
 LONG = 60.0  # seconds for a handshake that must succeed on a busy machine too
 SHORT = 1.0  # seconds for a handshake, in tests that let one stall (below 1 is no limit)
+
+
+def listen_on(transport: str, address: str = "") -> Multiaddr:
+    """This address, or any free one of 127.0.0.1.
+
+    libp2p shares its UDP ports with other sockets (SO_REUSEPORT). So the kernel may give port 0 of
+    one process and of another the same port. It does not do so for a socket that shares nothing.
+    """
+    if transport == "quic" and not address:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as unshared:
+            unshared.bind(("127.0.0.1", 0))
+            port = unshared.getsockname()[1]
+        return Multiaddr(f"/ip4/127.0.0.1/udp/{port}/quic-v1")
+    return Multiaddr(address or f"/ip4/127.0.0.1/tcp/0{'/ws' if transport == 'ws' else ''}")
 
 
 @dataclass
@@ -190,7 +200,7 @@ async def running_node(
     )
     swarm: Any = host.get_network()
     swarm.retry_config = RetryConfig(max_retries=0)
-    async with host.run(listen_addrs=[Multiaddr(listen or LISTEN[transport])]):
+    async with host.run(listen_addrs=[listen_on(transport, listen)]):
         await swarm.auto_connector.stop()
         yield Node(host, manager)
 

@@ -7,8 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import trio
-from multiaddr import Multiaddr
-from nodes import LISTEN, Node, eventually, running_node
+from nodes import Node, eventually, listen_on, running_node
 
 from rcmgr import ConcreteLimits, ConnectionLimits, Limit, NodeLimits
 from rcmgr.libp2p import harden
@@ -29,7 +28,7 @@ async def guarded_node(
             await listener.close()
         swarm.listeners.clear()
         harden(node.host)
-        await swarm.listen(Multiaddr(listen or LISTEN[transport]))
+        await swarm.listen(listen_on(transport, listen))
         host = "::1" if listen.startswith("/ip6/") else "127.0.0.1"
         tracker = node.manager.connection_tracker
         # The listener may accept the first one before the gate, and then counts no WebSocket.

@@ -15,7 +15,7 @@ import pytest
 import trio
 from libp2p.crypto.ed25519 import create_new_key_pair
 from multiaddr import Multiaddr
-from nodes import LISTEN, PATIENCE_S, SHORT, Node, eventually, running_node
+from nodes import PATIENCE_S, SHORT, Node, eventually, listen_on, running_node
 
 from rcmgr import (
     ConnectionDeniedEvent,
@@ -48,7 +48,7 @@ async def hardened_node(transport: str = "tcp", **options: Any) -> AsyncIterator
             await listener.close()
         swarm.listeners.clear()
         harden(node.host)
-        await swarm.listen(Multiaddr(LISTEN[transport]))
+        await swarm.listen(listen_on(transport))
         if transport == "tcp":  # the listener may have accepted the first one before the gate
             limiter = swarm._inbound_limiter
             most, limiter.total_tokens = limiter.total_tokens, 0
@@ -359,7 +359,7 @@ async def test_sockets_of_closed_listeners_are_freed() -> None:
         await listener.close()
         swarm.listeners.clear()
         del listener
-        await swarm.listen(Multiaddr(LISTEN["tcp"]))
+        await swarm.listen(listen_on("tcp"))
         await eventually(lambda: gc.collect() >= 0 and not any(each() for each in sockets))
 
 

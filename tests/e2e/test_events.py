@@ -17,7 +17,7 @@ from libp2p.network.exceptions import SwarmException
 from libp2p.rcmgr import ResourceManager as StockManager
 from libp2p.rcmgr.connection_limits import ConnectionLimits as StockLimits
 from multiaddr import Multiaddr
-from nodes import LISTEN, eventually, running_node
+from nodes import eventually, listen_on, running_node
 from test_event_table import ESTABLISHED, PENDING, UP, in_brief
 
 from rcmgr import (
@@ -315,7 +315,7 @@ async def test_py_libp2ps_manager_or_none_gives_no_reason(transport: str) -> Non
         host.get_network().set_resource_manager(manager)
         reported = Reported(host)
         async with (
-            host.run(listen_addrs=[Multiaddr(LISTEN[transport])]), running_node(transport) as peer
+            host.run(listen_addrs=[listen_on(transport)]), running_node(transport) as peer
         ):
             swarm: Any = peer.host.get_network()
             try:
@@ -435,8 +435,8 @@ async def test_mplex_and_a_private_network() -> None:
     ]
     one, other = (Reported(host) for host in hosts)
     async with (
-        hosts[0].run(listen_addrs=[Multiaddr(LISTEN["tcp"])]),
-        hosts[1].run(listen_addrs=[Multiaddr(LISTEN["tcp"])]),
+        hosts[0].run(listen_addrs=[listen_on("tcp")]),
+        hosts[1].run(listen_addrs=[listen_on("tcp")]),
     ):
         for host in hosts:
             await host.get_network().auto_connector.stop()
