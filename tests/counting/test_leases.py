@@ -13,6 +13,7 @@ from model_engine import AHEAD_US, EngineModel
 from rcmgr import Rate
 from rcmgr.counting.leases import FleetGate, LeaseTable, PlaceTable
 from rcmgr.fleet.exchange import LeasedRate
+from rcmgr.peers import peer_text
 
 SECOND = 1_000_000_000
 
@@ -28,6 +29,7 @@ class Clock:
 def joined(burst: int, rate: float, clock: Clock, **options: Any) -> LeaseTable:
     table = LeaseTable(burst, rate, clock=clock, **options)
     table.find_again()
+    assert not table.is_lost
     return table
 
 
@@ -35,8 +37,9 @@ def granted(table: LeaseTable, times: int, key: Hashable = b"peer") -> int:
     return sum(table.try_consume(key) for _ in range(times))
 
 
-def test_a_new_key_gets_the_burst_divided_by_the_nodes() -> None:
-    table = joined(12, 1.0, Clock(), nodes=3)
+@pytest.mark.parametrize("now", [10 * SECOND, -10 * SECOND])
+def test_a_new_key_gets_the_burst_divided_by_the_nodes(now: int) -> None:
+    table = joined(12, 1.0, Clock(now), nodes=3)
     assert table.advance == 4
     assert granted(table, 10) == 4
     assert table.collect(8) == [(b"peer", 4, 8)]  # it owes 4, and wants twice what it spent
@@ -44,10 +47,12 @@ def test_a_new_key_gets_the_burst_divided_by_the_nodes() -> None:
 
 
 def test_leased_tokens_are_spent_and_no_others() -> None:
-    table = joined(12, 1.0, Clock(), nodes=12)
+    woken: list[int] = []
+    table = joined(12, 1.0, Clock(), nodes=12, wake=lambda: woken.append(1))
     assert granted(table, 2) == 1
     table.collect(8)
     assert granted(table, 2) == 0  # while the engine is asked, it grants no further advance
+    assert (table.waiting, len(woken)) == (0, 1)
     table.settle(b"peer", 5, 6 * SECOND)
     assert table.portion(b"peer") == 5
     assert granted(table, 9) == 5 + 1  # and an advance, since the engine has tokens
@@ -68,6 +73,97 @@ def test_an_empty_key_does_not_ask_before_the_engine_has_a_token() -> None:
     assert table.get_available_tokens(b"peer") == 0
 
 
+def test_an_engine_that_did_not_answer_is_asked_again() -> None:
+    table = joined(12, 1.0, Clock(), nodes=12)
+    granted(table, 1)
+    table.collect(8)
+    table.abandon(b"peer")
+    assert granted(table, 2) == 1  # another advance
+    assert table.collect(8) == [(b"peer", 1, 2)]
+
+
+def test_answers_for_forgotten_keys_change_nothing() -> None:
+    table = joined(12, 1.0, Clock(), nodes=12)
+    table.settle(b"forgotten", 5, SECOND)
+    table.abandon(b"forgotten")
+    assert (len(table), table.portion(b"forgotten"), table.time_until(b"forgotten")) == (0, 0, 0)
+    assert granted(table, 12, b"forgotten") == 1
+
+
+@pytest.mark.parametrize("tokens", [6, 50])
+def test_the_engine_is_asked_for_the_largest_denied_request(tokens: int) -> None:
+    woken: list[int] = []
+    table = joined(12, 1.0, Clock(), nodes=12, wake=lambda: woken.append(1))
+    assert not table.try_consume(b"peer", tokens)  # the advance of 1 does not suffice
+    assert len(woken) == 1
+    assert not table.try_consume(b"peer", 2)
+    assert table.collect(8) == [(b"peer", 1, min(tokens, 12) - 1)]
+    table.settle(b"peer", 0, 0)
+    assert granted(table, 1) == 1
+    assert table.collect(8) == [(b"peer", 0, 2)]  # the large request is not asked for again
+
+
+def test_the_node_asks_for_more_when_as_much_is_left_as_it_spent() -> None:
+    table = joined(1000, 100.0, Clock(), nodes=100)
+    granted(table, 10)
+    table.collect(8)
+    table.settle(b"peer", 20, 0)
+    granted(table, 9)
+    assert table.waiting == 0
+    granted(table, 1)
+    assert table.waiting == 1
+
+
+def test_a_key_waits_once_for_the_engine() -> None:
+    table = joined(12, 1.0, Clock(), nodes=12)
+    granted(table, 1)
+    table.collect(8)
+    table.settle(b"peer", 1, 0)
+    assert granted(table, 2) == 2  # a leased token, and an advance while the key waits
+    assert table.waiting == 1
+
+
+@pytest.mark.parametrize("nodes", [1, 3])
+def test_the_available_tokens_are_granted(nodes: int) -> None:
+    clock = Clock()
+    table = joined(12, 1.0, clock, nodes=nodes)
+    advance = 12 // nodes
+    assert table.get_available_tokens(b"peer") == advance
+    granted(table, 1)
+    assert table.get_available_tokens(b"peer") == advance - 1
+    table.collect(8)
+    assert table.get_available_tokens(b"peer") == advance - 1  # while the engine is asked
+    for debt, more in [
+        (0, advance), (5 * SECOND, min(advance, 7)), (10 * SECOND, 2), (10 * SECOND + 1, 1),
+        (11 * SECOND + 1, 0), (20 * SECOND, 0),
+    ]:
+        table.settle(b"peer", 0, debt)
+        assert table.get_available_tokens(b"peer") == advance - 1 + more
+    clock.now += 10 * SECOND  # the debt of 20 s is 10 s now
+    assert table.get_available_tokens(b"peer") == advance + 1
+    assert granted(table, 20) == advance + 1
+
+
+def test_the_time_until_a_node_has_enough_tokens() -> None:
+    table = joined(12, 1.0, Clock(), nodes=3)
+    granted(table, 4)
+    table.collect(8)
+    table.settle(b"peer", 5, 12 * SECOND)
+    assert [table.time_until(b"peer", tokens) for tokens in (1, 5, 6, 12)] == [0, 0, 6, 12]
+
+
+def test_a_peer_has_one_lease_under_its_bytes_and_its_text() -> None:
+    peer = b"\x12\x20" + bytes(32)
+    table = joined(4, 1.0, Clock(), nodes=2)
+    assert table.try_consume(peer_text(peer))
+    table.collect(8)
+    table.settle(peer, 0, 4 * SECOND)
+    for name in (peer, peer_text(peer)):
+        assert (table.portion(name), table.get_available_tokens(name)) == (1, 1)
+        assert table.time_until(name, 2) == 2
+    assert len(table) == 1
+
+
 def test_unused_tokens_go_back_and_full_keys_are_forgotten() -> None:
     clock = Clock()
     table = joined(10, 1.0, clock, nodes=2)
@@ -76,8 +172,11 @@ def test_unused_tokens_go_back_and_full_keys_are_forgotten() -> None:
     table.settle(b"peer", 0, 5 * SECOND)
     clock.now += 2 * SECOND
     assert table.collect(8) == [(b"peer", -4, 0)]
-    table.settle(b"peer", 0, 0)
-    assert len(table) == 1
+    table.settle(b"peer", 0, SECOND)
+    table.collect(8)
+    table.collect(8)
+    assert len(table) == 1  # the engine's bucket is not full yet
+    clock.now += SECOND
     table.collect(8)
     table.collect(8)
     assert len(table) == 0
@@ -86,18 +185,84 @@ def test_unused_tokens_go_back_and_full_keys_are_forgotten() -> None:
     assert table.collect(8) == [(b"peer", 5, 0)]
 
 
-def test_denied_keys_are_told_first() -> None:
-    table = joined(2, 1.0, Clock(), nodes=2)
-    for number in range(20):
+def test_all_idle_keys_give_their_tokens_back() -> None:
+    clock = Clock()
+    table = joined(4, 1.0, clock, nodes=2, max_keys=1000)  # more keys than one half has
+    keys = [b"%d" % number for number in range(600)]
+    for key in keys:
+        table.try_consume(key)
+    assert sorted(table.collect(1000)) == sorted((key, 2, 1) for key in keys)
+    clock.now += 2 * SECOND
+    assert [table.collect(1000) for _ in range(6)] == [[]] * 6  # the engine has not answered yet
+    for key in keys:
+        table.settle(key, 0, 0)
+    found = table.collect(10)
+    assert len(found) == 10
+    found += [each for _ in range(6) for each in table.collect(1000)]
+    assert sorted(found) == sorted((key, -1, 0) for key in keys)
+    assert granted(table, 1, keys[0]) == 0  # nothing in advance while the engine is told
+    for key in keys:
+        table.settle(key, 0, 0)
+    for _ in range(6):
+        table.collect(1000)
+    assert len(table) == 1  # the key that was asked for meanwhile
+
+
+def test_an_idle_key_that_waits_for_the_engine_is_kept() -> None:
+    clock = Clock()
+    table = joined(12, 1.0, clock, nodes=12)
+    granted(table, 1)
+    table.collect(8)
+    table.settle(b"peer", 1, 0)
+    granted(table, 1)
+    clock.now += 2 * SECOND
+    assert table.collect(0) == []
+    assert len(table) == 1
+    assert table.collect(8) == [(b"peer", 0, 2)]
+
+
+def full_queue(clock: Clock, woken: list[int]) -> LeaseTable:
+    """A table of which the engine knows `peer`, and 1024 other keys wait to be told."""
+    table = joined(4, 1.0, clock, nodes=4, wake=lambda: woken.append(1))
+    granted(table, 1)
+    table.collect(8)
+    woken.clear()
+    for number in range(1024):
         table.try_consume(b"%d" % number)
-    table.collect(20)
-    for number in range(20):
-        table.settle(b"%d" % number, 0, SECOND)  # one token is left at the engine
-        granted(table, 1, b"%d" % number)  # in advance: it waits
-    granted(table, 2, b"hungry")
-    table.collect(1)
-    table.settle(b"0", 0, SECOND)
-    assert table.waiting == 20
+    assert (table.waiting, len(woken)) == (1024, 1)
+    return table
+
+
+def test_a_key_that_finds_the_queue_full_is_told_first_once_it_is_denied() -> None:
+    woken: list[int] = []
+    table = full_queue(Clock(), woken)
+    assert granted(table, 1, b"new") == 1
+    assert (table.waiting, len(woken)) == (1024, 1)
+    assert granted(table, 1, b"new") == 0
+    assert (table.waiting, len(woken)) == (1025, 2)
+    assert table.collect(2) == [(b"new", 1, 2), (b"0", 1, 2)]
+
+
+def test_a_key_that_finds_the_queue_full_is_told_once_it_is_idle() -> None:
+    clock = Clock()
+    table = full_queue(clock, [])
+    assert granted(table, 1, b"new") == 1
+    assert b"new" not in {key for key, _, _ in table.collect(2000)}
+    clock.now += 2 * SECOND
+    assert [each for _ in range(10) for each in table.collect(2000)] == [(b"new", 1, 0)]
+
+
+@pytest.mark.parametrize(("debt_ns", "grants", "waiting"), [
+    (2 * SECOND, 1, 1025), (3 * SECOND, 1, 1025), (3 * SECOND + 1, 0, 1024), (4 * SECOND, 0, 1024),
+])
+def test_a_denied_key_asks_if_the_engine_has_a_token(
+    debt_ns: int, grants: int, waiting: int
+) -> None:
+    woken: list[int] = []
+    table = full_queue(Clock(), woken)
+    table.settle(b"peer", 0, debt_ns)
+    assert granted(table, 3) == grants
+    assert (table.waiting, len(woken)) == (waiting, 1 + waiting - 1024)
 
 
 def test_portions_adapt_to_use() -> None:
@@ -116,6 +281,7 @@ def test_without_the_engine_the_share_of_the_node_applies(on_loss: str) -> None:
     table = LeaseTable(12, 6.0, nodes=3, on_loss=on_loss, clock=clock)
     assert table.is_lost
     assert granted(table, 10) == (4 if on_loss == "local" else 0)
+    assert (table.allowed, table.denied) == ((4, 6) if on_loss == "local" else (0, 10))
     assert table.get_available_tokens(b"peer") == 0
     if on_loss == "local":
         assert 0.4 < table.time_until(b"peer") <= 0.5
@@ -123,14 +289,18 @@ def test_without_the_engine_the_share_of_the_node_applies(on_loss: str) -> None:
     table.find_again()
     table.lose()
     assert granted(table, 10) == (2 if on_loss == "local" else 0)  # a loss is no fresh start
+    table.set_nodes(2)
+    assert granted(table, 10) == (6 if on_loss == "local" else 0)  # the share of one of two
 
 
 def test_made_up_keys_take_no_memory() -> None:
     table = joined(2, 1.0, Clock(), nodes=2, max_keys=1000)
+    most = 0
     for number in range(50_000):
         table.try_consume(b"%d" % number)
-    assert len(table) <= 1000
-    assert table.waiting <= 2048
+        most = max(most, len(table))
+    assert most == 1000
+    assert table.waiting == 1024
     assert len(table.collect(8)) == 8
 
 
@@ -148,7 +318,7 @@ def test_a_key_in_use_stays_among_made_up_ones() -> None:
 def test_it_wakes_the_thread_once() -> None:
     woken: list[int] = []
     table = joined(10, 1.0, Clock(), nodes=2, wake=lambda: woken.append(1))
-    for number in range(10):
+    for number in range(3000):  # more than wait at once
         table.try_consume(b"%d" % number)
     assert len(woken) == 1
 
@@ -165,6 +335,8 @@ def test_wrong_values(values: dict[str, Any], message: str) -> None:
     if not values.keys() & {"capacity", "refill_rate"}:
         with pytest.raises(ValueError, match=message):
             PlaceTable(1, **values)
+    with pytest.raises(ValueError, match="limit must be 0 or more"):
+        PlaceTable(-1)
     with pytest.raises(ValueError, match="tokens must be 0 or more"):
         LeaseTable(1, 1.0).try_consume(b"x", -1)
 
@@ -303,6 +475,96 @@ def test_a_full_key_asks_again_after_a_while() -> None:
     assert table.may_take(b"peer", 1)
 
 
+def test_a_full_key_asks_four_times_a_second() -> None:
+    clock = Clock()
+    table = places(4, clock)
+    assert not table.may_take(b"peer", 4)
+    assert table.denied == 1
+    table.collect(8, lambda key: 4)
+    assert not table.may_take(b"peer", 4)  # while the engine is asked
+    assert table.waiting == 0
+    table.settle(b"peer", 0)
+    clock.now += SECOND // 4 - 1
+    assert not table.may_take(b"peer", 4)
+    assert table.waiting == 0
+    clock.now += 1
+    assert not table.may_take(b"peer", 4)
+    assert table.waiting == 1
+
+
+def test_a_node_alone_admits_no_more_than_the_limit_while_the_engine_is_asked() -> None:
+    table = places(8)
+    table.may_take(b"peer", 0)
+    for held in (3, 5):
+        table.collect(8, lambda key, held=held: held)  # type: ignore[misc]
+        assert table.may_take(b"peer", 7)
+        assert not table.may_take(b"peer", 8)
+        table.settle(b"peer", 0)
+
+
+def test_a_key_with_one_place_left_asks_at_once() -> None:
+    table = places(4)
+    table.may_take(b"peer", 0)
+    table.collect(8, lambda key: 1)
+    table.settle(b"peer", 2)
+    assert not table.may_take(b"peer", 2)
+    assert table.waiting == 1
+
+
+def test_keys_denied_a_place_are_told_first() -> None:
+    woken: list[int] = []
+    table = places(8, nodes=4, wake=lambda: woken.append(1))
+    assert table.may_take(b"granted", 0)
+    assert len(woken) == 1
+    assert not table.may_take(b"denied", 2)
+    assert len(woken) == 2
+    assert table.may_take(b"granted too", 0)
+    assert len(woken) == 2
+    assert table.collect(2, lambda key: 0) == [(b"denied", 0), (b"granted", 0)]
+
+
+def test_keys_that_wait_are_told_though_they_hold_as_many_places_as_before() -> None:
+    table = places(8)
+    for _ in range(2):
+        for key in (b"a", b"b"):
+            assert table.may_take(key, 0)
+        assert table.collect(8, lambda key: 1) == [(b"a", 1), (b"b", 1)]
+        for key in (b"a", b"b"):
+            table.settle(key, 0)
+
+
+def test_all_keys_that_gave_places_back_are_told() -> None:
+    table = places(8)
+    keys = [b"%d" % number for number in range(300)]
+    for key in keys:
+        table.may_take(key, 0)
+    assert len(table.collect(1000, lambda key: 1)) == 300
+    assert [table.collect(1000, lambda key: 2) for _ in range(3)] == [[]] * 3  # no answer yet
+    for key in keys:
+        table.settle(key, 0)
+    found = table.collect(10, lambda key: 0)
+    assert len(found) == 10
+    found += [each for _ in range(5) for each in table.collect(1000, lambda key: 0)]
+    assert sorted(found) == sorted((key, 0) for key in keys)
+
+
+def test_a_full_key_without_places_here_is_kept_for_a_while() -> None:
+    clock = Clock()
+    table = places(8, clock)
+    table.may_take(b"peer", 0)
+    table.collect(8, lambda key: 0)
+    clock.now += 6 * SECOND
+    table.collect(8, lambda key: 0)
+    assert len(table) == 1  # the engine has not answered yet
+    table.settle(b"peer", 8)
+    clock.now += SECOND // 4 + 5 * SECOND
+    table.collect(8, lambda key: 0)
+    assert len(table) == 1
+    clock.now += 1
+    table.collect(8, lambda key: 0)
+    assert len(table) == 0
+
+
 def test_what_is_given_back_is_told_and_then_forgotten() -> None:
     clock = Clock()
     table = places(8, clock, nodes=2)
@@ -325,8 +587,16 @@ def test_what_stays_is_told_again_before_the_engine_forgets_it() -> None:
     table.may_take(b"peer", 0)
     table.collect(8, lambda key: 1)
     table.settle(b"peer", 0)
-    clock.now += 601 * SECOND
+    clock.now += 600 * SECOND
+    assert table.collect(8, lambda key: 1) == []
+    clock.now += 1
     assert table.collect(8, lambda key: 1) == [(b"peer", 1)]
+    table.settle(b"peer", 0)
+    assert table.collect(8, lambda key: 1) == []
+    assert table.collect(8, lambda key: 0) == [(b"peer", 0)]
+    table.settle(b"peer", 0)
+    clock.now += 601 * SECOND
+    assert table.collect(8, lambda key: 0) == []  # it holds no place
 
 
 @pytest.mark.parametrize("forget", ["abandon", "forget_told"])
@@ -402,8 +672,13 @@ def test_a_peer_never_holds_more_than_the_limit_and_an_advance_for_each_node(
 
 
 def test_the_gate_shows_its_tables() -> None:
-    rate, places_ = LeaseTable(1, 1.0), PlaceTable(1)
-    gate = FleetGate(rate=rate, peer_streams=places_, refusals={"rate": 5})
-    assert (gate.rate, gate.peer_rate, gate.peer_connections, gate.peer_streams) == (
-        rate, None, None, places_)
+    rates = LeaseTable(1, 1.0), LeaseTable(1, 1.0)
+    limits = PlaceTable(1), PlaceTable(1)
+    gate = FleetGate(
+        rate=rates[0], peer_rate=rates[1], peer_connections=limits[0], peer_streams=limits[1],
+        refusals={"rate": 5})
+    assert (gate.rate, gate.peer_rate) == rates
+    assert (gate.peer_connections, gate.peer_streams) == limits
     assert gate.refusals == {"rate": 5}
+    assert FleetGate().rate is None
+    assert FleetGate().refusals == {}

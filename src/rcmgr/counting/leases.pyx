@@ -198,7 +198,7 @@ cdef class LeaseTable(FleetTable):
                     lease.spent += amount
                     self.allowed += 1
                     if lease.tokens <= lease.low and not lease.is_queued:
-                        wake = self.queue(lease, self._queued) or wake
+                        wake = self.queue(lease, self._queued)
                 else:
                     self.denied += 1
                     wake = self.denies(lease, amount) or wake
@@ -264,7 +264,7 @@ cdef class LeaseTable(FleetTable):
 
         Locked.
         """
-        if self._local is None or self._local_nodes != self._nodes:
+        if self._local_nodes != self._nodes:
             self._local = BucketTable(
                 self._advance, self._refill_rate / self._nodes,
                 max_peers=2 * self._half, clock=self._clock)
@@ -497,6 +497,7 @@ cdef class PlaceTable(FleetTable):
                     and (held != place.told or (held > 0 and now > place.told_ns + REFRESH_NS)))
                 if tell and len(found) < most:
                     place.is_asked = True
+                    place.free -= held - place.told  # until the engine answers
                     place.told = held
                     place.told_ns = now
                     found.append((place.key, held))
