@@ -150,6 +150,19 @@ def test_a_second_close_leaves_a_reused_descriptor_alone(listening: Listening) -
         os.close(writing)
 
 
+def test_a_connection_that_python_cannot_wrap_is_closed(
+    listening: Listening, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = listening.client()
+    found = listening.accepted()
+    with monkeypatch.context() as patched:
+        patched.setattr(socket, "socket", lambda *args, **options: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            found.detach()
+    assert found.fileno() == -1
+    assert ends(client) == "closed"
+
+
 def test_a_peek_reads_nothing(listening: Listening) -> None:
     client = listening.client()
     found = listening.accepted()
@@ -223,11 +236,14 @@ def test_a_door_refuses_until_one_is_let_in(listening: Listening) -> None:
     assert [ends(clients[i]) for i in (0, 1, 3, 4)] == ["reset"] * 4
 
 
-def test_without_a_question_all_are_let_in(listening: Listening) -> None:
+def test_without_a_question_all_are_let_in(
+    listening: Listening, caplog: pytest.LogCaptureFixture
+) -> None:
     listening.client()
     found, _ = Door().next(listening.socket, 1)
     assert found is not None
     assert found[1] is None
+    assert not caplog.records
 
 
 def test_those_that_wait_are_not_asked_about(listening: Listening) -> None:
@@ -259,6 +275,15 @@ def test_those_that_are_gone_are_dropped(listening: Listening) -> None:
     assert found is not None
     assert found[0].address == here.getsockname()
     assert door.turned_away == 1
+
+
+def test_one_that_only_ended_its_side_is_reset(listening: Listening) -> None:
+    client = listening.client()
+    client.shutdown(socket.SHUT_WR)
+    door = Door()
+    door.drops_gone = True
+    assert door.next(listening.socket, 1) == (None, True)
+    assert ends(client) == "reset"
 
 
 @pytest.mark.parametrize("closes", [False, True])
@@ -326,6 +351,40 @@ def test_the_listener_is_closed_in_mid_batch(listening: Listening) -> None:
     for each in (accepted, visitor, other):
         each.close()
     os.close(number)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no fork")
+def test_descriptor_0_is_a_connection_too(listening: Listening) -> None:
+    """Programs that close their standard input get it."""
+    def fail(accepted: AcceptedSocket) -> bool:
+        assert accepted.fileno() == 0
+        raise ValueError
+
+    ways: list[Callable[[AcceptedSocket], Any]] = [
+        AcceptedSocket.close, AcceptedSocket.reset, AcceptedSocket.__dir__]
+    clients = [listening.client() for _ in range(5)]
+    clients[3].sendall(b"x")
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(0)
+            for way in ways:
+                found = listening.accepted()
+                assert found.fileno() == 0
+                way(found)
+                del found  # the last one is dropped open
+            found = listening.accepted()
+            assert (found.fileno(), found.peek()) == (0, b"x")
+            assert found.getpeername() == clients[3].getsockname()
+            found.detach().close()
+            door = Door()
+            door.wait = fail
+            logging.disable()
+            assert door.next(listening.socket, 1)[0] is not None
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no fork")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 from contextvars import copy_context
 from typing import Any
 
@@ -335,6 +336,34 @@ def test_pending_of_two_managers_in_one_task(direction: str) -> None:
         check_nothing_held(manager)
 
 
+def test_an_established_connection_hides_no_pending_one_below_it(direction: str) -> None:
+    manager, other = ResourceManager(), ResourceManager()
+    before = [open_scope(each, None, None, direction) for each in (manager, manager, other)]
+    after = [open_scope(manager, peer, None, direction) for peer in (PEER, OTHER)]
+    assert counts(manager) == one("established", direction, 2)
+    assert manager.connection_tracker.snapshot().total_created == 2
+    assert counts(other) == one("pending", direction)
+    for scope in (*before, *after):
+        scope.close()
+    for each in (manager, other):
+        check_nothing_held(each)
+
+
+def test_in_a_thread_that_has_no_context(manager: ResourceManager, direction: str) -> None:
+    def connect() -> None:
+        scopes.extend(open_scope(manager, peer, None, direction) for peer in (None, PEER))
+
+    scopes: list[ConnectionScope] = []
+    thread = threading.Thread(target=connect)
+    thread.start()
+    thread.join()
+    assert counts(manager) == one("established", direction)
+    assert manager.connection_tracker.snapshot().total_created == 1
+    for scope in scopes:
+        scope.close()
+    check_nothing_held(manager)
+
+
 # -- the calls one by one ------------------------------------------------------------------------
 
 
@@ -404,6 +433,20 @@ def test_a_scope_takes_over_a_reported_connection(
     assert counts(manager) == one("established", direction, 2)
     for each in (scope, other):
         each.close()
+    check_nothing_held(manager)
+
+
+def test_a_handshake_that_began_since_is_not_the_reported_connection(
+    manager: ResourceManager, direction: str
+) -> None:
+    report(manager, direction, "c")
+    pending = open_scope(manager, None, None, direction)
+    scope = open_scope(manager, PEER, None, direction)
+    assert pending.closed
+    assert scope.connection_id != "c"
+    assert counts(manager) == one("established", direction, 2)
+    scope.close()
+    manager.connection_lifecycle.notify_connection_closed("c")
     check_nothing_held(manager)
 
 

@@ -172,6 +172,35 @@ def test_events_have_the_time_of_the_clock() -> None:
     assert ring.take_columns()[2] == (0).to_bytes(4, "little") + (3000).to_bytes(4, "little")
 
 
+def test_columns_begin_after_the_newest_connection_and_stream() -> None:
+    manager, ring = ResourceManager(), EventRing(clock=lambda: 7)
+    recorded(manager, ring)
+    for _ in range(3):
+        manager.open_connection(b"peer", "192.0.2.1", "inbound")
+    stream = manager.open_stream(b"peer", "inbound")
+    assert (ring.drain(), ring.events, ring.drain()) == (4 + 3, 4 + 3, 0)
+    ring.take_columns()
+    assert ring.events == 0
+    assert stream is not None
+    stream.close()
+    ring.drain()
+    assert (ring.events, ring.begin) == (1, (7, 3, 1))
+
+
+def test_each_file_has_its_peers_and_addresses() -> None:
+    ring = EventRing()
+    found = []
+    for begins_file in (False, False, True):
+        if begins_file:
+            ring.begin_file()
+        ring.note_offence("HANDSHAKE", b"peer", "192.0.2.1")
+        ring.drain()
+        columns = ring.take_columns()
+        found.append(columns[11:13])
+    assert found == [
+        [ring.hash_of_peer(b"peer"), b"\4" + ring.hash_of_ip(b"\xc0\0\2\1")], [b"", b""], found[0]]
+
+
 def test_a_full_ring_drops_and_counts() -> None:
     ring = EventRing(4)
     for number in range(10):
@@ -184,6 +213,13 @@ def test_a_full_ring_drops_and_counts() -> None:
 def test_the_size_is_a_power_of_two(size: int) -> None:
     with pytest.raises((ValueError, OverflowError)):
         EventRing(size)
+
+
+def test_the_smallest_ring_has_two_events() -> None:
+    ring = EventRing(2)
+    for number in range(3):
+        ring.note_settings(number)
+    assert events(ring) == [("settings", 0), ("settings", 1)]
 
 
 def test_peers_and_addresses_are_hashed_by_a_random_key() -> None:
@@ -205,6 +241,52 @@ def test_identities_are_kept_on_demand() -> None:
     assert ring.identities_of(columns[13]) == [b"peer"]
     assert columns[12] == b"\4\xc0\0\2\1"
     assert (ring.hash_of_peer(b"peer"), ring.hash_of_ip(b"\1\2\3\4")) == (b"peer", b"\1\2\3\4")
+
+
+def test_without_identities_the_ring_keeps_no_peer() -> None:
+    hashed = hash(b"peer").to_bytes(8, "little", signed=True)
+    for identities, kept in ((False, [b""]), (True, [b"peer"])):
+        ring = EventRing(identities=identities)
+        ring.note_offence("HANDSHAKE", b"peer", None)
+        assert ring.identities_of(hashed) == kept
+
+
+def test_identities_are_known_in_two_batches() -> None:
+    hashed = hash(b"peer").to_bytes(8, "little", signed=True)
+    ring = EventRing(identities=True)
+    ring.note_offence("HANDSHAKE", b"peer", None)
+    assert [ring.identities_of(each) for each in (b"", hashed, hashed)] == [[], [b"peer"], [b""]]
+
+
+def test_hashes_of_addresses_have_their_length() -> None:
+    ring = EventRing()
+    for size in (4, 16):
+        assert len(ring.hash_of_ip(bytes(size))) == size
+        assert ring.hash_of_ip(bytes(size)) != bytes(size)
+    for size in (0, 5, 17):
+        with pytest.raises(ValueError, match=f"an IP address has 4 or 16 bytes, not {size}"):
+            ring.hash_of_ip(bytes(size))
+
+
+def test_an_address_may_be_an_object() -> None:
+    class Multiaddr:
+        def __str__(self) -> str:
+            return "/ip4/192.0.2.1/tcp/1"
+
+    ring = EventRing(identities=True)
+    ring.note_offence("HANDSHAKE", b"peer", Multiaddr())
+    ring.drain()
+    assert ring.take_columns()[12] == b"\4\xc0\0\2\1"
+
+
+def test_identities_are_bounded() -> None:
+    ring = EventRing(1 << 17, identities=True)
+    peers = [b"%d" % number for number in range((1 << 17) + 2)]
+    for peer in peers:
+        ring.note_offence("HANDSHAKE", peer, None)
+    found = ring.identities_of(b"".join(
+        hash(peer).to_bytes(8, "little", signed=True) for peer in peers))
+    assert found == [*peers[:-2], b"", b""]
 
 
 def test_names_are_bounded() -> None:
