@@ -43,6 +43,22 @@ def test_the_fullest_limits_come_first() -> None:
     del many
 
 
+def test_limits_below_what_is_held() -> None:
+    """As after new limits. A limit of zero counts as full."""
+    ledger = Ledger()
+    kept: list[Any] = [ledger.open_stream(PEER) for _ in range(2)]
+    kept.append(ledger.open_connection(True, True, peer=b"other"))
+    kept[-1].reserve_memory(7)
+    ledger.set_limits(limits(
+        peer={PEER: limit(streams=1), b"other": limit(memory=0, fd=2)}, system=limit(streams=2)))
+    assert [rest for _, *rest in ledger.fullest()] == [
+        ["streams", 2, 1], ["streams", 2, 2], ["memory", 7, 0], ["fd", 1, 2]]
+    assert [ledger.snapshot()["peers"][peer_text(peer)]["percent"] for peer in (PEER, b"other")] == [
+        {"streams": 200.0}, {"memory": 100.0, "fd": 50.0}]
+    assert [stat for stat in ledger.peer_stats() if stat.fd] == [(7, 0, 0, 1, 0, 1)]
+    del kept
+
+
 def test_refusals_by_direction() -> None:
     ledger = Ledger(limits(system=limit(conns=0, streams=0, memory=0), stream=limit(memory=0)))
     for inbound in (True, True, False):
