@@ -33,7 +33,7 @@ from rcmgr.gates.buckets import table_of
 from rcmgr.gates.fleet import FleetProtocol
 from rcmgr.gates.memory import MemoryConnectionLimits
 from rcmgr.gates.networks import AddressGate, SubnetLimiter
-from rcmgr.gates.penalties import Penalties
+from rcmgr.gates.penalties import OffenceLog, Penalties
 from rcmgr.gates.requests import ProtocolRateLimiter, RateRefusal
 from rcmgr.limits.checks import check_count
 from rcmgr.limits.dry_run import DryRun
@@ -141,6 +141,7 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
         check_count("denials_kept", denials_kept, 1)
         self._clock = clock
         self._bans = Bans() if clock is None else Bans(clock=clock)
+        self._offence_log: OffenceLog = CanonicalLog()
         denials = DenialLog(denials_kept, clock=clock)
         would_deny = DenialLog(denials_kept, clock=clock, enforced=False)
         log_denials(denials)
@@ -260,7 +261,8 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
             self._set_peer_rates(limits.peer_rates)
         if limits.penalties != before.penalties:
             self._penalties = None if limits.penalties is None else Penalties(
-                limits.penalties, self._bans, self.allowlist, CanonicalLog(), clock=self._clock)
+                limits.penalties, self._bans, self.allowlist, self._offence_log,
+                clock=self._clock)
             self.denials.penalties = self._penalties
         if (limits.penalties, limits.dry_run) != (before.penalties, before.dry_run):
             self._set_dry_run(limits.dry_run)

@@ -20,7 +20,7 @@ from rcmgr.limits.networks import Network
 from rcmgr.limits.penalties import PenaltyBox
 from rcmgr.peers import peer_key
 
-__all__ = ["Offence", "Penalties"]
+__all__ = ["Offence", "OffenceLog", "Penalties"]
 
 
 class Offence(Enum):
@@ -43,7 +43,7 @@ class Offence(Enum):
         self.address_points, self.peer_points = address_points, peer_points
 
 
-class Log(Protocol):
+class OffenceLog(Protocol):
     """Reports offences and bans; see `CanonicalLog`."""
 
     def offended(
@@ -60,7 +60,7 @@ class Penalties:
     """
 
     def __init__(
-        self, rules: PenaltyBox, bans: Bans, allowlist: Allowlist, log: Log,
+        self, rules: PenaltyBox, bans: Bans, allowlist: Allowlist, log: OffenceLog,
         *, clock: Callable[[], int] | None = None,
     ) -> None:
         self.rules, self._bans, self._allowlist, self._log = rules, bans, allowlist, log

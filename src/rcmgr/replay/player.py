@@ -102,7 +102,9 @@ class Player:
     def _quiet(self) -> None:
         """A replay logs nothing: its refusals are its result."""
         logger = logging.Logger("rcmgr replay", logging.CRITICAL + 1)
-        self.manager.denials.report_to(logger, _ignore, _ignore)
+        for denials in (self.manager.denials, self.manager.would_deny):
+            denials.report_to(logger, _ignore, _ignore)
+        self.manager._offence_log = _NoLog()
 
     def begin(self, header: Header) -> None:
         """A file begins. Handles of the file before it are still there."""
@@ -514,6 +516,12 @@ class Player:
 
 def _ignore(*_: object) -> None:
     return None
+
+
+class _NoLog:
+    """In place of the canonical log, by which fail2ban would ban addresses of the record."""
+
+    offended = banned = staticmethod(_ignore)
 
 
 def _depends_on_more(code: str | None) -> bool:
