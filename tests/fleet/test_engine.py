@@ -226,7 +226,11 @@ def test_a_cluster_and_a_sentinel(tmp_path: Path) -> None:
             assert engine.call("set", "rcmgr:x", 1)
             with server.client() as client:
                 assert client.get("rcmgr:x") == b"1"
+            kept = engine._clients  # a client that is deleted closes its connections
             engine.close()
+            with sentinel.client() as client:
+                comes_true(lambda: len(client.client_list()) == 1)
+            assert len(kept) == 2
 
 
 def test_a_refused_fleet_keeps_the_tables_of_its_manager() -> None:

@@ -75,7 +75,7 @@ class Engine:
         _check_options(urlsplit(url))
         self._secrets = _secrets(url)
         self._url, self._timeout = url, timeout
-        self._client: Any = None
+        self._clients: list[Any] = []
         self._hashes: dict[str, str] = {}
 
     def run(self, script: str, keys: list[Any], arguments: list[Any]) -> Any:
@@ -104,16 +104,12 @@ class Engine:
         from valkey.exceptions import NoScriptError
 
         with self._lost_on_error(NoScriptError):
-            if self._client is None:
-                self._client = _client_of(self._url, self._timeout)
-            return getattr(self._client, command)(*arguments, **options)
+            return getattr(self._client(), command)(*arguments, **options)
 
     def listen(self, channel: str) -> Any:
         """A subscription, with `get_message(timeout=...)`. EngineError."""
         with self._lost_on_error():
-            if self._client is None:
-                self._client = _client_of(self._url, self._timeout)
-            subscription = self._client.pubsub(ignore_subscribe_messages=True)
+            subscription = self._client().pubsub(ignore_subscribe_messages=True)
             subscription.subscribe(channel)
             return subscription
 
@@ -124,9 +120,14 @@ class Engine:
         return None if message is None else message["data"]
 
     def close(self) -> None:
-        client, self._client = self._client, None
-        if client is not None:
+        clients, self._clients = self._clients, []
+        for client in clients:
             client.close()
+
+    def _client(self) -> Any:
+        if not self._clients:
+            self._clients = _clients_of(self._url, self._timeout)
+        return self._clients[0]
 
     @contextmanager
     def _lost_on_error(self, *passed: type[Exception]) -> Iterator[None]:
@@ -229,8 +230,11 @@ def _secrets(url: str) -> list[str]:
     return sorted(found, key=len, reverse=True)
 
 
-def _client_of(url: str, timeout: float) -> Any:
-    """A client that tries each command once: the caller knows what a loss means."""
+def _clients_of(url: str, timeout: float) -> list[Any]:
+    """A client that tries each command once: the caller knows what a loss means.
+
+    Those of its sentinels follow. To close the client does not close them.
+    """
     import valkey
     from valkey.backoff import NoBackoff
     from valkey.retry import Retry
@@ -246,13 +250,13 @@ def _client_of(url: str, timeout: float) -> Any:
     plain = urlunsplit(("unix" if base == "unix" else base, *parts[1:]))
     if kind == "cluster":
         cluster: Any = valkey.ValkeyCluster
-        return cluster.from_url(plain, cluster_error_retry_attempts=1, **options)
+        return [cluster.from_url(plain, cluster_error_retry_attempts=1, **options)]
     if kind == "sentinel":
         return _master(parts, bool(_PLAIN[base]), options)
-    return valkey.Valkey.from_url(plain, **options)
+    return [valkey.Valkey.from_url(plain, **options)]
 
 
-def _master(parts: Any, is_tls: bool, options: dict[str, Any]) -> Any:
+def _master(parts: Any, is_tls: bool, options: dict[str, Any]) -> list[Any]:
     from valkey import sentinel
     from valkey.connection import parse_url
 
@@ -263,10 +267,11 @@ def _master(parts: Any, is_tls: bool, options: dict[str, Any]) -> Any:
     one = parse_url(f"{'valkeys' if is_tls else 'valkey'}://{credentials}@host/{db}?{query}")
     one.pop("host")
     one.pop("connection_class", None)
-    sentinels: Any = sentinel.Sentinel
-    return sentinels(
+    kind: Any = sentinel.Sentinel
+    sentinels = kind(
         [(each.hostname, each.port or 26379) for each in known],
         sentinel_kwargs={
             "socket_timeout": options["socket_timeout"],
             "socket_connect_timeout": options["socket_connect_timeout"]},
-        ssl=is_tls, **{**options, **one}).master_for(name)
+        ssl=is_tls, **{**options, **one})
+    return [sentinels.master_for(name), *sentinels.sentinels]
