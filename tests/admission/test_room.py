@@ -183,6 +183,43 @@ def test_dialled_connections_stay() -> None:
     assert None not in dialled
 
 
+def test_an_inbound_connection_makes_room_among_dialled_ones() -> None:
+    manager, host = guarded(by_connections(PLACES))
+    dialled = [connect(manager, number, "outbound") for number in range(PLACES - 2)]
+    inbound = fill_from(manager, 50, 2)
+    assert connect(manager, 100) is not None
+    assert [scope is not None and scope.closed for scope in dialled] == [False] * (PLACES - 2)
+    assert [loser.peer_id for loser in host.ended] == [inbound[1].peer_id]
+
+
+@pytest.mark.parametrize(("limits", "direction"), [
+    (LIMITS, "inbound"), (by_connections(PLACES), "inbound"), (by_connections(PLACES), "outbound")])
+def test_connections_are_ranked_once_seven_of_eight_places_are_taken(
+    limits: NodeLimits, direction: str
+) -> None:
+    manager, _ = guarded(limits)
+    room = manager._admission.room
+    for number in range(PLACES - 2):
+        connect(manager, number, direction)
+    connect(manager, 100)
+    assert room.policy is None
+    connect(manager, 101)
+    assert room.policy is not None
+
+
+def test_a_room_that_only_reports_ends_nothing() -> None:
+    manager, host = guarded()
+    room = manager._admission.room
+    assert not room.only_reports
+    room.only_reports = True
+    assert room.only_reports
+    fill(manager)
+    assert connect(manager, 100) is None
+    room.only_reports = False
+    assert connect(manager, 100) is not None
+    assert len(host.ended) == 1
+
+
 def test_allowed_peers_and_addresses_stay() -> None:
     allowed = [b"peer%d" % number for number in range(4)] + ["/ip4/10.64.0.0/ipcidr/10"]
     manager, host = guarded(allowlist=allowed)
@@ -392,6 +429,15 @@ def test_a_peer_at_its_own_limit_ends_no_connection_of_others() -> None:
     fill(manager)
     assert manager.open_connection(b"peer0", address(50), "inbound") is None
     assert host.ended == []
+
+
+def test_a_peer_below_its_own_limit_takes_a_place() -> None:
+    limits = replace(LIMITS, connections=ConnectionLimits(
+        max_established_inbound=PLACES, max_established_per_peer=2))
+    manager, host = guarded(limits)
+    fill(manager)
+    assert manager.open_connection(b"peer0", address(50), "inbound") is not None
+    assert len(host.ended) == 1
 
 
 def test_the_limits_of_a_host_count_too() -> None:
