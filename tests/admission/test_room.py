@@ -7,6 +7,7 @@ import time
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,6 +31,7 @@ from rcmgr.admission import eviction
 from rcmgr.admission.room import Room
 from rcmgr.counting.denials import DenialLog
 from rcmgr.peers import peer_text
+from rcmgr.replay.replay import replay
 from rcmgr.report.stats import blocked_resources
 
 PLACES = 8
@@ -313,6 +315,69 @@ def test_protected_connections_stay() -> None:
     assert len(host.ended) == 2
 
 
+def test_connections_may_be_protected_for_long() -> None:
+    manager, host = guarded()
+    kept = fill(manager)
+    host.protected = {scope.peer_id for scope in kept}
+    for number in range(100, 104):
+        assert connect(manager, number) is None
+    host.protected.clear()
+    for number in range(104, 107):
+        assert connect(manager, number) is not None
+        manager._admission.room.left(was_cut=False)
+        time.sleep(0.02)
+    assert {loser.peer_id for loser in host.ended} & {scope.peer_id for scope in kept}
+
+
+def test_a_scope_that_finds_no_room_refuses_once() -> None:
+    manager, host = guarded(by_scope(PLACES))
+    host.protected = {scope.peer_id for scope in fill(manager)}
+    for number in range(100, 103):
+        assert connect(manager, number) is None
+    assert not manager._admission.room.make_place("10.1.0.1")
+    assert manager.accept_connection("10.1.0.1") is None
+    assert manager.ledger.blocked == {("inbound", "system", "conns"): 4}
+    assert host.ended == []
+
+
+def test_a_scope_tells_how_many_places_there_are() -> None:
+    manager, _ = guarded(by_scope(PLACES))
+    fill(manager)
+    room = manager._admission.room
+    assert connect(manager, 100) is not None
+    assert room.policy is not None
+    assert (room.places, room.policy.places) == (PLACES, PLACES)
+    manager.node_limits = by_scope(PLACES - 2)
+    connect(manager, 101)
+    assert (room.places, room.policy.places) == (PLACES - 2, PLACES - 2)
+
+
+def test_handshakes_have_an_eighth_of_the_places() -> None:
+    manager, host = guarded(by_scope(2 * PLACES))
+    fill(manager, 2 * PLACES)
+    began = [pend(manager, f"10.{number}.0.1") for number in range(100, 102)]
+    assert len(host.ended) == 2
+    time.sleep(0.02)
+    KEPT.append(manager.accept_connection("10.102.0.1"))
+    assert len(host.ended) == 2
+    assert [each.ended for each in began] == [1, 0]
+
+
+def test_an_eviction_is_in_the_record(tmp_path: Path) -> None:
+    manager, _ = guarded(replace(LIMITS, connections=ConnectionLimits(
+        max_established_inbound=PLACES, max_pending_inbound=1)))
+    with manager.record(tmp_path / "r"):
+        fill(manager)
+        assert connect(manager, 100) is not None
+        pend(manager, "10.1.0.1")
+        time.sleep(0.02)
+        KEPT.append(manager.accept_connection("10.2.0.1"))
+    assert manager.evictions()["evicted"] == {"established_inbound": 1, "pending_inbound": 1}
+    result = replay(tmp_path / "r", differences=10)
+    assert result.player.evicted == 2
+    assert result.outcome.differences == []
+
+
 def test_a_connection_that_was_protected_goes_last() -> None:
     # it entered twice, so that its network would wait longer on probation than others
     manager, host = guarded(replace(LIMITS, eviction=replace(AT_ONCE, turn_s=0.001)))
@@ -481,6 +546,7 @@ def test_a_silent_handshake_makes_room() -> None:
     assert manager.connection_tracker.get_connection_count("pending_inbound") == 4
     assert manager.evictions()["evicted"] == {"established_inbound": 0, "pending_inbound": 1}
     assert manager.denied_by_limit() == {"evicted": 1}
+    assert (manager.denials.inbound, manager.denials.outbound) == (1, 0)
 
 
 @pytest.mark.parametrize("scope", ["transient", "system"])

@@ -7,13 +7,14 @@ import math
 import os
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from socket_stub import answers_once
 
 from rcmgr import ResourceManager
-from rcmgr.report.status_client import StatusError, ask, default_path, read_status
+from rcmgr.report.status_client import StatusError, ask, default_path, read_status, watch
 
 unix = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="there are no Unix sockets")
 
@@ -50,6 +51,46 @@ def test_the_error_says_why_an_answer_is_no_status(
 ) -> None:
     with answers_once(tmp_path / "s", answer), pytest.raises(StatusError, match=reason):
         read_status(tmp_path / "s")
+
+
+@unix
+@pytest.mark.parametrize(("lines", "events", "reason"), [
+    (b"", 0, "the node at .*s does not answer: it is busy, or ending"),
+    (b'{"format": 1, "error": "no"}\n', 0, "no"),
+    (b'{"format": 1}\n', 1, "the node at .*s has ended"),
+    (b'{"format": 1}\n{"event": "ban"}\n', 2, "the node at .*s has ended"),
+    (b'{"format": 1}\n{"event": "dropped", "reason": "slow"}\n', 1,
+     "the node at .*s has dropped this reader: slow"),
+    (b'{"format": 1}\nHTTP/1.1 400\n', 1, "the server at .*s is no node: it sends no events"),
+    (b'{"format": 1}\n["ban"]\n', 1, "the server at .*s is no node: it sends no events"),
+    (b'{"format": 1}\n{"event": 1}\n', 1, "the server at .*s is no node: it sends no events"),
+])
+def test_the_error_says_why_there_are_no_more_events(
+    tmp_path: Path, lines: bytes, events: int, reason: str
+) -> None:
+    seen: list[Any] = []
+    with (
+        answers_once(tmp_path / "s", lines),
+        pytest.raises(StatusError, match=f"^{reason}$"),
+    ):
+        seen.extend(watch(tmp_path / "s"))  # it keeps those before the error
+    assert len(seen) == events
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="there are no users by number")
+@pytest.mark.parametrize(("owner", "reader", "refused"), [
+    (1000, 1000, False), (1000, 1001, True), (0, 1000, False), (1000, 0, False), (1, 1000, True),
+])
+def test_a_node_of_another_user_may_be_a_fake(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: int, reader: int, refused: bool
+) -> None:
+    (tmp_path / "s").touch()
+    mode = (tmp_path / "s").lstat().st_mode
+    monkeypatch.setattr(Path, "lstat", lambda path: SimpleNamespace(st_uid=owner, st_mode=mode))
+    monkeypatch.setattr(os, "getuid", lambda: reader)
+    reason = "belongs to another user" if refused else "is no socket of a node"
+    with pytest.raises(StatusError, match=f"{reason}$"):
+        ask(tmp_path / "s", "status")
 
 
 @unix
