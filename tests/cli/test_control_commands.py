@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from socket_stub import answers_once
 
 from rcmgr import ConnectionLimits, LimitsFile, NodeLimits, ResourceManager
 from rcmgr.cli import main
@@ -211,6 +212,50 @@ def test_events_are_lines_for_people(node: Running) -> None:
         node.run("set", "System.Conns", "7")
         assert watching.stdout.readline()[9:] == "limits: System.Conns: unlimited -> 7\n"
         watching.terminate()
+
+
+@pytest.mark.parametrize(("event", "text"), [
+    ({"event": "denied", "message": "no\x1b"}, "denied: no\\x1b"),
+    ({"event": "limits", "changes": [
+        {"limit": "System.Conns", "before": "2", "after": None},
+        {"limit": "System.FD", "before": None, "after": "3"}]},
+     "limits: System.Conns: 2 -> not there; System.FD: not there -> 3"),
+    ({"event": "missed", "events": 3}, "missed: 3 events"),
+    ({"event": "banned", "what": "192.0.2.1", "reason": "floods"}, "banned: 192.0.2.1, floods"),
+    ({"event": "unbanned", "what": "192.0.2.1"}, "unbanned: 192.0.2.1"),
+    ({"event": "pending", "connection_id": "c"}, "pending: c"),
+    ({"event": "established", "connection_id": "c", "inbound": True, "peer": "p", "address": "a"},
+     "established: c inbound p a"),
+    ({"event": "closed", "connection_id": "c", "inbound": False, "peer": None, "address": "a",
+      "seconds": 1.25}, "closed: c outbound after 1.2 s a"),
+    ({"event": "peer_left", "more": 1}, 'peer left: {"event": "peer_left", "more": 1}'),
+])
+def test_each_event_is_a_line(tmp_path: Path, event: dict[str, Any], text: str) -> None:
+    answer = [{"format": 1}, {"event": "watching"}, event]
+    with answers_once(tmp_path / "s", "\n".join(map(json.dumps, answer)).encode() + b"\n"):
+        done = CliRunner().invoke(main, ["watch", "--socket", str(tmp_path / "s")])
+    assert [line[9:] for line in done.stdout.splitlines()] == [text]
+    assert done.stderr == f"rcmgr: the node at {tmp_path / 's'} has ended\n"
+    assert done.exit_code == 1
+
+
+def test_a_peer_is_shown_whole(node: Running) -> None:
+    stream = node.manager.open_stream(PEER, "inbound")
+    assert stream is not None
+    stream.set_protocol("/a/1")
+    node.manager.allowlist.add_peer(PEER)
+    node.manager.ban(PEER)
+    assert node.manager.open_connection(b"\x12\x20" + b"o" * 32, ADDRESS) is not None
+    name = node.held[0].connection_id
+    lines = node.run("peer", peer_text(PEER)).output.splitlines()
+    assert lines[:4] == [
+        peer_text(PEER), "on the allowlist: no limit applies", "banned", "connections 3"]
+    [line] = (line for line in lines if line.startswith(f"  {name}: "))
+    assert line.startswith(f"  {name}: established inbound for ")
+    assert line.endswith(f" s from {ADDRESS}")
+    assert f"peer:{peer_text(PEER)}" in lines
+    assert "  streams inbound           1 no limit" in lines
+    assert lines[-2:] == ["  /a/1: streams 1", "denied 0"]
 
 
 def test_another_user_is_refused(node: Running) -> None:
