@@ -5,12 +5,18 @@ from __future__ import annotations
 import heapq
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from rcmgr import ConnectionScope, LimitsFile, NodeLimits, ResourceManager
+from rcmgr import (
+    ConnectionScope,
+    LimitsFile,
+    NodeLimits,
+    ProcessMemoryLimits,
+    ResourceManager,
+)
 from rcmgr.limits.conflicts import conflicts
 
 SIZES = Path(__file__).parents[1] / "docs/sizes"
@@ -55,7 +61,8 @@ class Node:
         self.day = DAYS[name]
         self.file = LimitsFile.read(SIZES / f"{name}.toml")
         self.limits = self.file.build(NodeLimits.default(memory=self.day.memory, fds=FDS))
-        self.manager = ResourceManager(self.limits)
+        # without the limit on the memory of this process, which runs other tests too
+        self.manager = ResourceManager(replace(self.limits, memory=ProcessMemoryLimits()))
         self.random = random.Random(name)
         self.visits: list[tuple[int, bytes, str, ConnectionScope]] = []  # a heap by their end
         self.came = 0
