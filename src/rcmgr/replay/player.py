@@ -521,7 +521,10 @@ def _ignore(*_: object) -> None:
 class _NoLog:
     """In place of the canonical log, by which fail2ban would ban addresses of the record."""
 
-    offended = banned = staticmethod(_ignore)
+    def offended(self, *_: object) -> None:
+        pass
+
+    banned = offended
 
 
 def _depends_on_more(code: str | None) -> bool:
