@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.works import NATIVE, WORKS
+from benchmarks.peers.works import MILLION, NATIVE, WORKS
 from benchmarks.stored import Results
 
 Place = Callable[[Results], str]
@@ -68,7 +68,7 @@ def native(results: Results) -> str:
     """Our time and that of the native programs, and the ratio to the faster of them."""
     rows = []
     for work, about in WORKS.items():
-        for size in SIZES:
+        for size in map("{:,}".format, about.sizes):
             name = f"{work}, {size}"
             cells = [work, size, time_of(results.value("peers", f"{name}: ns"))]
             for other in NATIVE:
@@ -94,6 +94,13 @@ def native_bytes(results: Results) -> str:
             cells.append(f"{results.value('peers', figure):.0f}" if has else "")
         rows.append(cells)
     return table(["bytes for each of 100,000 peers", "rcmgr", "Go", "Rust"], rows)
+
+
+def native_growth(results: Results) -> str:
+    """How many times longer any work takes with a million peers than with 100,000."""
+    return times(max(
+        results.value("peers", f"{work}, 1,000,000: times 100,000")
+        for work, about in WORKS.items() if MILLION in about.sizes))
 
 
 def what_each_does(results: Results) -> str:
@@ -282,6 +289,7 @@ PLACES: dict[str, Place] = {
     "machines": machines,
     "native": native,
     "native.bytes": native_bytes,
+    "native.growth": native_growth,
     "native.work": what_each_does,
     "accept": accept,
     "ratios": ratios,

@@ -1,6 +1,6 @@
 """rcmgr, go-libp2p, rust-libp2p and governor at the same work, in one run.
 
-    python -m benchmarks.peers [--works WORK ...] [--sizes 1000,100000] [--rounds N] [--check]
+    python -m benchmarks.peers [--works WORK ...] [--sizes 1000,100000,...] [--rounds N] [--check]
 
 Nanoseconds for each piece of work, in processor time of its thread, the fastest of many rounds.
 Each program runs in a separate process, and they work by turns. So many peers are connected, one
@@ -9,9 +9,9 @@ connection each. A round works on all of them in random order. works.py says wha
 "floor" is a Python loop that only reads each peer id, and calls three functions that do nothing.
 The column `native` is rcmgr's time divided by that of the fastest native program. The column
 `floor` is its time divided by the sum of floor and native program. `bytes` is the memory for each
-connected peer, or each key: resident memory in Python and Rust, the live heap in Go. A program is
-left out, with the reason, where its toolchain is not installed. --check: exit status 1 if a target
-of thresholds.toml is missed.
+connected peer, or each key: resident memory in Python and Rust, the live heap in Go. Some works
+also have a million peers. A program is left out, with the reason, where its toolchain is not
+installed. --check: exit status 1 if a target of thresholds.toml is missed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pathlib import Path
 
 from benchmarks.peers import programs
 from benchmarks.peers.ours import ID_LENGTH
-from benchmarks.peers.works import NATIVE, WORKS
+from benchmarks.peers.works import MILLION, NATIVE, WORKS
 from benchmarks.verdict import Figures, targets_of
 
 ROUNDS = 9
@@ -138,13 +138,17 @@ def figures(results: list[Result]) -> Figures:
         ):
             if value is not None:
                 found[f"{name}: {what}"] = value
+    for work in {each.work for each in results}:
+        few, many = (f"{work}, {size:,}: ns" for size in (MANY_PEERS, MILLION))
+        if few in found and many in found:
+            found[f"{work}, {MILLION:,}: times {MANY_PEERS:,}"] = found[many] / found[few]
     return found
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--works", nargs="+", choices=list(WORKS), default=list(WORKS))
-    parser.add_argument("--sizes", default="1000,100000", help="default 1000,100000")
+    parser.add_argument("--sizes", help="default 1000,100000, and for some works 1000000")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"default {ROUNDS}")
     parser.add_argument("--check", action="store_true", help="exit status 1 if a target is missed")
     parser.add_argument("--once", action="store_true", help=argparse.SUPPRESS)
@@ -156,7 +160,8 @@ def main() -> int:
         print(HEAD)
     results = []
     for name in options.works:
-        for size in map(int, options.sizes.split(",")):
+        sizes = map(int, options.sizes.split(",")) if options.sizes else WORKS[name].sizes
+        for size in sizes:
             for each in measure(name, size, options.rounds, commands):
                 results.append(each)
                 if not options.once:

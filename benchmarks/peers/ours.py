@@ -10,6 +10,7 @@ import sys
 import time
 from array import array
 from collections.abc import Callable
+from itertools import repeat
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ def state_refused(peers: list[ID], held: Held) -> Run:
     assert pend("140000000000000", limits) is not None
 
     def run(order: list[ID]) -> None:
-        for _ in order:
+        for _ in repeat(None, len(order)):
             pend("140000000000000", limits)
 
     return run
@@ -103,7 +104,7 @@ def connection_refused(peers: list[ID], held: Held) -> Run:
     assert open_connection(None, ADDRESS, "inbound") is None
 
     def run(order: list[ID]) -> None:
-        for _ in order:
+        for _ in repeat(None, len(order)):
             open_connection(None, ADDRESS, "inbound")
 
     return run
@@ -169,7 +170,7 @@ def memory(peers: list[ID], held: Held) -> Run:
     check_limit = rcmgr.MemoryConnectionLimits(max_percentage=1.0).check_limit
 
     def run(order: list[ID]) -> None:
-        for _ in order:
+        for _ in repeat(None, len(order)):
             check_limit()
 
     return run

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 NATIVE = ("go", "rust")
+SIZES = (1_000, 100_000)
+MILLION = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,7 @@ class Work:
     """Whether the floor applies: each piece of work reads a peer id."""
     holds: bool = False
     """Whether to say how much memory each peer takes."""
+    sizes: tuple[int, ...] = SIZES
 
     def implementations(self) -> list[str]:
         named = [each for each in NATIVE if getattr(self, each) is not None]
@@ -42,6 +45,7 @@ WORKS: dict[str, Work] = {
         rust="libp2p-connection-limits: the two calls of the swarm, and its two events "
         "ConnectionEstablished and ConnectionClosed, with all six limits.",
         holds=True,
+        sizes=(*SIZES, MILLION),
     ),
     "state refused": Work(
         rcmgr="admit_pending_inbound of a full ConnectionTracker, which returns a Denial.",
@@ -54,10 +58,12 @@ WORKS: dict[str, Work] = {
         "the ages for evictions, and the counts for metrics.",
         go=GO_CONNECTION,
         holds=True,
+        sizes=(*SIZES, MILLION),
     ),
     "stream": Work(
         rcmgr="ResourceManager: open_stream, try_set_protocol and close. The scopes as in Go.",
         go=GO_STREAM,
+        sizes=(*SIZES, MILLION),
     ),
     "connection refused": Work(
         rcmgr="open_connection before the handshake, with max_connections=0. The refusal is "

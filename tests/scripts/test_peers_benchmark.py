@@ -96,8 +96,11 @@ async def test_a_full_node_refuses_a_flood(kind: str) -> None:
 def test_figures_have_the_names_of_the_thresholds() -> None:
     results = [
         peers.Result("states", 1_000, "rcmgr", 300.0, 10.0, 3.0, 2.0),
-        peers.Result("states", 1_000, "rust", 100.0, 20.0)]
+        peers.Result("states", 1_000, "rust", 100.0, 20.0),
+        peers.Result("stream", 100_000, "rcmgr", 200.0),
+        peers.Result("stream", 1_000_000, "rcmgr", 300.0)]
     assert peers.figures(results) == {
         "states, 1,000: ns": 300, "states, 1,000: bytes": 10, "states, 1,000: times native": 3,
         "states, 1,000: times floor and native": 2, "states, 1,000: rust ns": 100,
-        "states, 1,000: rust bytes": 20}
+        "states, 1,000: rust bytes": 20, "stream, 100,000: ns": 200, "stream, 1,000,000: ns": 300,
+        "stream, 1,000,000: times 100,000": 1.5}
