@@ -23,7 +23,8 @@ PROGRAMS = sorted(EXAMPLES.glob("*.py"))
 SHOWS = {
     "bitswap": r"^[1-9]\d* blocks came\nserver: rate limit exceeded: stream of /ipfs/bitswap",
     "costs": r"^search: again in [\d.]+ s$",
-    "echo": r"^client three: refused .*\n(.*\n)*server: Connection limit .*: established_inbound",
+    "echo": r"^client three: refused .*\n(.*\n)*"
+            r"server: Connection limit exceeded: established_inbound",
     "gossipsub": r"^[5-9] of 20 messages passed\nreader: rate limit exceeded: news of",
     "kad_dht": r"^services that were used: .*libp2p\.kad-dht",
     "metrics": r'^rcmgr_connections{dir="inbound",state="established"} 1\.0',
