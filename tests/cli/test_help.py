@@ -5,13 +5,16 @@ from __future__ import annotations
 import click
 import pytest
 from click.testing import CliRunner
+from programs import check
 
 from rcmgr.cli import main
 
 
 def commands(group: click.Group, *path: str) -> list[tuple[str, ...]]:
     found = [path]
-    for name, command in group.commands.items():
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
         if isinstance(command, click.Group):
             found += commands(command, *path, name)
         else:
@@ -37,3 +40,14 @@ def test_every_command_has_a_short_help_that_is_not_cut_off(group: tuple[str, ..
     listed = help_of(*group).partition("Commands:\n")[2].splitlines()
     assert listed
     assert not [line for line in listed if line.endswith("...") or len(line.split()) < 3]
+
+
+def test_a_command_imports_no_other() -> None:
+    """All of them take half a second."""
+    modules = check("""
+        import sys
+        from rcmgr.cli import main
+        main(["run", "--help"], standalone_mode=False)
+        print(*sys.modules, sep="\\n")
+    """).splitlines()
+    assert {each for each in modules if each.startswith("rcmgr.cli.")} == {"rcmgr.cli.run_command"}

@@ -27,6 +27,8 @@ def command_line(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.mark.parametrize(
     ("arguments", "passed"),
     [
+        ([], []),
+        (["-m"], ["-m"]),
         (["node.py"], ["node.py"]),
         (["-m", "my.node", "--option"], ["-m", "my.node", "--option"]),
         (["--harden", "--status", "node.py", "--harden"],

@@ -10,32 +10,41 @@ try:
 except ImportError as error:
     raise SystemExit(str(error)) from None
 
-import click
+import importlib
 
-from .attack_command import attack
-from .ban_commands import allow, ban, bans, unban
-from .bench_command import bench
-from .completion_command import completion
-from .control_commands import apply, peer, scope, set_limit, watch
-from .demo.command import demo
-from .fleet_commands import fleet
-from .limit_commands import limits
-from .replay_commands import replay
-from .run_command import run
-from .status_commands import explain, status, top
-from .suggest_command import suggest
+import click
 
 __all__ = ["main"]
 
+_HOME = {
+    "allow": "ban_commands", "apply": "control_commands", "attack": "attack_command",
+    "ban": "ban_commands", "bans": "ban_commands", "bench": "bench_command",
+    "completion": "completion_command", "demo": "demo.command", "explain": "status_commands",
+    "fleet": "fleet_commands", "limits": "limit_commands", "peer": "control_commands",
+    "replay": "replay_commands", "run": "run_command", "scope": "control_commands",
+    "set": "control_commands", "status": "status_commands", "suggest": "suggest_command",
+    "top": "status_commands", "unban": "ban_commands", "watch": "control_commands",
+}
+"""The module of each command."""
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+
+class _Commands(click.Group):
+    """Imports the module of a command when it runs. All of them take half a second."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_HOME)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _HOME:
+            return None
+        module = importlib.import_module(f"rcmgr.cli.{_HOME[cmd_name]}")
+        # `set` is the name of a Python type
+        command: click.Command = getattr(
+            module, "set_limit" if cmd_name == "set" else cmd_name)
+        return command
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="rcmgr")
 def main() -> None:
     """Guard py-libp2p nodes, and look at their limits."""
-
-
-for command in (
-    allow, apply, attack, ban, bans, bench, completion, demo, explain, fleet, limits, peer, replay,
-    run, scope, set_limit, status, suggest, top, unban, watch,
-):
-    main.add_command(command)
