@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
+import json
 import os
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 
 def run(
@@ -19,8 +23,45 @@ def run(
     )
 
 
+def run_fork(
+    *arguments: str, cwd: Path | None = None, **env: str
+) -> subprocess.CompletedProcess[str]:
+    """Like `run`, in a process that has imported libp2p already, where the system can fork."""
+    if sys.platform != "linux":  # macOS and Windows cannot fork, or not safely
+        return run(*arguments, cwd=cwd, **env)
+    server = _forks()
+    assert server.stdin is not None
+    assert server.stdout is not None
+    with NamedTemporaryFile("r") as stdout, NamedTemporaryFile("r") as stderr:
+        order = {
+            "arguments": arguments, "cwd": cwd and str(cwd), "env": {**os.environ, **env},
+            "stdout": stdout.name, "stderr": stderr.name}
+        server.stdin.write(json.dumps(order) + "\n")
+        server.stdin.flush()
+        status = int(server.stdout.readline())
+        return subprocess.CompletedProcess(arguments, status, stdout.read(), stderr.read())
+
+
 def check(code: str, **env: str) -> str:
     """Run code that must not fail, and return its output."""
-    done = run("-c", textwrap.dedent(code), **env)
+    return _output(run("-c", textwrap.dedent(code), **env))
+
+
+def check_fork(code: str, **env: str) -> str:
+    """Like `check`, in a process that has imported libp2p already."""
+    return _output(run_fork("-c", textwrap.dedent(code), **env))
+
+
+def _output(done: subprocess.CompletedProcess[str]) -> str:
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+@functools.cache
+def _forks() -> subprocess.Popen[str]:
+    """The process that forks for each program. It ends when its standard input is closed."""
+    server = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("forks.py"))],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    atexit.register(server.communicate)
+    return server

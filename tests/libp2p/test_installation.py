@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from programs import check
+from programs import check, check_fork
 
 from rcmgr.record.frames import Frame, read_frames
 
 
 def test_names_bound_before_and_after_are_replaced() -> None:
-    check("""
+    check_fork("""
     import libp2p, rcmgr
     from libp2p.rcmgr import ResourceManager as before, Direction, ResourceScopeClosed
     import libp2p.rcmgr.manager as module
@@ -48,7 +48,7 @@ def test_installing_before_libp2p_is_imported() -> None:
 
 
 def test_factories_of_libp2p_make_our_objects() -> None:
-    check("""
+    check_fork("""
     import copy, pickle, rcmgr
     from libp2p.rcmgr import allowlist, connection_limits, graceful_degradation, memory_limits
     from libp2p.rcmgr import memory_stats, new_resource_manager
@@ -90,7 +90,7 @@ def test_factories_of_libp2p_make_our_objects() -> None:
 
 
 def test_installed_restores_what_was_before() -> None:
-    check("""
+    check_fork("""
     import rcmgr
     from libp2p.rcmgr import manager
     theirs = [manager.ResourceManager]
@@ -110,7 +110,7 @@ def test_installed_restores_what_was_before() -> None:
 
 
 def test_names_that_a_program_gave_our_classes_stay() -> None:
-    check("""
+    check_fork("""
     import sys, types, rcmgr
     from rcmgr.libp2p.dropin.manager import ResourceManager as ours
     sys.modules["users"] = users = types.ModuleType("users")
@@ -123,12 +123,12 @@ def test_names_that_a_program_gave_our_classes_stay() -> None:
 
 
 def test_installing_in_many_threads() -> None:
-    check("""
+    check_fork("""
     import threading, rcmgr
     from libp2p.rcmgr import manager
     theirs = [manager.ResourceManager]
     def work():
-        for _ in range(25):
+        for _ in range(8):
             rcmgr.install(); rcmgr.uninstall()
     threads = [threading.Thread(target=work) for _ in range(6)]
     [each.start() for each in threads]; [each.join() for each in threads]
@@ -138,7 +138,7 @@ def test_installing_in_many_threads() -> None:
 
 
 def test_new_hosts_are_hardened() -> None:
-    check("""
+    check_fork("""
     import rcmgr, libp2p
     from rcmgr.libp2p.dropin.manager import ResourceManager
     rcmgr.install(harden=True)
@@ -153,7 +153,7 @@ def test_new_hosts_are_hardened() -> None:
 @pytest.mark.parametrize(
     "lost", ["_handle_inbound_connection", "notify_listen", "metric_send_channel"])
 def test_a_swarm_without_what_the_accept_gate_needs(lost: str) -> None:
-    check(f"""
+    check_fork(f"""
     import rcmgr
     from libp2p.host.basic_host import BasicHost
     from libp2p.network.swarm import Swarm
@@ -182,7 +182,7 @@ def test_a_swarm_without_what_the_accept_gate_needs(lost: str) -> None:
 
 
 def test_a_mismatch_with_hardening_changes_nothing() -> None:
-    check("""
+    check_fork("""
     import libp2p, rcmgr
     from libp2p.network.swarm import Swarm
     from rcmgr.libp2p import Libp2pMismatch
@@ -204,7 +204,7 @@ def test_a_mismatch_with_hardening_changes_nothing() -> None:
 @pytest.mark.parametrize("harden", [False, True])
 def test_a_host_with_another_network(harden: bool) -> None:
     """Only hardening needs the insides of py-libp2p's swarm."""
-    check(f"""
+    check_fork(f"""
     import rcmgr
     rcmgr.install(harden={harden})
     from libp2p import new_host
@@ -227,7 +227,7 @@ def test_a_host_with_another_network(harden: bool) -> None:
 
 def test_connections_are_refused_when_they_are_accepted() -> None:
     """Two silent connections fill the node. After `install`, the swarm sees no other connection."""
-    check("""
+    check_fork("""
     import trio
     import rcmgr
     from libp2p import new_host
@@ -269,7 +269,7 @@ def test_connections_are_refused_when_they_are_accepted() -> None:
 
 def test_hardened_hosts_work_and_free_their_slots() -> None:
     """The host is made before it runs, as programs do it, and listens over TCP and WebSocket."""
-    check("""
+    check_fork("""
     import rcmgr
     rcmgr.install(harden=True)
     import trio
@@ -312,12 +312,12 @@ def test_hardened_hosts_work_and_free_their_slots() -> None:
 def test_the_environment_reads_a_file_of_go_leniently(tmp_path: Path) -> None:
     file = tmp_path / "limits.json"
     file.write_text('{"System": {"Conns": 7}, "Unknown": {}}')
-    check("""
+    check_fork("""
     import pytest, rcmgr
     with pytest.raises(rcmgr.LimitsFileError, match="unknown key"):
         rcmgr.install()
     """, RCMGR_LIMITS=str(file), RCMGR_LIMITS_LENIENT="0")
-    check("""
+    check_fork("""
     import rcmgr
     rcmgr.install()
     from libp2p.rcmgr import new_resource_manager
@@ -328,7 +328,7 @@ def test_the_environment_reads_a_file_of_go_leniently(tmp_path: Path) -> None:
 def test_the_environment_names_a_limits_file(tmp_path: Path) -> None:
     file = tmp_path / "limits.toml"
     file.write_text("[System]\nConns = 7\n[Connections]\nmax_pending_inbound = 3\n")
-    check("""
+    check_fork("""
     import rcmgr
     rcmgr.install()
     from libp2p.rcmgr import ResourceLimits, ResourceManager, new_resource_manager
@@ -352,11 +352,11 @@ def test_the_environment_names_a_record_for_the_first_manager(tmp_path: Path) ->
     print(first.recording and first.recording.path)
     """
     path = tmp_path / "node.rec"
-    assert check(code, RCMGR_RECORD=str(path)).strip() == str(path)
+    assert check_fork(code, RCMGR_RECORD=str(path)).strip() == str(path)
     assert b"a known peer" not in path.read_bytes()
     # without a record the program works too
-    assert check(code, RCMGR_RECORD=str(tmp_path / "no" / "node.rec")).strip() == "None"
-    check(code, RCMGR_RECORD=str(path), RCMGR_RECORD_IDENTITIES="1")
+    assert check_fork(code, RCMGR_RECORD=str(tmp_path / "no" / "node.rec")).strip() == "None"
+    check_fork(code, RCMGR_RECORD=str(path), RCMGR_RECORD_IDENTITIES="1")
     with path.open("rb") as file:
         [frame] = [each for each in read_frames(file) if isinstance(each, Frame)]
     assert frame.peers == [b"a known peer"]
@@ -374,13 +374,13 @@ def test_only_managers_of_the_program_join_the_fleet_of_the_environment() -> Non
     host = new_host()
     print(len(joined))
     """
-    assert check(code, RCMGR_FLEET="valkey://127.0.0.1:1").strip() == "1"
+    assert check_fork(code, RCMGR_FLEET="valkey://127.0.0.1:1").strip() == "1"
 
 
 def test_a_file_that_sets_few_limits_keeps_the_defaults(tmp_path: Path) -> None:
     file = tmp_path / "limits.toml"
     file.write_text("[System]\nConns = 7\n")
-    check("""
+    check_fork("""
     import rcmgr
     from libp2p.rcmgr import new_resource_manager
     theirs = new_resource_manager()
@@ -397,7 +397,7 @@ def test_a_file_that_sets_few_limits_keeps_the_defaults(tmp_path: Path) -> None:
 def test_a_wrong_limits_file_installs_nothing(tmp_path: Path) -> None:
     file = tmp_path / "limits.toml"
     file.write_text("[System]\nCons = 7\n")
-    check("""
+    check_fork("""
     import rcmgr
     from libp2p.rcmgr import manager
     theirs = [manager.ResourceManager]
@@ -412,7 +412,7 @@ def test_a_wrong_limits_file_installs_nothing(tmp_path: Path) -> None:
 
 
 def test_another_libp2p_is_a_mismatch() -> None:
-    check("""
+    check_fork("""
     import rcmgr
     from libp2p.rcmgr import manager
     from rcmgr.libp2p import Libp2pMismatch

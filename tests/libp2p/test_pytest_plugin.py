@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import subprocess
 import textwrap
 from pathlib import Path
 
 import pytest
-from programs import run
+from programs import run_fork
+
+
+def pytest_with_ours(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run pytest with the plugin, and with no other but pytest-xdist."""
+    return run_fork(
+        "-m", "pytest", "-q", "-p", "xdist.plugin", "-p", "rcmgr.pytest_plugin",
+        "-p", "no:cacheprovider", *arguments, cwd=folder, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
 
 
 def run_pytest(folder: Path, code: str, *arguments: str) -> str:
-    """Run tests with the plugin, and return what pytest printed."""
+    """Run tests that must pass, and return what pytest printed."""
     (folder / "test_theirs.py").write_text(textwrap.dedent(code))
-    done = run("-m", "pytest", "-q", "-p", "rcmgr.pytest_plugin", "-p", "no:cacheprovider",
-               "test_theirs.py", *arguments, cwd=folder)
+    done = pytest_with_ours(folder, "test_theirs.py", *arguments)
     assert done.returncode == 0, done.stdout
     return done.stdout
 
@@ -77,8 +84,7 @@ def test_a_worker_that_crashes_is_reported(tmp_path: Path) -> None:
             import os
             os._exit(3)
     """))
-    done = run("-m", "pytest", "-q", "-p", "rcmgr.pytest_plugin", "-p", "no:cacheprovider", "-n",
-               "2", "--max-worker-restart=0", "test_theirs.py", cwd=tmp_path)
+    done = pytest_with_ours(tmp_path, "-n", "2", "--max-worker-restart=0", "test_theirs.py")
     assert "resource managers were made, all of them rcmgr's; 1 workers crashed" in done.stdout
 
 
@@ -111,15 +117,14 @@ SHADOWING = {
 
 
 @pytest.mark.parametrize("arguments", [
-    ["tests"], ["tests/rcmgr/test_theirs.py", "tests/rcmgr/limits"], ["tests/rcmgr", "-n", "2"],
+    ["tests"], ["tests/rcmgr/test_theirs.py", "tests/rcmgr/limits"], ["tests/rcmgr", "-n", "1"],
 ], ids=" ".join)
 def test_a_package_of_tests_with_our_name(tmp_path: Path, arguments: list[str]) -> None:
     for name, code in SHADOWING.items():
         file = tmp_path / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(textwrap.dedent(code))
-    done = run("-m", "pytest", "-q", "-p", "rcmgr.pytest_plugin", "-p", "no:cacheprovider",
-               *arguments, cwd=tmp_path)
+    done = pytest_with_ours(tmp_path, *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 passed" in done.stdout
     assert "rcmgr: 2 resource managers were made, all of them rcmgr's" in done.stdout

@@ -1,4 +1,7 @@
-"""`rcmgr run` and `python -m rcmgr.libp2p.run` run a program with our resource manager."""
+"""`rcmgr run` and `python -m rcmgr.libp2p.run` run a program with our resource manager.
+
+The first becomes the second. So most tests run the second, in a fork.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from programs import run
+from programs import run, run_fork
 
 SCRIPT = """
 import sys
@@ -22,19 +25,20 @@ if "raise" in sys.argv:
 """
 
 
-@pytest.mark.parametrize("how", ["script", "module"])
-def test_an_unmodified_program_gets_our_manager(tmp_path: Path, how: str) -> None:
+def go(
+    *arguments: str, cwd: Path | None = None, **env: str
+) -> subprocess.CompletedProcess[str]:
+    return run_fork("-m", "rcmgr.libp2p.run", *arguments, cwd=cwd, **env)
+
+
+@pytest.mark.parametrize("program", [["program.py"], ["-m", "program"]], ids=" ".join)
+def test_an_unmodified_program_gets_our_manager(tmp_path: Path, program: list[str]) -> None:
     (tmp_path / "program.py").write_text(SCRIPT)
-    program = ["program.py"] if how == "script" else ["-m", "program"]
-
-    def go(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return run("-m", "rcmgr", "run", *program, *arguments, cwd=tmp_path)
-
-    done = go("--option", "x", "-h")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "rcmgr.manager ['--option', 'x', '-h'] __main__\n"
-    assert go("fail").returncode == 7
-    raised = go("raise")
+    done = run("-m", "rcmgr", "run", *program, "--option", "fail", "-h", cwd=tmp_path)
+    assert done.stdout == "rcmgr.manager ['--option', 'fail', '-h'] __main__\n", done.stderr
+    assert done.returncode == 7
+    assert go(*program, cwd=tmp_path).returncode == 0
+    raised = go(*program, "raise", cwd=tmp_path)
     assert raised.returncode == 1
     assert raised.stderr.endswith("KeyError: 'spoiled'\n")
 
@@ -42,7 +46,7 @@ def test_an_unmodified_program_gets_our_manager(tmp_path: Path, how: str) -> Non
 @pytest.mark.parametrize(("arguments", "reason"), [
     ([], "nothing to run"), (["-m"], "nothing to run"), (["absent.py"], "can't open file")])
 def test_nothing_to_run(arguments: list[str], reason: str) -> None:
-    done = run("-m", "rcmgr", "run", *arguments)
+    done = go(*arguments)
     assert done.returncode == 2
     assert reason in done.stderr
     assert "Traceback" not in done.stderr
@@ -87,7 +91,7 @@ def programs(tmp_path: Path) -> Path:
 def test_what_cannot_be_run_is_an_error_in_one_line(
     programs: Path, program: str, reason: str
 ) -> None:
-    done = run("-m", "rcmgr", "run", *program.split(), cwd=programs)
+    done = go(*program.split(), cwd=programs)
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith("rcmgr run: ")
@@ -98,7 +102,7 @@ def test_what_cannot_be_run_is_an_error_in_one_line(
 @pytest.mark.parametrize("program", [
     "-m broken", "-m broken.part", "-m wrong.part", "-m imports", "imports.py", "bad.py"])
 def test_an_error_of_the_program_keeps_its_traceback(programs: Path, program: str) -> None:
-    done = run("-m", "rcmgr", "run", *program.split(), cwd=programs)
+    done = go(*program.split(), cwd=programs)
     assert done.returncode == 1
     assert "Traceback" in done.stderr
     assert "rcmgr run: " not in done.stderr
@@ -106,7 +110,7 @@ def test_an_error_of_the_program_keeps_its_traceback(programs: Path, program: st
 
 @pytest.mark.parametrize("program", ["-m main", "folder", "archive.zip"])
 def test_folders_packages_and_archives_run(programs: Path, program: str) -> None:
-    done = run("-m", "rcmgr", "run", *program.split(), cwd=programs)
+    done = go(*program.split(), cwd=programs)
     assert done.stdout == f"{program.split()[-1].removesuffix('.zip')} __main__\n", done.stderr
 
 
@@ -115,7 +119,7 @@ def test_hosts_of_a_program_are_hardened(tmp_path: Path) -> None:
         "import rcmgr\nfrom libp2p import new_host\nswarm = new_host().get_network()\n"
         "manager = swarm._resource_manager\n"
         "print(swarm._stream_semaphore, isinstance(manager, rcmgr.ResourceManager))")
-    done = run("-m", "rcmgr", "run", "--harden", "program.py", cwd=tmp_path)
+    done = go("--harden", "program.py", cwd=tmp_path)
     assert done.stdout == "None True\n", done.stderr
 
 
@@ -125,7 +129,7 @@ def test_managers_of_a_program_refuse_nothing_in_a_dry_run(tmp_path: Path, modul
         f"from {module} import ResourceLimits, ResourceManager\n"
         "manager = ResourceManager(ResourceLimits(max_connections=0))\n"
         "print(manager.open_connection() is not None, manager.would_deny.total)\n")
-    done = run("-m", "rcmgr", "run", "--dry-run", "program.py", cwd=tmp_path)
+    done = go("--dry-run", "program.py", cwd=tmp_path)
     assert done.stdout == "True 1\n"
 
 
@@ -137,12 +141,12 @@ def test_the_status_of_a_program_is_served(tmp_path: Path) -> None:
         kept = hosts[0].get_network()._resource_manager.open_connection(b"peer")
         subprocess.run([sys.executable, "-m", "rcmgr", "status"])
     """))
-    command = ["-m", "rcmgr", "run", "--status", "program.py"]
-    done = run(*command, cwd=tmp_path, RCMGR_STATUS=str(tmp_path / "s"))
+    command = ["--status", "program.py"]
+    done = go(*command, cwd=tmp_path, RCMGR_STATUS=str(tmp_path / "s"))
     assert "connections 1, peers 1, streams 0" in done.stdout, done.stderr
     assert done.stderr == ""
     (tmp_path / "d").mkdir()
-    done = run(*command, cwd=tmp_path, RCMGR_STATUS=str(tmp_path / "d"))
+    done = go(*command, cwd=tmp_path, RCMGR_STATUS=str(tmp_path / "d"))
     assert done.stderr.startswith("rcmgr run: no status: ")
 
 
@@ -150,7 +154,7 @@ def test_a_wrong_limits_file_is_an_error_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "limits.toml").write_text("[System]\nCons = 7\n")
     (tmp_path / "program.py").touch()
     for name, reason in (("limits.toml", "System.Cons"), ("absent.toml", "No such file")):
-        done = run("-m", "rcmgr", "run", "program.py", cwd=tmp_path, RCMGR_LIMITS=name)
+        done = go("program.py", cwd=tmp_path, RCMGR_LIMITS=name)
         assert done.returncode == 2
         assert done.stderr.startswith(f"rcmgr run: RCMGR_LIMITS={name}: ")
         assert reason in done.stderr
@@ -158,15 +162,13 @@ def test_a_wrong_limits_file_is_an_error_in_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["option", "environment"])
-def test_a_program_is_never_replaced_by_its_record(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
-) -> None:
+def test_a_program_is_never_replaced_by_its_record(tmp_path: Path, how: str) -> None:
     program = tmp_path / "prog.py"
     program.write_text("print('ran')\n")
-    option = ["--record", "prog.py"] if how == "option" else []
-    if how == "environment":
-        monkeypatch.setenv("RCMGR_RECORD", str(program))
-    done = run("-m", "rcmgr", "run", *option, "prog.py", cwd=tmp_path)
+    if how == "option":
+        done = run("-m", "rcmgr", "run", "--record", "prog.py", "prog.py", cwd=tmp_path)
+    else:
+        done = go("prog.py", cwd=tmp_path, RCMGR_RECORD=str(program))
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert "prog.py: this file is no record" in done.stderr
     assert program.read_text() == "print('ran')\n"
