@@ -33,6 +33,19 @@ def test_long_work_pauses() -> None:
 
 
 @pytest.mark.skipif(not HAS_GIL, reason="nothing keeps other threads from running")
+def test_short_parts_of_long_work_pause() -> None:
+    pauses = 0
+    for _ in range(40):
+        pacer = Pacer()
+        until = time.monotonic() + 0.0001
+        while time.monotonic() < until:
+            pass
+        pacer.step()
+        pauses += pacer.pauses
+    assert pauses >= 5
+
+
+@pytest.mark.skipif(not HAS_GIL, reason="nothing keeps other threads from running")
 def test_another_thread_runs_meanwhile() -> None:
     """CPython alone would wait for ten minutes before it lets the other thread run."""
     ran = threading.Event()

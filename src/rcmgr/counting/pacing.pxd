@@ -4,7 +4,6 @@ from libc.stdint cimport int64_t
 # Lets other threads run while a call works for long. Make one when the work begins, and call `step`
 # between two pieces of it, outside of all locks.
 cdef class Pacer:
-    cdef int64_t _since
     cdef readonly int64_t pauses
     """How often it let others run."""
 

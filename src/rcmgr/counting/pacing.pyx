@@ -19,6 +19,7 @@ from rcmgr.counting._clock cimport rcmgr_now_ns
 __all__ = ["Pacer", "in_order", "keys_in", "paced"]
 
 cdef int64_t WORK_NS = 300_000
+cdef int64_t SWITCH_NS = 5_000_000  # CPython itself lets another thread run after so long
 # A thread that waits for the GIL wakes up meanwhile. Releasing the GIL alone would not suffice,
 # because the thread that released it is the first to take it again.
 cdef double PAUSE_S = 1e-5
@@ -26,6 +27,8 @@ cdef enum:
     SORTED_AT_ONCE = 256
     KEYS_AT_ONCE = 256
 cdef bint HAS_GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
+# Of the whole process: a report consists of parts that are short, each with a Pacer.
+cdef int64_t last_pause = 0
 
 
 @cython.final
@@ -39,14 +42,20 @@ cdef class Pacer:
     """
 
     def __cinit__(self):
-        self._since = rcmgr_now_ns()
+        global last_pause
+        cdef int64_t now
+        if HAS_GIL:
+            now = rcmgr_now_ns()
+            if now - last_pause > SWITCH_NS:
+                last_pause = now
 
     cpdef int step(self) except -1:
         """Sleep for a moment if 0.3 ms have passed since the last time."""
-        if HAS_GIL and rcmgr_now_ns() - self._since >= WORK_NS:
+        global last_pause
+        if HAS_GIL and rcmgr_now_ns() - last_pause >= WORK_NS:
             sleep(PAUSE_S)
             self.pauses += 1
-            self._since = rcmgr_now_ns()
+            last_pause = rcmgr_now_ns()
         return 0
 
 

@@ -142,6 +142,13 @@ cdef class PeerRows:
     def __cinit__(self):
         self.blocks = [bytearray()]
 
+    def __del__(self):
+        """Free the blocks in pieces. All at once would stop the other threads for milliseconds."""
+        cdef Pacer pacer = Pacer()
+        while self.blocks:
+            self.blocks.pop()
+            pacer.step()
+
     def __len__(self):
         return self.count
 
@@ -201,27 +208,23 @@ cdef class SnapshotReader(Reader):
     cdef int take(self, Reading reading) except -1:
         cdef size_t i
         cdef Group group
+        cdef int kind
         cdef Row *row
-        cdef dict shown, whole
+        cdef dict named
         for i in range(reading.count):
             self.pacer.step()
             row = &reading.rows[i]
             group = <Group>row.group
-            if group_kind(group) == PEER:
+            kind = group_kind(group)
+            named = self.shown["services" if kind == SERVICE or kind == SERVICE_PEER else "protocols"]
+            if kind == PEER:
                 rows_in(self.shown).add(row, group.peer)
-            elif group_kind(group) == PROTOCOL_PEER or group_kind(group) == SERVICE_PEER:
-                whole = self.shown[
-                    "protocols" if group_kind(group) == PROTOCOL_PEER else "services"]
-                rows_in(whole[name_of(group)]).add(row, group.peer)
+            elif kind == PROTOCOL_PEER or kind == SERVICE_PEER:
+                rows_in(named[name_of(group)]).add(row, group.peer)
+            elif kind == PROTOCOL or kind == SERVICE:
+                named[name_of(group)] = {**row_shown(&row.held, &row.limit), "peers": {}}
             else:
-                shown = row_shown(&row.held, &row.limit)
-                if group_kind(group) == PROTOCOL or group_kind(group) == SERVICE:
-                    shown["peers"] = {}
-                    whole = self.shown[
-                        "protocols" if group_kind(group) == PROTOCOL else "services"]
-                    whole[name_of(group)] = shown
-                else:
-                    self.shown[LIMIT_NAMES[group_kind(group)][0]] = shown
+                self.shown[LIMIT_NAMES[kind][0]] = row_shown(&row.held, &row.limit)
         return 0
 
 
