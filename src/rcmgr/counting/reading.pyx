@@ -216,7 +216,8 @@ cdef class SnapshotReader(Reader):
             row = &reading.rows[i]
             group = <Group>row.group
             kind = group_kind(group)
-            named = self.shown["services" if kind == SERVICE or kind == SERVICE_PEER else "protocols"]
+            named = self.shown[
+                "services" if kind == SERVICE or kind == SERVICE_PEER else "protocols"]
             if kind == PEER:
                 rows_in(self.shown).add(row, group.peer)
             elif kind == PROTOCOL_PEER or kind == SERVICE_PEER:
