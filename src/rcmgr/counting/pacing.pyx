@@ -27,7 +27,7 @@ cdef enum:
     SORTED_AT_ONCE = 256
     KEYS_AT_ONCE = 256
 cdef bint HAS_GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
-# Of the whole process: a report consists of parts that are short, each with a Pacer.
+# All Pacers share it, because a report consists of short parts with a Pacer each.
 cdef int64_t last_pause = 0
 
 
