@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
+from mypy_run import run_mypy
 
 pytestmark = pytest.mark.libp2p
 
@@ -26,9 +24,7 @@ def complaints(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("typing")
     (folder / "right.py").write_text(USER_CODE)
     (folder / "wrong.py").write_text(USER_CODE.replace("max_streams=9", "max_streams='9'"))
-    done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "right.py", "wrong.py"],
-        cwd=folder, capture_output=True, text=True, check=False)
+    done = run_mypy("mypy", "--strict", "right.py", "wrong.py", cwd=folder)
     return done.stdout + done.stderr
 
 
