@@ -36,7 +36,7 @@ def main() -> None:
 def be(
     arguments: list[str], cwd: str | None, env: dict[str, str], stdout: str, stderr: str
 ) -> None:
-    """Run `python ARGUMENTS`, with -c or -m."""
+    """Run `python ARGUMENTS`, where the first is -c, -m or a script."""
     signal.alarm(PATIENCE_S)
     for descriptor, path in enumerate((os.devnull, stdout, stderr)):
         os.dup2(os.open(path, os.O_RDWR), descriptor)
@@ -44,15 +44,20 @@ def be(
     os.environ.update(env)
     if cwd is not None:
         os.chdir(cwd)
-    how, program, *sys.argv[1:] = arguments
+    how, *sys.argv[1:] = arguments
     if how == "-m":
+        program = sys.argv.pop(1)
         sys.path[0] = os.getcwd()
         runpy.run_module(program, run_name="__main__", alter_sys=True)
-    else:
+    elif how == "-c":
+        program = sys.argv.pop(1)
         sys.argv[0], sys.path[0] = how, ""
         module: Any = ModuleType("__main__")
         sys.modules["__main__"] = module
         exec(compile(program, "<string>", "exec"), vars(module))
+    else:
+        sys.argv[0], sys.path[0] = how, os.path.dirname(how)
+        runpy.run_path(how, run_name="__main__")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 import pytest
+from programs import run_fork
 
 from rcmgr.cli import main
 
@@ -28,9 +29,7 @@ pytestmark = pytest.mark.libp2p
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if "```python" in page.read_text()], ids=lambda page: page.stem)
 def test_the_python_blocks_of_a_page_run(page: Path, tmp_path: Path) -> None:
-    ended = subprocess.run(
-        [sys.executable, ROOT / "tests/run_page.py", page],
-        cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    ended = run_fork(str(ROOT / "tests/run_page.py"), str(page), cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from engine_server import comes_true, needs_server, running
+from programs import run_fork
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 PAGE = EXAMPLES.parent / "docs/examples.md"
@@ -41,9 +42,12 @@ pytestmark = pytest.mark.skipif(not EXAMPLES.exists(), reason="only in a checkou
 @pytest.mark.libp2p
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.stem)
 def test_an_example_shows_its_point(program: Path) -> None:
-    ended = subprocess.run(
-        [sys.executable, program], capture_output=True, text=True, timeout=200,
-        env={**os.environ, "PYTHONWARNINGS": "error::Warning:rcmgr"})
+    ended = run_fork(
+        "-c",
+        "import runpy, warnings\n"
+        "warnings.filterwarnings('error', module=r'rcmgr\\Z')\n"
+        f"runpy.run_path({str(program)!r}, run_name='__main__')",
+        PYTHONWARNINGS="error::Warning:rcmgr")  # for the processes that it starts
     assert ended.returncode == 0, ended.stderr
     assert re.search(SHOWS[program.stem], ended.stdout, re.M), ended.stdout + ended.stderr
 
