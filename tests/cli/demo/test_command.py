@@ -183,8 +183,20 @@ def was_attacked(output: str) -> bool:
 
 
 @pytest.mark.loopback
-def test_the_limits_hold_and_everything_is_given_back(family: Family) -> None:
-    done = run_until(was_attacked, family, "--json")
+def test_the_limits_hold_and_everything_is_given_back(family: Family, tmp_path: Path) -> None:
+    """And the record of the run is replayed one by one."""
+    path = tmp_path / "demo.rec"
+
+    def recorded() -> Replay:
+        return replay(path, differences=10)
+
+    def is_enough(output: str) -> bool:
+        if was_attacked(output) and recorded().outcome.agreed > 50:
+            return True
+        path.unlink()
+        return False
+
+    done = run_until(is_enough, family, "--json", "--record", str(path))
     assert was_attacked(done.stdout), done.stdout
     assert done.stderr == ""
     *samples, summary = [json.loads(line) for line in done.stdout.splitlines()]
@@ -217,10 +229,22 @@ def test_the_limits_hold_and_everything_is_given_back(family: Family) -> None:
         assert summary["attackers"][role]["tried"] > 0, role
         assert summary["attackers"][role]["refused"] > 0, role
     assert re.search("limit exceeded", summary["last_denial"], re.IGNORECASE)
+    result = recorded()
+    assert result.outcome.differences == []
+    assert result.player.skipped.keys() <= {"machine"}
+    assert result.outcome.recorded["connection.established_per_peer"] == (
+        summary["limits"]["established_per_peer"]["denied"])
+    assert not any(result.player.manager._held())
+
+
+def test_a_record_that_cannot_be_written(family: Family, tmp_path: Path) -> None:
+    done = run(family, "--plain", "--record", str(tmp_path / "none" / "demo.rec"))
+    assert done.returncode == 3
+    assert "no record at" in done.stderr
 
 
 def test_stock_leaks_and_the_demo_says_so(family: Family) -> None:
-    done = run_until(lambda output: "Exit status 1." in output, family, "--stock")
+    done = run_until(lambda output: "Exit status 1." in output, family, "--stock", "--attackers", "2")
     assert done.returncode == 1, done.stdout
     text = " ".join(done.stdout.split())  # lines wrap where the numbers are long
     assert "guarded by libp2p.rcmgr" in text
@@ -251,7 +275,7 @@ def test_metrics_are_served_during_the_attack(family: Family) -> None:
             page = answer.read().decode()
         return "rcmgr_denials_total{" in page
 
-    running = start(family, "--metrics", str(port), "--plain", "--seconds", "60")
+    running = start(family, 1, "--metrics", str(port), "--plain", "--seconds", "60")
     until(is_served, "metrics of denials")
     running.send_signal(signal.SIGINT)
     running.communicate(timeout=PATIENCE)
@@ -269,33 +293,6 @@ def test_a_port_that_is_taken(family: Family) -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.loopback
-def test_a_recorded_demo_is_replayed_one_by_one(family: Family, tmp_path: Path) -> None:
-    path = tmp_path / "demo.rec"
-
-    def recorded() -> Replay:
-        return replay(path, differences=10)
-
-    def is_enough(_: str) -> bool:
-        if recorded().outcome.agreed > 50:
-            return True
-        path.unlink()
-        return False
-
-    done = run_until(is_enough, family, "--json", "--record", str(path))
-    assert done.returncode == 0, done.stdout
-    result = recorded()
-    assert result.outcome.differences == []
-    assert result.player.skipped.keys() <= {"machine"}
-    rows = summary_of(done.stdout)["limits"]
-    assert result.outcome.recorded["connection.established_per_peer"] == (
-        rows["established_per_peer"]["denied"])
-    assert not any(result.player.manager._held())
-    unwritable = run(family, "--plain", "--record", str(tmp_path / "none" / "demo.rec"))
-    assert unwritable.returncode == 3
-    assert "no record at" in unwritable.stderr
-
-
 def test_without_attackers_it_is_quiet(family: Family) -> None:
     done = run(family, "--seconds", "1", "--attackers", "0", "--json")
     assert done.returncode == 0, done.stdout
@@ -307,58 +304,65 @@ def test_without_attackers_it_is_quiet(family: Family) -> None:
     assert summary["attackers"] == {}
 
 
-@pytest.mark.parametrize("columns", [80, 120])
-def test_a_table_in_a_terminal(family: Family, columns: int) -> None:
-    terminal = Terminal(family, "--seconds", "2", "--attackers", "1", columns=columns)
+def test_a_table_in_a_terminal(family: Family) -> None:
+    terminal = Terminal(family, "--seconds", "2", "--attackers", "1", columns=80)
     terminal.see("under attack for 1 of 2 s")
     assert terminal.end() == 0, plain(terminal.text)
-    assert terminal.text.rindex("\x1b[?25h") > terminal.text.rindex("\x1b[?25l"), "cursor hidden"
-    last = plain(terminal.text[terminal.text.rindex("\x1b[?25h") :])
-    assert max(len(line.rstrip()) for line in last.splitlines()) <= columns
-    for name in ("pending inbound", "established per peer", "all connections", "streams"):
-        assert re.search(rf"^ {name} +0 +\d+ +\d+  [█▒·]{{14}} +\d+ +\d+ *$", last, re.MULTILINE)
-    assert re.search(r"honest peer: ping median \d+\.\d ms, 99th percentile \d+\.\d ms", last)
+    last = last_table(terminal.text, 80)
     assert last.count(" ok ") == 6
     assert "Exit status 0." in last
 
 
-@pytest.mark.loopback
+def last_table(text: str, columns: int) -> str:
+    """What a terminal of this width shows at the end."""
+    assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l"), "cursor hidden"
+    last = plain(text[text.rindex("\x1b[?25h") :])
+    assert max(len(line.rstrip()) for line in last.splitlines()) <= columns
+    for name in ("pending inbound", "established per peer", "all connections", "streams"):
+        assert re.search(rf"^ {name} +0 +\d+ +\d+  [█▒·]{{14}} +\d+ +\d+ *$", last, re.MULTILINE)
+    assert re.search(r"honest peer: ping median \d+\.\d ms, 99th percentile \d+\.\d ms", last)
+    return last
+
+
 def test_ctrl_c_ends_the_attack_and_still_sums_up(family: Family) -> None:
-    terminal = Terminal(family, "--seconds", "600")
+    terminal = Terminal(family, "--seconds", "600", "--attackers", "1", columns=120)
     terminal.see("under attack for 1 of")
-    assert len(family.visitors()) == 7
+    assert len(family.visitors()) == 3
     terminal.press(b"\x03")
     assert terminal.end() == 128 + signal.SIGINT
-    assert "Ended by signal 2 during the attack." in plain(terminal.text)
-    assert "Every count is zero after all peers left: nothing is held." in plain(terminal.text)
+    last = last_table(terminal.text, 120)
+    assert "Ended by signal 2 during the attack." in last
+    assert "Every count is zero after all peers left: nothing is held." in last
     assert "Traceback" not in terminal.text
 
 
 def test_ctrl_c_before_the_attack(family: Family) -> None:
-    terminal = Terminal(family, "--seconds", "600")
-    terminal.see("starting: 0 of 7")
+    terminal = Terminal(family, "--seconds", "600", "--attackers", "0")
+    terminal.see("starting: 0 of 2")
     terminal.press(b"\x03")
     assert terminal.end() == 128 + signal.SIGINT
     assert "Traceback" not in terminal.text
 
 
-def start(family: Family, *arguments: str, **streams: Any) -> subprocess.Popen[str]:
+def start(
+    family: Family, attackers: int, *arguments: str, **streams: Any
+) -> subprocess.Popen[str]:
     process = subprocess.Popen(
-        [*DEMO, "--attackers", "1", *arguments], env=family.environment, text=True, **streams
-    )
-    family.wait_for(3)
+        [*DEMO, "--attackers", str(attackers), *arguments], env=family.environment, text=True,
+        **streams)
+    family.wait_for(2 + attackers)
     return process
 
 
 def test_nobody_survives_a_sigkill(family: Family) -> None:
-    with start(family, "--seconds", "600", stdout=subprocess.DEVNULL) as process:
+    with start(family, 1, "--seconds", "600", stdout=subprocess.DEVNULL) as process:
         process.kill()
     assert process.returncode == -signal.SIGKILL
     until(lambda: not family.visitors(), "the visitors to notice", 5)
 
 
 def test_two_signals_end_it_at_once(family: Family) -> None:
-    with start(family, "--seconds", "600", stdout=subprocess.DEVNULL) as process:
+    with start(family, 0, "--seconds", "600", stdout=subprocess.DEVNULL) as process:
         process.send_signal(signal.SIGTERM)
         process.send_signal(signal.SIGINT)
     assert process.returncode in (128 + signal.SIGTERM, 128 + signal.SIGINT)
@@ -366,7 +370,7 @@ def test_two_signals_end_it_at_once(family: Family) -> None:
 
 def test_a_reader_that_goes_away_ends_it(family: Family) -> None:
     with start(
-        family, "--seconds", "600", "--json", stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        family, 0, "--seconds", "600", "--json", stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -379,7 +383,7 @@ def test_a_reader_that_goes_away_ends_it(family: Family) -> None:
 def test_limits_that_let_nobody_in(family: Family, tmp_path: Path) -> None:
     limits = tmp_path / "limits.toml"
     limits.write_text("[Connections]\nmax_established_inbound = 0\n")
-    done = run(family, "--limits", str(limits), "--plain")
+    done = run(family, "--limits", str(limits), "--plain", "--attackers", "0")
     assert done.returncode == 3
     assert "the honest peer could not connect" in done.stderr
     assert "established_inbound (current: 0, limit: 0)" in done.stderr
@@ -394,7 +398,7 @@ def test_limits_of_a_file_are_the_hosts(family: Family, tmp_path: Path) -> None:
         rows = summary_of(output)["limits"]
         return (rows["pending_inbound"]["peak"], rows["streams_per_peer"]["peak"]) == (5, 4)
 
-    done = run_until(was_full, family, "--limits", str(limits), "--json")
+    done = run_until(was_full, family, "--limits", str(limits), "--attackers", "4", "--json")
     rows = summary_of(done.stdout)["limits"]
     assert done.returncode == 0, done.stdout
     assert (rows["pending_inbound"]["limit"], rows["pending_inbound"]["peak"]) == (5, 5)
