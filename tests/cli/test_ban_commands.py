@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from command_line import run_command
+from programs import run
 
 from rcmgr import ResourceManager
 from rcmgr.peers import peer_text
@@ -20,31 +22,25 @@ ADDRESS = "192.0.2.1"
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="users and Unix sockets")
 
 
-def run(
-    *arguments: str, columns: int = 80
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "rcmgr", *arguments], capture_output=True, text=True, check=False,
-        timeout=60, env={**os.environ, "COLUMNS": str(columns)})
-
-
 def test_a_ban_from_the_terminal(tmp_path: Path) -> None:
     manager = ResourceManager()
     with manager.serve_status(tmp_path / "s") as server:
         socket = ("--socket", str(server.path))
-        assert run("bans", *socket).stdout == "No bans.\n"
-        made = run("ban", "192.0.2.0/24", "--for", "2h", "--reason", "floods\x1b[2J", *socket)
+        assert run_command("bans", *socket).stdout == "No bans.\n"
+        made = run(
+            "-m", "rcmgr", "ban", "192.0.2.0/24", "--for", "2h", "--reason", "floods\x1b[2J",
+            *socket)
         assert (made.stdout, made.stderr) == ("banned 192.0.2.0/24 for 2.0 h\n", "")
-        assert run("ban", peer_text(PEER), *socket).stdout == (
+        assert run_command("ban", peer_text(PEER), *socket).stdout == (
             f"banned {peer_text(PEER)} until `rcmgr unban`\n")
         assert manager.open_connection(None, ADDRESS, "inbound") is None
-        listed = run("bans", *socket).stdout
-        assert run("bans", "--json", *socket).stdout.count('"operator"') == 2
-        assert run("unban", "192.0.2.0/24", *socket).stdout == "unbanned 192.0.2.0/24\n"
-        again = run("unban", "192.0.2.0/24", *socket)
+        listed = run("-m", "rcmgr", "bans", *socket).stdout
+        assert run_command("bans", "--json", *socket).stdout.count('"operator"') == 2
+        assert run_command("unban", "192.0.2.0/24", *socket).stdout == "unbanned 192.0.2.0/24\n"
+        again = run_command("unban", "192.0.2.0/24", *socket)
         assert (again.returncode, again.stderr) == (1, "rcmgr: 192.0.2.0/24 is not banned\n")
         assert manager.open_connection(None, ADDRESS, "inbound") is not None
-        assert run("allow", peer_text(PEER), *socket).returncode == 0
+        assert run_command("allow", peer_text(PEER), *socket).returncode == 0
         assert manager.open_connection(PEER, ADDRESS, "inbound") is not None
     assert listed.split() == [
         "banned", "for", "192.0.2.0/24", "2.0", "h,", "by", "operator:", r"floods\x1b[2J",
@@ -56,7 +52,7 @@ def test_json_is_a_list(tmp_path: Path) -> None:
     manager = ResourceManager()
     manager.ban(ADDRESS)
     with manager.serve_status(tmp_path / "s") as server:
-        found = json.loads(run("bans", "--json", "--socket", str(server.path)).stdout)
+        found = json.loads(run_command("bans", "--json", "--socket", str(server.path)).stdout)
     assert found == [{
         "what": ADDRESS, "seconds_left": None, "reason": "", "by": "operator", "times": 0}]
 
@@ -74,7 +70,7 @@ def test_wrong_arguments(
 ) -> None:
     manager = ResourceManager()
     with manager.serve_status(tmp_path / "s") as server:
-        done = run(*arguments, "--socket", str(server.path))
+        done = run_command(*arguments, "--socket", str(server.path))
     assert done.returncode == status
     assert says in done.stderr
     assert "Traceback" not in done.stderr
@@ -83,7 +79,7 @@ def test_wrong_arguments(
 
 def test_no_node(tmp_path: Path) -> None:
     for arguments in (("bans",), ("ban", ADDRESS), ("unban", ADDRESS), ("allow", ADDRESS)):
-        done = run(*arguments, "--socket", str(tmp_path / "none"))
+        done = run_command(*arguments, "--socket", str(tmp_path / "none"))
         assert done.returncode == 1
         assert "no node serves its status" in done.stderr
 

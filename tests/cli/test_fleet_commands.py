@@ -12,29 +12,27 @@ from contextlib import ExitStack
 
 import pyte
 import pytest
+from command_line import captured, run_command
 from engine_server import comes_true, free_port, needs_server, running
+from programs import run
 
 from rcmgr import Fleet, FleetLimits, NodeLimits, Rate, ResourceManager
+from rcmgr.libp2p.run import main as run_program
 
 pytestmark = needs_server()
 
 
-def run(*arguments: str, url: str | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "COLUMNS": "80"}
-    environment.pop("RCMGR_FLEET", None)
-    if url is not None:
-        environment["RCMGR_FLEET"] = url
-    return subprocess.run(
-        [sys.executable, "-m", "rcmgr", *arguments], capture_output=True, text=True, check=False,
-        timeout=60, env=environment, stdin=subprocess.DEVNULL)
+@pytest.fixture(autouse=True)
+def _no_fleet_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RCMGR_FLEET", raising=False)
 
 
 def test_the_nodes_and_the_bans_of_a_fleet() -> None:
     with running() as server:
         url = f"{server.url}#edge"
-        assert run("fleet", "status", url=url).stdout == (
+        assert run_command("fleet", "status", RCMGR_FLEET=url).stdout == (
             "0 nodes: connections 0, peers 0, streams 0, denied 0\n")
-        assert run("bans", "--fleet", url=url).stdout == "No bans.\n"
+        assert run_command("bans", "--fleet", RCMGR_FLEET=url).stdout == "No bans.\n"
         fleet = Fleet(url, node="node-0")
         node = ResourceManager(NodeLimits(fleet=FleetLimits(rate=Rate(1e-3, 1))), fleet=fleet)
         comes_true(lambda: not fleet.status()["lost"])  # until then, the node decides alone
@@ -42,25 +40,25 @@ def test_the_nodes_and_the_bans_of_a_fleet() -> None:
         held = [node.open_connection(b"peer") for _ in range(3)]
         client = server.client()
         comes_true(lambda: b'"fleet rate": 2' in b"".join(client.hvals("rcmgr:{edge}:use")))
-        shown = run("fleet", "status", url=url).stdout.splitlines()
+        shown = run("-m", "rcmgr", "fleet", "status", RCMGR_FLEET=url).stdout.splitlines()
         assert shown[0] == "1 node: connections 1, peers 1, streams 0, denied 2"
         assert shown[1] == "denied by fleet rate 2"
         assert shown[3].split()[:5] == ["node-0", "1", "1", "0", "2"]
-        [said] = json.loads(run("fleet", "status", "--json", "--url", url).stdout)
+        [said] = json.loads(run_command("fleet", "status", "--json", "--url", url).stdout)
         assert said["denied_by"] == {"fleet rate": 2}
-        listed = run("bans", "--fleet", url=url).stdout
+        listed = run("-m", "rcmgr", "bans", "--fleet", RCMGR_FLEET=url).stdout
         assert "192.0.2.0/24 no end, by operator on node-0: scans\\x1b" in listed
-        [ban] = json.loads(run("bans", "--fleet", "--json", url=url).stdout)
+        [ban] = json.loads(run_command("bans", "--fleet", "--json", RCMGR_FLEET=url).stdout)
         assert ban["node"] == "node-0"
         assert len(held) == 3
         node.close()
 
 
 def test_no_fleet_and_no_engine_are_one_line() -> None:
-    assert "Give --url, or set RCMGR_FLEET" in run("fleet", "status").stderr
-    wrong = run("fleet", "status", url="http://u:s3cret@h")
+    assert "Give --url, or set RCMGR_FLEET" in run_command("fleet", "status").stderr
+    wrong = run_command("fleet", "status", RCMGR_FLEET="http://u:s3cret@h")
     assert "scheme must be one of" in wrong.stderr
-    gone = run("bans", "--fleet", url=f"valkey://u:s3cret@127.0.0.1:{free_port()}")
+    gone = run_command("bans", "--fleet", RCMGR_FLEET=f"valkey://u:s3cret@127.0.0.1:{free_port()}")
     assert gone.returncode == 1
     assert len(gone.stderr.splitlines()) == 1
     assert "s3cret" not in wrong.stderr + gone.stderr
@@ -71,8 +69,9 @@ def test_no_fleet_and_no_engine_are_one_line() -> None:
     "valkey://h?Password=s3cret"])
 def test_a_wrong_url_is_one_line_without_its_secret(url: str) -> None:
     for asked in (
-            run("fleet", "status", "--url", url), run("fleet", "status", url=url),
-            run("run", "-m", "this", url=url)):
+            run_command("fleet", "status", "--url", url),
+            run_command("fleet", "status", RCMGR_FLEET=url),
+            captured(lambda: run_program(["-m", "this"]), RCMGR_FLEET=url)):
         assert asked.returncode != 0
         [line] = asked.stderr.splitlines()
         assert "url" in line
@@ -144,4 +143,4 @@ def test_top_fits_a_terminal_and_survives_a_restart_of_the_engine() -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a terminal")
 def test_top_needs_a_terminal() -> None:
-    assert "use `rcmgr fleet status`" in run("fleet", "top", url="valkey://h").stderr
+    assert "use `rcmgr fleet status`" in run_command("fleet", "top", RCMGR_FLEET="valkey://h").stderr

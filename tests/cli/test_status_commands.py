@@ -1,4 +1,4 @@
-"""`rcmgr top`, `status` and `explain` in real processes and terminals."""
+"""`rcmgr top`, `status` and `explain`, some in real processes and terminals."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import run_command
+from programs import run
 from socket_stub import answers_once
 
 from rcmgr import (
@@ -44,19 +46,12 @@ def manager() -> ResourceManager:
     return manager
 
 
-def run(*arguments: str, columns: int = 80) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "rcmgr", *arguments], capture_output=True, text=True, check=False,
-        timeout=60, env={**os.environ, "COLUMNS": str(columns)},
-    )
-
-
 def test_status_and_explain(manager: ResourceManager, tmp_path: Path) -> None:
     with manager.serve_status(tmp_path / "s") as server:
         path = str(server.path)
-        told = run("status", "--socket", path)
-        as_json = run("status", "--json", "--socket", path)
-        explained = run("explain", "--socket", path)
+        told, as_json, explained = (
+            run("-m", "rcmgr", *command, "--socket", path)
+            for command in (["status"], ["status", "--json"], ["explain"]))
     assert told.returncode == as_json.returncode == explained.returncode == 0
     assert told.stderr == as_json.stderr == explained.stderr == ""
     lines = told.stdout.splitlines()
@@ -77,7 +72,7 @@ def test_long_names_leave_room_for_numbers(tmp_path: Path, columns: int) -> None
     stream.set_protocol("/a/long/protocol/1.0.0")
     scope = manager.open_connection(PEER)
     with manager.serve_status(tmp_path / "s") as server:
-        told = run("status", "--socket", str(server.path), columns=columns)
+        told = run_command("status", "--socket", str(server.path), COLUMNS=str(columns))
     lines = told.stdout.splitlines()
     assert max(map(len, lines)) <= columns
     assert any("peer:QmVuZp" in line and line.rstrip().endswith("33%") for line in lines)
@@ -91,7 +86,7 @@ def test_status_has_one_row_a_peer_and_the_denials(tmp_path: Path, columns: int)
         peer_default=Limit(conns=3, conns_inbound=3, streams=9))))
     kept = [manager.open_connection(PEER, None, "inbound") for _ in range(5)]
     with manager.serve_status(tmp_path / "s") as server:
-        told = run("status", "--socket", str(server.path), columns=columns)
+        told = run_command("status", "--socket", str(server.path), COLUMNS=str(columns))
     lines = told.stdout.splitlines()
     assert max(map(len, lines)) <= columns
     rows = lines[:lines.index("denials 2:")]
@@ -105,7 +100,7 @@ def test_status_has_one_row_a_peer_and_the_denials(tmp_path: Path, columns: int)
 
 @pytest.mark.parametrize("command", ["top", "status", "explain"])
 def test_no_node(command: str, tmp_path: Path) -> None:
-    done = run(command, "--socket", str(tmp_path / "absent"))
+    done = run_command(command, "--socket", str(tmp_path / "absent"))
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr == (
@@ -115,7 +110,7 @@ def test_no_node(command: str, tmp_path: Path) -> None:
 
 def test_top_in_a_pipe(manager: ResourceManager, tmp_path: Path) -> None:
     with manager.serve_status(tmp_path / "s") as server:
-        done = run("top", "--socket", str(server.path))
+        done = run_command("top", "--socket", str(server.path))
     assert done.returncode == 2
     assert "needs a terminal" in done.stderr
 
@@ -376,7 +371,7 @@ def test_a_terminal_without_a_cursor_to_move(busy: ResourceManager, tmp_path: Pa
 @pytest.mark.parametrize("command", ["status", "explain", "top"])
 def test_what_is_no_node(tmp_path: Path, command: str, answer: bytes, reason: str) -> None:
     with answers_once(tmp_path / "s", answer):
-        done = run(command, "--socket", str(tmp_path / "s"))
+        done = run_command(command, "--socket", str(tmp_path / "s"))
     assert done.returncode == 1
     assert done.stdout == ""
     assert reason in done.stderr
@@ -385,10 +380,9 @@ def test_what_is_no_node(tmp_path: Path, command: str, answer: bytes, reason: st
 
 def test_several_nodes(tmp_path: Path, busy: ResourceManager, manager: ResourceManager) -> None:
     with busy.serve_status(tmp_path / "a") as one, manager.serve_status(tmp_path / "b") as other:
-        told = [run("status", "--json", "--socket", str(each.path)) for each in (one, other)]
-        by_variable = subprocess.run(
-            [sys.executable, "-m", "rcmgr", "status", "--json"], capture_output=True, text=True,
-            check=False, timeout=60, env={**os.environ, "RCMGR_STATUS": str(other.path)})
+        told = [
+            run_command("status", "--json", "--socket", str(each.path)) for each in (one, other)]
+        by_variable = run_command("status", "--json", RCMGR_STATUS=str(other.path))
     assert [json.loads(each.stdout)["stats"]["limits"]["max_connections"]
             for each in (*told, by_variable)] == [4, 3, 3]
 
@@ -399,7 +393,7 @@ def test_names_cannot_command_a_terminal(tmp_path: Path) -> None:
         manager.acquire_stream("\x1b]0;owned\x07", "inbound")
     with manager.serve_status(tmp_path / "s") as server:
         for command in ("status", "explain"):
-            told = run(command, "--socket", str(server.path))
+            told = run_command(command, "--socket", str(server.path))
             assert r"\x1b]0;owned\x07" in told.stdout
             assert "\x1b" not in told.stdout
         terminal = Terminal(server)

@@ -244,7 +244,8 @@ def test_a_record_that_cannot_be_written(family: Family, tmp_path: Path) -> None
 
 
 def test_stock_leaks_and_the_demo_says_so(family: Family) -> None:
-    done = run_until(lambda output: "Exit status 1." in output, family, "--stock", "--attackers", "2")
+    done = run_until(
+        lambda output: "Exit status 1." in output, family, "--stock", "--attackers", "2")
     assert done.returncode == 1, done.stdout
     text = " ".join(done.stdout.split())  # lines wrap where the numbers are long
     assert "guarded by libp2p.rcmgr" in text
