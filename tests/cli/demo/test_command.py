@@ -315,7 +315,7 @@ def test_a_table_in_a_terminal(family: Family) -> None:
 
 
 def last_table(text: str, columns: int) -> str:
-    """What a terminal of this width shows at the end."""
+    """The last picture of a terminal of this width."""
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l"), "cursor hidden"
     last = plain(text[text.rindex("\x1b[?25h") :])
     assert max(len(line.rstrip()) for line in last.splitlines()) <= columns
