@@ -30,6 +30,8 @@ myst_heading_anchors = 4
 
 autodoc_typehints = "none"
 autodoc_member_order = "groupwise"
+# a default value as its name in the source: the repr of one has 20,000 characters
+autodoc_preserve_defaults = True
 
 # "" in a docstring is an empty text, and no pair of quotation marks
 smartquotes = False
