@@ -14,6 +14,7 @@ from command_line import run_command
 from programs import run
 
 from rcmgr import ResourceManager
+from rcmgr.cli.ban_commands import _left, _where
 from rcmgr.peers import peer_text
 
 PEER = b"\x12\x20" + b"p" * 32
@@ -40,7 +41,8 @@ def test_a_ban_from_the_terminal(tmp_path: Path) -> None:
         again = run_command("unban", "192.0.2.0/24", *socket)
         assert (again.returncode, again.stderr) == (1, "rcmgr: 192.0.2.0/24 is not banned\n")
         assert manager.open_connection(None, ADDRESS, "inbound") is not None
-        assert run_command("allow", peer_text(PEER), *socket).returncode == 0
+        assert run_command("allow", peer_text(PEER), *socket).stdout == (
+            f"allowed {peer_text(PEER)}\n")
         assert manager.open_connection(PEER, ADDRESS, "inbound") is not None
     assert listed.split() == [
         "banned", "for", "192.0.2.0/24", "2.0", "h,", "by", "operator:", r"floods\x1b[2J",
@@ -55,6 +57,42 @@ def test_json_is_a_list(tmp_path: Path) -> None:
         found = json.loads(run_command("bans", "--json", "--socket", str(server.path)).stdout)
     assert found == [{
         "what": ADDRESS, "seconds_left": None, "reason": "", "by": "operator", "times": 0}]
+
+
+@pytest.mark.parametrize(("text", "seconds"), [
+    ("90", 90), ("1.5s", 1.5), ("15m", 900), ("2h", 7200), ("7d", 604800), ("999999999", 999999999),
+])
+def test_a_ban_lasts_as_long_as_said(tmp_path: Path, text: str, seconds: float) -> None:
+    manager = ResourceManager(clock=lambda: 0)
+    with manager.serve_status(tmp_path / "s") as server:
+        run_command("ban", ADDRESS, "--for", text, "--reason", "why", "--socket", str(server.path))
+    [made] = manager.bans()
+    assert (made.seconds_left, made.reason) == (seconds, "why")
+
+
+@pytest.mark.parametrize(("seconds", "text"), [
+    (None, "no end"), (59.4, "59 s"), (60, "1 min"), (3540, "59 min"), (3600, "1.0 h"),
+    (172_000, "47.8 h"), (172_800, "2.0 d"),
+])
+def test_a_time_has_its_largest_unit(seconds: float | None, text: str) -> None:
+    assert _left(seconds) == text
+
+
+def test_the_node_of_a_ban_is_named_if_it_is_another() -> None:
+    bans: list[dict[str, object]] = [{}, {"node": ""}, {"node": 5}, {"node": "n\x1b"}]
+    assert list(map(_where, bans)) == ["", "", "", " on n\\x1b"]
+
+
+def test_a_narrow_terminal_folds_a_long_name(tmp_path: Path) -> None:
+    manager = ResourceManager()
+    manager.ban(PEER, reason="floods")
+    with manager.serve_status(tmp_path / "s") as server:
+        shown = run_command("bans", "--socket", str(server.path), COLUMNS="40").stdout
+    lines = shown.splitlines()
+    assert max(map(len, lines)) <= 40
+    assert "".join(line[:20].strip() for line in lines[1:]) == peer_text(PEER)
+    assert " ".join(line[20:].strip() for line in lines).split() == [
+        "for", "no", "end,", "by", "operator:", "floods"]
 
 
 @pytest.mark.parametrize(("arguments", "status", "says"), [
