@@ -14,9 +14,11 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from engine_server import comes_true
 from threads import in_threads, rounds
 
 from rcmgr import ResourceLimits, ResourceManager
@@ -420,3 +422,125 @@ def test_the_end_of_the_server_ends_its_readers(manager: ResourceManager, tmp_pa
         assert next(events)["what"] == "192.0.2.9"
     with pytest.raises(StatusError, match="has ended"):
         next(events)
+
+
+def rest_of(client: socket.socket) -> bytes:
+    """The bytes that the server sends until it hangs up."""
+    received = b""
+    with client, contextlib.suppress(ConnectionError):
+        client.settimeout(30)
+        while part := client.recv(1 << 16):
+            received += part
+    return received
+
+
+def test_a_client_that_asks_nothing_is_dropped(
+    server: StatusServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(status_socket, "_PATIENCE_S", 0.1)
+    client = connect(server.path)
+    client.sendall(b'{"do": "ba')
+    assert rest_of(client) == b""
+
+
+def test_a_question_may_come_in_parts(server: StatusServer) -> None:
+    client = connect(server.path)
+    client.sendall(b'{"do": ')
+    time.sleep(0.02)
+    client.sendall(b'"bans"}\n')
+    assert json.loads(rest_of(client))["answer"] == []
+
+
+@pytest.mark.parametrize(("length", "is_answered"), [(1 << 21, True), ((1 << 21) + 1, False)])
+def test_the_longest_question(server: StatusServer, length: int, is_answered: bool) -> None:
+    start, end = b'{"do": "bans"', b"}\n"
+    client = connect(server.path)
+    with contextlib.suppress(ConnectionError):
+        client.sendall(start + b" " * (length - len(start + end)) + end)
+    assert bool(rest_of(client)) is is_answered
+
+
+def test_sixteen_questions_are_answered_at_once(server: StatusServer) -> None:
+    places: Any = server._server.free_places
+    silent = [connect(server.path) for _ in range(16)]
+    comes_true(lambda: places._value == 0)
+    with pytest.raises(StatusError, match="does not answer"):
+        read_status(server.path)
+    for each in silent:
+        each.close()
+    comes_true(lambda: places._value == 16)
+    assert read_status(server.path)["pid"] == os.getpid()
+
+
+def test_an_error_of_an_answer_is_one_of_a_thread(
+    server: StatusServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reported: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", reported.append)
+    monkeypatch.setattr(status_socket, "answer_to", lambda node, request: 1 // 0)
+    with pytest.raises(StatusError, match="busy, or ending"):
+        read_status(server.path)
+    comes_true(lambda: reported)
+    [error] = reported
+    assert error.exc_type is ZeroDivisionError
+    assert error.exc_traceback is not None
+    assert error.thread is not threading.current_thread()
+    assert server._server.free_places._value == 16  # type: ignore[attr-defined]
+
+
+def test_a_client_that_hangs_up_before_the_answer_is_no_error(
+    server: StatusServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reported: list[Any] = []
+    threads: list[threading.Thread] = []
+    monkeypatch.setattr(threading, "excepthook", reported.append)
+    client = connect(server.path)
+
+    def answer_late(node: Any, request: bytes) -> bytes:
+        client.close()
+        threads.append(threading.current_thread())
+        return b"x" * (1 << 22)
+
+    monkeypatch.setattr(status_socket, "answer_to", answer_late)
+    client.sendall(b'{"do": "bans"}\n')
+    comes_true(lambda: threads)
+    threads[0].join()
+    assert reported == []
+
+
+def test_events_above_a_batch_are_counted() -> None:
+    events = [{"event": "denied", "message": "x" * 1000}] * 400
+    handler = status_socket._Handler.__new__(status_socket._Handler)
+    batch = handler._batch(SimpleNamespace(new_events=lambda: events))  # type: ignore[arg-type]
+    *sent, last = map(json.loads, batch.splitlines())
+    assert (last["event"], last["events"]) == ("left_out", 400 - len(sent))
+    assert 1 << 18 <= len(batch) < (1 << 18) + 2000
+    assert abs(last["time"] - time.time()) < 60
+    assert handler._batch(SimpleNamespace(new_events=list)) == b""  # type: ignore[arg-type]
+
+
+def test_a_stranger_takes_the_place_of_the_first_of_64() -> None:
+    strangers = status_socket._Strangers()
+    pairs = [socket.socketpair() for _ in range(66)]
+    for _, theirs in pairs[:65]:
+        strangers.add(theirs)
+    assert pairs[0][0].recv(1) == b""
+    pairs[1][1].close()  # the second one has gone by itself
+    strangers.add(pairs[65][1])
+    strangers.remove(pairs[2][1])
+    strangers.remove(pairs[2][1])
+    assert list(strangers._clients) == [theirs for _, theirs in pairs[3:]]
+    for each in (each for pair in pairs for each in pair):
+        each.close()
+
+
+def test_a_client_with_the_password_is_no_stranger(
+    manager: ResourceManager, tmp_path: Path
+) -> None:
+    with StatusServer(manager, tmp_path / "s", unix=False) as server:
+        with connect(server.path):
+            comes_true(lambda: server._server.free_places._value == 15)  # type: ignore[attr-defined]
+            assert server._server.strangers._clients == {}
+        assert not server.closed
+    assert server.closed
+    assert not server._thread.is_alive()
