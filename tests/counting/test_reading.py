@@ -43,6 +43,17 @@ def test_the_fullest_limits_come_first() -> None:
     del many
 
 
+@pytest.mark.parametrize("most", [1, 2, 3, 39, 40, 41])
+def test_only_the_fullest_are_kept(most: int) -> None:
+    used = {b"peer %d" % number: number % 40 + 1 for number in range(0, 40 * 7, 7)}
+    ledger = Ledger(limits(peer_default=limit(memory=100)))
+    kept: list[Any] = [ledger.open_stream(peer) for peer in used]
+    for scope, amount in zip(kept, used.values(), strict=True):
+        scope.reserve_memory(amount)
+    fullest = [amount for _, _, amount, _ in ledger.fullest(most)]
+    assert fullest == list(range(40, 0, -1))[:most]
+
+
 def test_limits_below_what_is_held() -> None:
     """As after new limits. A limit of zero counts as full."""
     ledger = Ledger()
