@@ -9,6 +9,7 @@ import queue
 import threading
 import weakref
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, cast
 
 import pytest
@@ -60,6 +61,10 @@ class FakeEngine:
             raise EngineError("it is gone")
 
     def listen(self, channel: str) -> str:
+        self.when_run()
+        if self.fails:
+            raise EngineError("it is gone")
+        self.uses.append("listens")
         return channel
 
     def next_message(self, subscription: str, timeout: float) -> bytes | None:
@@ -193,6 +198,41 @@ def test_a_loss_is_said_once_and_so_is_its_end(caplog: pytest.LogCaptureFixture)
         "fleet: the engine at place answers again after 10.0 s"]
 
 
+def test_each_loss_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    case = Case()
+    for fails in (False, True) * 2:
+        case.engine.fails = fails
+        case.call(2)
+    assert case.member.losses == 2
+    assert ["lost" in each for each in caplog.messages] == [True, False, True]
+
+
+def test_an_engine_may_be_lost_between_two_beats() -> None:
+    case = Case()
+    case.call()
+    rate = case.shares.gate.rate
+    assert rate is not None
+    rate.try_consume("", 10)  # as much as the node may spend in advance
+    case.engine.fails = True
+    case.call(0.1)
+    assert case.member.is_lost
+    case.engine.fails = False
+    case.call(1)
+    assert rate.try_consume("", 1)
+    case.call(0.1)
+    assert case.engine.asked == [(1, 0)]
+
+
+def test_an_engine_that_has_lost_the_bans_learns_them_again() -> None:
+    case = Case()
+    case.member._bans.watch(case.manager._bans)
+    case.manager.ban("192.0.2.1")
+    for _ in range(2):
+        case.call(1)
+    scripts = [script for script, _, _ in case.engine.runs]
+    assert scripts == [BEAT, CHANGE_BANS] * 2
+
+
 def test_an_engine_that_never_answered_is_lost_too(caplog: pytest.LogCaptureFixture) -> None:
     case = Case(FleetLimits(rate=Rate(10, 30), on_loss="refuse"))
     case.engine.fails = True
@@ -211,7 +251,9 @@ def test_fewer_nodes_are_believed_after_a_while() -> None:
     assert case.member.nodes == 3
     case.engine.nodes = 4
     case.call(1)
-    assert case.member.nodes == 4
+    assert case.member.nodes == case.member.nodes_seen == 4
+    assert case.shares.gate.rate is not None
+    assert case.shares.gate.rate.advance == 30 // 4
     case.engine.nodes = 2
     for _ in range(12):
         case.call(1)
@@ -303,6 +345,24 @@ def test_a_lost_engine_is_asked_again_after_half_a_beat_or_more() -> None:
     assert case.member.losses == 1
 
 
+def test_a_node_that_cannot_listen_pauses_before_it_tries_again() -> None:
+    case = Case()
+    case.member._node = weakref.ref(case.manager)
+    stopped = case.member._stopped = Waits(case)
+    times: list[float] = []
+
+    def note() -> None:
+        times.append(case.now)
+        if len(times) == 50:
+            stopped.set()
+
+    case.ears.fails, case.ears.when_run = True, note
+    case.member._listen()
+    waits = [after - before for before, after in pairwise(times)]
+    assert 0.5 <= min(waits) < 0.7
+    assert 0.8 < max(waits) <= 1
+
+
 def test_an_engine_that_took_the_node_for_dead_learns_its_places_again() -> None:
     case = Case(FleetLimits(peer=FleetPlaces(connections=8)))
     case.call()
@@ -322,6 +382,7 @@ def test_an_engine_that_took_the_node_for_dead_learns_its_places_again() -> None
 def test_a_node_without_limits_asks_only_for_news() -> None:
     case = Case()
     case.member.shares = None
+    case.engine.is_new = 1
     case.call()
     assert (case.member.nodes, case.member.is_lost) == (3, True)
     case.engine.fails = True
@@ -353,8 +414,10 @@ def test_the_threads_of_a_node() -> None:
     case.ears.messages.put(b'1 1 {"ban": "192.0.2.1", "seconds": 60, "from": "other"}')
     comes_true(lambda: len(case.manager.bans()) == 1)
     assert set(case.ears.listened) == {("p:changes", 0.5)}
+    case.member._bans._read = (7, 1)
     case.ears.messages.put(None)
-    comes_true(lambda: case.ears.uses == ["closed"])
+    comes_true(lambda: case.ears.uses == ["listens", "closed", "listens"])
+    comes_true(lambda: case.member._bans._read is None)  # messages may have been missed
     case.ears.messages.put(b'1 2 {"unban": "192.0.2.1", "from": "other"}')
     comes_true(lambda: not case.manager.bans())
     case.manager.ban("192.0.2.2")
@@ -366,7 +429,7 @@ def test_the_threads_of_a_node() -> None:
     case.manager.ban("192.0.2.3")
     assert case.member._bans.waiting == 0
     listens.join()
-    assert case.ears.uses == ["closed"] * 2
+    assert case.ears.uses == ["listens", "closed"] * 2
     case.member.stop()
 
 

@@ -229,7 +229,6 @@ class Member:
                 if subscription is None:
                     subscription = self._ears.listen(self._bans.channel)
                     self._bans.forget_read()  # messages may have been missed
-                    self.wake()
                 message = self._ears.next_message(subscription, _LISTEN_S)
                 if message is not None:
                     self._bans.hear(message)
