@@ -109,3 +109,27 @@ def test_bans_and_nodes(server: Server) -> None:
     assert first["denied_by"] == {"x": 1}
     assert (second["node"], second["connections"]) == ("b", 0)
     engine.close()
+
+
+def test_bans_and_nodes_are_listed_whole() -> None:
+    said = {"reason": "r", "by": "penalty box", "times": 2, "node": "n", "from": "id"}
+    use = {"node": "N", "connections": 1, "streams": 2, "peers": 3, "denied": 4, "calls": 5,
+           "denied_by": {"x": 6, "y": "7", "z" * 500: 8}}
+    kept: Any = Kept(
+        bans=[(b"net", 1_002_000_000.0), (b"\xff", math.inf)],
+        reasons={b"net": json.dumps(said).encode(), b"\xff": b"[" * 100_000},
+        nodes=[(b"b", 1_001_500_000.0), (b"a", 1_000_000_000.0), (b"\xff", 1_000_500_000.0)],
+        use={b"a": json.dumps(use).encode(), b"b": b"5", b"\xff": b'{"denied_by": 5}'})
+    del said["from"]
+    assert read_bans(kept, "p:").listed() == [
+        {"what": "net", "seconds_left": 1.5, **said},
+        {"what": "\ufffd", "seconds_left": None, "reason": "", "by": "operator", "times": 0,
+         "node": ""}]
+    nothing = dict.fromkeys(("connections", "streams", "peers", "denied", "calls"), 0)
+    first, *others = read_nodes(kept, "p:")
+    long_name = list(first["denied_by"])[1]
+    assert first == {**use, "seconds_ago": 0.5, "denied_by": {"x": 6, long_name: 8}}
+    assert len(long_name) <= 160
+    assert others == [
+        {"node": "b", "seconds_ago": 0.0, **nothing, "denied_by": {}},
+        {"node": "\ufffd", "seconds_ago": 0.0, **nothing, "denied_by": {}}]
