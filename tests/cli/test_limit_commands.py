@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from rcmgr.cli.limit_commands import LIBP2P_HIGH_WATERMARK, limits
+from rcmgr.cli.limit_commands import LIBP2P_HIGH_WATERMARK, _shown, limits
 from rcmgr.limits.files import LimitsFile
 from rcmgr.limits.node import NodeLimits
 from rcmgr.limits.scaling_files import read_scaling_limits
@@ -257,3 +257,14 @@ def test_no_sizes(text: str) -> None:
 def test_this_machine_by_default() -> None:
     assert run("show").exit_code == 0
     assert run("scale").exit_code == 0
+
+
+@pytest.mark.parametrize(("field", "value", "text"), [
+    ("conns", None, "-"), ("memory", None, "-"), ("conns", 10**7 - 1, "9999999"),
+    ("conns", 10**7, "1e+07"), ("conns", 1 << 30, "1.1e+09"), ("memory", 1023, "1023"),
+    ("memory", (1 << 20) - 1, "1048575"), ("memory", 1 << 20, "1 MiB"),
+    ("memory", (1 << 30) - (1 << 20), "1023 MiB"), ("memory", 1 << 30, "1 GiB"),
+    ("memory", 3 << 39, "1.5 TiB"),
+])
+def test_a_number_is_short(field: str, value: int | None, text: str) -> None:
+    assert _shown(field, value) == text

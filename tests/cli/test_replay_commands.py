@@ -10,7 +10,8 @@ from click.testing import CliRunner, Result
 from record_script import Clock, Run
 
 from rcmgr import NodeLimits, ResourceManager
-from rcmgr.cli import main
+from rcmgr.cli import main, replay_commands
+from rcmgr.peers import peer_text
 from rcmgr.replay import replay as replay_module
 
 
@@ -147,3 +148,17 @@ def test_limits_that_name_networks_do_not_match_hashes(record: Path, tmp_path: P
     text = '[Subnets.overrides]\n"198.51.100.0/24" = 3\n'
     assert "with --identities" in " ".join(
         run(record, "--limits", limits(tmp_path, text)).output.split())
+
+
+@pytest.mark.parametrize(("seconds", "text"), [
+    (119.9, "119.9 seconds"), (120, "2.0 minutes"), (7199, "120.0 minutes"), (7200, "2.0 hours"),
+    (172_799, "48.0 hours"), (172_800, "2.0 days"),
+])
+def test_a_duration_has_its_largest_unit(seconds: float, text: str) -> None:
+    assert replay_commands._duration(seconds) == text
+
+
+def test_a_peer_is_its_hash_or_its_id() -> None:
+    assert replay_commands._peer(b"\x00\x01\x02\x03\x04\x05\x06\xff") == "00010203040506ff"
+    peer = b"\x12\x20" + bytes(32)
+    assert replay_commands._peer(peer) == peer_text(peer)

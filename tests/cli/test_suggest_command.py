@@ -142,3 +142,31 @@ def test_other_commands_refuse_nan_too(command: list[str]) -> None:
     done = CliRunner().invoke(main, [*command, "nan"])
     assert done.exit_code == 2
     assert "nan is not a finite number" in done.output
+
+
+@pytest.mark.parametrize(("text", "seconds"), [
+    ("30", 30), ("30s", 30), ("1.5m", 90), ("2h", 7200), ("365d", 365 * 86_400), (0.5, 0.5),
+])
+def test_times_have_units(text: str | float, seconds: float) -> None:
+    assert module.Duration().convert(text, None, None) == seconds
+
+
+def test_defaults_of_the_options(
+    node: ResourceManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(module.time, "sleep", slept.append)
+    node.acquire_stream(b"peer", "inbound")
+    done = run("--socket", tmp_path / "sock")
+    assert slept == [600]
+    assert "1.5 times what 99.9 % of the time" in " ".join(done.stdout.replace("#", "").split())
+    assert done.stderr.startswith("watching the node for 600 s; Ctrl-C ends it early\n")
+
+
+def test_records_without_events_and_cut_ones_are_noted(tmp_path: Path) -> None:
+    path = tmp_path / "node.rec"
+    ResourceManager(NodeLimits()).record(path).close()
+    assert run(path).stderr.splitlines()[-1] == f"note: {path}: no events"
+    data = path.read_bytes()
+    path.write_bytes(data + data[-200:-10])
+    assert f"note: {path} ends in the middle of a frame" in run(path).stderr.splitlines()
