@@ -460,7 +460,10 @@ def test_the_longest_question(server: StatusServer, length: int, is_answered: bo
     assert bool(rest_of(client)) is is_answered
 
 
-def test_sixteen_questions_are_answered_at_once(server: StatusServer) -> None:
+def test_sixteen_questions_are_answered_at_once(
+    server: StatusServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(status_socket, "_PATIENCE_S", 60)
     places: Any = server._server.free_places
     silent = [connect(server.path) for _ in range(16)]
     comes_true(lambda: places._value == 0)
