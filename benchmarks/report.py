@@ -41,7 +41,7 @@ from benchmarks.verdict import (
 PROCESSES = {  # benchmarks, and how many fresh processes each figure comes from
     "peers": 3, "peers.accept": 3, "ratios": 3, "manager": 3, "counting.scope": 3,
     "counting.denials": 3, "counting.memory_stats": 3, "counting.token_bucket": 3,
-    "events.handler": 5, "gates.networks": 3, "libp2p.hosts": 3, "libp2p.end_to_end": 3,
+    "events.handler": 5, "gates.networks": 3, "libp2p.hosts": 3, "libp2p.end_to_end": 1,
     "million": 1, "threads": 3,
 }
 """Each has a module in benchmarks/."""

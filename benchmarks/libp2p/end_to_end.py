@@ -10,8 +10,10 @@ each in a separate process. All processes share the machine. "rcmgr" is hardened
 "none" has no resource manager. Without harden, a host of libp2p 0.8.1 accepts 250 connections in
 its lifetime. For the connections per second, the other two hosts have that cap lifted.
 
-Each line is the median of several fresh processes. --check: exit status 1 if a target of
-thresholds.toml is missed.
+The three hosts take turns for five rounds, each time in a fresh process. Each line about
+connections and streams is the best round, because other work of the machine makes rounds worse.
+Each line about pings is the median round. --check: exit status 1 if a target of thresholds.toml is
+missed.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ import logging
 import math
 import sys
 import time
+from collections.abc import Callable
+from statistics import median
 from typing import Any
 
 import trio
@@ -44,7 +48,7 @@ from rcmgr.libp2p import harden
 
 MODULE = "benchmarks.libp2p.end_to_end"
 KINDS = ("none", "libp2p", "rcmgr")
-TASKS, PEERS = 4, 32
+ROUNDS, TASKS, PEERS = 5, 4, 32
 VISIT_S, CALM_S, FLOOD_S, SETTLE_S = 5.0, 5.0, 10.0, 1.0
 
 
@@ -162,10 +166,14 @@ async def visit(what: str, address: str) -> None:
 
 
 def measure() -> Figures:
-    """All kinds by turns, each in a fresh process."""
-    found: Figures = {}
-    for kind in KINDS:
-        found |= fresh_process(MODULE, "--visited", kind) | fresh_process(MODULE, "--victim", kind)
+    rounds: list[Figures] = []
+    for _ in range(ROUNDS):
+        seen: Figures = {}
+        for kind in KINDS:
+            for part in ("--visited", "--victim"):
+                seen |= fresh_process(MODULE, part, kind)
+        rounds.append(seen)
+    found = {name: of_rounds(name)([seen[name] for seen in rounds]) for name in rounds[0]}
     for what in ("connections", "streams"):
         for other in ("none", "libp2p"):
             name = f"{what}, rcmgr: times the processor time of {other}"
@@ -179,6 +187,13 @@ def measure() -> Figures:
     return found
 
 
+def of_rounds(name: str) -> Callable[[list[float]], float]:
+    """Which value of several rounds counts."""
+    if name.endswith(": per second"):
+        return max
+    return median if name.endswith(", ms") else min
+
+
 def main() -> int:
     logging.disable(logging.CRITICAL)  # py-libp2p logs every broken stream
     if sys.argv[1:2] == ["--visit"]:
@@ -188,7 +203,7 @@ def main() -> int:
         part = throughput if sys.argv[1] == "--visited" else pings
         json.dump(trio.run(part, sys.argv[2]), sys.stdout)
         return 0
-    return benchmark_main("libp2p.end_to_end", __doc__, measure, processes=3)
+    return benchmark_main("libp2p.end_to_end", __doc__, measure, processes=1)
 
 
 if __name__ == "__main__":

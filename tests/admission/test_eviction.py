@@ -475,6 +475,10 @@ def test_values_out_of_range() -> None:
     for seconds in (0, -1.0, float("nan"), float("inf"), 10**400):
         with pytest.raises(ValueError, match="grace_s must be above 0"):
             EvictionPolicy(1, grace_s=seconds)
+    year = 31_557_600
+    assert EvictionPolicy(1, grace_s=year, turn_s=year).places == 1
+    with pytest.raises(ValueError, match="turn_s must be above 0 and at most a year"):
+        EvictionPolicy(1, turn_s=year + 1)
     with pytest.raises(TypeError, match="turn_s must be a number of seconds"):
         EvictionPolicy(1, turn_s="1")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="key must be 16 bytes long"):
@@ -489,7 +493,7 @@ def test_values_out_of_range() -> None:
         shares.add("owner", 1, b"")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="owner must not be None"):
         policy.add(None, b"")
-    with pytest.raises(TypeError, match="a ticket must be an int"):
+    with pytest.raises(TypeError, match="a ticket must be an int, as `add` returned it, not"):
         policy.remove("ticket")  # type: ignore[arg-type]
     ticket = policy.add("owner", b"")
     with pytest.raises(ValueError, match="units must be 1 or more"):
