@@ -547,3 +547,33 @@ def test_a_client_with_the_password_is_no_stranger(
         assert not server.closed
     assert server.closed
     assert not server._thread.is_alive()
+
+
+def test_a_slow_client_has_two_seconds_and_one_for_its_password(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The times are in total: each byte that comes leaves less for the next one."""
+    now = 100.0
+    timeouts: list[float] = []
+
+    class Slow:
+        def settimeout(self, seconds: float) -> None:
+            timeouts.append(round(seconds, 3))
+
+        def recv(self, most: int) -> bytes:
+            nonlocal now
+            if timeouts[-1] == 0.001:
+                raise TimeoutError
+            now += 0.75
+            return b"x"
+
+    monkeypatch.setattr(status_socket, "time", SimpleNamespace(monotonic=lambda: now))
+    handler = status_socket._Handler.__new__(status_socket._Handler)
+    handler.request = Slow()
+    with pytest.raises(TimeoutError):
+        handler._request()
+    assert timeouts == [2, 1.25, 0.5, 0.001]
+    timeouts.clear()
+    with pytest.raises(TimeoutError):
+        handler._receives("password")
+    assert timeouts == [1, 0.25, 0.001]
