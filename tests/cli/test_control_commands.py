@@ -286,3 +286,17 @@ def test_another_user_is_refused(node: Running) -> None:
             env={"PATH": "/usr/bin:/bin"})
         assert (done.stdout, done.stderr) == ("", "refused\n")
     assert node.manager.node_limits == before
+
+
+def test_the_denials_of_a_peer_are_shown(node: Running) -> None:
+    node.manager.connection_limits = ConnectionLimits(max_established_per_peer=3)
+    assert node.manager.open_connection(PEER, ADDRESS) is None
+    *_, counted, latest = node.run("peer", peer_text(PEER)).output.splitlines()
+    assert counted == "denied 1"
+    assert latest.startswith("  0 s ago: ")
+    assert latest.endswith(str(node.manager.last_denial).splitlines()[0])
+    node.run("set", "DryRun", "on")
+    node.held.append(node.manager.open_connection(PEER, ADDRESS))
+    lines = node.run("peer", peer_text(PEER)).output.splitlines()
+    assert "connections 4" in lines
+    assert "a dry run would refuse 1" in lines

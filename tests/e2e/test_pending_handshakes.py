@@ -20,6 +20,12 @@ PATIENT = replace(BY_STATE, eviction=Eviction(
 """No handshake makes room, and sockets wait long."""
 
 
+@pytest.fixture(params=[True, False], ids=["in batches", "one by one"])
+def _way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One by one: as on systems where trio has to accept."""
+    monkeypatch.setattr(accept_gate, "CAN_ACCEPT", request.param and accept_gate.CAN_ACCEPT)
+
+
 @pytest.mark.parametrize("limits", [BY_STATE, BY_SCOPE])
 async def test_a_newcomer_of_the_same_address_gets_in(limits: NodeLimits) -> None:
     async with guarded_node(limits) as node, silent(node, 3 * PLACES), running_node() as peer:
@@ -45,11 +51,8 @@ async def test_newcomers_over_ipv6_get_in() -> None:
 
 
 @pytest.mark.loopback
-@pytest.mark.parametrize("in_batches", [True, False])
-async def test_a_newcomer_of_another_address_takes_a_place_at_once(
-    monkeypatch: pytest.MonkeyPatch, in_batches: bool
-) -> None:
-    monkeypatch.setattr(accept_gate, "CAN_ACCEPT", in_batches and accept_gate.CAN_ACCEPT)
+@pytest.mark.usefixtures("_way")
+async def test_a_newcomer_of_another_address_takes_a_place_at_once() -> None:
     patient = replace(BY_STATE, eviction=Eviction(pending_grace_s=60, pending_patience_s=60))
     async with guarded_node(patient) as node, silent(node, PLACES):
         await eventually(lambda: node.count("pending_inbound") == PLACES)
@@ -72,6 +75,7 @@ async def test_a_silent_flood_leaves_nothing_behind() -> None:
         await eventually(lambda: limiter.borrowed_tokens == 0)
 
 
+@pytest.mark.usefixtures("_way")
 async def test_sockets_that_hang_up_cost_no_place() -> None:
     async with guarded_node() as node, running_node() as peer:
         for _ in range(10 * PLACES):
@@ -89,15 +93,19 @@ async def ends(stream: trio.SocketStream) -> bool:
     return True
 
 
+@pytest.mark.loopback
+@pytest.mark.usefixtures("_way")
 async def test_banned_sockets_do_not_wait_for_a_place() -> None:
     async with guarded_node(PATIENT) as node, silent(node, PLACES):
         await eventually(lambda: node.count("pending_inbound") == PLACES)
-        node.manager.ban("127.77.0.1")
-        async with silent(node, 3, "127.77.0.1") as banned:
+        node.manager.ban("127.0.0.2")  # its network group has all places
+        async with silent(node, 3, "127.0.0.2") as banned:
             assert all([await ends(each) for each in banned])
         assert node.manager.denied_by_limit()["ban"] == 3
+        assert node.count("pending_inbound") == PLACES  # they did not wait for the end of one
 
 
+@pytest.mark.usefixtures("_way")
 async def test_a_listener_ends_while_sockets_wait() -> None:
     async with guarded_node(PATIENT) as node, silent(node, PLACES):
         await eventually(lambda: node.count("pending_inbound") == PLACES)
@@ -140,6 +148,7 @@ async def test_the_end_of_a_handshake_is_told() -> None:
                 assert str(events[0].remote_addr).startswith("/ip4/127.0.0.1/tcp/")
 
 
+@pytest.mark.usefixtures("_way")
 async def test_one_that_waits_too_long_is_refused() -> None:
     quick = replace(BY_STATE, eviction=Eviction(
         pending_grace_s=60, pending_patience_s=60, waiting_s=0.2))

@@ -169,7 +169,7 @@ class AcceptGate:
         room = self._room
         door.drops_gone = room is not None and room.is_active
         if room is not None and self._may_wait(room):
-            door.wait = partial(self._has_to_wait, waiting)
+            door.wait = lambda socket: self._has_to_wait(waiting, socket, socket.address)
         by_manager = self.swarm._inbound_limiter.available_tokens > 0
         door.ask = self._ask if by_manager else _refuse_all
         is_observed = AcceptGate.refuse is not _REFUSE
@@ -184,13 +184,12 @@ class AcceptGate:
         # a place becomes free only while handshakes are under way
         return room.is_active and room.settings.waiting_s > 0 and len(room.handshakes) > 0
 
-    def _has_to_wait(self, waiting: WaitingSockets, socket: AcceptedSocket) -> bool:
+    def _has_to_wait(self, waiting: WaitingSockets, socket: Any, address: Any) -> bool:
         """Whether a socket waits now, or is the one that cannot wait any more."""
-        address = socket.address
         if len(waiting) == 0 and self._has_place(address):
             return False
-        manager = manager_of(self.swarm)
-        if manager._bans.shuts_out(socket.ip) and not manager.allowlist.allows_at(None, socket.ip):
+        manager, ip = manager_of(self.swarm), str(address[0])
+        if manager._bans.shuts_out(ip) and not manager.allowlist.allows_at(None, ip):
             return False  # it would take the place of another one, and be refused in the end
         out = waiting.add(socket, address)
         if out is not None:
@@ -227,9 +226,8 @@ class AcceptGate:
                 socket.close()
                 self._uncounted += 1
                 return None
-            if self._may_wait(room) and (len(waiting) or not self._has_place(address)):
-                out = waiting.add(socket, address)
-                return None if out is None else self._admitted(*out)
+            if self._may_wait(room) and self._has_to_wait(waiting, socket, address):
+                return None
         return self._admitted(socket, address)
 
     @property
