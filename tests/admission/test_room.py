@@ -409,6 +409,19 @@ def test_a_peer_that_works_outlives_the_idle_ones() -> None:
     assert {loser.peer_id for loser in host.ended} == idle
 
 
+def test_work_counts_once() -> None:
+    """A connection whose streams have ended makes room for a newcomer."""
+    manager, host = guarded()
+    for scope in fill(manager):
+        for _ in range(4):
+            assert manager.acquire_stream(scope.peer_id, "inbound")
+            manager.release_stream(scope.peer_id, "inbound")
+    for number in range(100, 110):
+        connect(manager, number)
+        time.sleep(0.02)
+    assert host.ended
+
+
 def test_a_peer_with_one_open_stream_outlives_the_idle_ones() -> None:
     manager, host = guarded()
     kept = fill(manager)
