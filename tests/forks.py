@@ -17,7 +17,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
-PATIENCE_S = 120
+PATIENCE_S = 200
 
 
 def main() -> None:

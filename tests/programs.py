@@ -6,6 +6,7 @@ import atexit
 import functools
 import json
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -38,7 +39,12 @@ def run_fork(
             "stdout": stdout.name, "stderr": stderr.name}
         server.stdin.write(json.dumps(order) + "\n")
         server.stdin.flush()
-        status = int(server.stdout.readline())
+        answer = server.stdout.readline()
+        if not answer:
+            _forks.cache_clear()
+            raise RuntimeError("the process that forks has ended")
+        status = int(answer)
+        assert status != -signal.SIGALRM, f"{arguments} ran too long: {stderr.read()}"
         return subprocess.CompletedProcess(arguments, status, stdout.read(), stderr.read())
 
 

@@ -42,6 +42,14 @@ def test_every_command_has_a_short_help_that_is_not_cut_off(group: tuple[str, ..
     assert not [line for line in listed if line.endswith("...") or len(line.split()) < 3]
 
 
+@pytest.mark.skipif(
+    not hasattr(click.exceptions, "NoSuchCommand"), reason="needs click 8.4 or newer")
+def test_a_wrong_command_is_corrected() -> None:
+    result = CliRunner().invoke(main, ["statu"])
+    assert result.exit_code == 2
+    assert "status" in result.output
+
+
 def test_a_command_imports_no_other() -> None:
     """All of them take half a second."""
     modules = check("""

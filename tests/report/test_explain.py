@@ -176,7 +176,7 @@ def test_the_longest_bans_are_listed() -> None:
         manager.ban(f"192.0.2.{number}", 1000 * number + 0.4)
     manager.ban(PEER, None, "rude\n")
     assert manager.explain().splitlines()[-6:] == [
-        "Banned now: 7, 0 of them by the penalty box. Of these, the longest:",
+        "Banned now: 7, 0 of them by the penalty box. The longest:",
         f"  {TEXT}: until unban, rude\\n",
         *(f"  192.0.2.{number}: {number}000 s left" for number in (6, 5, 4, 3)),
     ]

@@ -36,11 +36,15 @@ class _Commands(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _HOME:
+            # click proposes one of them
+            self.commands = {name: self._command(name) for name in _HOME}
             return None
-        module = importlib.import_module(f"rcmgr.cli.{_HOME[cmd_name]}")
+        return self._command(cmd_name)
+
+    def _command(self, name: str) -> click.Command:
+        module = importlib.import_module(f"rcmgr.cli.{_HOME[name]}")
         # `set` is the name of a Python type
-        command: click.Command = getattr(
-            module, "set_limit" if cmd_name == "set" else cmd_name)
+        command: click.Command = getattr(module, "set_limit" if name == "set" else name)
         return command
 
 

@@ -37,8 +37,8 @@ cdef class Pacer:
     """Pacer()\n--\n
     Lets other threads run while a call works for long. For one thread.
 
-    Call `step` between two pieces of work, without a lock. It takes 30 ns, or 60 us after 0.3 ms of
-    work. Without a GIL it does nothing.
+    Call `step` between two pieces of work, without a lock. It takes 30 ns, or 60 us if all Pacers
+    have not paused for 0.3 ms. Without a GIL it does nothing.
     """
 
     def __cinit__(self):
@@ -50,7 +50,7 @@ cdef class Pacer:
                 last_pause = now
 
     cpdef int step(self) except -1:
-        """Sleep for a moment if 0.3 ms have passed since the last time."""
+        """Sleep for a moment if 0.3 ms have passed since the last pause of any Pacer."""
         global last_pause
         if HAS_GIL and rcmgr_now_ns() - last_pause >= WORK_NS:
             sleep(PAUSE_S)

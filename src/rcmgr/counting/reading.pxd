@@ -18,6 +18,7 @@ cdef enum:
     MOST_BOUNDS = 64
     MOST_FIELDS = 8
     BLOCK_BYTES = 1 << 18
+    FREED_AT_ONCE = 8  # blocks
 
 
 ctypedef struct Row:

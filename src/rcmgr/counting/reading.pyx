@@ -15,6 +15,7 @@ from libc.string cimport memcpy
 from collections import namedtuple
 from heapq import nlargest
 
+from rcmgr.counting._nap cimport rcmgr_nap
 from rcmgr.counting._scope cimport (
     RCMGR_CONNS, RCMGR_CONNS_INBOUND, RCMGR_CONNS_OUTBOUND, RCMGR_RESOURCES, RCMGR_STREAMS,
     RCMGR_STREAMS_INBOUND, RCMGR_STREAMS_OUTBOUND, RCMGR_UNLIMITED, rcmgr_all_held, rcmgr_amounts,
@@ -143,11 +144,15 @@ cdef class PeerRows:
         self.blocks = [bytearray()]
 
     def __del__(self):
-        """Free the blocks in pieces. All at once would stop the other threads for milliseconds."""
-        cdef Pacer pacer = Pacer()
+        """Free the blocks in pieces. All at once would stop the other threads for milliseconds.
+
+        It does not use a Pacer: an exception of a signal's handler would be lost here.
+        """
         while self.blocks:
             self.blocks.pop()
-            pacer.step()
+            if len(self.blocks) % FREED_AT_ONCE == 0:
+                with nogil:
+                    rcmgr_nap()
 
     def __len__(self):
         return self.count

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import ItemsView, Iterator, KeysView, ValuesView
 from typing import Any, NoReturn, Protocol
 
+from rcmgr.counting.pacing import paced
+
 __all__ = ["ShownPeers"]
 
 _Row = dict[str, Any]
@@ -41,7 +43,7 @@ class ShownPeers(dict[str, _Row]):
 
     def __getitem__(self, text: str) -> _Row:
         if not self._place_of:
-            self._place_of = dict(self._rows.places())
+            self._place_of = dict(paced(self._rows.places()))
         return self._rows.row(*self._place_of[text])
 
     def __contains__(self, text: object) -> bool:

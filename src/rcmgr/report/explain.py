@@ -137,7 +137,7 @@ def _who_is_banned(node: Node) -> Iterator[str]:
     count, longest = len(bans), bans[:-_MOST_LINES - 1:-1]
     # the end of a long list would stop other threads
     of_box = sum(bans.pop().by == "penalty box" for _ in paced(range(count)))
-    yield f"Banned now: {count}, {of_box} of them by the penalty box. Of these, the longest:"
+    yield f"Banned now: {count}, {of_box} of them by the penalty box. The longest:"
     for ban in longest:
         end = "until unban" if math.isinf(ban.seconds_left) else f"{ban.seconds_left:.0f} s left"
         yield f"  {ban.what}: {end}{f', {printable_name(ban.reason)}' if ban.reason else ''}"

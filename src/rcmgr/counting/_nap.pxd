@@ -1,0 +1,2 @@
+cdef extern from "nap.h" nogil:
+    void rcmgr_nap() noexcept
