@@ -101,6 +101,7 @@ def test_a_narrow_terminal_folds_a_long_name(tmp_path: Path) -> None:
     (("allow", "me"), 1, "rcmgr: not a peer id, address or network: 'me'"),
     (("ban", ADDRESS, "--for", "soon"), 2, "'soon' is no duration such as 90, 15m, 2h or 7d"),
     (("ban", ADDRESS, "--for", "-1"), 2, "is no duration"),
+    (("ban", ADDRESS, "--for", "0m"), 2, "is no duration"),
     (("ban",), 2, "Missing argument 'TARGET'"),
 ])
 def test_wrong_arguments(

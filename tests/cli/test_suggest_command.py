@@ -144,13 +144,6 @@ def test_other_commands_refuse_nan_too(command: list[str]) -> None:
     assert "nan is not a finite number" in done.output
 
 
-@pytest.mark.parametrize(("text", "seconds"), [
-    ("30", 30), ("30s", 30), ("1.5m", 90), ("2h", 7200), ("365d", 365 * 86_400), (0.5, 0.5),
-])
-def test_times_have_units(text: str | float, seconds: float) -> None:
-    assert module.Duration().convert(text, None, None) == seconds
-
-
 def test_defaults_of_the_options(
     node: ResourceManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

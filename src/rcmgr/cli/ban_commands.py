@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +12,12 @@ from rich.text import Text
 
 from rcmgr.errors import printable
 
+from .durations import Duration
 from .fleet_commands import fleet_bans, url_option
 from .node_socket import ask_node, socket_option
 from .terminal import stdout_console
 
 __all__ = ["allow", "ban", "bans", "unban"]
-
-_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
-
-
-class Duration(click.ParamType):  # type: ignore[type-arg,unused-ignore]
-    """Seconds, from a number with an optional unit: 90, 15m, 2h, 7d."""
-
-    name = "duration"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,3})?)([smhd]?)", str(value))
-        if found is None:
-            self.fail(f"{value!r} is no duration such as 90, 15m, 2h or 7d", param, ctx)
-        return float(found[1]) * _UNITS[found[2]]
 
 
 @click.command(short_help="List the bans of a running node.")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import click
 
 from rcmgr.cli.demo.command import finite
+from rcmgr.cli.durations import Duration
 from rcmgr.cli.limit_commands import Size
 from rcmgr.cli.node_socket import ask_node, socket_option
 from rcmgr.cli.replay_commands import RECORD, progress_bar, readable
@@ -25,33 +24,11 @@ from rcmgr.replay.survey import survey
 
 __all__ = ["suggest"]
 
-_UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
-_LONGEST_S = 365 * 86_400
-
-
-class Duration(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2 only
-    """Seconds: 30, 30s, 10m, 2h, 1d. At most a year."""
-
-    name = "duration"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        if isinstance(value, float):
-            return value
-        match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,3})?)([smhd]?)", str(value))
-        if match is None or not float(match[1]):
-            self.fail(f"{value!r} is not a time such as 30s, 10m or 2h", param, ctx)
-        seconds = float(match[1]) * _UNITS[match[2] or "s"]
-        if seconds > _LONGEST_S:
-            self.fail(f"{value!r} is longer than 365d", param, ctx)
-        return seconds
-
 
 @click.command(short_help="Suggest limits for a node from its record.")
 @click.argument("record", type=RECORD, required=False)
 @socket_option
-@click.option("--for", "seconds", type=Duration(), default="10m", show_default=True,
+@click.option("--for", "seconds", type=Duration(365), default="10m", show_default=True,
               metavar="TIME", help="Without RECORD: how long to watch the running node.")
 @click.option("--headroom", type=click.FloatRange(1, 1000), default=1.5, show_default=True,
               callback=finite, metavar="TIMES", help="How many times the tail a limit allows.")
