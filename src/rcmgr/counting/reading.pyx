@@ -149,10 +149,10 @@ cdef class PeerRows:
         It does not use a Pacer: an exception of a signal's handler would be lost here.
         """
         while self.blocks:
-            self.blocks.pop()
             if len(self.blocks) % FREED_AT_ONCE == 0:
                 with nogil:
                     rcmgr_nap()
+            self.blocks.pop()
 
     def __len__(self):
         return self.count
