@@ -37,10 +37,11 @@ def times(value: float) -> str:
 
 
 def machines(results: Results) -> str:
-    measured: dict[tuple[str, ...], list[str]] = {}
-    for benchmark, machine in results.machines.items():
-        measured.setdefault(tuple(machine.values()), []).append(benchmark)
-    names = next(iter(results.machines.values()))
+    measured: dict[tuple[str, ...], dict[str, None]] = {}
+    for benchmark, runs in results.runs.items():
+        for run in runs:
+            names = list(run.machine)
+            measured.setdefault(tuple(run.machine.values()), {})[benchmark] = None
     return table([*names, "benchmarks"], [
         [*machine, ", ".join(found)] for machine, found in measured.items()])
 
@@ -189,26 +190,29 @@ def number(benchmark: str, figure: str, shown: Callable[[float], str], results: 
 
 
 def accept(results: Results) -> str:
+    def value(figure: str) -> float:
+        return results.value("peers.accept", figure)
+
     rows = []
     for kind, shown in (
         ("c", "C program"), ("install", "`install()`"), ("harden", "`install(harden=True)`"),
         ("libp2p", "libp2p 0.8.1"),
     ):
-        name = f"refusal at accept, {kind}"
-        cells = [
-            shown, f"{results.value('peers.accept', f'{name}: per second'):,.0f}",
-            f"{results.value('peers.accept', f'{name}: us of the processor'):.0f} us"]
-        if kind != "c":
-            cells.append(times(results.value("peers.accept", f"{name}: times c")))
-            cells += [
-                " / ".join(
-                    f"{results.value('peers.accept', f'ping, {when}, {kind}: {what}, ms'):.1f}"
-                    for what in ("median", "p99"))
-                for when in ("calm", "under the flood")]
-        rows.append(cells + [""] * (6 - len(cells)))
+        name, ping = f"refusal at accept, {kind}", f"ping, under the flood, {kind}"
+        rows.append([
+            shown, f"{value(f'{name}: per second'):,.0f}",
+            f"{value(f'{name}: us of the processor'):.0f} us",
+            "" if kind == "c" else times(value(f"{name}: times c")),
+            *(" / ".join(
+                f"{value(f'ping, {when}, {kind}: {what}, ms'):.1f}" for what in ("median", "p99"))
+              for when in ("calm", "under the flood")),
+            times(value(f"{ping}: p99, times calm")),
+            "" if kind == "c" else times(value(f"{ping}: p99, times c")),
+        ])
     return table([
         "", "refused a second", "processor time for each", "times the C program",
-        "ping before, ms (median / p99)", "during"], rows)
+        "ping before, ms (median / p99)", "during", "p99, times before",
+        "p99, times the C program"], rows)
 
 
 def hosts(results: Results) -> str:

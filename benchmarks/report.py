@@ -6,10 +6,12 @@
     python -m benchmarks.report --check             also compare them with thresholds.toml
     python -m benchmarks.report --render --adopt    move each threshold to 8 % from its figure
 
-results.json keeps the values of every process, and each benchmark's machine. The script replaces
-each marked place: `<!-- figures: NAME -->` and `<!-- end -->` on separate lines around a table, or
-around a number in a sentence. benchmarks/places.py says what each name stands for. It also draws
-the charts. Without a GIL, "everything" is `threads`, and with one it is everything else.
+results.json keeps the latest three runs of each benchmark: its machine, and the values of every
+process. A figure is the median of its worst run, so that another machine keeps the promise too. The
+script replaces each marked place: `<!-- figures: NAME -->` and `<!-- end -->` on separate lines
+around a table, or around a number in a sentence. benchmarks/places.py says what each name stands
+for. It also draws the charts. Without a GIL, "everything" is `threads`, and with one it is
+everything else.
 
 --adopt is for a change that is meant to move figures: commit both, and say why.
 """
@@ -17,7 +19,6 @@ the charts. Without a GIL, "everything" is `threads`, and with one it is everyth
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import re
@@ -25,10 +26,9 @@ import sys
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from benchmarks.places import CHARTS, PLACES
-from benchmarks.stored import RESULTS, Results
+from benchmarks.stored import Results, Run
 from benchmarks.verdict import (
     ROOT,
     THRESHOLDS,
@@ -103,14 +103,11 @@ def render(results: Results) -> None:
 
 
 def keep(name: str, seen: dict[str, list[float]]) -> None:
-    """Replace the kept figures of one benchmark."""
-    kept: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    kept.setdefault("machines", {})[name] = machine()
-    rounded = {
-        what: [float(f"{value:.4g}") for value in values] for what, values in seen.items()}
-    kept.setdefault("benchmarks", {})[name] = rounded
-    kept = {what: dict(sorted(of_each.items())) for what, of_each in kept.items()}
-    RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
+    """Keep this run of a benchmark beside the latest ones."""
+    results = Results.read()
+    figures = {what: [float(f"{value:.4g}") for value in values] for what, values in seen.items()}
+    results.add(name, Run(machine(), figures))
+    results.write()
 
 
 def adopted(thresholds: str, results: Results) -> str:

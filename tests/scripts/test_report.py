@@ -14,7 +14,7 @@ pytest.importorskip("libp2p")
 
 from benchmarks import report, verdict
 from benchmarks.places import ALTERNATIVES, PLACES
-from benchmarks.stored import Results
+from benchmarks.stored import HIGHER_IS_BETTER, Results, Run
 from benchmarks.verdict import Target, all_targets
 
 RESULTS = Results.read()
@@ -38,9 +38,37 @@ def test_marked_places_show_the_kept_figures() -> None:
 def test_a_changed_figure_changes_its_page() -> None:
     text = (ROOT / "docs" / "benchmarks.md").read_text()
     other = Results.read()
-    values = other.benchmarks["ratios"]["tracker cycle, 1,000: times faster"]
-    other.benchmarks["ratios"]["tracker cycle, 1,000: times faster"] = [2 * v for v in values]
+    for run in other.runs["ratios"]:
+        run.figures["tracker cycle, 1,000: times faster"][:] = [100.0]
     assert report.rendered(text, other) != text
+
+
+def test_a_figure_is_the_median_of_its_worst_run() -> None:
+    results = Results({})
+    for each in ([9.0, 1.0, 2.0], [3.0, 8.0, 4.0], [3.0, 3.0, 9.0]):
+        results.add("x", Run({}, {"a: ns": each, "a: times faster": each}))
+    assert results.value("x", "a: ns") == 4.0
+    assert results.value("x", "a: times faster") == 2.0
+    results.add("x", Run({}, {"a: ns": [5.0]}))
+    assert len(results.runs["x"]) == 3
+    assert results.value("x", "a: ns") == 5.0
+    assert results.value("x", "a: times faster") == 3.0
+    with pytest.raises(KeyError, match="x: b: ns"):
+        results.value("x", "b: ns")
+
+
+@pytest.mark.parametrize(("benchmark_name", "figure"), GATES)
+def test_worst_is_on_the_side_of_the_threshold(benchmark_name: str, figure: str) -> None:
+    is_least = TARGETS[benchmark_name][figure].at_least is not None
+    assert bool(HIGHER_IS_BETTER.search(figure)) == is_least
+
+
+def test_runs_are_kept_in_their_file(tmp_path: Path) -> None:
+    file = tmp_path / "results.json"
+    assert Results.read(file).runs == {}
+    results = Results({"x": [Run({"system": "y"}, {"a: ns": [1.0]})]})
+    results.write(file)
+    assert Results.read(file) == results
 
 
 @pytest.mark.parametrize(("benchmark_name", "figure"), GATES)
@@ -98,7 +126,8 @@ def test_adopted_thresholds_follow_their_figures_alone() -> None:
     text = verdict.THRESHOLDS.read_text()
     assert f'"{figure}" = ' in text
     other = Results.read()
-    other.benchmarks["ratios"][figure] = [100.0]
+    for run in other.runs["ratios"]:
+        run.figures[figure][:] = [100.0]
     lines = list(zip(
         report.adopted(text, RESULTS).splitlines(), report.adopted(text, other).splitlines(),
         strict=True))

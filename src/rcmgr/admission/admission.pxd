@@ -60,13 +60,13 @@ cdef class Admission:
     cdef dict exempt_peers, exempt_networks, banned
     cdef bint reuses_ids
 
-    cdef uint64_t expected(self, object peer) except? 0
+    cdef uint64_t expected(self, object key) except? 0
     cdef object establish(self, object peer, bint inbound, object address)
     cdef object admit(
-        self, int steps, ConnectionRecord known, object connection_id, object peer,
+        self, int steps, ConnectionRecord known, object connection_id, object peer, object key,
         bint inbound, object address)
     cdef object take(
-        self, int steps, ConnectionRecord known, object connection_id, object peer,
+        self, int steps, ConnectionRecord known, object connection_id, object peer, object key,
         bint inbound, object address)
     cdef int note(
         self, EventRing ring, int steps, uint64_t number, object peer, bint inbound,

@@ -38,6 +38,8 @@ cdef object CONN_SCOPE = ConnScope
 cdef str BANNED = "connection.banned"
 cdef str EVICTED = "connection.evicted"
 
+trackers.close_by(CONN_SCOPE, scopes.close_connection)
+
 cdef inline bint is_refusal(object answer) noexcept:
     """`not answer` in a few instructions, for answers of compiled modules."""
     return (
@@ -137,13 +139,13 @@ cdef class Admission:
     # -- the decision --------------------------------------------------------------------------
 
     cdef object take(
-        self, int steps, ConnectionRecord known, object connection_id, object peer, bint inbound,
-        object address,
+        self, int steps, ConnectionRecord known, object connection_id, object peer, object key,
+        bint inbound, object address,
     ):
         """Ask `steps`, in the one order: a handle, or a refusal that took nothing.
 
         known: this connection's record, if an earlier call made one. It is pending, or a report has
-        established it.
+        established it. key: the key of the peer; None: no peer.
         The handle is the ConnectionRecord; without STATES the ConnScope, if there is no record.
         """
         cdef bint pending = (steps & PENDING) != 0, repeated = False, done = False
@@ -195,7 +197,7 @@ cdef class Admission:
                     taken = answer
                 if (
                     steps & PEER and rates is not None and inbound and peer is not None
-                    and not rates.try_consume(peer)
+                    and not rates.try_consume(key)
                 ):
                     answer = self.refusal_by_peer_rate()
                     if not passes(reporting, answer, passed):
@@ -212,17 +214,17 @@ cdef class Admission:
                         return answer
             if steps & SCOPES and self.ledger is not None:
                 if scope is not None:
-                    answer = scopes.try_set_peer(scope, peer, exempt, taken, passed)
+                    answer = scopes.try_set_peer(scope, key, exempt, taken, passed)
                     if makes_room and is_refusal(answer) and self.room.after_refusal(
                             self.tracker, self.ledger, answer, pending, address):
-                        answer = scopes.try_set_peer(scope, peer, exempt, taken, passed)
+                        answer = scopes.try_set_peer(scope, key, exempt, taken, passed)
                     if is_refusal(answer):
                         return answer
                     taken = None  # the known connection holds it
                 else:
                     # QUIC connections, which have no descriptor, are new when they are established
                     fd = pending or not steps & STATES
-                    of_peer = None if pending else peer
+                    of_peer = None if pending else key
                     answer = scopes.try_open_connection(
                         self.ledger, inbound, fd, exempt, reserved, of_peer, taken, passed)
                     if makes_room and is_refusal(answer) and self.room.after_refusal(
@@ -239,7 +241,7 @@ cdef class Admission:
                     self.room.before(self.tracker, enforced, pending, peer, address)
                 answer = trackers.admit(
                     self.tracker, known,
-                    trackers.UNNAMED if connection_id is None else connection_id, peer,
+                    trackers.UNNAMED if connection_id is None else connection_id, peer, key,
                     trackers.state_of(not pending, inbound), state_limits, taken, exempt, reserved,
                     steps & REPORTED, &repeated, passed)
                 if is_refusal(answer):
@@ -257,15 +259,15 @@ cdef class Admission:
                 taken.close()
 
     cdef object admit(
-        self, int steps, ConnectionRecord known, object connection_id, object peer, bint inbound,
-        object address,
+        self, int steps, ConnectionRecord known, object connection_id, object peer, object key,
+        bint inbound, object address,
     ):
         """`take`, and what follows from a refusal: it is noted, and ends the known connection."""
         cdef EventRing ring = ring_of(self.denials)
         cdef uint64_t number = 0
         if ring is not None:
             number = scopes.number_of(conn_scope_of(known))  # a refusal may end it
-        answer = self.take(steps, known, connection_id, peer, inbound, address)
+        answer = self.take(steps, known, connection_id, peer, key, inbound, address)
         if ring is not None:
             self.note(ring, steps, number, peer, inbound, address, answer)
         if is_refusal(answer):
@@ -310,7 +312,7 @@ cdef class Admission:
         self, int steps, ConnectionRecord known, object peer, bint inbound, object address=None,
     ):
         """`admit`, for a replay: the ConnectionRecord or the ConnScope, or a refusal."""
-        return self.admit(steps, known, None, peer, inbound, address)
+        return self.admit(steps, known, None, peer, key_of_known(peer), inbound, address)
 
     cdef int note_passed(
         self, object refusal, object handle, object connection_id, object peer, bint inbound,
@@ -409,14 +411,13 @@ cdef class Admission:
 
     # -- what calls ask ------------------------------------------------------------------------
 
-    cdef inline uint64_t expected(self, object peer) except? 0:
-        """Ask the processor for the memory of a peer. Returns the hash of the peer's key, or 0.
+    cdef inline uint64_t expected(self, object key) except? 0:
+        """Ask the processor for the memory of a peer. Returns the hash of its key, or 0.
 
         With many peers, a decision is mostly a wait for memory. The places in the two tables do not
         depend on each other, so both arrive in the time of one.
         """
         cdef uint64_t hashed
-        key = peer_key(peer)
         if type(key) is not bytes or self.ledger is None:
             return 0
         hashed = hash_of(key)
@@ -432,17 +433,18 @@ cdef class Admission:
         pending one.
         """
         cdef ConnectionRecord known = None
-        cdef uint64_t hashed = self.expected(peer)
+        cdef object key = peer_key(peer)
+        cdef uint64_t hashed = self.expected(key)
         cdef TaskConnections here = of_this_task()
         if here is not None:
             known = here.take_established(self.tracker, peer, inbound, True)
             if known is not None:
-                return self.admit(TAKE_OVER, known, None, peer, inbound, address)
+                return self.admit(TAKE_OVER, known, None, peer, key, inbound, address)
             known = here.latest_pending(self.tracker, inbound)
         if hashed != 0:
             trackers.expect_peer(self.tracker, hashed, True)
             scopes.expect_peer(self.ledger, hashed, True)
-        record = self.admit(ESTABLISH, known, None, peer, inbound, address)
+        record = self.admit(ESTABLISH, known, None, peer, key, inbound, address)
         if not is_refusal(record):
             if here is None:
                 here = created_for_this_task()
@@ -458,7 +460,8 @@ cdef class Admission:
         cdef ConnectionRecord known = trackers.find(self.tracker, connection_id)
         if known is not None and is_pending_in(known, inbound):
             return known
-        return self.admit(BEGIN, None, connection_id, peer, inbound, address)
+        return self.admit(
+            BEGIN, None, connection_id, peer, key_of_known(peer), inbound, address)
 
     def report_established(self, connection_id, peer, bint inbound, address=None):
         """A swarm reports that a handshake is done: the ConnectionRecord, or a refusal.
@@ -491,7 +494,8 @@ cdef class Admission:
                     self.tracker.rename(known, connection_id)
                     # the other transports open a scope before the report
                     dialled_quic = not inbound
-        record = self.admit(REPORT, known, connection_id, peer, inbound, address)
+        record = self.admit(
+            REPORT, known, connection_id, peer, key_of_known(peer), inbound, address)
         if self.ledger is not None and not is_refusal(record):
             if dialled_quic:
                 scopes.give_descriptor(conn_scope_of(record))
@@ -571,6 +575,10 @@ cdef bint passes(object reporting, object refusal, list passed) except -1:
     if passed is not None:
         passed.append(refusal)
     return True
+
+
+cdef inline object key_of_known(object peer):
+    return None if peer is None else peer_key(peer)
 
 
 cdef bint is_exempt_handle(object handle) except -1:

@@ -308,8 +308,11 @@ cdef class ManagerBase:
         """
         if not is_open(self):
             raise ResourceScopeClosed
-        peer = None if peer is None else peer_from_any(peer)
-        record = self._admission.admit(BEGIN, None, None, peer, False, None)
+        key = None
+        if peer is not None:
+            peer = peer_from_any(peer)
+            key = peer_key(peer)
+        record = self._admission.admit(BEGIN, None, None, peer, key, False, None)
         if type(record) is not ConnectionRecord:
             raise record.to_error(None, peer)
         return new_scope(self._pending, record)
@@ -344,7 +347,7 @@ cdef class ManagerBase:
         return scope
 
     cdef ConnectionScope open_pending(self, bint inbound, object endpoint_ip):
-        record = self._admission.admit(BEGIN, None, None, None, inbound, endpoint_ip)
+        record = self._admission.admit(BEGIN, None, None, None, None, inbound, endpoint_ip)
         if type(record) is not ConnectionRecord:
             return None
         return new_scope(self._pending, record)
@@ -362,7 +365,9 @@ cdef class ManagerBase:
         inbound = inbound_of(direction)
         peer = peer_from_any(peer_id) or None
         key = acquired_key(peer, endpoint_ip, inbound)
-        scope = self._admission.admit(ACQUIRE, None, None, peer, inbound, endpoint_ip)
+        scope = self._admission.admit(
+            ACQUIRE, None, None, peer, None if peer is None else peer_key(peer), inbound,
+            endpoint_ip)
         if not scope:
             return False
         with cython.critical_section(self):

@@ -38,21 +38,23 @@ cdef class TaskConnections:
 
     def __len__(self):
         """__len__($self, /)\n--\n\nHow many handshakes are kept, with some that have ended."""
-        return len(self.pending)
+        return len(self.earlier) + (self.latest is not None)
 
     cdef int add_pending(self, ConnectionRecord record) except -1:
         self.established = None
         self.drop_ended()
-        if len(self.pending) >= self.room:
-            # later ones that are under way kept the ended ones below them
-            self.pending = [each for each in self.pending if trackers.is_pending(each)]
-            self.room = max(LEAST_ROOM, 2 * len(self.pending))
-        self.pending.append(record)
+        if self.latest is not None:
+            if len(self.earlier) >= self.room:
+                # later ones that are under way kept the ended ones below them
+                self.earlier = [each for each in self.earlier if trackers.is_pending(each)]
+                self.room = max(LEAST_ROOM, 2 * len(self.earlier))
+            self.earlier.append(self.latest)
+        self.latest = record
         return 0
 
     cdef int drop_ended(self) except -1:
-        while self.pending and not trackers.is_pending(<ConnectionRecord>self.pending[-1]):
-            self.pending.pop()
+        while self.latest is not None and not trackers.is_pending(self.latest):
+            self.latest = self.earlier.pop() if self.earlier else None
         return 0
 
     cdef ConnectionRecord latest_pending(self, object tracker, bint inbound):
@@ -62,9 +64,18 @@ cdef class TaskConnections:
         """
         cdef ConnectionRecord record
         self.drop_ended()
-        for record in reversed(self.pending):
+        record = self.latest
+        if record is None:
+            return None
+        if not trackers.holds(tracker, record):
+            record = self.earlier_pending(tracker)
+        return record if record is not None and trackers.is_inbound(record) == inbound else None
+
+    cdef ConnectionRecord earlier_pending(self, object tracker):
+        cdef ConnectionRecord record
+        for record in reversed(self.earlier):
             if trackers.is_pending(record) and trackers.holds(tracker, record):
-                return record if trackers.is_inbound(record) == inbound else None
+                return record
         return None
 
     cdef ConnectionRecord take_established(
@@ -102,6 +113,6 @@ cdef TaskConnections created_for_this_task():
             PyContextVar_Set(VARIABLE, None)  # makes a context
         here = TaskConnections.__new__(TaskConnections)
         here.context = PyWeakref_NewRef(<object>rcmgr_current_context(), None)
-        here.pending, here.room = [], LEAST_ROOM
+        here.earlier, here.room = [], LEAST_ROOM
         PyContextVar_Set(VARIABLE, here)
     return here

@@ -91,10 +91,11 @@ cdef void note_endpoint(ConnectionRecord record, object address) noexcept  # the
 # answer is its record, and the caller still has `held`.
 # passed: None, or a list for the Denial of a limit that only reports: the connection is admitted.
 cdef object UNNAMED
+# key: the key of the peer; None: it is read from the peer.
 cdef object admit(
-    object tracker, ConnectionRecord known, object connection_id, object peer_id, int state,
-    object limits, object held, bint exempt, bint reserved, bint reported, bint *repeated,
-    list passed)
+    object tracker, ConnectionRecord known, object connection_id, object peer_id, object key,
+    int state, object limits, object held, bint exempt, bint reserved, bint reported,
+    bint *repeated, list passed)
 # As `scope.expect_peer`, for the peer's first connection.
 cdef void expect_peer(object tracker, uint64_t hashed, bint slot_is_here) noexcept
 cdef int64_t connections_of(object tracker, object key) except -1  # established ones of a peer key
@@ -109,6 +110,10 @@ cdef ConnectionRecord find(object tracker, object connection_id)  # as `get_conn
 cdef dict exempt_peers(object tracker)  # the bypassed peers by peer key, not a copy
 cdef bint holds(object tracker, ConnectionRecord record) except -1
 cdef bint remove(object tracker, ConnectionRecord record, bint only_pending) except -1
+
+# Held objects of this type end by a function, which costs less than a call of their `close`.
+ctypedef int (*closer)(object held) except -1
+cdef void close_by(object kind, closer function) noexcept
 
 cdef int watch(object tracker, ConnectionWatcher watcher) except -1
 # The connections that limits count, by state: RCMGR_STATES numbers.

@@ -323,6 +323,15 @@ cdef class ConnectionRecord:
         return f"ConnectionRecord({id_of(self)!r}, {self.state}, peer={peer_of(self)!r})"
 
 
+cdef object known_type = None
+cdef closer close_known = NULL
+
+
+cdef void close_by(object kind, closer function) noexcept:
+    global known_type, close_known
+    known_type, close_known = kind, function
+
+
 cdef class ConnectionWatcher:
     cdef int ended(self, ConnectionRecord record) except -1:
         raise NotImplementedError
@@ -341,7 +350,11 @@ cdef int close_held(ConnectionTracker tracker, ConnectionRecord record) except -
         is_watched = tracker._step_watchers is not None
     if is_watched:
         tracker._tell_step("closed", record)
-    if held is not None:
+    if held is None:
+        return 0
+    if type(held) is known_type:
+        close_known(held)
+    else:
         held.close()
     return 0
 
@@ -527,7 +540,7 @@ cdef class ConnectionTracker:
         cdef bint repeated
         cdef int state = state_of(peer_id is not None, inbound)
         answer = admit(
-            self, None, connection_id, peer_id, state, limits, held, exempt, False, False,
+            self, None, connection_id, peer_id, None, state, limits, held, exempt, False, False,
             &repeated, None)
         if repeated:
             raise ValueError(f"connection {connection_id!r} is {STATES[state]} already")
@@ -1065,13 +1078,7 @@ cdef class ConnectionTracker:
             if established and only_pending:
                 return False
             if established:
-                key = peer_key(record.peer)
-                if not rcmgr_entry_has(&record.entry, RCMGR_FIRST_BIT):
-                    head = self._find_peer(hash_of(key), key, &peer_at)
-                elif slot_of(&self._peers, hash_of(key), record, &peer_at):
-                    head = record
-                else:
-                    head = None
+                head = self._head_of(record, &peer_at)
             if changes == self._changes():
                 break
         if established and head is None:
@@ -1086,6 +1093,20 @@ cdef class ConnectionTracker:
         self._reported -= is_reported(record)
         self._closed(record)
         return True
+
+    cdef ConnectionRecord _head_of(self, ConnectionRecord record, size_t *peer_at):
+        """The first connection of its peer; None: not there. If it is the record itself, `peer_at`
+        is its slot. Only then does it change in the table."""
+        cdef ConnectionRecord before
+        if not rcmgr_entry_has(&record.entry, RCMGR_FIRST_BIT):
+            # the newest connection is the second of the list, and often the one that ends
+            before = <ConnectionRecord>record.back.previous
+            if rcmgr_entry_has(&before.entry, RCMGR_FIRST_BIT):
+                return before
+        key = peer_key(record.peer)
+        if not rcmgr_entry_has(&record.entry, RCMGR_FIRST_BIT):
+            return self._find_peer(hash_of(key), key, peer_at)
+        return record if slot_of(&self._peers, hash_of(key), record, peer_at) else None
 
     cdef inline void _closed(self, ConnectionRecord record) noexcept:
         rcmgr_close_entry(&record.entry)
@@ -1342,7 +1363,7 @@ cdef inline bint add(
     """Add a connection, without limits. False: it was in this state already."""
     cdef bint repeated
     admit(
-        tracker, None, connection_id, peer_id, state, UNLIMITED, None, False, False, True,
+        tracker, None, connection_id, peer_id, None, state, UNLIMITED, None, False, False, True,
         &repeated, None)
     return not repeated
 
@@ -1354,19 +1375,18 @@ cdef inline object denial_of(
     """Add a connection if `limits` allow: None or a Denial."""
     cdef bint repeated
     answer = admit(
-        tracker, None, connection_id, peer_id, state, limits, None, False, False, reported,
+        tracker, None, connection_id, peer_id, None, state, limits, None, False, False, reported,
         &repeated, None)
     return answer if type(answer) is Denial else None
 
 
 cdef object admit(
-    object tracker, ConnectionRecord known, object connection_id, object peer_id, int state,
-    object limits, object held, bint exempt, bint reserved, bint reported, bint *repeated,
-    list passed,
+    object tracker, ConnectionRecord known, object connection_id, object peer_id, object key,
+    int state, object limits, object held, bint exempt, bint reserved, bint reported,
+    bint *repeated, list passed,
 ):
     cdef ConnectionTracker self = <ConnectionTracker?>tracker
     cdef bint established = state >= RCMGR_ESTABLISHED_INBOUND, is_watched
-    cdef object key = None
     cdef uint64_t name, hashed, peer_hashed = 0
     cdef int64_t now
     cdef ConnectionRecord record = None
@@ -1383,7 +1403,8 @@ cdef object admit(
     rcmgr_table_expect(&self._connections, hashed)
     now = self._now()
     if peer_id is not None:
-        key = peer_key(peer_id)
+        if key is None:
+            key = peer_key(peer_id)
         peer_id = kept_peer(peer_id, key)
     if not established:
         record = new_record(name, peer_id)

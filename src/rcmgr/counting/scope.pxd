@@ -21,6 +21,7 @@ cdef bint is_exempt(object scope) except -1
 cdef uint64_t number_of(object scope) noexcept
 # Give back the file descriptor of a connection that turns out to use no own one.
 cdef int give_descriptor(object scope) except -1
+cdef int close_connection(object scope) except -1  # as `ConnScope.close`
 cdef object try_set_peer(
     object scope, object peer, bint exempt, object network_share, list passed)
 cdef bint has_network_share(object scope) except -1

@@ -852,19 +852,25 @@ cdef class ConnScope(Scope):
 
     def close(self):
         """Give back all that it holds, its network share too. Does nothing a second time."""
-        share = None
-        if self.ledger is None:
-            return
-        with cython.critical_section(self.ledger):
-            end(self)
-            share, self.network_share = self.network_share, None
-        if share is not None:
-            share.close()
+        close_connection(self)
 
     def __dealloc__(self):
         abandon(self)
         if self.network_share is not None:
             self.network_share.close()
+
+
+cdef int close_connection(object scope) except -1:
+    cdef ConnScope self = <ConnScope?>scope
+    share = None
+    if self.ledger is None:
+        return 0
+    with cython.critical_section(self.ledger):
+        end(self)
+        share, self.network_share = self.network_share, None
+    if share is not None:
+        share.close()
+    return 0
 
 
 cdef object take_peer(
