@@ -70,8 +70,7 @@ if os.environ.get("RCMGR_LTO") == "1":  # setuptools always asks it of Microsoft
 # Without these copies and gaps, -O3 code is smaller. Decisions take about as many instructions.
 SMALLER = [
     "-fno-ipa-cp-clone", "-fno-tree-vectorize", "-fno-split-loops", "-fno-unswitch-loops",
-    "-fno-peel-loops", "-fno-tree-partial-pre", "-fno-schedule-insns2", "-falign-jumps=1",
-    "-falign-labels=1", "-falign-loops=1",
+    "-fno-peel-loops", "-falign-jumps=1", "-falign-labels=1", "-falign-loops=1",
 ]
 
 # A wheel compresses the strings of all modules together, better than Cython those of each.

@@ -670,7 +670,7 @@ def manager() -> Calls:
             manager.acquire_stream(peer(i), "inbound"), manager.release_stream(peer(i), "inbound")),
         "ManagerBase.release_stream": lambda i: (
             manager.acquire_stream(peer(i), "inbound"), manager.release_stream(peer(i), "inbound")),
-        "ResourceManager.open_stream": opened(lambda peer: manager.open_stream(peer, "inbound")),
+        "ManagerBase.open_stream": opened(lambda peer: manager.open_stream(peer, "inbound")),
         "ResourceManager.acquire_scoped_stream": lambda i: (
             manager.acquire_scoped_stream(peer(i), "inbound", "/x"),
             manager.release_scoped_stream(peer(i), "inbound", "/x")),

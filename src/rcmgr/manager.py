@@ -628,26 +628,6 @@ class ResourceManager(ManagerBase, _InPlaceOfUpstream):  # type: ignore[misc]
 
     # -- streams and memory --------------------------------------------------------------------
 
-    def open_stream(self, peer_id: Hashable, direction: Any) -> StreamScope | None:
-        """Ask for a stream: its scope, or None: denied. It is transient until its protocol is set.
-
-        Close the scope at the end of the stream. `rcmgr.libp2p` knows this end. A caller that only
-        counts uses `acquire_stream`, which has the same arguments and errors. About 0.4 us.
-        """
-        self._check_open()
-        peer = peer_from_any(peer_id)
-        inbound = is_inbound(direction)
-        exempt = self._admission.is_exempt_peer(peer)
-        scope: Any = None
-        if inbound and not exempt:
-            scope = self._admission.refusal_of_stream(peer)
-        if scope is None:
-            scope = self.ledger.try_open_stream(peer, inbound, allowlisted=exempt)
-        if isinstance(scope, StreamScope):
-            return scope
-        self.denials.add(scope, None, peer, inbound)
-        return None
-
     def acquire_scoped_stream(
         self,
         peer_id: Hashable,

@@ -9,7 +9,7 @@ from rcmgr.admission.admission import Admission
 from rcmgr.admission.lifecycle import ConnectionLifecycleManager
 from rcmgr.counting.connection_tracker import ConnectionRecord, ConnectionTracker
 from rcmgr.counting.denials import DenialLog
-from rcmgr.counting.scope import Ledger
+from rcmgr.counting.scope import Ledger, StreamScope
 from rcmgr.gates.addresses import Allowlist
 
 __all__ = ["ConnectionScope", "ManagerBase", "accepted", "dialling", "is_inbound"]
@@ -80,6 +80,7 @@ class ManagerBase:
     def release_connection(
         self, peer_id: Hashable = "", endpoint_ip: str | None = None, direction: Any = "inbound"
     ) -> None: ...
+    def open_stream(self, peer_id: Hashable, direction: Any) -> StreamScope | None: ...
     def acquire_stream(self, peer_id: Hashable, direction: Any) -> bool: ...
     def release_stream(self, peer_id: Hashable, direction: Any) -> None: ...
     def _close(self) -> None: ...

@@ -25,6 +25,7 @@ cdef int close_connection(object scope) except -1  # as `ConnScope.close`
 cdef object try_set_peer(
     object scope, object peer, bint exempt, object network_share, list passed)
 cdef bint has_network_share(object scope) except -1
+cdef object open_stream(object ledger, object peer, bint inbound, bint exempt)
 cdef object acquire_stream(object ledger, object peer, bint inbound, bint exempt)
 cdef bint release_stream(object ledger, object peer, bint inbound) except -1
 cdef bint has_exempt_connection(object ledger, object peer) except -1

@@ -2312,6 +2312,10 @@ cdef bint has_network_share(object scope) except -1:
     return has_share
 
 
+cdef object open_stream(object ledger, object peer, bint inbound, bint exempt):
+    return (<Ledger?>ledger).take_stream(peer, inbound, exempt)
+
+
 cdef object acquire_stream(object ledger, object peer, bint inbound, bint exempt):
     return (<Ledger?>ledger).take_acquired(peer, inbound, exempt)
 
