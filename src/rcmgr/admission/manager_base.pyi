@@ -41,7 +41,6 @@ class ConnectionScope:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None: ...
-    def __del__(self) -> None: ...
 
 @disjoint_base
 class ManagerBase:

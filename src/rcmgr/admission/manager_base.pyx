@@ -159,7 +159,7 @@ cdef class ConnectionScope:
     def __exit__(self, exc_type, exc, traceback):
         self.close()
 
-    def __del__(self):
+    def __dealloc__(self):
         if not holds_place(self):
             return
         held = trackers.held_of(self._record)

@@ -828,7 +828,7 @@ cdef class ConnectionTracker:
         cdef uint64_t hashed = hash_of(key)
         found = []
         with cython.critical_section(self):
-            head = self._find_peer(hashed, key, &at)
+            head = self._find_peer(hashed, peer_id, key, &at)
             link = <PyObject *>head if head is not None else NULL
             while link is not NULL:
                 found.append(id_named((<ConnectionRecord>link).name))
@@ -1011,7 +1011,7 @@ cdef class ConnectionTracker:
             self._fit(&self._peers)
             changes = self._changes()
             record = self._find(hashed, name, &at)
-            head = self._find_peer(peer_hashed, key, &peer_at)
+            head = self._find_peer(peer_hashed, peer_id, key, &peer_at)
             if changes == self._changes() and self._has_limits(limits, exempt):
                 break
         cdef bint pending = record is not None, was_exempt = False
@@ -1105,7 +1105,7 @@ cdef class ConnectionTracker:
                 return before
         key = peer_key(record.peer)
         if not rcmgr_entry_has(&record.entry, RCMGR_FIRST_BIT):
-            return self._find_peer(hash_of(key), key, peer_at)
+            return self._find_peer(hash_of(key), record.peer, key, peer_at)
         return record if slot_of(&self._peers, hash_of(key), record, peer_at) else None
 
     cdef inline void _closed(self, ConnectionRecord record) noexcept:
@@ -1147,21 +1147,25 @@ cdef class ConnectionTracker:
                 at[0] = rcmgr_table_after(table, at[0])
         return None
 
-    cdef inline ConnectionRecord _find_peer(self, uint64_t hashed, object key, size_t *at):
+    cdef inline ConnectionRecord _find_peer(
+            self, uint64_t hashed, object peer, object key, size_t *at):
         """The first record of this peer, and its slot."""
         cdef rcmgr_table *table = &self._peers
         at[0] = rcmgr_table_home(table, hashed)
         if not rcmgr_table_match(table, hashed, at):
             return None
         rcmgr_prefetch_object(rcmgr_table_item(table, at[0]))
-        return self._compare_peer(hashed, key, at)
+        return self._compare_peer(hashed, peer, key, at)
 
-    cdef ConnectionRecord _compare_peer(self, uint64_t hashed, object key, size_t *at):
+    cdef ConnectionRecord _compare_peer(
+            self, uint64_t hashed, object peer, object key, size_t *at):
         cdef rcmgr_table *table = &self._peers
         cdef uint64_t changes
         cdef bint same
         while rcmgr_table_match(table, hashed, at):
             held = <ConnectionRecord>rcmgr_table_item(table, at[0])
+            if (<ConnectionRecord>held).peer is peer:
+                return <ConnectionRecord>held
             # changes of both tables: another connection may become the first of its peer
             changes = self._changes()
             same = PyObject_RichCompareBool(
@@ -1614,7 +1618,7 @@ cdef int64_t connections_of(object tracker, object key) except -1:
     cdef ConnectionRecord head
     cdef uint64_t hashed = hash_of(key)
     with cython.critical_section(self):
-        head = self._find_peer(hashed, key, &at)
+        head = self._find_peer(hashed, key, key, &at)
         count = 0 if head is None else head.back.of_peer.present
     return count
 
