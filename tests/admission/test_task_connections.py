@@ -323,8 +323,8 @@ async def test_two_managers_in_one_task(transport: str, direction: str) -> None:
     check_nothing_held(inner_manager)
 
 
-def test_pending_of_two_managers_in_one_task(direction: str) -> None:
-    managers = [ResourceManager(), ResourceManager()]
+def test_pending_of_three_managers_in_one_task(direction: str) -> None:
+    managers = [ResourceManager(), ResourceManager(), ResourceManager()]
     before = [open_scope(manager, None, None, direction) for manager in managers]
     after = [open_scope(manager, PEER, None, direction) for manager in managers]
     for manager in managers:
