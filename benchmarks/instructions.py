@@ -185,16 +185,20 @@ WORK: dict[str, Callable[[], Run]] = {
 }
 
 
-def count(name: str, times: int, python: str = sys.executable) -> int:
-    # The rcmgr of another interpreter is the one installed there.
-    environment = {
+def environment_of(python: str) -> dict[str, str]:
+    """The rcmgr of another interpreter is the one installed there."""
+    kept = {
         name: value for name, value in os.environ.items()
         if name != "PYTHONPATH" or python == sys.executable}
+    return {**kept, "PYTHONHASHSEED": "0"}
+
+
+def count(name: str, times: int, python: str = sys.executable) -> int:
     with tempfile.NamedTemporaryFile() as profile:
         done = subprocess.run(
             ["valgrind", "--tool=callgrind", f"--callgrind-out-file={profile.name}",
              python, __file__, "--run", str(times), name],
-            env={**environment, "PYTHONHASHSEED": "0"}, capture_output=True, text=True, check=False,
+            env=environment_of(python), capture_output=True, text=True, check=False,
         )
     found = re.search(r"Collected : (\d+)", done.stderr)
     if done.returncode or found is None:

@@ -1,6 +1,6 @@
 """The cache misses of the work with 100,000 connected peers, and their growth.
 
-    python -m benchmarks.misses [--check | --record] [--whole] [WORK ...]
+    python -m benchmarks.misses [--check [--base PYTHON] | --record] [--whole] [WORK ...]
 
 With so many peers, a decision is mostly a wait for memory, and instructions do not show it.
 Cachegrind simulates the caches that one core of a server has to itself: 48 KiB, then 2 MiB. So a
@@ -10,15 +10,15 @@ operations, divided by their number. Peers come in random order. The works are t
 benchmarks.peers.
 
 --check: exit status 1 if a work misses a cache 10 % more often than its entry in `misses.json`. The
-status is 2 if this build of Python has no entry. --record: write the figures there. Commit them
-with the change that caused them. --whole: simulate all peers, and the whole cache. Needs valgrind.
+status is 2 if this build of Python has no entry. --base: compare with the rcmgr of this
+interpreter instead, as benchmarks.instructions. --record: write the figures there. Commit them with
+the change that caused them. --whole: simulate all peers, and the whole cache. Needs valgrind.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import re
 import shutil
@@ -31,7 +31,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from benchmarks.instructions import this_build
+from benchmarks.instructions import environment_of, this_build
 from benchmarks.verdict import ROOT
 
 PEERS = 100_000
@@ -51,13 +51,12 @@ class Misses(NamedTuple):
     last: float
 
 
-def misses(work: str, files: list[str], last: int, operations: int) -> Misses:
+def misses(python: str, work: str, files: list[str], last: int, operations: int) -> Misses:
     done = subprocess.run(
         ["valgrind", "--tool=cachegrind", "--cachegrind-out-file=/dev/null", "--cache-sim=yes",
-         f"--D1={FIRST},12,64", f"--LL={last},16,64", sys.executable, "-m", "benchmarks.misses",
+         f"--D1={FIRST},12,64", f"--LL={last},16,64", python, "-m", "benchmarks.misses",
          "--run", str(operations), "--files", *files, "--", work],
-        env={**os.environ, "PYTHONHASHSEED": "0"}, cwd=ROOT, capture_output=True, text=True,
-        check=False,
+        env=environment_of(python), cwd=ROOT, capture_output=True, text=True, check=False,
     )
     found = re.search(NUMBER, done.stderr, re.DOTALL)
     if done.returncode or found is None:
@@ -65,11 +64,17 @@ def misses(work: str, files: list[str], last: int, operations: int) -> Misses:
     return Misses(*[float(each.replace(",", "")) for each in found.groups()])
 
 
-def measure(work: str, files: list[str], last: int) -> Misses:
+def measure(python: str, work: str, files: list[str], last: int) -> Misses:
     with ThreadPoolExecutor(2) as pool:
-        without, with_them = pool.map(partial(misses, work, files, last), (0, OPERATIONS))
+        without, with_them = pool.map(partial(misses, python, work, files, last), (0, OPERATIONS))
     return Misses(*[
         (more - less) / OPERATIONS for more, less in zip(with_them, without, strict=True)])
+
+
+def measured_by(python: str, work: str, files: list[str], last: int) -> dict[str, float]:
+    """As in the table."""
+    counted = measure(python, work, files, last)._asdict()
+    return {name: round(value, 1) for name, value in counted.items()}
 
 
 def write_files(folder: Path, peers: int) -> list[str]:
@@ -102,25 +107,30 @@ def main() -> int:
     what.add_argument("--check", action="store_true", help="exit status 1 if there are more")
     what.add_argument("--record", action="store_true")
     what.add_argument("--whole", action="store_true", help="with 100,000 peers, and slowly")
+    parser.add_argument("--base", metavar="PYTHON", help="compare with the rcmgr installed there")
     parser.add_argument("--run", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--files", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.run is not None:
         run(options.works[0], options.files, options.run)
         return 0
+    if options.base and (options.record or options.whole):
+        parser.error("--base goes with --check, or alone")
     if shutil.which("valgrind") is None:
         parser.error("valgrind is not installed")
     works = options.works or list(GATED)
     scale = 1 if options.whole else SCALE
     tables = json.loads(BASELINE.read_text())
-    known = {} if options.whole else tables.get(this_build(), {})
+    known = {} if options.whole or options.base else tables.get(this_build(), {})
     grown = 0
     measured: dict[str, dict[str, float]] = {}
     with TemporaryDirectory() as folder:
         files = write_files(Path(folder), PEERS // scale)
         for work in works:
-            counted = measure(work, files, LAST // scale)._asdict()
-            measured[work] = {name: round(value, 1) for name, value in counted.items()}
+            counted = measured_by(sys.executable, work, files, LAST // scale)
+            if options.base:
+                known[work] = measured_by(options.base, work, files, LAST // scale)
+            measured[work] = counted
             line = f"{work:<12}"
             for name, value in counted.items():
                 line += f"{name:>8} {value:6.1f}"

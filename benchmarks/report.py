@@ -103,7 +103,7 @@ def render(results: Results) -> None:
 
 
 def keep(name: str, seen: dict[str, list[float]]) -> None:
-    """Keep this run of a benchmark beside the latest ones."""
+    """Keep this run of a benchmark as its latest one."""
     results = Results.read()
     figures = {what: [float(f"{value:.4g}") for value in values] for what, values in seen.items()}
     results.add(name, Run(machine(), figures))

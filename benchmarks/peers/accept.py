@@ -6,8 +6,8 @@ A C program connects so many times a second from this machine, and sends nothing
 that accepts each connection and resets it: the least that a program can do. The others are hosts
 with one free place, which an honest peer takes: "install" and "harden" are ours, "libp2p" has the
 manager of libp2p 0.8.1. The honest peer pings 50 times a second on one stream, before the flood and
-during it. With "c", it pings a host that nobody floods. So these pings show what the flood takes
-from the machine, whoever refuses it. The figure is the processor time of the node's process, pings
+during it. With "c", it pings another host, which has no flood. So these pings show what the flood
+takes from the machine alone. The figure is the processor time of the node's process, pings
 included, divided by the number of connections that it ended. Each line is the median of several
 rounds. --check: exit status 1 if a target of thresholds.toml is missed.
 """

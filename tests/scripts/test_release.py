@@ -141,6 +141,7 @@ def test_a_dry_run_of_some_gates(
     ("threads", "scripts/sanitize thread"),
     ("upstream", "scripts/upstream_tests --more"),
     ("instructions", "benchmarks/instructions.py --check --base"),
+    ("instructions", "benchmarks.misses --check --base"),
     *(("ratios", f"{module} --check") for module in release.BENCHMARKS),
     ("describe", "cyclonedx_py"),
 ])

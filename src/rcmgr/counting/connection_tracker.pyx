@@ -1095,8 +1095,8 @@ cdef class ConnectionTracker:
         return True
 
     cdef ConnectionRecord _head_of(self, ConnectionRecord record, size_t *peer_at):
-        """The first connection of its peer; None: not there. If it is the record itself, `peer_at`
-        is its slot. Only then does it change in the table."""
+        """The first connection of its peer; None: not there. `peer_at` is the slot of a record that
+        is the first itself."""
         cdef ConnectionRecord before
         if not rcmgr_entry_has(&record.entry, RCMGR_FIRST_BIT):
             # the newest connection is the second of the list, and often the one that ends
