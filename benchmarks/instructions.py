@@ -186,10 +186,11 @@ WORK: dict[str, Callable[[], Run]] = {
 
 
 def environment_of(python: str) -> dict[str, str]:
-    """The rcmgr of another interpreter is the one installed there."""
-    kept = {
-        name: value for name, value in os.environ.items()
-        if name != "PYTHONPATH" or python == sys.executable}
+    """The rcmgr of another interpreter is the one installed there. Compiled modules are kept."""
+    dropped = {"PYTHONDONTWRITEBYTECODE"}
+    if python != sys.executable:
+        dropped.add("PYTHONPATH")
+    kept = {name: value for name, value in os.environ.items() if name not in dropped}
     return {**kept, "PYTHONHASHSEED": "0"}
 
 
@@ -211,6 +212,9 @@ def instructions(name: str, python: str = sys.executable) -> float:
 
 
 def measure(names: list[str], python: str = sys.executable) -> dict[str, float]:
+    for name in names:  # the first import compiles Python modules
+        subprocess.run(
+            [python, __file__, "--run", "1", name], env=environment_of(python), check=True)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         counts = pool.map(partial(instructions, python=python), names)
         return dict(zip(names, counts, strict=True))
