@@ -39,7 +39,7 @@ OPERATIONS = 100_000
 SCALE = 4
 GATED = ("states", "connection", "stream", "bucket")
 MOST_GROWTH = 1.1
-NOISE = 0.5  # two runs differ by less
+NOISE = 0.5  # two runs differ by as much
 BASELINE = Path(__file__).with_name("misses.json")
 FIRST, LAST = 48 << 10, 2 << 20  # bytes
 NUMBER = r"D1  misses:\s+([\d,]+).*?LLd misses:\s+([\d,]+)"
@@ -52,11 +52,15 @@ class Misses(NamedTuple):
     last: float
 
 
+def command(python: str, work: str, files: list[str], operations: int) -> list[str]:
+    return [
+        python, "-m", "benchmarks.misses", "--run", str(operations), "--files", *files, "--", work]
+
+
 def misses(python: str, work: str, files: list[str], last: int, operations: int) -> Misses:
     done = subprocess.run(
         ["valgrind", "--tool=cachegrind", "--cachegrind-out-file=/dev/null", "--cache-sim=yes",
-         f"--D1={FIRST},12,64", f"--LL={last},16,64", python, "-m", "benchmarks.misses",
-         "--run", str(operations), "--files", *files, "--", work],
+         f"--D1={FIRST},12,64", f"--LL={last},16,64", *command(python, work, files, operations)],
         env=environment_of(python), cwd=ROOT, capture_output=True, text=True, check=False,
     )
     found = re.search(NUMBER, done.stderr, re.DOTALL)
@@ -68,8 +72,7 @@ def misses(python: str, work: str, files: list[str], last: int, operations: int)
 def measure(python: str, work: str, files: list[str], last: int) -> Misses:
     # the first import compiles Python modules, which misses far more often than the work
     subprocess.run(
-        [python, "-m", "benchmarks.misses", "--run", "1", "--files", *files, "--", work],
-        env=environment_of(python), cwd=ROOT, check=True)
+        command(python, work, files, 1), env=environment_of(python), cwd=ROOT, check=True)
     with ThreadPoolExecutor(2) as pool:
         without, with_them = pool.map(partial(misses, python, work, files, last), (0, OPERATIONS))
     return Misses(*[
