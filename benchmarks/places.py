@@ -286,7 +286,9 @@ def threads(results: Results) -> str:
           *(f"{times(results.value('threads', f'{name}, {how}: times the work of one'))} times"
             for how in ("one each", "shared")),
           f"{results.value('threads', f'{name}: lost counts'):.0f}"]
-         for name in ("a loop", "a lock", "tracker", "ledger", "bucket table", "manager")])
+         for name in (
+             "a loop", "a lock", "a call", "a reference", "tracker", "ledger", "bucket table",
+             "manager")])
 
 
 PLACES: dict[str, Place] = {

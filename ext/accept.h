@@ -111,10 +111,25 @@ static inline int rcmgr_first_byte(int fd)
     return count < 0 && (errno == EAGAIN || errno == EWOULDBLOCK) ? RCMGR_SILENT : RCMGR_HUNG_UP;
 }
 
+static inline char *rcmgr_put_number(char *at, unsigned value) /* 0 to 255 */
+{
+    if (value >= 100)
+        *at++ = (char)('0' + value / 100);
+    if (value >= 10)
+        *at++ = (char)('0' + value / 10 % 10);
+    *at++ = (char)('0' + value % 10);
+    return at;
+}
+
 /* The address as text, without a scope. Empty if the family has no such address. */
 static inline void rcmgr_ip_text(const rcmgr_accepted *from, char text[RCMGR_LONGEST_IP])
 {
-    if (inet_ntop(from->family, from->ip, text, RCMGR_LONGEST_IP) == NULL)
+    if (from->family == AF_INET) { /* inet_ntop takes ten times as long */
+        for (int part = 0; part < 4; part++) {
+            text = rcmgr_put_number(text, from->ip[part]);
+            *text++ = part < 3 ? '.' : '\0';
+        }
+    } else if (inet_ntop(from->family, from->ip, text, RCMGR_LONGEST_IP) == NULL)
         text[0] = '\0';
 }
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 from swarm import check_nothing_held
@@ -30,6 +30,8 @@ from rcmgr import (
 from rcmgr.admission import eviction
 from rcmgr.admission.room import Room
 from rcmgr.counting.denials import DenialLog
+from rcmgr.gates.addresses import endpoint_of
+from rcmgr.limits.networks import prefix_of
 from rcmgr.peers import peer_text
 from rcmgr.replay.replay import replay
 from rcmgr.report.stats import blocked_resources
@@ -297,6 +299,30 @@ def test_a_group_is_a_network_of_either_version() -> None:
     assert room.group("10.1.0.1") == room.group("10.2.0.1") != room.group("11.1.0.1")
     assert room.group("2001:db8:0:1::1") == room.group("2001:db8:0:1::2")
     assert room.group("2001:db8:0:1::1") != room.group("2001:db8:0:2::1")
+
+
+@given(
+    st.one_of(
+        st.ip_addresses().map(str), st.ip_addresses(v=4).map(lambda ip: f"::ffff:{ip}"),
+        st.ip_addresses(v=4).map(lambda ip: f"/ip4/{ip}/tcp/1"),
+        st.text(alphabet="0123456789abcdef.:/%[]", max_size=24), st.text(max_size=8)),
+    st.integers(1, 32), st.integers(1, 128))
+@example("0.0.0.0", 24, 48)
+@example("fe80::1%eth0", 24, 48)
+@example("1.2.3.4:80", 24, 48)
+@example("\ud800", 24, 48)
+@example("\u0661.2.3.4", 24, 48)
+def test_a_group_is_the_network_of_the_endpoint(
+    address: str, ipv4_prefix: int, ipv6_prefix: int
+) -> None:
+    room = Room(DenialLog())
+    room.settings = Eviction(ipv4_prefix=ipv4_prefix, ipv6_prefix=ipv6_prefix)
+    ip = endpoint_of(address).ip
+    expected = None
+    if ip is not None:
+        expected = b"4" + prefix_of(ip, ipv4_prefix) if len(ip) == 4 else (
+            b"6" + prefix_of(ip, ipv6_prefix))
+    assert room.group(address) == expected
 
 
 def test_protected_connections_stay() -> None:

@@ -163,6 +163,17 @@ static void test_an_address_without_text(void)
     CHECK_EQ(strlen(text), 0);
 }
 
+static void test_the_text_of_each_number(void)
+{
+    for (int number = 0; number < 256; number++) {
+        rcmgr_accepted at = {.family = AF_INET, .ip = {(uint8_t)number, 0, 255, (uint8_t)number}};
+        char text[RCMGR_LONGEST_IP], expected[RCMGR_LONGEST_IP];
+        rcmgr_ip_text(&at, text);
+        inet_ntop(AF_INET, at.ip, expected, sizeof expected);
+        CHECK_EQ(strcmp(text, expected), 0);
+    }
+}
+
 int main(void)
 {
     test_accepts(AF_INET, "127.0.0.1");
@@ -171,6 +182,7 @@ int main(void)
     test_a_reset_and_a_close();
     test_errors();
     test_an_address_without_text();
+    test_the_text_of_each_number();
     return 0;
 }
 #else

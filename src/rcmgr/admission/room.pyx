@@ -4,10 +4,15 @@ Hosts register here what can end their connections. Without a host, a full node 
 """
 
 cimport cython
-from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.unicode cimport (
+    PyUnicode_1BYTE_DATA, PyUnicode_1BYTE_KIND, PyUnicode_GET_LENGTH, PyUnicode_KIND,
+)
+from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
 
 from collections import deque
 
+from rcmgr.admission._ip_text cimport rcmgr_parse_ip
 from rcmgr.admission.eviction cimport (
     OUTCOMES, EvictionPolicy, PendingShares, note_streams, on_probation,
 )
@@ -21,13 +26,14 @@ from rcmgr.counting._shared_words cimport rcmgr_write_word
 from rcmgr.counting.connection_tracker cimport ConnectionRecord
 from rcmgr.counting.denials cimport DenialLog, ring_of
 from rcmgr.counting.groups cimport Refusal
+from rcmgr.counting.prefix_table cimport prefix_of
 
 from rcmgr.counting.scope import ConnScope
 from rcmgr.errors import ConnectionEvicted
 from rcmgr.gates.addresses import endpoint_of
 from rcmgr.gates.requests import RateRefusal
 from rcmgr.limits.eviction import Eviction
-from rcmgr.limits.networks import Network, prefix_of
+from rcmgr.limits.networks import Network
 
 __all__ = ["Room"]
 
@@ -532,7 +538,7 @@ cdef class Room(ConnectionWatcher):
 
     cdef bytes group_of(self, object address):
         """The network of an address. None: the address has no IP."""
-        ip = ip_of(address)
+        cdef bytes ip = ip_of(address)
         if ip is None:
             return None
         settings = self.settings_now()
@@ -564,7 +570,17 @@ def _comes_too_often(settings, address, delay_s):
 
 
 cdef object ip_of(object address):
-    return None if address is None else endpoint_of(str(address)).ip
+    cdef uint8_t[16] ip
+    cdef int size
+    if address is None:
+        return None
+    if type(address) is str and PyUnicode_KIND(address) == PyUnicode_1BYTE_KIND:
+        # as `endpoint_of`, which a flood of refusals would wait for
+        size = rcmgr_parse_ip(
+            <const char *>PyUnicode_1BYTE_DATA(address), PyUnicode_GET_LENGTH(address), ip)
+        if size:
+            return PyBytes_FromStringAndSize(<const char *>ip, size)
+    return endpoint_of(str(address)).ip
 
 
 cdef int64_t limit_of(object limit) except -1:

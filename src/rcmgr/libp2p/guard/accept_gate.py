@@ -27,8 +27,8 @@ logger = logging.getLogger(__name__)
 _ATTRIBUTE = "_rcmgr_accept_gate"
 _TRY_AGAIN_S = 0.02
 # One task handles up to so many refusals before others run. If there are fewer, it lets some come.
-_MOST_AT_ONCE = 64
-_GATHER_S = 0.001
+_MOST_AT_ONCE = 128
+_GATHER_S = 0.004
 # refusals that end as usual: 64 at once, and 16 more each second. The others are reset.
 _GOODBYES = TokenBucket(64, 16.0)
 
@@ -45,8 +45,8 @@ class AcceptGate:
     to stay, the socket waits, unread, for some seconds. A socket that has hung up already costs no
     place.
 
-    On Linux and macOS it accepts up to 64 connections at once, without an object of the socket
-    module. After a refusal it waits for 1 ms, so that the next ones cost fewer turns of the event
+    On Linux and macOS it accepts up to 128 connections at once, without an object of the socket
+    module. After a refusal it waits for 4 ms, so that the next ones cost fewer turns of the event
     loop. The refusals of a flood end with a reset, after which the kernel keeps nothing.
 
     The swarm asks about some connections itself, as in stock py-libp2p:
