@@ -8,8 +8,9 @@ with one free place, which an honest peer takes: "install" and "harden" are ours
 manager of libp2p 0.8.1. The honest peer pings 50 times a second on one stream, before the flood and
 during it. With "c", it pings another host, which has no flood. So these pings show what the flood
 takes from the machine alone. The figure is the processor time of the node's process, divided by the
-number of connections that it ended. What the node used without the flood, for the same pings, does
-not count: the C program answers none. Each line is the median of several rounds. --check: exit status 1 if a target of thresholds.toml is missed.
+number of connections that it ended. It leaves out the time for the pings, which is measured without
+the flood: the C program answers none. Each line is the median of several rounds.
+--check: exit status 1 if a target of thresholds.toml is missed.
 """
 
 from __future__ import annotations
