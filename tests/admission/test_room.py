@@ -312,6 +312,7 @@ def test_a_group_is_a_network_of_either_version() -> None:
 @example("1.2.3.4:80", 24, 48)
 @example("\ud800", 24, 48)
 @example("\u0661.2.3.4", 24, 48)
+@example("\u2e31\u2e32\u2e33\u2e34xyz", 24, 48)  # in memory, it begins as 1.2.3.4
 def test_a_group_is_the_network_of_the_endpoint(
     address: str, ipv4_prefix: int, ipv6_prefix: int
 ) -> None:
