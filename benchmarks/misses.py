@@ -39,7 +39,9 @@ OPERATIONS = 100_000
 SCALE = 4
 GATED = ("states", "connection", "stream", "bucket")
 MOST_GROWTH = 1.1
-NOISE = 0.5  # two runs differ by as much
+NOISE = {"first": 2.5, "last": 0.5}
+"""Two runs differ by as much. The first cache also misses by the places that the linker and the
+allocator choose: another path of the interpreter moves them."""
 BASELINE = Path(__file__).with_name("misses.json")
 FIRST, LAST = 48 << 10, 2 << 20  # bytes
 NUMBER = r"D1  misses:\s+([\d,]+).*?LLd misses:\s+([\d,]+)"
@@ -144,7 +146,7 @@ def main() -> int:
             line = f"{work:<12}"
             for name, value in counted.items():
                 line += f"{name:>8} {value:6.1f}"
-                if work in known and value > MOST_GROWTH * known[work][name] + NOISE:
+                if work in known and value > MOST_GROWTH * known[work][name] + NOISE[name]:
                     grown += 1
                     line += f"  MORE than {known[work][name]:.1f}"
             print(line, flush=True)
