@@ -8,7 +8,15 @@ import trio
 from demo_run import a_run, row
 
 from rcmgr.cli.demo import scenario
-from rcmgr.cli.demo.scenario import check_everything, handle_signals, wait_until_ready
+from rcmgr.cli.demo.checks import wait_until
+from rcmgr.cli.demo.limits import DEMO_LIMITS
+from rcmgr.cli.demo.run_state import DemoOptions, Run
+from rcmgr.cli.demo.scenario import (
+    check_everything,
+    handle_signals,
+    run_scenario,
+    wait_until_ready,
+)
 
 
 async def test_the_first_signal_ends_the_attack_and_the_second_everything() -> None:
@@ -42,6 +50,19 @@ async def test_a_visitor_that_ended_is_named() -> None:
     run = a_run()
     run.attackers[1].died = "exit status 1"
     assert await wait_until_ready(run) == "the process 'streams' ended: exit status 1"
+
+
+async def test_ctrl_c_that_ends_a_starting_visitor_is_no_failure(monkeypatch: Any) -> None:
+    async def ended_by_ctrl_c(run: Run) -> str:
+        signal.raise_signal(signal.SIGINT)
+        with trio.CancelScope(shield=True):
+            await wait_until(lambda: run.signal is not None)
+        return "the process 'honest' ended: exit status -2"
+
+    monkeypatch.setattr(scenario, "wait_until_ready", ended_by_ctrl_c)
+    run = await run_scenario(DemoOptions(1, 0, DEMO_LIMITS, stock=False), lambda _run: None)
+    assert run.signal == signal.SIGINT
+    assert run.phase == "starting"
 
 
 async def test_an_honest_peer_that_was_denied_is_told_why() -> None:
