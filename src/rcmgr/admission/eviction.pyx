@@ -440,16 +440,15 @@ cdef class EvictionPolicy(_Seats):
         cdef int64_t now = read_clock(self._clock)
         cdef rcmgr_member member
         cdef rcmgr_seat *seat
-        cdef uint32_t size = 0
-        cdef bint junior = False
+        cdef uint32_t size
+        cdef bint junior
         with cython.critical_section(self):
             seat = pool_find(&self._pool, wanted)
-            if seat is not NULL:
-                member = (<rcmgr_member *>seat)[0]
-                size = seat.group.size
-                junior = rcmgr_is_junior(&self._rules, <rcmgr_member *>seat)
-        if seat is NULL:
-            return None
+            if seat is NULL:
+                return None
+            member = (<rcmgr_member *>seat)[0]
+            size = seat.group.size
+            junior = rcmgr_is_junior(&self._rules, <rcmgr_member *>seat)
         return {
             "state": LEVELS[member.seat.level],
             "group_size": size,

@@ -271,9 +271,9 @@ cdef class Room(ConnectionWatcher):
             is_full = scopes.is_full_of_connections(refusal)
         else:
             is_full = trackers.is_full_of_inbound(refusal)
-        if is_full:
+        if is_full and self.settings_now().enabled and len(self.hosts_now()) > 0:
             with cython.critical_section(self):
-                self.would_make_room += self._settings.enabled and len(self._hosts) > 0
+                self.would_make_room += 1
         return 0
 
     cdef bint after_refusal(

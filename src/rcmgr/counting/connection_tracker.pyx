@@ -1098,15 +1098,15 @@ cdef class ConnectionTracker:
         """The first connection of its peer; None: not there. `peer_at` is the slot of a record that
         is the first itself."""
         cdef ConnectionRecord before
-        if not rcmgr_entry_has(&record.entry, RCMGR_FIRST_BIT):
-            # the newest connection is the second of the list, and often the one that ends
-            before = <ConnectionRecord>record.back.previous
-            if rcmgr_entry_has(&before.entry, RCMGR_FIRST_BIT):
-                return before
+        if rcmgr_entry_has(&record.entry, RCMGR_FIRST_BIT):
+            key = peer_key(record.peer)
+            return record if slot_of(&self._peers, hash_of(key), record, peer_at) else None
+        # the newest connection is the second of the list, and often the one that ends
+        before = <ConnectionRecord>record.back.previous
+        if rcmgr_entry_has(&before.entry, RCMGR_FIRST_BIT):
+            return before
         key = peer_key(record.peer)
-        if not rcmgr_entry_has(&record.entry, RCMGR_FIRST_BIT):
-            return self._find_peer(hash_of(key), record.peer, key, peer_at)
-        return record if slot_of(&self._peers, hash_of(key), record, peer_at) else None
+        return self._find_peer(hash_of(key), record.peer, key, peer_at)
 
     cdef inline void _closed(self, ConnectionRecord record) noexcept:
         rcmgr_close_entry(&record.entry)
