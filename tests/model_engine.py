@@ -42,6 +42,8 @@ class EngineModel:
             debt += granted * cost
         left = -(-debt // per_us)
         self.full_us[rate, member] = self.now_us + left
+        if left == 0:  # a full bucket is forgotten, so it is full after the clock steps back too
+            del self.full_us[rate, member]
         return granted, left
 
     def places(self, node: str, key: bytes, held: int) -> int:

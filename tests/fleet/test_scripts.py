@@ -8,7 +8,7 @@ from typing import Any
 import hypothesis.strategies as st
 import pytest
 from engine_server import Server, needs_server, running
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from model_engine import EngineModel
 
 from rcmgr import Rate
@@ -49,6 +49,7 @@ def lease(client: Any, now_us: int, rate: Rate, charge: int, want: int, most: in
         st.sampled_from([0, 1, 77, 50_000, 3_000_000, -40_000_000]), st.integers(-9, 9),
         st.integers(0, 40)), max_size=12),
     st.sampled_from(RATES))
+@example(steps=[(0, 0, 0), (-40_000_000, 0, 0)], rate=RATES[0])
 def test_leases(server: Server, steps: list[tuple[int, int, int]], rate: Rate) -> None:
     model = EngineModel(now_us=1_795_000_000_000_000)
     ticks = LeasedRate("r", rate, LeaseTable(rate.burst, rate.refill_rate), 9).ticks
