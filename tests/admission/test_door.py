@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from rcmgr.admission.door import CAN_ACCEPT, AcceptedSocket, Door, accept
+from rcmgr.counting.token_bucket import TokenBucket
 
 resource = pytest.importorskip("resource")
 pytestmark = pytest.mark.skipif(not CAN_ACCEPT, reason="this system accepts elsewhere")
@@ -234,6 +235,19 @@ def test_a_door_refuses_until_one_is_let_in(listening: Listening) -> None:
     assert [each.address for each in refused] == [
         clients[i].getsockname() for i in (0, 1, 3, 4)]
     assert [ends(clients[i]) for i in (0, 1, 3, 4)] == ["reset"] * 4
+
+
+def test_a_door_hangs_up_itself(listening: Listening) -> None:
+    door = Door()
+    door.ask = lambda ip: None
+    clients = [listening.client() for _ in range(2)]
+    assert door.next(listening.socket, 10) == (None, False)
+    assert [ends(each) for each in clients] == ["closed"] * 2
+    door.goodbyes = TokenBucket(1, 1e-6)
+    clients = [listening.client() for _ in range(3)]
+    assert door.next(listening.socket, 10) == (None, False)
+    assert [ends(each) for each in clients] == ["closed", "reset", "reset"]
+    assert door.turned_away == 5
 
 
 def test_without_a_question_all_are_let_in(

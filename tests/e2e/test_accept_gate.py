@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import gc
+import select
+import socket
 import weakref
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from contextvars import ContextVar, copy_context
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -233,6 +236,30 @@ async def test_a_flood_is_refused_in_batches_and_counted_one_by_one() -> None:
         assert node.manager.denials.most_denied_addresses() == [("127.0.0.1", times)]
         node.manager.unban("127.0.0.0/8")
         assert not await is_closed(node, SHORT)
+
+
+def queue_of_this_system() -> int:
+    try:
+        return int(Path("/proc/sys/net/core/somaxconn").read_text())
+    except OSError:
+        return 0
+
+
+@pytest.mark.skipif(queue_of_this_system() < 512, reason="this system keeps a short queue")
+async def test_a_busy_node_keeps_more_connections_than_libp2p_would() -> None:
+    """libp2p's listener would drop the 130th, whose peer tries again a second later."""
+    async with hardened_node() as node:
+        with ExitStack() as stack:
+            unanswered = set()
+            for _ in range(300):
+                client = stack.enter_context(socket.socket())
+                client.setblocking(False)
+                client.connect_ex(("127.0.0.1", node.port))
+                unanswered.add(client)
+            while unanswered:  # the node does not run meanwhile
+                _, connected, _ = select.select([], unanswered, [], SHORT)
+                assert connected, f"{len(unanswered)} of 300 are not connected"
+                unanswered -= set(connected)
 
 
 async def test_the_node_goes_on_after_it_had_no_descriptors(

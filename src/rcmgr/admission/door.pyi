@@ -2,6 +2,8 @@ import socket
 from collections.abc import Callable
 from typing import Any, Final, Protocol, final
 
+from rcmgr.counting.token_bucket import TokenBucket
+
 __all__ = ["AcceptedSocket", "Door", "accept"]
 
 CAN_ACCEPT: Final[bool]
@@ -29,9 +31,11 @@ class _Listener(Protocol):
 class Door:
     ask: Callable[[str], Any] | None
     wait: Callable[[AcceptedSocket], object] | None
-    refuse: Callable[[AcceptedSocket], object]
+    refuse: Callable[[AcceptedSocket], object] | None
+    goodbyes: TokenBucket | None
     drops_gone: bool
     turned_away: int
+    def hang_up(self, socket: AcceptedSocket) -> None: ...
     def next(
         self, listener: _Listener, most: int
     ) -> tuple[tuple[AcceptedSocket, Any] | None, bool]: ...

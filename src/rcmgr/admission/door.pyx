@@ -181,11 +181,20 @@ cdef class Door:
     cdef public object wait
     """Called with an AcceptedSocket before `ask`: whether it is kept elsewhere. None: none is."""
     cdef public object refuse
-    """Called with an AcceptedSocket that is refused. It hangs up."""
+    """Called with an AcceptedSocket that is refused. It hangs up. None: `hang_up` does."""
+    cdef public object goodbyes
+    """A TokenBucket: so many refusals end as usual, and the others with a reset. None: no reset."""
     cdef public bint drops_gone
     """Whether to drop connections whose other side has hung up already, without a question."""
     cdef public int64_t turned_away
     """How many connections were refused, or dropped."""
+
+    cpdef object hang_up(self, AcceptedSocket socket):
+        """End a connection, in the way that `goodbyes` says."""
+        if self.goodbyes is None or self.goodbyes.try_consume():
+            socket.close()
+        else:
+            socket.reset()
 
     def next(self, listener, int most):
         """The next connection that is let in: (AcceptedSocket, its handle), and whether more wait.
@@ -210,7 +219,10 @@ cdef class Door:
                 if self.ask is not None:
                     handle = self.ask(found.ip)
                     if handle is None:
-                        self.refuse(found)
+                        if self.refuse is None:
+                            self.hang_up(found)
+                        else:
+                            self.refuse(found)
                         self.turned_away += 1
                         continue
             except Exception:

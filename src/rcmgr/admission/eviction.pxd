@@ -48,6 +48,8 @@ cdef class PendingShares(_Seats):
 cdef object add(EvictionPolicy self, object owner, uint64_t hash, int64_t now)
 cdef bint note_work(EvictionPolicy self, uint64_t ticket, double units, int64_t now) noexcept
 cdef object choose(EvictionPolicy self, uint64_t hash, int64_t now, bint counted)
+cdef object choose_for(EvictionPolicy self, object group)  # as `choose`
+cdef int64_t handshake_delay(EvictionPolicy self, object group) except -1  # in ns
 # The work of all streams that a connection has begun so far. A stream that is open after the
 # grace proves it too. False: this is nothing new.
 cdef bint note_streams(

@@ -390,9 +390,7 @@ cdef class EvictionPolicy(_Seats):
 
         Changes no connection. End that connection, and report it with `evict`.
         """
-        cdef uint64_t hash = hash_with(&self._key, group, "group")
-        cdef int64_t now = read_clock(self._clock)
-        return choose(self, hash, now, True)
+        return choose_for(self, group)
 
     def has_room_for(self, group):
         """Whether `choose` would find a connection; counts nothing."""
@@ -413,12 +411,7 @@ cdef class EvictionPolicy(_Seats):
         If `choose` finds nothing for a group that comes often, its handshake was in vain. For the
         time of a turn, all such groups may then begin a quarter of `per_second` handshakes.
         """
-        cdef uint64_t hash = hash_with(&self._key, group, "group")
-        cdef int64_t now = read_clock(self._clock)
-        cdef int64_t delay
-        with cython.critical_section(self):
-            delay = rcmgr_eviction_handshake(&self._rules, hash, now)
-        return delay / NANOSECONDS
+        return handshake_delay(self, group) / NANOSECONDS
 
     def turns_of(self, group):
         """How often a group came lately, in turns; 16.0 at most."""
@@ -563,6 +556,20 @@ cdef list on_probation(EvictionPolicy self):
             owners.append(<object>member.seat.owner)
             member = member.next
     return owners
+
+
+cdef object choose_for(EvictionPolicy self, object group):
+    return choose(
+        self, hash_with(&self._key, group, "group"), read_clock(self._clock), True)
+
+
+cdef int64_t handshake_delay(EvictionPolicy self, object group) except -1:
+    cdef uint64_t hash = hash_with(&self._key, group, "group")
+    cdef int64_t now = read_clock(self._clock)
+    cdef int64_t delay
+    with cython.critical_section(self):
+        delay = rcmgr_eviction_handshake(&self._rules, hash, now)
+    return delay
 
 
 cdef object choose(EvictionPolicy self, uint64_t hash, int64_t now, bint counted):

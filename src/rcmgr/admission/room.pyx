@@ -14,7 +14,8 @@ from collections import deque
 
 from rcmgr.admission._ip_text cimport rcmgr_parse_ip
 from rcmgr.admission.eviction cimport (
-    OUTCOMES, EvictionPolicy, PendingShares, note_streams, on_probation,
+    OUTCOMES, EvictionPolicy, PendingShares, choose_for, handshake_delay, note_streams,
+    on_probation,
 )
 from rcmgr.counting cimport connection_tracker as trackers, scope as scopes
 from rcmgr.counting._clock cimport rcmgr_now_coarse_ns
@@ -252,12 +253,10 @@ cdef class Room(ConnectionWatcher):
         """A RateRefusal: the node is full, and this network comes too often. None: it may begin."""
         cdef EvictionPolicy policy = self.policy_now()
         cdef bytes group = None if policy is None else self.group_of(address)
-        if group is None:
+        cdef int64_t delay_ns = 0 if group is None else handshake_delay(policy, group)
+        if delay_ns == 0:
             return None
-        delay_s = policy.begin_handshake(group)
-        if delay_s == 0:
-            return None
-        return _comes_too_often(self.settings_now(), address, delay_s)
+        return _comes_too_often(self.settings_now(), address, delay_ns / 1e9)
 
     cdef int count_refused_handshake(self) except -1:
         with cython.critical_section(self):
@@ -430,14 +429,14 @@ cdef class Room(ConnectionWatcher):
         cdef int64_t leaving
         with cython.critical_section(self):
             leaving = self.leaving
-        if policy is None or leaving >= self.most_leaving:
+        if policy is None or (leaving >= LEAST_LEAVING and leaving >= self.most_leaving):
             return False
         group = self.group_of(address)
         self.look_at_protected(policy)
         for each in on_probation(policy):
             note_new_work(policy, <ConnectionRecord>each)
         for _ in range(<int>MOST_CHOICES):
-            chosen = policy.choose(group)
+            chosen = choose_for(policy, group)
             if chosen is None:
                 return False
             record = <ConnectionRecord>chosen

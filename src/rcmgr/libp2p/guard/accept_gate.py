@@ -29,6 +29,8 @@ _TRY_AGAIN_S = 0.02
 # One task handles up to so many refusals before others run. If there are fewer, it lets some come.
 _MOST_AT_ONCE = 128
 _GATHER_S = 0.004
+# Connections that the kernel keeps for us. It may keep fewer: on Linux net.core.somaxconn.
+_MOST_QUEUED = 65535
 # refusals that end as usual: 64 at once, and 16 more each second. The others are reset.
 _GOODBYES = TokenBucket(64, 16.0)
 
@@ -48,6 +50,10 @@ class AcceptGate:
     On Linux and macOS it accepts up to 128 connections at once, without an object of the socket
     module. After a refusal it waits for 4 ms, so that the next ones cost fewer turns of the event
     loop. The refusals of a flood end with a reset, after which the kernel keeps nothing.
+
+    libp2p's listener lets 128 connections wait in the kernel. A flood fills this queue within
+    milliseconds. A peer that finds it full tries again a second later. With this gate the queue is
+    as long as the system allows. It stays so after `undo`.
 
     The swarm asks about some connections itself, as in stock py-libp2p:
 
@@ -99,7 +105,10 @@ class AcceptGate:
             del self._on_sockets[closed]
         for each in listener.listeners if isinstance(listener, TCPListener) else (
                 _websocket_listeners(listener)):
-            if isinstance(each, trio.SocketListener) and each.socket not in self._on_sockets:
+            if not isinstance(each, trio.SocketListener) or each.socket.fileno() < 0:
+                continue  # another kind, or closed
+            if each.socket not in self._on_sockets:
+                each.socket.listen(_MOST_QUEUED)
                 waiting = WaitingSockets(lambda: self._room)
                 self._waiting.append(waiting)
                 self._on_sockets[each.socket] = Hook(
@@ -172,11 +181,12 @@ class AcceptGate:
             door.wait = lambda socket: self._has_to_wait(waiting, socket, socket.address)
         by_manager = self.swarm._inbound_limiter.available_tokens > 0
         door.ask = self._ask if by_manager else _refuse_all
+        door.goodbyes = _GOODBYES
         is_observed = AcceptGate.refuse is not _REFUSE
         # later connections inherit this task's context, and must not get what observers set in it
         door.refuse = (
             (lambda socket: copy_context().run(self.refuse, socket, by_manager))
-            if is_observed else _hang_up)
+            if is_observed else None)
         return door
 
     @staticmethod
@@ -295,7 +305,10 @@ class AcceptGate:
 
     def refuse(self, socket: Any, by_manager: bool) -> None:
         """Hang up. by_manager: False if the swarm itself has as many connections as it wants."""
-        _hang_up(socket)
+        if isinstance(socket, AcceptedSocket):
+            self._door.hang_up(socket)
+        else:
+            socket.close()
 
     @staticmethod
     async def _handling(
@@ -320,13 +333,6 @@ def _until_next_look(waiting: WaitingSockets) -> Any:
     import trio
 
     return trio.move_on_after(_TRY_AGAIN_S if len(waiting) else math.inf)
-
-
-def _hang_up(socket: Any) -> None:
-    if isinstance(socket, AcceptedSocket) and not _GOODBYES.try_consume():
-        socket.reset()
-    else:
-        socket.close()
 
 
 def _refuse_all(ip: str) -> None:
