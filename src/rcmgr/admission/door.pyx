@@ -189,12 +189,12 @@ cdef class Door:
     cdef public int64_t turned_away
     """How many connections were refused, or dropped."""
 
-    cpdef object hang_up(self, AcceptedSocket socket):
+    cpdef object hang_up(self, AcceptedSocket accepted):
         """End a connection, in the way that `goodbyes` says."""
         if self.goodbyes is None or self.goodbyes.try_consume():
-            socket.close()
+            accepted.close()
         else:
-            socket.reset()
+            accepted.reset()
 
     def next(self, listener, int most):
         """The next connection that is let in: (AcceptedSocket, its handle), and whether more wait.
