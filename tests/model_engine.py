@@ -41,9 +41,10 @@ class EngineModel:
             granted = min(want, max(1, (limit - debt) // cost // 2))
             debt += granted * cost
         left = -(-debt // per_us)
-        self.full_us[rate, member] = self.now_us + left
-        if left == 0:  # a full bucket is forgotten, so it is full after the clock steps back too
-            del self.full_us[rate, member]
+        if left > 0:
+            self.full_us[rate, member] = self.now_us + left
+        else:  # a full bucket is forgotten, so it is full after the clock steps back too
+            self.full_us.pop((rate, member), None)
         return granted, left
 
     def places(self, node: str, key: bytes, held: int) -> int:

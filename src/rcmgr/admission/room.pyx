@@ -429,6 +429,7 @@ cdef class Room(ConnectionWatcher):
         cdef int64_t leaving
         with cython.critical_section(self):
             leaving = self.leaving
+        # `most_leaving` is never below the first number, and costs more
         if policy is None or (leaving >= LEAST_LEAVING and leaving >= self.most_leaving):
             return False
         group = self.group_of(address)

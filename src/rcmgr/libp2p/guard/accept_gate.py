@@ -75,6 +75,7 @@ class AcceptGate:
         self._undone = False
         self._uncounted = 0  # accepted connections that the swarm's metrics do not have yet
         self._door = Door()
+        self._door.goodbyes = _GOODBYES
         self._on_sockets: dict[Any, Hook] = {}
         self._waiting: list[WaitingSockets] = []
         self.undo = place_all(self._placing())
@@ -105,14 +106,16 @@ class AcceptGate:
             del self._on_sockets[closed]
         for each in listener.listeners if isinstance(listener, TCPListener) else (
                 _websocket_listeners(listener)):
-            if not isinstance(each, trio.SocketListener) or each.socket.fileno() < 0:
-                continue  # another kind, or closed
-            if each.socket not in self._on_sockets:
-                each.socket.listen(_MOST_QUEUED)
-                waiting = WaitingSockets(lambda: self._room)
-                self._waiting.append(waiting)
-                self._on_sockets[each.socket] = Hook(
-                    each.socket, "accept", partial(self._accepting, each.socket, waiting))
+            if (
+                not isinstance(each, trio.SocketListener) or each.socket in self._on_sockets
+                or each.socket.fileno() < 0
+            ):
+                continue
+            each.socket.listen(_MOST_QUEUED)
+            waiting = WaitingSockets(lambda: self._room)
+            self._waiting.append(waiting)
+            self._on_sockets[each.socket] = Hook(
+                each.socket, "accept", partial(self._accepting, each.socket, waiting))
 
     async def _listening(self, original: Callable[[Any], Awaitable[None]], maddr: Any) -> None:
         """libp2p 0.8.1: network/swarm.py line 1930, when a listener has its sockets."""
@@ -181,7 +184,6 @@ class AcceptGate:
             door.wait = lambda socket: self._has_to_wait(waiting, socket, socket.address)
         by_manager = self.swarm._inbound_limiter.available_tokens > 0
         door.ask = self._ask if by_manager else _refuse_all
-        door.goodbyes = _GOODBYES
         is_observed = AcceptGate.refuse is not _REFUSE
         # later connections inherit this task's context, and must not get what observers set in it
         door.refuse = (
